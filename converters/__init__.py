@@ -1,0 +1,50 @@
+"""From a quantisation-aware trained PyTorch network to Ca-LIF spikes on any backend, exactly.
+
+::
+
+    m = converters.prepare_qat(model, example, levels=127)   # then train as usual
+    q = converters.from_pt2e(m)                              # QuantGraph: integers, scales, topology
+    g = converters.to_nir(q, T=128)                          # NIR graph of CaLIF nodes
+    r = converters.run(g, images, backend="snntorch")        # spikes; counts equal q's integers
+
+Names are imported when they are first used, so that ``import converters`` needs no simulator.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "ConversionError": "converters.errors",
+    "QuantGraph": "converters.quantised",
+    "load_quantised": "converters.quantised_file",
+    "save_quantised": "converters.quantised_file",
+    "prepare_qat": "converters.frontends.pt2e",
+    "from_pt2e": "converters.frontends.pt2e",
+    "from_brevitas": "converters.frontends.brevitas",
+    "from_torch_ao": "converters.frontends.torch_ao",
+    "from_snntorch": "converters.frontends.snntorch",
+    "to_nir": "converters.to_nir",
+    "read": "converters.nir_file",
+    "write": "converters.nir_file",
+    "register": "converters.nir_file",
+    "run": "converters.backends",
+    "RunResult": "converters.results",
+    "cross_check": "converters.cross_check",
+    "lower": "converters.lowering",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'converters' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,45 @@
+"""Errors that say where, what was found and what to do."""
+
+from __future__ import annotations
+
+__all__ = ["ConversionError", "FileFormatError", "MissingExtraError"]
+
+
+class ConversionError(ValueError):
+    """A network, graph or input that cannot be converted or run exactly.
+
+    Parameters
+    ----------
+    where : str
+        Module path, node name or file.
+    found : str
+        What was found there.
+    todo : str
+        The way out.
+
+    >>> print(ConversionError("features.pool", "a max pool", "use nn.AvgPool2d"))
+    features.pool: found a max pool; use nn.AvgPool2d
+    """
+
+    def __init__(self, where: str, found: str, todo: str) -> None:
+        super().__init__(f"{where}: found {found}; {todo}")
+        self.where, self.found, self.todo = where, found, todo
+
+    def __reduce__(self) -> tuple:  # so that it survives worker processes
+        return type(self), (self.where, self.found, self.todo)
+
+
+class FileFormatError(ConversionError):
+    """A file that is missing, truncated, damaged or not of the expected kind."""
+
+
+class MissingExtraError(ConversionError, ImportError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+    def __init__(self, package: str, extra: str, reason: str = "") -> None:
+        detail = f" ({reason})" if reason else ""
+        super().__init__(package, f"that it is not installed{detail}", f'install it: pip install "calif-plugins[{extra}]"')
+        self.args_ = (package, extra, reason)
+
+    def __reduce__(self) -> tuple:
+        return type(self), self.args_

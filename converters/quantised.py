@@ -1,0 +1,479 @@
+"""A quantised network as integers, scales and topology; and its integer executor.
+
+Every front-end ends here, and every backend is held against :meth:`QuantGraph.execute`. A layer is what
+one Ca-LIF layer will be (equations 4 and 5)::
+
+    y = clip(round((sum_i w_i x_i + bias) / threshold), y_min, y_max)
+
+with integer weights ``w`` and counts ``x``; ``threshold = S_y / (S_w S_x)`` and ``bias = b / (S_w S_x)``
+(that is ``-Lambda``) per output channel. Zero points are gone: counts are ``q - zp``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from calif_plugins.parameters import TIE_RULES, TieRule
+from converters.errors import ConversionError
+from converters.rounding import exact_round
+from converters.synapses import Conv2d, Flatten, Linear, Op, Scale, Shape, SumPool2d, Synapse
+
+__all__ = ["GraphBuilder", "InputSpec", "Layer", "QuantGraph", "Value"]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How an image becomes integers: ``n = clip(round(x / scale), q_min, q_max)`` (zero point removed).
+
+    ``shape`` is that of one image, ``(C, H, W)`` or ``(n,)``; ``scale`` the real value of one level.
+    """
+
+    shape: Shape
+    scale: float
+    q_min: int
+    q_max: int
+    name: str = "input"
+
+    def __post_init__(self) -> None:
+        if not (self.scale > 0 and math.isfinite(self.scale)):
+            raise ConversionError(self.name, f"an input scale of {self.scale}", "it must be positive and finite")
+        if not self.q_min <= 0 < self.q_max:
+            raise ConversionError(self.name, f"an input range [{self.q_min}, {self.q_max}]", "it must contain 0 and 1")
+
+    def quantise(self, images: Tensor) -> Tensor:
+        """Integers of a batch of images ``(N, *shape)``: int64 of the same shape (ties to even)."""
+        check_images(images, self.shape)
+        # the toolkits multiply by the inverse in the images' own precision; so do we
+        n = torch.round(images * (1.0 / torch.tensor(self.scale, dtype=images.dtype)).to(images.device))
+        return n.clamp_(self.q_min, self.q_max).to(torch.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One quantised layer, and one layer of Ca-LIF neurons.
+
+    Attributes
+    ----------
+    name : str
+    synapses : tuple of Synapse
+        Their charges add up; all end in ``shape``.
+    threshold, bias : float64 tensors of shape ``(C,)``, ``C = shape[0]``
+        In units of the integer accumulator.
+    y_min, y_max : int
+        Range of the counts; both 0 where ``spiking`` is False.
+    scale : float
+        Real value of one output count (``S_y``).
+    tie : {"even", "up"}
+    shape : tuple of int
+    spiking : bool
+        False: an unquantised output, read from the membrane as ``(acc + bias) / threshold``.
+    """
+
+    name: str
+    synapses: tuple[Synapse, ...]
+    threshold: Tensor
+    bias: Tensor
+    y_min: int
+    y_max: int
+    scale: float
+    shape: Shape
+    tie: TieRule = "even"
+    spiking: bool = True
+
+    def __post_init__(self) -> None:
+        for field_name in ("threshold", "bias"):
+            value = torch.as_tensor(getattr(self, field_name), dtype=torch.float64).reshape(-1)
+            object.__setattr__(self, field_name, value.expand(self.shape[0]).clone())
+        if not bool((self.threshold > 0).all() and torch.isfinite(self.threshold).all()):
+            raise ConversionError(self.name, "a threshold that is not positive and finite", "check the scales")
+        if not bool(torch.isfinite(self.bias).all()):
+            raise ConversionError(self.name, "a bias that is not finite", "check the training run")
+        if self.tie not in TIE_RULES:
+            raise ConversionError(self.name, f"the tie rule {self.tie!r}", f"use one of {', '.join(TIE_RULES)}")
+        if not self.y_min <= 0 <= self.y_max:
+            raise ConversionError(self.name, f"the range [{self.y_min}, {self.y_max}]", "it must contain 0")
+
+    def charge(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Sum of the synapses' charges, for a mapping of source names to batches."""
+        total: Tensor | None = None
+        for synapse in self.synapses:
+            part = synapse(values[synapse.source])
+            total = part if total is None else total + part
+        assert total is not None
+        return total
+
+    @property
+    def gain(self) -> int:
+        """Largest charge that one step can bring."""
+        return sum(s.gain for s in self.synapses)
+
+
+@dataclass(frozen=True, eq=False)
+class QuantGraph:
+    """Integers, scales and topology of a quantised network, layers in graph order."""
+
+    input: InputSpec
+    layers: tuple[Layer, ...]
+    source: str = ""
+    """What it was made from, for people (``pt2e``, ``brevitas``...)."""
+
+    def __post_init__(self) -> None:
+        shapes: dict[str, Shape] = {self.input.name: self.input.shape}
+        for layer in self.layers:
+            if layer.name in shapes:
+                raise ConversionError(layer.name, "the name twice", "names must be unique")
+            if not layer.synapses:
+                raise ConversionError(layer.name, "no synapses", "every layer needs an input")
+            for synapse in layer.synapses:
+                if synapse.source not in shapes:
+                    raise ConversionError(
+                        layer.name, f"an edge from {synapse.source!r}", "sources must come before their targets"
+                    )
+                shape = synapse.output_shape(shapes[synapse.source])
+                if shape != layer.shape:
+                    raise ConversionError(layer.name, f"a synapse of shape {shape}", f"the layer has {layer.shape}")
+            shapes[layer.name] = layer.shape
+        if not self.layers:
+            raise ConversionError("graph", "no layers", "convert a network with at least one quantised layer")
+
+    @property
+    def output(self) -> Layer:
+        """The last layer."""
+        return self.layers[-1]
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Shape of the input and of every layer, by name."""
+        return {self.input.name: self.input.shape, **{layer.name: layer.shape for layer in self.layers}}
+
+    @property
+    def levels(self) -> int:
+        """``L``: the largest level of the input and of all layers."""
+        return max(
+            max(abs(self.input.q_min), self.input.q_max),
+            *(max(abs(layer.y_min), layer.y_max) for layer in self.layers),
+        )
+
+    def at_window(self, window: int) -> QuantGraph:
+        """The network whose counts fit a window of ``T`` steps.
+
+        For ``T >= levels`` it is this one. Below, every scale grows by ``L/T``: thresholds stay, the total
+        charge of the bias becomes ``bias * T/L`` and ranges shrink to ``T`` levels.
+        """
+        if int(window) != window or window < 1:
+            raise ConversionError("window", f"T = {window}", "use a whole number of steps, at least 1")
+        if window >= self.levels:
+            return self
+        f = window / self.levels
+
+        def shrink(q: int) -> int:
+            return math.floor(q * f + 0.5)
+
+        spec = replace(
+            self.input, scale=self.input.scale / f, q_min=-shrink(-self.input.q_min), q_max=max(1, shrink(self.input.q_max))
+        )
+        layers = tuple(
+            replace(
+                layer,
+                bias=layer.bias * window / self.levels,
+                y_min=-shrink(-layer.y_min),
+                y_max=shrink(layer.y_max),
+                scale=layer.scale / f,
+            )
+            for layer in self.layers
+        )
+        return replace(self, input=spec, layers=layers)
+
+    def accumulate(self, layer: Layer, values: Mapping[str, Tensor]) -> Tensor:
+        """The integer accumulator of a layer, int64, from int64 counts."""
+        bound = 0
+        for synapse in layer.synapses:
+            bound += synapse.gain * self._reach(synapse.source)
+        if bound >= 2**53:
+            raise ConversionError(layer.name, f"sums up to {bound}", "use fewer levels or smaller weights")
+        # a float product of integers is exact below 2^24 or 2^53, and far faster than integer kernels
+        dtype = torch.float32 if bound < 2**24 else torch.float64
+        return layer.charge({s.source: values[s.source].to(dtype) for s in layer.synapses}).to(torch.int64)
+
+    def _reach(self, name: str) -> int:
+        if name == self.input.name:
+            return max(-self.input.q_min, self.input.q_max)
+        layer = next(layer for layer in self.layers if layer.name == name)
+        return max(-layer.y_min, layer.y_max)
+
+    @torch.no_grad()
+    def execute(self, images: Tensor | None = None, *, integers: Tensor | None = None) -> dict[str, Tensor]:
+        """Every layer's integers: what the spike counts must equal.
+
+        Parameters
+        ----------
+        images : tensor of shape ``(N, *input.shape)``
+        integers : int tensor of the same shape, instead of images
+
+        Returns
+        -------
+        dict of int64 tensors ``(N, *layer.shape)``, the input's integers included. An unquantised output
+        gives its accumulator.
+        """
+        values = {self.input.name: self.input.quantise(images) if integers is None else integers.to(torch.int64)}
+        for layer in self.layers:
+            acc = self.accumulate(layer, values)
+            if layer.spiking:
+                acc = exact_round(
+                    acc,
+                    layer.bias.to(acc.device),
+                    layer.threshold.to(acc.device),
+                    layer.tie,
+                    layer.y_min,
+                    layer.y_max,
+                )
+            values[layer.name] = acc
+        return values
+
+    def logits(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The output in real units, float64 ``(N, *output.shape)``, from :meth:`execute`'s result."""
+        out, last = values[self.output.name].to(torch.float64), self.output
+        if not last.spiking:
+            view = (1, -1) + (1,) * (out.ndim - 2)
+            out = (out + last.bias.view(view).to(out.device)) / last.threshold.view(view).to(out.device)
+        return out * last.scale
+
+    def predict(self, images: Tensor, batch: int = 256) -> Tensor:
+        """Arg-max class of each image, int64 ``(N,)``."""
+        parts = [self.logits(self.execute(part)).flatten(1).argmax(1) for part in images.split(batch)]
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+
+
+def check_images(images: Tensor, shape: Shape) -> None:
+    """Raise a ConversionError unless ``images`` is a float batch ``(N, *shape)`` of finite values."""
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise ConversionError("images", f"{kind}", "give a float tensor, in the range the network was trained on")
+    if tuple(images.shape[1:]) != tuple(shape):
+        raise ConversionError(
+            "images", f"a batch of shape {tuple(images.shape)}", f"the network takes (N, {', '.join(map(str, shape))})"
+        )
+    if not bool(torch.isfinite(images).all()):
+        raise ConversionError("images", "NaN or infinite pixels", "clean the data first")
+
+
+# --- building -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Value:
+    """A quantised tensor while a graph is built: channels of one or several layers, perhaps flattened.
+
+    ``parts`` are ``(layer name, shape)``, concatenated along the first axis; ``scale`` is the real value of
+    one count; ``flat`` says that the parts' ``(C, H, W)`` have been flattened to one axis.
+    """
+
+    parts: tuple[tuple[str, Shape], ...]
+    scale: float
+    flat: bool = False
+
+    @property
+    def shape(self) -> Shape:
+        if self.flat:
+            return (sum(math.prod(s) for _, s in self.parts),)
+        return (sum(s[0] for _, s in self.parts), *self.parts[0][1][1:])
+
+
+@dataclass
+class GraphBuilder:
+    """Builds a QuantGraph, layer by layer; what a front-end calls.
+
+    >>> b = GraphBuilder()
+    >>> x = b.input((2,), scale=0.5, q_min=-3, q_max=3)
+    >>> w = torch.tensor([[1, 2]])
+    >>> y = b.layer("fc", [(x, Linear(w))], threshold=[2.0], bias=[0.0], y_min=0, y_max=3, scale=0.25)
+    >>> b.build(y).execute(torch.tensor([[1.0, 0.5]]))["fc"]
+    tensor([[2]])
+    """
+
+    source: str = ""
+    spec: InputSpec | None = None
+    layers: list[Layer] = field(default_factory=list)
+
+    def input(self, shape: Sequence[int], *, scale: float, q_min: int, q_max: int, name: str = "input") -> Value:
+        """Declare the input; ranges without zero point."""
+        if self.spec is not None:
+            raise ConversionError(name, "a second input", "networks with one input can be converted")
+        self.spec = InputSpec(tuple(shape), float(scale), int(q_min), int(q_max), self.unique(name))
+        return Value(((self.spec.name, self.spec.shape),), self.spec.scale)
+
+    def layer(
+        self,
+        name: str,
+        inputs: Sequence[tuple[Value, Op]],
+        *,
+        threshold: Tensor | Sequence[float] | float,
+        bias: Tensor | Sequence[float] | float = 0.0,
+        y_min: int,
+        y_max: int,
+        scale: float,
+        tie: TieRule = "even",
+        spiking: bool = True,
+    ) -> Value:
+        """Add a layer fed by ``(value, operation)`` pairs, whose charges add up."""
+        name = self.unique(name)
+        synapses = tuple(s for value, op in inputs for s in _connect(name, value, op))
+        sources = {n: s for value, _ in inputs for n, s in value.parts}
+        try:
+            shape = synapses[0].output_shape(sources[synapses[0].source])
+        except ConversionError as error:
+            raise ConversionError(name, error.found, error.todo) from None
+        new = Layer(
+            name,
+            synapses,
+            torch.as_tensor(threshold, dtype=torch.float64),
+            torch.as_tensor(bias, dtype=torch.float64),
+            int(y_min),
+            int(y_max),
+            float(scale),
+            shape,
+            tie,
+            spiking,
+        )
+        self.layers.append(new)
+        return Value(((name, shape),), float(scale))
+
+    def requantise(self, name: str, inputs: Sequence[tuple[Value, float]], *, y_min: int, y_max: int, scale: float,
+                   tie: TieRule = "even") -> Value:
+        """A layer of identity synapses: ``y = round(sum_k r_k S_k n_k / S_y)``, ``r_k`` a real factor (1, or -1).
+
+        A residual addition, a subtraction, a change of scale. Synapses get the integers nearest to the ratio
+        of the branch scales, 1 where they are shared.
+        """
+        steps = [value.scale * factor for value, factor in inputs]
+        largest = max(abs(s) for s in steps)
+        if all(abs(s) == largest for s in steps):
+            unit = largest
+        else:
+            mantissa, exponent = math.frexp(largest)
+            unit = math.ldexp(1.0, exponent - 30)  # 30 bits each: sums stay far below 2^53
+            del mantissa
+        pairs: list[tuple[Value, Op]] = [
+            (value, Scale(round(s / unit))) for (value, _), s in zip(inputs, steps, strict=True)
+        ]
+        return self.layer(name, pairs, threshold=scale / unit, y_min=y_min, y_max=y_max, scale=scale, tie=tie)
+
+    def concat(self, name: str, values: Sequence[Value]) -> Value:
+        """Concatenation along channels. Branches of unequal scale must be requantised to one first."""
+        scales = {v.scale for v in values}
+        if len(scales) > 1:
+            raise ConversionError(
+                name, f"a concatenation of tensors with scales {sorted(scales)}", "share one quantiser among them"
+            )
+        if len({(v.flat, v.shape[1:]) for v in values}) > 1:
+            raise ConversionError(name, f"shapes {[v.shape for v in values]}", "only channels may differ")
+        return Value(tuple(p for v in values for p in v.parts), values[0].scale, values[0].flat)
+
+    def flatten(self, value: Value) -> Value:
+        """All axes of an image into one."""
+        return replace(value, flat=True)
+
+    def build(self, output: Value) -> QuantGraph:
+        """The finished graph. Layers that the output does not need are an error of the front-end."""
+        if self.spec is None:
+            raise ConversionError("graph", "no input", "declare one")
+        if output.flat and len(output.parts) == 1 and len(output.parts[0][1]) == 1:
+            output = replace(output, flat=False)
+        if len(output.parts) > 1 or output.flat or not self.layers or output.parts[0][0] != self.layers[-1].name:
+            reach = max(
+                (max(-layer.y_min, layer.y_max) for layer in self.layers),
+                default=max(-self.spec.q_min, self.spec.q_max),
+            )
+            output = self.requantise("output", [(output, 1.0)], y_min=-reach, y_max=reach, scale=output.scale)
+        return QuantGraph(self.spec, tuple(self.layers), self.source)
+
+    def unique(self, name: str) -> str:
+        """A valid, unused node name, as near to ``name`` as can be."""
+        name = "".join(c if c.isascii() and (c.isalnum() or c in "_.") else "_" for c in name) or "layer"
+        if not (name[0].isalpha() or name[0] == "_"):
+            name = "_" + name
+        taken = {layer.name for layer in self.layers} | ({self.spec.name} if self.spec else set())
+        candidate, k = name, 1
+        while candidate in taken:
+            k += 1
+            candidate = f"{name}_{k}"
+        return candidate
+
+
+def _connect(where: str, value: Value, op: Op) -> list[Synapse]:
+    """Synapses from every part of a value; a concatenation is split into a sum over its parts."""
+    lead: tuple[Op, ...] = (Flatten(),) if value.flat and any(len(s) > 1 for _, s in value.parts) else ()
+    if len(value.parts) == 1:
+        return [Synapse(value.parts[0][0], _trim((*lead, op)))]
+    sizes = [math.prod(s) if value.flat else s[0] for _, s in value.parts]
+    total = sum(sizes)
+    synapses, start = [], 0
+    for (name, _shape), size in zip(value.parts, sizes, strict=True):
+        part = slice(start, start + size)
+        start += size
+        ops: tuple[Op, ...]
+        if type(op) is Linear:
+            _same_inputs(where, op.weight.shape[1], total)
+            ops = (Linear(op.weight[:, part].contiguous()),)
+        elif type(op) is Conv2d:
+            dense = _ungroup(op)
+            _same_inputs(where, dense.weight.shape[1], total)
+            ops = (replace(dense, weight=dense.weight[:, part].contiguous()),)
+        else:  # pools and identities act channel by channel: act, then put the channels in their place
+            place = torch.zeros(total, size, dtype=torch.int8)
+            place[part] = torch.eye(size, dtype=torch.int8)
+            flat = value.flat or len(_shape) == 1
+            ops = (op, Linear(place) if flat else Conv2d(place[:, :, None, None]))
+        synapses.append(Synapse(name, _trim((*lead, *ops))))
+    return synapses
+
+
+def _trim(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+    return tuple(op for op in ops if not (type(op) is Scale and op.weight == 1))
+
+
+def _same_inputs(where: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise ConversionError(where, f"weights for {found} inputs", f"the concatenation has {expected}")
+
+
+def _ungroup(op: Conv2d) -> Conv2d:
+    if op.groups == 1:
+        return op
+    out, per_group = op.weight.shape[:2]
+    dense = op.weight.new_zeros(out, per_group * op.groups, *op.weight.shape[2:])
+    for k in range(op.groups):
+        rows = slice(k * out // op.groups, (k + 1) * out // op.groups)
+        dense[rows, k * per_group : (k + 1) * per_group] = op.weight[rows]
+    return replace(op, weight=dense, groups=1)
+
+
+# pools are built from SumPool2d by the front-ends through this one place (equation 6)
+def average_pool(
+    builder: GraphBuilder,
+    name: str,
+    value: Value,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    *,
+    scale: float,
+    y_min: int,
+    y_max: int,
+    tie: TieRule = "even",
+) -> Value:
+    """An average pool as a Ca-LIF layer: weights 1, ``Vth = p^2 S_y / S_x``, no leak (equation 6)."""
+    return builder.layer(
+        name,
+        [(value, SumPool2d(kernel, stride, padding))],
+        threshold=kernel[0] * kernel[1] * scale / value.scale,
+        y_min=y_min,
+        y_max=y_max,
+        scale=scale,
+        tie=tie,
+    )
