@@ -38,7 +38,9 @@ class MissingExtraError(ConversionError, ImportError):
 
     def __init__(self, package: str, extra: str, reason: str = "") -> None:
         detail = f" ({reason})" if reason else ""
-        super().__init__(package, f"that it is not installed{detail}", f'install it: pip install "calif-plugins[{extra}]"')
+        super().__init__(
+            package, f"that it is not installed{detail}", f'install it: pip install "calif-plugins[{extra}]"'
+        )
         self.args_ = (package, extra, reason)
 
     def __reduce__(self) -> tuple:

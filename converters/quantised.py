@@ -175,7 +175,10 @@ class QuantGraph:
             return math.floor(q * f + 0.5)
 
         spec = replace(
-            self.input, scale=self.input.scale / f, q_min=-shrink(-self.input.q_min), q_max=max(1, shrink(self.input.q_max))
+            self.input,
+            scale=self.input.scale / f,
+            q_min=-shrink(-self.input.q_min),
+            q_max=max(1, shrink(self.input.q_max)),
         )
         layers = tuple(
             replace(
@@ -191,20 +194,18 @@ class QuantGraph:
 
     def accumulate(self, layer: Layer, values: Mapping[str, Tensor]) -> Tensor:
         """The integer accumulator of a layer, int64, from int64 counts."""
-        bound = 0
-        for synapse in layer.synapses:
-            bound += synapse.gain * self._reach(synapse.source)
+        bound = self.reach(layer)
         if bound >= 2**53:
             raise ConversionError(layer.name, f"sums up to {bound}", "use fewer levels or smaller weights")
         # a float product of integers is exact below 2^24 or 2^53, and far faster than integer kernels
         dtype = torch.float32 if bound < 2**24 else torch.float64
         return layer.charge({s.source: values[s.source].to(dtype) for s in layer.synapses}).to(torch.int64)
 
-    def _reach(self, name: str) -> int:
-        if name == self.input.name:
-            return max(-self.input.q_min, self.input.q_max)
-        layer = next(layer for layer in self.layers if layer.name == name)
-        return max(-layer.y_min, layer.y_max)
+    def reach(self, layer: Layer) -> int:
+        """Largest absolute value that the layer's integer accumulator can take."""
+        largest = {self.input.name: max(-self.input.q_min, self.input.q_max)}
+        largest.update({k.name: max(-k.y_min, k.y_max) for k in self.layers})
+        return sum(synapse.gain * largest[synapse.source] for synapse in layer.synapses)
 
     @torch.no_grad()
     def execute(self, images: Tensor | None = None, *, integers: Tensor | None = None) -> dict[str, Tensor]:
@@ -343,8 +344,16 @@ class GraphBuilder:
         self.layers.append(new)
         return Value(((name, shape),), float(scale))
 
-    def requantise(self, name: str, inputs: Sequence[tuple[Value, float]], *, y_min: int, y_max: int, scale: float,
-                   tie: TieRule = "even") -> Value:
+    def requantise(
+        self,
+        name: str,
+        inputs: Sequence[tuple[Value, float]],
+        *,
+        y_min: int,
+        y_max: int,
+        scale: float,
+        tie: TieRule = "even",
+    ) -> Value:
         """A layer of identity synapses: ``y = round(sum_k r_k S_k n_k / S_y)``, ``r_k`` a real factor (1, or -1).
 
         A residual addition, a subtraction, a change of scale. Synapses get the integers nearest to the ratio

@@ -1,0 +1,71 @@
+"""Final counts without simulating a spike: the right-hand side of the theorem, layer by layer.
+
+Labelled as what it is: the result's ``exact_from`` says ``closed form``, and it has no spikes, no latency
+and no synaptic operations. It knows only the phase ``settle``; the others have no closed form.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from converters.errors import ConversionError
+from converters.network import Network, Stage
+from converters.results import RunResult, read_out
+from converters.rounding import exact_round
+
+if TYPE_CHECKING:
+    from converters.backends import Options
+
+__all__ = ["simulate"]
+
+
+def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
+    """Counts of all layers by ``clip(round(z / Vth))`` (equation 4), ``integers`` of shape ``(N, *input)``."""
+    if options.phase != "settle":
+        raise ConversionError("phase", f"{options.phase!r}", "only 'settle' has a closed form; use backend 'snntorch'")
+    if options.record == "spikes":
+        raise ConversionError("record", "'spikes'", "the closed form has none; use backend 'snntorch'")
+    values: dict[str, Tensor] = {network.encoder_name: integers}
+    reach = {network.encoder_name: max(-network.spec.q_min, network.spec.q_max)}
+    membranes: dict[str, Tensor] = {}
+    for stage in network.stages:
+        bound = sum(s.gain * reach[s.source] for s in stage.synapses)
+        dtype = torch.float32 if bound < 2**24 else torch.float64  # integers, exact in either
+        acc = stage.charge({s.source: values[s.source].to(dtype) for s in stage.synapses})
+        values[stage.name], z = _count(stage, acc, network.window)
+        if stage is network.output:
+            p = stage.parameters
+            view = (1, -1) + (1,) * (acc.ndim - 2)
+            v = torch.as_tensor(p.threshold, dtype=torch.float64, device=acc.device).reshape(-1).view(view)
+            membranes[stage.name] = z - values[stage.name] * v
+        reach[stage.name] = int(max(-stage.parameters.y_min.min(), stage.parameters.y_max.max()))
+    out = network.output
+    counts = {s.name: values[s.name].to(torch.int32) for s in network.stages if not s.readout}
+    if options.record == "output":
+        counts = {k: v for k, v in counts.items() if k == out.name}
+    return RunResult(
+        backend="closed_form",
+        phase=options.phase,
+        window=network.window,
+        output_name=out.name,
+        counts=counts,
+        membranes=membranes,
+        logits=read_out(out, values[out.name], membranes[out.name]),
+        exact_from="closed form",
+    )
+
+
+def _count(stage: Stage, acc: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    p, channels, device = stage.parameters, stage.shape[0], acc.device
+
+    def row(value) -> Tensor:  # type: ignore[no-untyped-def]
+        return torch.as_tensor(value, dtype=torch.float64, device=device).reshape(-1).expand(channels)
+
+    bias = row(p.v_init) - window * row(p.leak)  # on the lattice, so exact
+    view = (1, -1) + (1,) * (acc.ndim - 2)
+    z = acc.to(torch.float64) + bias.view(view)
+    low, high = int(p.y_min.min()), int(p.y_max.max())
+    return exact_round(acc.to(torch.int64), bias, row(p.threshold), p.tie, low, high), z

@@ -1,0 +1,131 @@
+"""The snnTorch backend: Ca-LIF layers stepping together within each time step, batch by batch.
+
+Charges are sums of small integers and are computed in float32 where these stay below ``2**24``; membranes
+live on the network's lattice in float64. So every number here is exact.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from calif_plugins.snntorch import calif_step
+from converters.input_spikes import InputSpikes
+from converters.network import Network, Stage
+from converters.results import RunResult, read_out
+
+if TYPE_CHECKING:
+    from converters.backends import Options
+
+__all__ = ["simulate"]
+
+
+def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
+    """Every spike of every layer, for input ``integers`` of shape ``(N, *input shape)``."""
+    n, device, window = len(integers), integers.device, network.window
+    source = InputSpikes(network, integers)
+    layers = [_Layer(stage, n, device) for stage in network.stages]
+    quiet_from = torch.zeros(n, dtype=torch.int64, device=device)
+    trains: dict[str, list[Tensor]] = {name: [] for name in network.shapes}
+    last = {"settle": None, "paper": window + 1, "none": window}[options.phase]
+    t = 0
+    while last is None or t < last:
+        spikes = {source.name: source.at(t)}
+        active = torch.zeros(n, dtype=torch.bool, device=device)
+        for layer in layers:
+            s = layer.step(
+                spikes, source.direct(layer.stage.name, t), half=t >= options.settle_from, leaking=t < window
+            )
+            spikes[layer.stage.name] = s
+            if t >= window:
+                active |= s.flatten(1).any(1)
+        if t >= window:
+            if not bool(active.any()):
+                break
+            quiet_from[active] = t + 1 - window
+        if options.record == "spikes":
+            for name, s in spikes.items():
+                trains[name].append(s.to(torch.int8))
+        t += 1
+    return _result(network, integers, options, layers, quiet_from, trains)
+
+
+class _Layer:
+    """State of one layer: membrane, count, and how often each neuron fired."""
+
+    def __init__(self, stage: Stage, n: int, device: torch.device) -> None:
+        self.stage = stage
+        p = stage.parameters.for_shape(stage.shape)
+
+        def tensor(value) -> Tensor:  # type: ignore[no-untyped-def]
+            return torch.as_tensor(value, dtype=torch.float64, device=device)
+
+        self.threshold, self.leak = tensor(p.threshold), tensor(p.leak)
+        self.y_min, self.y_max, self.tie = tensor(p.y_min), tensor(p.y_max), p.tie
+        self.v = tensor(p.v_init).expand(n, *stage.shape).contiguous()
+        self.y = torch.zeros_like(self.v)
+        self.fired = torch.zeros(n, *stage.shape, dtype=torch.float32, device=device)
+        self.dtype = torch.float32 if stage.gain < 2**24 else torch.float64
+
+    def step(self, spikes: dict[str, Tensor], direct: Tensor | None, *, half: bool, leaking: bool) -> Tensor:
+        charge = self.stage.charge({s.source: spikes[s.source].to(self.dtype) for s in self.stage.synapses})
+        charge = charge.to(torch.float64)
+        if direct is not None:
+            charge = charge + direct
+        self.v, self.y, s = calif_step(
+            self.v,
+            self.y,
+            charge,
+            self.threshold,
+            self.leak,
+            self.y_min,
+            self.y_max,
+            tie=self.tie,
+            half=half,
+            leaking=leaking,
+        )
+        s = s.to(torch.float32)
+        self.fired += s.abs()
+        return s
+
+
+def _result(
+    network: Network,
+    integers: Tensor,
+    options: Options,
+    layers: list[_Layer],
+    extra_steps: Tensor,
+    trains: dict[str, list[Tensor]],
+) -> RunResult:
+    coded_directly = network.encoder.coding == "direct"
+    emitted = {} if coded_directly else {network.encoder_name: (integers.abs().to(torch.float64), integers)}
+    emitted |= {k.stage.name: (k.fired.to(torch.float64), k.y) for k in layers}
+    positive, negative = {}, {}
+    sops = torch.zeros(len(integers), dtype=torch.float64, device=integers.device)
+    for name, (fired, net) in emitted.items():
+        positive[name] = ((fired + net) / 2).flatten(1).sum(1).to(torch.int64)
+        negative[name] = ((fired - net) / 2).flatten(1).sum(1).to(torch.int64)
+        sops += (fired * network.fan_out[name].to(fired.device)).flatten(1).sum(1)
+    macs = torch.zeros_like(sops)
+    if coded_directly:
+        macs = ((integers != 0) * network.fan_out[network.encoder_name].to(integers.device)).flatten(1).sum(1)
+    out = layers[-1]
+    kept = layers if options.record != "output" else layers[-1:]
+    with_membrane = layers if options.record == "spikes" else layers[-1:]
+    return RunResult(
+        backend="snntorch",
+        phase=options.phase,
+        window=network.window,
+        output_name=out.stage.name,
+        counts={k.stage.name: k.y.to(torch.int32) for k in kept if not k.stage.readout},
+        membranes={k.stage.name: k.v for k in with_membrane},
+        logits=read_out(out.stage, out.y, out.v),
+        positive=positive,
+        negative=negative,
+        extra_steps=extra_steps,
+        sops=sops,
+        macs=macs,
+        spikes={k: torch.stack(v) for k, v in trains.items()} if options.record == "spikes" else None,
+    )

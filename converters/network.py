@@ -1,0 +1,313 @@
+"""What a backend runs: the encoder and the Ca-LIF layers of a NIR graph, in an order they can step in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import nir
+import numpy as np
+import torch
+from torch import Tensor
+
+from calif_plugins.parameters import CaLIFParameters
+from converters.errors import ConversionError
+from converters.nodes import CaLIF, SpikeEncoder
+from converters.quantised import InputSpec
+from converters.synapses import Conv2d, Flatten, Linear, Op, Scale, Shape, SumPool2d, Synapse
+
+__all__ = ["Network", "Stage"]
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One layer of Ca-LIF neurons and the synapses that feed it.
+
+    ``scale`` is the real value of one count; ``readout`` says that the layer never spikes and is read from
+    its membrane.
+    """
+
+    name: str
+    synapses: tuple[Synapse, ...]
+    parameters: CaLIFParameters
+    shape: Shape
+    scale: float
+
+    @property
+    def size(self) -> int:
+        """Number of neurons."""
+        return int(np.prod(self.shape))
+
+    @property
+    def readout(self) -> bool:
+        return bool(self.parameters.y_min.max() == 0 and self.parameters.y_max.min() == 0)
+
+    def charge(self, spikes: Mapping[str, Tensor]) -> Tensor:
+        """Charge that arrives when the sources emit ``spikes`` (batches ``(N, *source shape)``), summed."""
+        total: Tensor | None = None
+        for synapse in self.synapses:
+            part = synapse(spikes[synapse.source])
+            total = part if total is None else total + part
+        if total is None:
+            raise ConversionError(self.name, "no synapses", "every layer needs an input")
+        return total
+
+    @cached_property
+    def gain(self) -> int:
+        """Largest charge that one step can bring."""
+        return sum(s.gain for s in self.synapses)
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A feed-forward network of Ca-LIF layers, in graph order.
+
+    Attributes
+    ----------
+    encoder : SpikeEncoder
+    encoder_name : str
+    stages : tuple of Stage
+        Each fed by the encoder or by earlier stages; the last one is the output.
+    window : int
+        ``T``.
+    """
+
+    encoder: SpikeEncoder
+    encoder_name: str
+    stages: tuple[Stage, ...]
+    window: int
+
+    @property
+    def output(self) -> Stage:
+        return self.stages[-1]
+
+    @cached_property
+    def spec(self) -> InputSpec:
+        """How images become integers."""
+        e = self.encoder
+        return InputSpec(tuple(int(n) for n in e.shape), e.scale, e.q_min, e.q_max, self.encoder_name)
+
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """Shape of the input and of every layer, by name."""
+        return {self.encoder_name: self.spec.shape, **{s.name: s.shape for s in self.stages}}
+
+    @property
+    def neurons(self) -> int:
+        """Number of Ca-LIF neurons."""
+        return sum(s.size for s in self.stages)
+
+    @cached_property
+    def fan_out(self) -> dict[str, Tensor]:
+        """Synapses that leave each neuron of each layer and of the input: float64 of its shape."""
+        total = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in self.shapes.items()}
+        for stage in self.stages:
+            for synapse in stage.synapses:
+                total[synapse.source] += synapse.fan_out(self.shapes[synapse.source])
+        return total
+
+    @classmethod
+    def from_graph(cls, graph: nir.NIRGraph | Network) -> Network:
+        """Read a NIR graph of one ``Input``, one ``SpikeEncoder``, CaLIF layers and stock synapses.
+
+        Raises
+        ------
+        ConversionError
+            Naming the node that has no place in such a network, or whose shape does not fit.
+        """
+        if isinstance(graph, Network):
+            return graph
+        return _Reader(graph).network()
+
+
+class _Reader:
+    def __init__(self, graph: nir.NIRGraph) -> None:
+        if not isinstance(graph, nir.NIRGraph):
+            raise ConversionError("graph", type(graph).__name__, "give a NIR graph, as to_nir and read return it")
+        self.nodes = graph.nodes
+        self.before: dict[str, list[str]] = {name: [] for name in graph.nodes}
+        for a, b in graph.edges:
+            for end in (a, b):
+                if end not in self.nodes:
+                    raise ConversionError(f"edge {a} -> {b}", f"no node {end!r}", "edges must join existing nodes")
+            self.before[b].append(a)
+        encoders = [n for n, node in self.nodes.items() if type(node) is SpikeEncoder]
+        outputs = [n for n, node in self.nodes.items() if type(node) is nir.Output]
+        for kind, names in (("SpikeEncoder", encoders), ("Output", outputs)):
+            if len(names) != 1:
+                raise ConversionError("graph", f"{len(names)} {kind} nodes", "a Ca-LIF network has exactly one")
+        self.encoder, self.sink = encoders[0], outputs[0]
+        self.after: dict[str, list[str]] = {name: [] for name in self.nodes}
+        for a, b in graph.edges:
+            self.after[a].append(b)
+        self.ops = {name: _OPS[type(node)](name, node) for name, node in self.nodes.items() if type(node) in _OPS}
+
+    def network(self) -> Network:
+        encoder = self.nodes[self.encoder]
+        for a in self.before[self.encoder]:
+            if type(self.nodes[a]) is not nir.Input:
+                raise ConversionError(a, type(self.nodes[a]).__name__, "only an Input node feeds the encoder")
+        last = self.before[self.sink]
+        if len(last) != 1 or type(self.nodes[last[0]]) is not CaLIF:
+            raise ConversionError(self.sink, f"edges from {last}", "the output must be one CaLIF node")
+        shapes: dict[str, Shape] = {self.encoder: _ints(encoder.shape)}
+        stages = {}
+        for name in self._order():
+            node = self.nodes[name]
+            if node.window != encoder.window:
+                raise ConversionError(name, f"a window of {node.window}", f"the encoder has {encoder.window}")
+            shape = _ints(node.shape)
+            synapses, extra = self._synapses(name, shape, shapes)
+            p = node.parameters
+            if extra is not None:
+                p = CaLIFParameters(p.threshold, p.leak - extra, p.y_min, p.y_max, p.tie, p.v_init)
+            shapes[name] = shape
+            stages[name] = Stage(name, synapses, p, shape, node.scale)
+        if last[0] != next(reversed(stages)):  # whatever else is last, the output is
+            stages[last[0]] = stages.pop(last[0])
+        return Network(encoder, self.encoder, tuple(stages.values()), encoder.window)
+
+    def _order(self) -> list[str]:
+        """CaLIF nodes, each after all that feed it; the file's order decides where the graph does not."""
+        waiting = {name: len(self.before[name]) for name in self.nodes}
+        ready = [name for name, count in waiting.items() if not count]
+        order = []
+        while ready:
+            name = ready.pop(0)
+            if type(self.nodes[name]) is CaLIF:
+                order.append(name)
+            for b in self.after[name]:
+                waiting[b] -= 1
+                if not waiting[b]:
+                    ready.append(b)
+        stuck = [name for name, count in waiting.items() if count > 0]
+        if stuck:
+            raise ConversionError(stuck[0], "a cycle of edges", "Ca-LIF networks are feed-forward")
+        if not order:
+            raise ConversionError("graph", "no CaLIF node", "export one with to_nir")
+        return order
+
+    def _synapses(
+        self, target: str, shape: Shape, shapes: dict[str, Shape]
+    ) -> tuple[tuple[Synapse, ...], np.ndarray | None]:
+        synapses: list[Synapse] = []
+        bias: np.ndarray | None = None
+        for first in self.before[target]:
+            added = self.ops[first][1] if first in self.ops else None
+            if added is not None:
+                bias = added if bias is None else bias + added
+            for source, names in self._paths(first):
+                ops: list[Op] = []
+                here = shapes.get(source)
+                if here is None:
+                    raise ConversionError(
+                        target, f"an edge from {source!r}", "only spiking layers and the encoder feed"
+                    )
+                for name in names:
+                    op, added = self.ops[name]
+                    try:
+                        here = op.output_shape(here)
+                    except ConversionError as error:
+                        raise ConversionError(name, error.found, error.todo) from None
+                    if added is not None and name != first:
+                        raise ConversionError(name, "a bias before another operation", "put it into the layer's leak")
+                    if not (type(op) is Scale and op.weight == 1):
+                        ops.append(op)
+                if here != shape:
+                    raise ConversionError(target, f"an input of shape {here}", f"the layer has {shape}")
+                synapses.append(Synapse(source, tuple(ops)))
+        if not synapses:
+            raise ConversionError(target, "no incoming edge", "every layer needs an input")
+        return tuple(synapses), bias
+
+    def _paths(self, name: str) -> list[tuple[str, list[str]]]:
+        """Chains of operations that end in ``name``, each with the spiking layer that it starts from."""
+        node = self.nodes[name]
+        if type(node) in (CaLIF, SpikeEncoder):
+            return [(name, [])]
+        if type(node) not in _OPS:
+            raise ConversionError(
+                name, f"a {type(node).__name__} node", f"Ca-LIF networks are made of {', '.join(_KNOWN)}"
+            )
+        if not self.before[name]:
+            raise ConversionError(name, "no incoming edge", "connect it or remove it")
+        return [(source, [*names, name]) for b in self.before[name] for source, names in self._paths(b)]
+
+
+def _ints(value: Any) -> Shape:
+    return tuple(int(n) for n in np.asarray(value).reshape(-1))
+
+
+def _pair(name: str, value: Any, least: int = 0) -> tuple[int, int]:
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu" or array.size not in (1, 2) or (array < least).any() or (array > 2**20).any():
+        raise ConversionError(name, f"a geometry of {value!r}", f"give two whole numbers of at least {least}")
+    pair = np.broadcast_to(array.reshape(-1), (2,))
+    return int(pair[0]), int(pair[1])
+
+
+def _whole(name: str, value: Any) -> Tensor:
+    array = np.asarray(value)
+    if not np.isfinite(array).all() or (array != np.round(array)).any():
+        raise ConversionError(name, "weights that are not whole numbers", "export with to_nir or from_snntorch")
+    largest = np.abs(array).max(initial=0)
+    kind = next((d for d in (np.int8, np.int16, np.int32) if largest <= np.iinfo(d).max), np.int64)
+    return torch.from_numpy(np.ascontiguousarray(array.astype(kind)))
+
+
+def _bias(value: Any) -> np.ndarray | None:
+    array = np.asarray(value, dtype=np.float64).reshape(-1)
+    return array if array.any() else None
+
+
+def _conv2d(name: str, node: Any) -> tuple[Op, np.ndarray | None]:
+    if isinstance(node.padding, str):
+        raise ConversionError(name, f"padding {node.padding!r}", "give it in numbers")
+    weight = _whole(name, node.weight)
+    groups = int(np.asarray(node.groups).reshape(-1)[0])
+    if groups < 1 or weight.ndim != 4 or weight.shape[0] % groups:
+        raise ConversionError(name, f"weights {tuple(weight.shape)} in {groups} groups", "they must divide evenly")
+    op = Conv2d(weight, _pair(name, node.stride, 1), _pair(name, node.padding), _pair(name, node.dilation, 1), groups)
+    return op, _bias(node.bias)
+
+
+def _linear(name: str, node: Any) -> tuple[Op, np.ndarray | None]:
+    return Linear(_whole(name, node.weight)), None
+
+
+def _affine(name: str, node: Any) -> tuple[Op, np.ndarray | None]:
+    return Linear(_whole(name, node.weight)), _bias(node.bias)
+
+
+def _pool(name: str, node: Any) -> tuple[Op, np.ndarray | None]:
+    kernel, stride = _pair(name, node.kernel_size, 1), _pair(name, node.stride, 1)
+    padding = _pair(name, node.padding)
+    if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
+        raise ConversionError(name, f"padding {padding}", "at most half of the window")
+    return SumPool2d(kernel, stride, padding), None
+
+
+def _flatten(name: str, node: Any) -> tuple[Op, np.ndarray | None]:
+    if int(node.start_dim) != 0 or int(node.end_dim) not in (-1, 2):
+        raise ConversionError(name, f"flatten from {node.start_dim} to {node.end_dim}", "flatten all axes")
+    return Flatten(), None
+
+
+def _scale(name: str, node: Any) -> tuple[Op, np.ndarray | None]:
+    weights = np.unique(np.asarray(node.scale))
+    if len(weights) != 1:
+        raise ConversionError(name, "different scales per neuron", "use a Conv2d or Linear node")
+    return Scale(int(_whole(name, weights)[0])), None
+
+
+_OPS: dict[type, Callable[[str, Any], tuple[Op, np.ndarray | None]]] = {
+    nir.Conv2d: _conv2d,
+    nir.Linear: _linear,
+    nir.Affine: _affine,
+    nir.SumPool2d: _pool,
+    nir.Flatten: _flatten,
+    nir.Scale: _scale,
+}
+_KNOWN = ("CaLIF", "SpikeEncoder", *(t.__name__ for t in _OPS))

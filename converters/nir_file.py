@@ -1,0 +1,371 @@
+"""Reading and writing ``.nir`` files. What is read is not trusted: it is validated before it is built.
+
+An HDF5 file can point into other files, declare gigabytes in kilobytes, contain cycles and carry names that
+later reach code generation. So the reader walks the file first, follows no link out of it, and adds up what
+it would allocate; only then are nodes built, each by its own field table.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import nir
+import numpy as np
+
+from converters.errors import ConversionError, FileFormatError
+from converters.network import Network
+from converters.nodes import NODES, CaLIF, SpikeEncoder
+
+__all__ = ["MAX_BYTES", "read", "register", "write"]
+
+MAX_BYTES = 2**30
+"""Default limit of what a file may ask the reader to allocate, in bytes."""
+_MAX_OBJECTS = 200_000
+_MAX_DEPTH = 4
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
+# deflate, shuffle, fletcher32, szip, nbit, scaleoffset, lzf: built in; any other would load a plugin
+_FILTERS = {1, 2, 3, 4, 5, 6, 32000}
+
+
+def write(path: str | os.PathLike, graph: nir.NIRGraph) -> None:
+    """Write a graph, to a temporary name first, so that ``path`` is never half a file.
+
+    Raises
+    ------
+    ConversionError
+        If a node's name is one that readers must refuse, or the folder does not exist.
+    """
+    path = Path(path)
+    for name in graph.nodes:
+        _check_name("node", name)
+    if not path.parent.is_dir():
+        raise ConversionError(str(path), "that its folder does not exist", "create the folder first")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    try:
+        nir.write(temporary, graph)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read(path: str | os.PathLike, *, max_bytes: int = MAX_BYTES) -> nir.NIRGraph:
+    """Read and validate a ``.nir`` file.
+
+    Parameters
+    ----------
+    path : str or path
+    max_bytes : int
+        Refuse files whose data would take more memory than this.
+
+    Returns
+    -------
+    nir.NIRGraph
+        With :class:`~converters.nodes.CaLIF` nodes checked for shapes and connections.
+
+    Raises
+    ------
+    FileFormatError
+        Naming the place in the file, what was found there, and what to do.
+    """
+    where = str(path)
+    tree = _load(where, Path(path), max_bytes)
+    version = tree.get("version")
+    if not isinstance(version, str):
+        raise FileFormatError(where, "no NIR version", "write the file with NIR 1.0 or converters.write")
+    found = tuple(int(n) for n in re.findall(r"\d+", version)[:2])
+    if len(found) < 2 or found > tuple(int(n) for n in nir.version.split(".")[:2]):
+        raise FileFormatError(where, f"NIR version {version[:40]!r}", f"this reader knows versions up to {nir.version}")
+    node = tree.get("node")
+    if not isinstance(node, dict):
+        raise FileFormatError(where, "no graph", "write the file with NIR 1.0 or converters.write")
+    try:
+        graph = _graph(node)
+        _check_connected(graph)
+        if any(type(n) in (CaLIF, SpikeEncoder) for n in graph.nodes.values()):
+            Network.from_graph(graph)
+    except FileFormatError:
+        raise
+    except ConversionError as error:
+        raise FileFormatError(f"{where}: {error.where}", error.found, error.todo) from None
+    return graph
+
+
+def register() -> None:
+    """Let plain ``nir.read`` understand our nodes, in this process (opt-in).
+
+    NIR has no registry; this adds to the one table that its deserialiser looks names up in.
+    """
+    table = vars(nir.ir)
+    known = table["__all_ir"]
+    for name, cls in NODES.items():
+        table[name] = cls
+        if name not in known:
+            known.append(name)
+
+
+# --- the walk -------------------------------------------------------------------------------------
+
+
+def _load(where: str, path: Path, max_bytes: int) -> dict[str, Any]:
+    try:
+        info = path.stat()
+    except (OSError, ValueError):
+        raise FileFormatError(where, "no such file", "check the path") from None
+    if not stat.S_ISREG(info.st_mode):
+        raise FileFormatError(where, "something that is not a regular file", "give a .nir file")
+    if info.st_size > max_bytes:
+        raise FileFormatError(
+            where, f"{info.st_size} bytes", f"the limit is {max_bytes}; raise max_bytes if you trust it"
+        )
+    try:
+        with h5py.File(path, "r") as file:
+            return _Walk(where, max_bytes, info.st_size).group(file, "", 0)
+    except FileFormatError:
+        raise
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        ValueError,
+        TypeError,
+        UnicodeError,
+        OverflowError,
+        AttributeError,
+    ) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise FileFormatError(
+            where, f"a damaged or truncated file, or one that is not HDF5 ({reason})", "write it again"
+        ) from None
+
+
+class _Walk:
+    def __init__(self, where: str, max_bytes: int, file_size: int) -> None:
+        self.where, self.left, self.file_size = where, max_bytes, file_size
+        self.limit = max_bytes
+        self.objects = 0
+        self.seen: set[Any] = set()
+
+    def fail(self, place: str, found: str, todo: str) -> FileFormatError:
+        return FileFormatError(f"{self.where}:{place or '/'}", found, todo)
+
+    def group(self, group: h5py.Group, place: str, depth: int) -> dict[str, Any]:
+        if depth > _MAX_DEPTH:
+            raise self.fail(place, "groups nested too deeply", "NIR files have nodes and their fields")
+        address = h5py.h5o.get_info(group.id).addr
+        if address in self.seen:
+            raise self.fail(place, "a link back to a group already read", "links must form a tree")
+        self.seen.add(address)
+        result: dict[str, Any] = {}
+        for name in group:
+            self.objects += 1
+            if self.objects > _MAX_OBJECTS:
+                raise self.fail(place, f"more than {_MAX_OBJECTS} objects", "split the network")
+            here = f"{place}/{_shown(name)}"
+            if not isinstance(name, str) or len(name) > 200 or not _NAME.match(name):
+                raise self.fail(here, "a name with other characters than letters, digits, _ and .", "rename it")
+            link = group.get(name, getlink=True)
+            if type(link) is not h5py.HardLink:
+                raise self.fail(here, "a soft or external link", "copy the data into the file")
+            item = group[name]
+            if isinstance(item, h5py.Group):
+                result[name] = self.group(item, here, depth + 1)
+            elif isinstance(item, h5py.Dataset):
+                result[name] = self.dataset(item, here)
+            else:
+                raise self.fail(here, f"a {type(item).__name__}", "NIR files hold groups and data sets")
+        return result
+
+    def dataset(self, data: h5py.Dataset, here: str) -> Any:
+        if data.is_virtual or data.external:
+            raise self.fail(here, "data stored outside of the file", "copy the data into the file")
+        plist = data.id.get_create_plist()
+        filters = {plist.get_filter(k)[0] for k in range(plist.get_nfilters())}
+        if not filters <= _FILTERS:
+            raise self.fail(here, f"an unknown compression filter {sorted(filters - _FILTERS)}", "use gzip")
+        if data.shape is None or len(data.shape) > 8:
+            raise self.fail(here, "a data set without shape or with more than 8 axes", "write it again")
+        text = h5py.check_string_dtype(data.dtype)
+        if text is None and data.dtype.kind not in "fiub":
+            raise self.fail(here, f"data of type {data.dtype}", "NIR fields are numbers or text")
+        if data.dtype.kind == "f" and data.dtype.itemsize > 8:
+            raise self.fail(here, f"data of type {data.dtype}", "use float64 at most")
+        size = int(np.prod([int(n) for n in data.shape], dtype=object)) * max(data.dtype.itemsize, 1)
+        if text is not None:
+            size *= 16  # each becomes a Python object
+            if size > 64 * self.file_size:
+                raise self.fail(here, "more text than the file can hold", "write it again")
+        chunks = data.chunks
+        if chunks is not None:  # a chunk is decompressed whole, whatever the data set needs of it
+            size += int(np.prod([int(n) for n in chunks], dtype=object)) * max(data.dtype.itemsize, 1)
+        if size > self.left:
+            raise self.fail(
+                here, f"{size} bytes of data", f"the limit is {self.limit} bytes; raise max_bytes if you trust it"
+            )
+        self.left -= size
+        value = data[()]
+        if isinstance(value, bytes):
+            return value.decode("utf8")
+        if text is not None and isinstance(value, np.ndarray):
+            return np.array([v.decode("utf8") if isinstance(v, bytes) else v for v in value.ravel()]).reshape(
+                value.shape
+            )
+        if data.dtype.kind == "f" and not np.isfinite(value).all():
+            raise self.fail(here, "NaN or infinity", "all parameters must be finite")
+        return value
+
+
+def _shown(name: Any) -> str:
+    return repr(str(name)[:60])[1:-1]
+
+
+# --- building -------------------------------------------------------------------------------------
+
+# fields of each node: required, then optional
+_FIELDS: dict[str, tuple[set[str], set[str]]] = {
+    "Affine": ({"weight", "bias"}, set()),
+    "AvgPool2d": ({"kernel_size", "stride", "padding"}, set()),
+    "CaLIF": ({"shape", "v_threshold", "leak", "v_init", "y_min", "y_max", "tie", "window", "scale"}, set()),
+    "Conv1d": ({"weight", "stride", "padding", "dilation", "groups", "bias"}, {"input_shape"}),
+    "Conv2d": ({"weight", "stride", "padding", "dilation", "groups", "bias"}, {"input_shape"}),
+    "CubaLI": ({"tau_syn", "tau_mem", "r", "v_leak", "w_in"}, set()),
+    "CubaLIF": ({"tau_syn", "tau_mem", "r", "v_leak", "v_threshold", "w_in"}, {"v_reset"}),
+    "Delay": ({"delay"}, set()),
+    "Flatten": ({"start_dim", "end_dim"}, {"input_type"}),
+    "I": ({"r"}, set()),
+    "IF": ({"r", "v_threshold"}, {"v_reset"}),
+    "Input": ({"shape"}, set()),
+    "LI": ({"tau", "r", "v_leak"}, set()),
+    "LIF": ({"tau", "r", "v_leak", "v_threshold"}, {"v_reset"}),
+    "Linear": ({"weight"}, set()),
+    "Output": ({"shape"}, set()),
+    "Scale": ({"scale"}, set()),
+    "SpikeEncoder": ({"shape", "scale", "q_min", "q_max", "window", "coding"}, set()),
+    "SumPool2d": ({"kernel_size", "stride", "padding"}, set()),
+    "Threshold": ({"threshold"}, set()),
+}
+_AXES = {"Affine": 2, "Conv1d": 3, "Conv2d": 4, "Linear": 2}  # of a weight, at least
+_TEXT = {"tie", "coding"}
+_WHOLE = {"shape", "stride", "dilation", "groups", "kernel_size", "input_shape", "input_type", "start_dim", "end_dim"}
+
+
+def _graph(tree: dict[str, Any]) -> nir.NIRGraph:
+    if tree.get("type") != "NIRGraph" or not isinstance(tree.get("nodes"), dict):
+        raise FileFormatError("/node", "no NIRGraph", "the root of a .nir file is a graph with nodes")
+    nodes = {name: _node(name, fields) for name, fields in tree["nodes"].items()}
+    edges = tree.get("edges")
+    if not (isinstance(edges, np.ndarray) and edges.ndim == 2 and edges.shape[1] == 2 and edges.dtype.kind == "U"):
+        raise FileFormatError("/node/edges", "no list of pairs of names", "every graph has edges")
+    pairs = [(str(a), str(b)) for a, b in edges]
+    for a, b in pairs:
+        for end in (a, b):
+            if end not in nodes:
+                raise FileFormatError("/node/edges", f"an edge with the unknown node {_shown(end)!r}", "remove it")
+    if len(set(pairs)) != len(pairs):
+        raise FileFormatError("/node/edges", "the same edge twice", "remove one")
+    return nir.NIRGraph(nodes=nodes, edges=pairs, metadata=_metadata(tree), type_check=False)
+
+
+def _metadata(tree: dict[str, Any]) -> dict[str, Any]:
+    found = tree.get("metadata", {})
+    return found if isinstance(found, dict) else {}
+
+
+def _node(name: str, fields: Any) -> nir.NIRNode:
+    where = f"/node/nodes/{name}"
+    if not isinstance(fields, dict) or not isinstance(fields.get("type"), str):
+        raise FileFormatError(where, "no node type", "every node has one")
+    kind = fields["type"]
+    if kind not in _FIELDS:
+        raise FileFormatError(
+            where, f"the unknown node type {_shown(kind)!r}", f"known are {', '.join(sorted(_FIELDS))}"
+        )
+    required, optional = _FIELDS[kind]
+    given = {k: v for k, v in fields.items() if k not in ("type", "metadata")}
+    missing, extra = required - set(given), set(given) - required - optional
+    if missing or extra:
+        raise FileFormatError(
+            where, f"missing {sorted(missing)}, unexpected {sorted(extra)}", f"a {kind} node has {sorted(required)}"
+        )
+    for key, value in given.items():
+        _check_field(f"{where}/{key}", kind, key, value)
+    metadata = _metadata(fields)
+    if kind in ("Input", "Output"):
+        shape = np.asarray(given["shape"])
+        if kind == "Input":
+            return nir.Input(input_type={"input": shape}, metadata=metadata)
+        return nir.Output(output_type={"output": shape}, metadata=metadata)
+    if kind == "Flatten":
+        given["input_type"] = {"input": given.get("input_type")}
+    if kind in ("IF", "LIF", "CubaLIF"):
+        given.setdefault("v_reset", np.zeros_like(given["v_threshold"]))
+    if kind in ("Conv1d", "Conv2d"):
+        given.setdefault("input_shape", None)
+    cls = NODES.get(kind) or getattr(nir, kind)
+    try:
+        return cls(**given, metadata=metadata)
+    except ConversionError as error:
+        raise FileFormatError(f"{where} ({error.where})", error.found, error.todo) from None
+    except (AssertionError, ValueError, TypeError, IndexError, AttributeError, OverflowError, MemoryError) as error:
+        raise FileFormatError(
+            where, f"a {kind} node that NIR refuses ({str(error)[:100]})", "check its shapes"
+        ) from None
+
+
+def _check_field(where: str, kind: str, key: str, value: Any) -> None:
+    if key in _TEXT or (key == "padding" and isinstance(value, str)):
+        if not isinstance(value, str) or (key == "padding" and value not in ("same", "valid")):
+            raise FileFormatError(where, f"{_shown(value)!r}", "this field is text")
+        return
+    array = np.asarray(value)
+    if isinstance(value, dict) or array.dtype.kind not in "fiu":
+        raise FileFormatError(where, "no number", "this field is numeric")
+    if key in _WHOLE or key == "padding":
+        if array.dtype.kind not in "iu" or array.size > 8 or (np.abs(array.astype(np.float64)) > 2**24).any():
+            raise FileFormatError(where, f"{str(array)[:60]}", "give a few small whole numbers")
+        if key in ("shape", "stride", "dilation", "kernel_size", "input_shape", "groups") and (array < 1).any():
+            raise FileFormatError(where, f"{str(array)[:60]}", "sizes are at least 1")
+        if key == "shape" and (array.ndim != 1 or np.prod(array.astype(np.float64)) > 2**31):
+            raise FileFormatError(where, f"{str(array)[:60]}", "that is not the shape of a layer")
+    if key == "weight" and array.ndim < _AXES.get(kind, 1):
+        raise FileFormatError(where, f"weights of shape {array.shape}", f"a {kind} node needs {_AXES[kind]} axes")
+
+
+def _check_name(where: str, name: str) -> None:
+    if not _NAME.match(name) or len(name) > 200:
+        raise ConversionError(f"{where} {_shown(name)!r}", "a name that readers refuse", "use letters, digits, _ and .")
+
+
+def _check_connected(graph: nir.NIRGraph) -> None:
+    after: dict[str, list[str]] = {n: [] for n in graph.nodes}
+    before: dict[str, list[str]] = {n: [] for n in graph.nodes}
+    for a, b in graph.edges:
+        after[a].append(b)
+        before[b].append(a)
+    for kind, edges, what in ((nir.Input, after, "reached from an Input"), (nir.Output, before, "joined to an Output")):
+        seen = [n for n, node in graph.nodes.items() if type(node) is kind]
+        if not seen:
+            raise FileFormatError("/node/nodes", f"no {kind.__name__} node", "every graph has one")
+        reached = set(seen)
+        while seen:
+            for other in edges[seen.pop()]:
+                if other not in reached:
+                    reached.add(other)
+                    seen.append(other)
+        lost = sorted(set(graph.nodes) - reached)
+        if lost:
+            raise FileFormatError(f"/node/nodes/{lost[0]}", f"a node that is not {what}", "add the missing edges")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
