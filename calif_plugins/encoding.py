@@ -12,9 +12,7 @@ import numpy as np
 __all__ = ["direct_charge", "isi_encode", "isi_spikes", "spike_counts"]
 
 
-def spike_counts(
-    pixels: Any, window: int, *, alpha: float = 1.0, pixel_max: float = 1.0
-) -> np.ndarray:
+def spike_counts(pixels: Any, window: int, *, alpha: float = 1.0, pixel_max: float = 1.0) -> np.ndarray:
     """``N = floor(alpha * T * Pix / Pix_max)``, with the pixel's sign (section 4.1).
 
     ``pixels`` of any shape, ``|pixel| <= pixel_max``; ``0 < alpha <= 1``. Returns int64 of that shape.

@@ -115,9 +115,7 @@ def step(
     return v - s * q.threshold, y + s, s
 
 
-def settle(
-    v: np.ndarray, y: np.ndarray, p: CaLIFParameters
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def settle(v: np.ndarray, y: np.ndarray, p: CaLIFParameters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The rounding phase of one layer whose input has ended: half thresholds until nothing fires.
 
     Returns ``(v, y, spikes)`` with ``spikes`` of shape ``(steps, *shape)``; the silent step that ends

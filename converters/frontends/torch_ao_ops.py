@@ -1,0 +1,251 @@
+"""What each module, function and method of a prepared torch.ao model becomes: exact matches only."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from converters.errors import ConversionError
+from converters.frontends.torch_ao_trace import toolkit, where_is
+from converters.frontends.torch_ao_walker import Grid, Handler, Pending, Raw, Walker
+from converters.frontends.torch_ao_weights import functional_conv, functional_linear, layer, pair
+from converters.quantised import Value, average_pool
+from converters.synapses import SumPool2d
+
+__all__ = ["FUNCTIONS", "METHODS", "modules"]
+
+
+# --- pools ----------------------------------------------------------------------------------------
+
+
+def _avg_pool(
+    walker: Walker,
+    node: fx.Node,
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Pending:
+    kernel, pad, name = pair(kernel_size), pair(padding), where_is(node)
+    steps = kernel if stride is None or stride == [] else pair(stride)
+    if ceil_mode:
+        raise ConversionError(name, "an average pool with ceil_mode", "pad the image instead")
+    if not count_include_pad and any(pad):
+        raise ConversionError(name, "an average pool with count_include_pad=False", "count the padding")
+    if divisor_override not in (None, kernel[0] * kernel[1]):
+        raise ConversionError(
+            name, f"an average pool with divisor_override={divisor_override}", "leave it out"
+        )
+    value = walker.value(node, input)
+
+    def emit(name: str, grid: Grid) -> Value:
+        return average_pool(
+            walker.builder,
+            name,
+            value,
+            kernel,
+            steps,
+            pad,
+            scale=grid.scale,
+            y_min=grid.y_min,
+            y_max=grid.y_max,
+        )
+
+    def readout() -> Value:
+        return walker.builder.layer(
+            name,
+            [(value, SumPool2d(kernel, steps, pad))],
+            threshold=kernel[0] * kernel[1] / value.scale,
+            y_min=0,
+            y_max=0,
+            scale=1.0,
+            spiking=False,
+        )
+
+    return Pending(name, emit, readout)
+
+
+def _adaptive_pool(walker: Walker, node: fx.Node, input: Any, output_size: Any) -> Pending:
+    value = walker.value(node, input)
+    if value.flat or len(value.shape) != 3:
+        raise ConversionError(
+            where_is(node), f"a pool of shape {value.shape}", "it needs channels, height and width"
+        )
+    size = value.shape[1:]
+    wanted = pair(output_size)
+    target = tuple(s if w is None else w for s, w in zip(size, wanted, strict=True))
+    if any(s % t for s, t in zip(size, target, strict=True)):
+        raise ConversionError(
+            where_is(node),
+            f"an adaptive pool from {size} to {target}",
+            "let the input be a multiple of the output",
+        )
+    return _avg_pool(walker, node, value, (size[0] // target[0], size[1] // target[1]))
+
+
+def _mean(
+    walker: Walker, node: fx.Node, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> Pending:
+    rank = len(walker.shape(node)) + (0 if keepdim else 2)
+    dims = sorted(d % rank for d in dim) if isinstance(dim, tuple | list) else None
+    if rank != 4 or dims != [2, 3] or dtype is not None:
+        raise ConversionError(
+            where_is(node), f"a mean over {dim}", "average over height and width: dim=(2, 3)"
+        )
+    pooled = _adaptive_pool(walker, node, input, 1)
+    return pooled if keepdim else _flatten(walker, node, pooled)
+
+
+# --- additions, concatenation, shape ----------------------------------------------------------------
+
+
+def _add(sign: float) -> Handler:
+    def handler(walker: Walker, node: fx.Node, input: Any, other: Any, *, alpha: float = 1) -> Pending:
+        name = where_is(node)
+        a, b = walker.value(node, input), walker.value(node, other)
+        if a.shape != b.shape:
+            raise ConversionError(name, f"an addition of shapes {a.shape} and {b.shape}", "add equal shapes")
+        terms = [(a, 1.0), (b, sign * float(alpha))]
+        return Pending(name, lambda name, grid: walker.requantise(name, terms, grid))
+
+    return handler
+
+
+def _cat(walker: Walker, node: fx.Node, tensors: Sequence[Any], dim: int = 0) -> Any:
+    name = where_is(node)
+    if dim % len(walker.shape(node)) != 1:
+        raise ConversionError(name, f"a concatenation along axis {dim}", "concatenate channels: dim=1")
+    values = [walker.value(node, x) for x in tensors]
+    if len({v.scale for v in values}) == 1:
+        return walker.builder.concat(name, values)
+
+    def emit(name: str, grid: Grid) -> Value:
+        parts = [
+            v if walker.on_grid(v, grid) else walker.requantise(f"{name}_{k}", [(v, 1.0)], grid)
+            for k, v in enumerate(values)
+        ]
+        return walker.builder.concat(name, parts)
+
+    return Pending(name, emit)
+
+
+def _flatten(walker: Walker, node: fx.Node, input: Any, start_dim: int = 1, end_dim: int = -1) -> Any:
+    return _reshape(walker, node, input)
+
+
+def _reshape(walker: Walker, node: fx.Node, input: Any, *_: Any, **__: Any) -> Any:
+    """Whatever it is called: it must keep the batch, and flatten the rest or leave it alone."""
+    before, after = walker.shape(node.all_input_nodes[0]), walker.shape(node)
+    if before == after:
+        return input
+    if before[0] != after[0] or len(after) != 2:
+        raise ConversionError(
+            where_is(node), f"a change of shape from {before} to {after}", "only flatten images"
+        )
+    if type(input) in (Raw, Pending):
+        return replace(input, flat=True)
+    return walker.builder.flatten(walker.value(node, input))
+
+
+def _same(walker: Walker, node: fx.Node, input: Any, *_: Any, **__: Any) -> Any:
+    return input
+
+
+def _relu(walker: Walker, node: fx.Node, input: Any, inplace: bool = False) -> Any:
+    return walker.clamp(node, input)
+
+
+def _relu6(walker: Walker, node: fx.Node, input: Any, inplace: bool = False) -> Any:
+    return walker.clamp(node, input, 6.0)
+
+
+def _refuse(found: str, todo: str) -> Handler:
+    def handler(walker: Walker, node: fx.Node, *_: Any, **__: Any) -> Any:
+        raise ConversionError(where_is(node), found, todo)
+
+    return handler
+
+
+def _of_module(function: Handler, *names: str) -> Handler:
+    """A module as the function that it calls, with its attributes as arguments."""
+
+    def handler(walker: Walker, node: fx.Node, module: nn.Module, x: Any) -> Any:
+        return function(walker, node, x, **{name: getattr(module, name) for name in names})
+
+    return handler
+
+
+_MAX_POOL = _refuse("a max pool", "use an average pool (nn.AvgPool2d) or a strided convolution")
+_SOFTMAX = _refuse("a softmax", "leave it out of the model: the arg-max is the same")
+_UNPREPARED = _refuse("a layer without weight fake-quantiser", "give it a qconfig and call prepare_qat")
+_NORM = _refuse(
+    "a batch norm on its own", "fuse it with its convolution: torch.ao.quantization.fuse_modules_qat"
+)
+
+_POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+
+
+@cache
+def modules() -> dict[type, Handler]:
+    """Handler of each module type."""
+    ao = toolkit()
+    q, i = ao.nnqat, ao.nniqat
+    return {
+        q.Conv2d: layer(linear=False, norm=False, relu=False),
+        i.ConvReLU2d: layer(linear=False, norm=False, relu=True),
+        i.ConvBn2d: layer(linear=False, norm=True, relu=False),
+        i.ConvBnReLU2d: layer(linear=False, norm=True, relu=True),
+        q.Linear: layer(linear=True, norm=False, relu=False),
+        i.LinearReLU: layer(linear=True, norm=False, relu=True),
+        i.LinearBn1d: layer(linear=True, norm=True, relu=False),
+        nn.ReLU: _of_module(_relu),
+        nn.ReLU6: _of_module(_relu6),
+        nn.AvgPool2d: _of_module(_avg_pool, *_POOL),
+        nn.AdaptiveAvgPool2d: _of_module(_adaptive_pool, "output_size"),
+        nn.Flatten: _of_module(_reshape),
+        **dict.fromkeys(
+            (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, ao.stubs.QuantStub, ao.stubs.DeQuantStub),
+            _of_module(_same),
+        ),
+        **dict.fromkeys((nn.MaxPool2d, nn.AdaptiveMaxPool2d), _MAX_POOL),
+        **dict.fromkeys((nn.Softmax, nn.LogSoftmax), _SOFTMAX),
+        **dict.fromkeys((nn.Conv2d, nn.Linear), _UNPREPARED),
+        **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), _NORM),
+    }
+
+
+FUNCTIONS: dict[Any, Handler] = {
+    **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_), _relu),
+    F.relu6: _relu6,
+    F.avg_pool2d: _avg_pool,
+    F.adaptive_avg_pool2d: _adaptive_pool,
+    torch.mean: _mean,
+    **dict.fromkeys((operator.add, operator.iadd, torch.add), _add(1.0)),
+    **dict.fromkeys((operator.sub, operator.isub, torch.sub), _add(-1.0)),
+    **dict.fromkeys((torch.cat, torch.concat), _cat),
+    **dict.fromkeys((torch.flatten, torch.reshape, torch.squeeze), _reshape),
+    **dict.fromkeys((F.dropout, F.dropout2d), _same),
+    F.conv2d: functional_conv,
+    F.linear: functional_linear,
+    **dict.fromkeys((F.max_pool2d, torch.max_pool2d, F.adaptive_max_pool2d), _MAX_POOL),
+    **dict.fromkeys((F.softmax, F.log_softmax, torch.softmax, torch.log_softmax), _SOFTMAX),
+}
+
+METHODS: dict[str, Handler] = {
+    **dict.fromkeys(("relu", "relu_"), _relu),
+    **dict.fromkeys(("add", "add_"), _add(1.0)),
+    **dict.fromkeys(("sub", "sub_"), _add(-1.0)),
+    "mean": _mean,
+    **dict.fromkeys(("flatten", "view", "reshape", "squeeze"), _reshape),
+    **dict.fromkeys(("contiguous", "clone", "detach"), _same),
+}

@@ -1,0 +1,261 @@
+"""Walks the traced graph of a prepared torch.ao model, and builds a QuantGraph from what it meets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from converters.errors import ConversionError
+from converters.frontends.torch_ao_trace import Traced, toolkit, where_is
+from converters.quantised import GraphBuilder, QuantGraph, Value
+
+__all__ = ["Grid", "Handler", "Pending", "Raw", "Walker", "Weight", "quantise_weight"]
+
+_ATTACHED = ".activation_post_process"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where a fake-quantiser rounds to: ``y_min`` to ``y_max`` times ``scale``, the zero point removed."""
+
+    scale: float
+    y_min: int
+    y_max: int
+
+
+@dataclass(frozen=True)
+class Raw:
+    """The network's input before it is quantised; ``shape`` without the batch."""
+
+    shape: tuple[int, ...]
+    flat: bool = False
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Integer weights, and ``scale``: float64 of shape ``(1,)`` or ``(C,)``."""
+
+    integers: Tensor
+    scale: Tensor
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A layer that awaits its quantiser. ``emit(name, grid)`` builds it on a grid; ``readout`` as an output.
+
+    ``low`` and ``high`` clamp the real value. ``base`` is set where a value on a grid is merely clamped:
+    its ReLU is on that grid again, and may do without a quantiser.
+    """
+
+    name: str
+    emit: Callable[[str, Grid], Value]
+    readout: Callable[[], Value] | None = None
+    low: float = -math.inf
+    high: float = math.inf
+    flat: bool = False
+    base: Value | None = None
+
+
+Handler = Callable[..., Any]
+
+
+class Walker:
+    """Walks the graph once; a handler per exact module type, function or method name.
+
+    A handler is called as ``handler(walker, node, *args, **kwargs)``, one for a module with the module
+    before the arguments, in which nodes are replaced by what they evaluated to.
+    """
+
+    def __init__(
+        self,
+        traced: Traced,
+        modules: dict[type, Handler],
+        functions: dict[Any, Handler],
+        methods: dict[str, Handler],
+    ) -> None:
+        self.traced, self.modules, self.functions, self.methods = traced, modules, functions, methods
+        self.builder = GraphBuilder(source="torch_ao")
+        self.rectified: dict[int, tuple[Pending, Value]] = {}
+
+    def walk(self) -> QuantGraph:
+        values: dict[fx.Node, Any] = {}
+        for node in self.traced.nodes:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+            if node.op == "output":
+                return self.builder.build(self._output(node, args[0]))
+            values[node] = self._evaluate(node, args, kwargs)
+        raise ConversionError("model", "no output", "let its forward return one tensor")
+
+    def _evaluate(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        target = node.target
+        if node in self.traced.constants:
+            return self.traced.constants[node]
+        if node.op == "placeholder":
+            return Raw(self.shape(node)[1:])
+        if node.op == "get_attr":
+            return self.traced.attribute(str(target))
+        if node.op == "call_module":
+            module = self.traced.modules[str(target)]
+            if type(module) in toolkit().fakes:
+                return self.quantise(node, module, *args)
+            return self._handler(self.modules, type(module), node)(self, node, module, *args, **kwargs)
+        table: dict[Any, Handler] = self.methods if node.op == "call_method" else self.functions
+        return self._handler(table, target, node)(self, node, *args, **kwargs)
+
+    def _handler(self, table: dict[Any, Handler], key: Any, node: fx.Node) -> Handler:
+        if key in table:
+            return table[key]
+        what = key if isinstance(key, str) else getattr(key, "__name__", str(key))
+        home = getattr(key, "__module__", "") or ""
+        if isinstance(key, type) and issubclass(key, toolkit().observer):
+            raise ConversionError(
+                where_is(node),
+                f"the observer {what}, which rounds nothing",
+                "prepare with prepare_qat, not prepare",
+            )
+        if ".quantized" in home or what == "quantize_per_tensor":
+            raise ConversionError(
+                where_is(node), f"the converted {what}", "give the prepared model, before convert"
+            )
+        if type(key) is torch._ops.OpOverload:
+            raise ConversionError(where_is(node), f"the exported operation {key}", "use converters.from_pt2e")
+        kind = {"call_module": "module", "call_method": "method"}.get(node.op, "function")
+        raise ConversionError(
+            where_is(node),
+            f"the {kind} {what}, for which there is no exact Ca-LIF form",
+            "use convolutions, linear layers, ReLU, average pools, additions and concatenations",
+        )
+
+    def _output(self, node: fx.Node, x: Any) -> Value:
+        if type(x) is Pending and x.readout is not None and x.low == -math.inf and x.high == math.inf:
+            return x.readout()
+        if type(x) in (tuple, list, dict):
+            raise ConversionError("output", f"a {type(x).__name__}", "let the model return one tensor")
+        return self.value(node, x)
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        """Shape of a node's result on the example, batch included."""
+        return self.traced.shapes[node]
+
+    def value(self, node: fx.Node, x: Any) -> Value:
+        """``x`` as a quantised value, which it must be by now: the operand of ``node``."""
+        if type(x) is Value:
+            return x
+        if type(x) is Pending and x.base is not None and x.high == math.inf:
+            if id(x) not in self.rectified:
+                low, high = self.range(x.base)
+                y = x.emit(x.name, Grid(x.base.scale, max(low, 0), max(high, 0)))
+                self.rectified[id(x)] = x, self.builder.flatten(y) if x.flat else y
+            return self.rectified[id(x)][1]
+        if type(x) is Pending:
+            raise ConversionError(
+                x.name,
+                f"an unquantised activation, used by {where_is(node)}",
+                "give it a qconfig, or a QuantStub after it (and a DeQuantStub before it, for the toolkit's convert)",
+            )
+        if type(x) is Raw:
+            raise ConversionError(
+                where_is(node), "the unquantised input", "put a torch.ao.quantization.QuantStub before it"
+            )
+        raise ConversionError(
+            where_is(node), f"the operand {_describe(x)}", "only quantised activations can spike"
+        )
+
+    def range(self, value: Value) -> tuple[int, int]:
+        """The smallest and the largest count that ``value`` can hold."""
+        spec = self.builder.spec
+        ranges = {layer.name: (layer.y_min, layer.y_max) for layer in self.builder.layers}
+        if spec is not None:
+            ranges[spec.name] = spec.q_min, spec.q_max
+        found = [ranges[name] for name, _ in value.parts]
+        return min(low for low, _ in found), max(high for _, high in found)
+
+    def quantise(self, node: fx.Node, fake: Any, x: Any) -> Value | Weight:
+        """What a fake-quantiser makes of ``x``."""
+        if isinstance(x, Tensor):
+            return quantise_weight(where_is(node), fake, x)
+        grid = read_grid(where_is(node), fake)
+        if type(x) is Raw:
+            y = self.builder.input(x.shape, scale=grid.scale, q_min=grid.y_min, q_max=grid.y_max)
+            return self.builder.flatten(y) if x.flat else y
+        if type(x) is Pending:
+            low = grid.y_min if x.low == -math.inf else max(grid.y_min, _level(x.low, fake))
+            high = grid.y_max if x.high == math.inf else min(grid.y_max, _level(x.high, fake))
+            y = x.emit(self._functional_name(node) or x.name, Grid(grid.scale, low, high))
+            return self.builder.flatten(y) if x.flat else y
+        value = self.value(node, x)
+        if self.on_grid(value, grid):
+            return value  # a quantiser shared with the input
+        path = where_is(node)  # in FX mode a mere number: better the name of what is quantised
+        name = path.removesuffix(_ATTACHED) if path.endswith(_ATTACHED) else where_is(node.all_input_nodes[0])
+        return self.requantise(name, [(value, 1.0)], grid)
+
+    def on_grid(self, value: Value, grid: Grid) -> bool:
+        """Whether rounding ``value`` to ``grid`` would leave it as it is."""
+        low, high = self.range(value)
+        return value.scale == grid.scale and grid.y_min <= low and high <= grid.y_max
+
+    def _functional_name(self, node: fx.Node) -> str | None:
+        # an operation of a FloatFunctional has no module path of its own; its quantiser tells
+        path = str(node.target).removesuffix(_ATTACHED)
+        return path if type(self.traced.modules.get(path)) in toolkit().functionals else None
+
+    def requantise(self, name: str, inputs: Sequence[tuple[Value, float]], grid: Grid) -> Value:
+        """A layer of identity synapses onto ``grid``."""
+        return self.builder.requantise(name, inputs, y_min=grid.y_min, y_max=grid.y_max, scale=grid.scale)
+
+    def clamp(self, node: fx.Node, x: Any, high: float = math.inf) -> Any:
+        """ReLU, or ReLU6 with ``high``."""
+        if type(x) is Pending:
+            return replace(x, low=max(x.low, 0.0), high=min(x.high, high))
+        value, name = self.value(node, x), where_is(node)
+        if high == math.inf and self.range(value)[0] >= 0:
+            return value
+        return Pending(
+            name,
+            lambda name, grid: self.requantise(name, [(value, 1.0)], grid),
+            low=0.0,
+            high=high,
+            base=value,
+        )
+
+
+def read_grid(where: str, fake: Any) -> Grid:
+    """Scale and range of an activation's fake-quantiser, as its kernel applies them."""
+    if fake.scale.numel() != 1:
+        raise ConversionError(where, "an activation quantised per channel", "use a per-tensor qscheme")
+    zero = int(fake.zero_point)
+    bounds = fake.activation_post_process
+    return Grid(float(fake.scale), int(bounds.quant_min) - zero, int(bounds.quant_max) - zero)
+
+
+@torch.no_grad()
+def quantise_weight(where: str, fake: Any, weight: Tensor) -> Weight:
+    """The integers to which the toolkit's own fake-quantiser rounds ``weight``."""
+    if type(fake) not in toolkit().fakes:
+        raise ConversionError(where, f"weights quantised by {_describe(fake)}", "use a FakeQuantize")
+    rounded = fake(weight.detach()).double()
+    scale = fake.scale.detach().double().reshape(-1).cpu()  # read after the call, which may have refreshed it
+    if scale.numel() > 1 and fake.ch_axis != 0:
+        raise ConversionError(
+            where, f"weights quantised along axis {fake.ch_axis}", "quantise them along axis 0"
+        )
+    integers = torch.round(rounded.cpu() / scale.reshape(-1, *(1,) * (weight.ndim - 1)))
+    if not bool(torch.isfinite(integers).all()):
+        raise ConversionError(where, "weights that are not finite", "check the training run")
+    fits = integers.numel() == 0 or float(integers.abs().max()) < 128
+    return Weight(integers.to(torch.int8 if fits else torch.int32), scale)
+
+
+def _level(x: float, fake: Any) -> int:
+    # in float32, with the inverse, as the kernel does: 6 / S may lie next to a tie
+    return int(torch.round(torch.tensor(x) * (1.0 / fake.scale.detach().float().cpu())))
+
+
+def _describe(x: Any) -> str:
+    return type(x).__name__ if not isinstance(x, int | float) else repr(x)
