@@ -92,8 +92,6 @@ def read(path: str | os.PathLike, *, max_bytes: int = MAX_BYTES) -> nir.NIRGraph
         _check_connected(graph)
         if any(type(n) in (CaLIF, SpikeEncoder) for n in graph.nodes.values()):
             Network.from_graph(graph)
-    except FileFormatError:
-        raise
     except ConversionError as error:
         raise FileFormatError(f"{where}: {error.where}", error.found, error.todo) from None
     return graph

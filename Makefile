@@ -1,0 +1,41 @@
+# make demo | test | lint | test-slow | bench | docs      all create .venv by themselves
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+JOBS ?= 2
+
+.PHONY: demo test test-slow lint bench docs clean
+.DEFAULT_GOAL := demo
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("calif needs Python 3.11 or later, found " + sys.version) if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint,plot]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/calif demo
+
+# two processes of one thread each: threads inside of each would fight over two cores
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile --benchmark-disable
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow --benchmark-disable
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow" --benchmark-only tests
+	$(BIN)/calif bench
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) build site .mypy_cache .ruff_cache .pytest_cache
