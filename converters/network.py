@@ -18,7 +18,12 @@ from converters.nodes import CaLIF, SpikeEncoder
 from converters.quantised import InputSpec
 from converters.synapses import Conv2d, Flatten, Linear, Op, Scale, Shape, SumPool2d, Synapse
 
-__all__ = ["Network", "Stage"]
+__all__ = ["Network", "Stage", "float64"]
+
+
+def float64(value: Any, device: torch.device | None = None) -> Tensor:
+    """A parameter as a float64 tensor of its own memory, on ``device``."""
+    return torch.from_numpy(np.array(value, dtype=np.float64)).to(device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
-from converters.network import Stage
+from converters.network import Stage, float64
 
 __all__ = ["RECORDS", "Mismatch", "RunResult", "compare_counts", "merge", "read_out"]
 
@@ -154,5 +154,5 @@ def read_out(stage: Stage, count: Tensor, membrane: Tensor) -> Tensor:
     if not stage.readout:
         return count.to(torch.float64) * stage.scale
     view = (1, -1) + (1,) * (membrane.ndim - 2)
-    threshold = torch.as_tensor(stage.parameters.threshold, dtype=torch.float64, device=membrane.device)
+    threshold = float64(stage.parameters.threshold, membrane.device)
     return membrane / threshold.reshape(-1).expand(stage.shape[0]).view(view) * stage.scale

@@ -8,6 +8,7 @@ node) dispatches on the exact type.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -226,12 +227,14 @@ class Synapse:
                 if type(op) is not Flatten:
                     return op.fan_out(s).reshape(shape)
             return torch.ones(shape, dtype=torch.float64)
-        x = torch.zeros(1, *shape, dtype=torch.float64, requires_grad=True)
-        y: Tensor = x
-        for op in self.ops:
-            y = _structure(op)(y)
-        (grad,) = torch.autograd.grad(y.sum(), x)
-        return grad[0]
+        structure = [_structure(op) for op in self.ops]
+
+        def act(x: Tensor) -> Tensor:
+            for op in structure:
+                x = op(x)
+            return x
+
+        return _adjoint_of_ones(act, shape)
 
 
 def _structure(op: Op) -> Op:
@@ -241,7 +244,8 @@ def _structure(op: Op) -> Op:
     return Scale(1) if isinstance(op, Scale) else op
 
 
-def _adjoint_of_ones(op: Conv2d | SumPool2d, shape: Shape) -> Tensor:
-    x = torch.zeros(1, *shape, dtype=torch.float64, requires_grad=True)
-    (grad,) = torch.autograd.grad(op(x).sum(), x)
+def _adjoint_of_ones(act: Callable[[Tensor], Tensor], shape: Shape) -> Tensor:
+    with torch.enable_grad():  # runs also inside of someone's no_grad
+        x = torch.zeros(1, *shape, dtype=torch.float64, requires_grad=True)
+        (grad,) = torch.autograd.grad(act(x).sum(), x)
     return grad[0]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
-from converters.network import Network, Stage
+from converters.network import Network, Stage, float64
 from converters.results import RunResult, read_out
 from converters.rounding import exact_round
 
@@ -39,7 +39,7 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
         if stage is network.output:
             p = stage.parameters
             view = (1, -1) + (1,) * (acc.ndim - 2)
-            v = torch.as_tensor(p.threshold, dtype=torch.float64, device=acc.device).reshape(-1).view(view)
+            v = float64(p.threshold, acc.device).reshape(-1).view(view)
             membranes[stage.name] = z - values[stage.name] * v
         reach[stage.name] = int(max(-stage.parameters.y_min.min(), stage.parameters.y_max.max()))
     out = network.output
@@ -62,7 +62,7 @@ def _count(stage: Stage, acc: Tensor, window: int) -> tuple[Tensor, Tensor]:
     p, channels, device = stage.parameters, stage.shape[0], acc.device
 
     def row(value) -> Tensor:  # type: ignore[no-untyped-def]
-        return torch.as_tensor(value, dtype=torch.float64, device=device).reshape(-1).expand(channels)
+        return float64(value, device).reshape(-1).expand(channels)
 
     bias = row(p.v_init) - window * row(p.leak)  # on the lattice, so exact
     view = (1, -1) + (1,) * (acc.ndim - 2)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from calif_plugins.snntorch import calif_step
 from converters.input_spikes import InputSpikes
-from converters.network import Network, Stage
+from converters.network import Network, Stage, float64
 from converters.results import RunResult, read_out
 
 if TYPE_CHECKING:
@@ -59,12 +59,9 @@ class _Layer:
         self.stage = stage
         p = stage.parameters.for_shape(stage.shape)
 
-        def tensor(value) -> Tensor:  # type: ignore[no-untyped-def]
-            return torch.as_tensor(value, dtype=torch.float64, device=device)
-
-        self.threshold, self.leak = tensor(p.threshold), tensor(p.leak)
-        self.y_min, self.y_max, self.tie = tensor(p.y_min), tensor(p.y_max), p.tie
-        self.v = tensor(p.v_init).expand(n, *stage.shape).contiguous()
+        self.threshold, self.leak = float64(p.threshold, device), float64(p.leak, device)
+        self.y_min, self.y_max, self.tie = float64(p.y_min, device), float64(p.y_max, device), p.tie
+        self.v = float64(p.v_init, device).expand(n, *stage.shape).contiguous()
         self.y = torch.zeros_like(self.v)
         self.fired = torch.zeros(n, *stage.shape, dtype=torch.float32, device=device)
         self.dtype = torch.float32 if stage.gain < 2**24 else torch.float64

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from converters import to_nir
 from converters.errors import ConversionError
-from converters.lattice import fit, first_integers
+from converters.lattice import first_integers, fit
 from converters.quantised import Layer
 from converters.synapses import Linear, Synapse
 from converters.to_nir import certify
@@ -19,7 +19,9 @@ from tests.converters.graphs import GRAPHS
 
 def _layer(threshold, bias, y_min=0, y_max=7, tie="even") -> Layer:
     weight = torch.ones(len(threshold), 1, dtype=torch.int8)
-    return Layer("fc", (Synapse("input", (Linear(weight),)),), threshold, bias, y_min, y_max, 1.0, (len(threshold),), tie)
+    return Layer(
+        "fc", (Synapse("input", (Linear(weight),)),), threshold, bias, y_min, y_max, 1.0, (len(threshold),), tie
+    )
 
 
 def _rounded(a: int, threshold: float, bias: float, tie: str) -> int:

@@ -95,9 +95,7 @@ def test_nothing_is_left_when_writing_fails(graph, tmp_path):
 
 
 def test_names_that_reach_code_generation_are_not_written(graph, tmp_path):
-    evil = nir.NIRGraph(
-        nodes={"a; import os": graph.nodes["fc1"]}, edges=[], metadata={}, type_check=False
-    )
+    evil = nir.NIRGraph(nodes={"a; import os": graph.nodes["fc1"]}, edges=[], metadata={}, type_check=False)
     with pytest.raises(ConversionError, match="a name that readers refuse"):
         converters.write(tmp_path / "evil.nir", evil)
 

@@ -304,9 +304,7 @@ def layer_integers(graph: QuantGraph, layer: Layer, values: dict[str, Tensor]) -
 
 
 CASES = [
-    pytest.param(
-        kind, eager, double, id=f"{kind.__name__}-{'eager' if eager else 'fx'}-{'64' if double else '32'}"
-    )
+    pytest.param(kind, eager, double, id=f"{kind.__name__}-{'eager' if eager else 'fx'}-{'64' if double else '32'}")
     for kind in NETWORKS
     for eager in (True, False)
     for double in (True, False)
@@ -414,9 +412,7 @@ def test_conversion_leaves_the_model_alone() -> None:
 # --- smaller things -----------------------------------------------------------------------------------
 
 
-def eager_net(
-    *layers: nn.Module, fuse: tuple[tuple[str, ...], ...] = (), qconfig: ao.QConfig | None = None
-) -> Any:
+def eager_net(*layers: nn.Module, fuse: tuple[tuple[str, ...], ...] = (), qconfig: ao.QConfig | None = None) -> Any:
     """Prepared eager ``layers`` between stubs, run once."""
     torch.manual_seed(0)
     net = nn.Sequential(ao.QuantStub(), *layers, ao.DeQuantStub())
@@ -609,23 +605,17 @@ def test_errors_of_preparation() -> None:
         from_torch_ao(unused, x)
     off = eager_net(nn.Conv2d(1, 4, 3))
     off[1].weight_fake_quant.disable_fake_quant()
-    with pytest.raises(
-        ConversionError, match=r"^1\.weight_fake_quant: found a fake-quantiser that is switched off"
-    ):
+    with pytest.raises(ConversionError, match=r"^1\.weight_fake_quant: found a fake-quantiser that is switched off"):
         from_torch_ao(off, x)
     observed = nn.Sequential(ao.QuantStub(), nn.Conv2d(1, 4, 3)).eval()
     observed.qconfig = ao.get_default_qconfig("x86")
-    with pytest.raises(
-        ConversionError, match=r"^0\.activation_post_process: found the observer HistogramObserver"
-    ):
+    with pytest.raises(ConversionError, match=r"^0\.activation_post_process: found the observer HistogramObserver"):
         from_torch_ao(ao.prepare(observed), x)
     bare = nn.Sequential(nn.Conv2d(1, 4, 3)).train()
     bare.qconfig = qconfig
     bare = ao.prepare_qat(bare)
     bare(x)
-    with pytest.raises(
-        ConversionError, match=r"^0: found the unquantised input; put a .*QuantStub before it"
-    ):
+    with pytest.raises(ConversionError, match=r"^0: found the unquantised input; put a .*QuantStub before it"):
         from_torch_ao(bare, x)
     zero = eager_net(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), fuse=(("1", "2"),))
     nn.init.zeros_(zero[1].bn.weight)
@@ -641,9 +631,7 @@ def test_errors_of_the_call() -> None:
         from_torch_ao(model, x.numpy())
     with pytest.raises(ConversionError, match=r"^example: found \(2,\); give a float batch"):
         from_torch_ao(model, torch.zeros(2))
-    with pytest.raises(
-        ConversionError, match=r"^example: found that the model does not run on shape \(2, 3, 8, 8\)"
-    ):
+    with pytest.raises(ConversionError, match=r"^example: found that the model does not run on shape \(2, 3, 8, 8\)"):
         from_torch_ao(model, torch.zeros(2, 3, 8, 8))
 
     class Branches(nn.Module):
@@ -657,8 +645,6 @@ def test_errors_of_the_call() -> None:
 def test_a_torch_without_the_toolkit(monkeypatch: pytest.MonkeyPatch) -> None:
     toolkit.cache_clear()
     monkeypatch.setitem(sys.modules, "torch.ao.nn.qat", None)  # what Python itself does for a blocked import
-    with pytest.raises(
-        ConversionError, match=r"^torch\.ao\.quantization: found that torch .*prepare_qat \(PT2E\)"
-    ):
+    with pytest.raises(ConversionError, match=r"^torch\.ao\.quantization: found that torch .*prepare_qat \(PT2E\)"):
         from_torch_ao(LeNet(True), digits()[0][:2])
     toolkit.cache_clear()

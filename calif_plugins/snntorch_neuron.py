@@ -1,0 +1,329 @@
+"""The Ca-LIF neuron as an snnTorch layer.
+
+The rule is written once, in :func:`calif_step`; :class:`CaLIF` only holds state and parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import snntorch
+import torch
+from torch import Tensor, nn
+
+from calif_plugins.parameters import CaLIFParameters, TieRule
+
+__all__ = ["CaLIF", "calif_step", "reset", "settle"]
+
+
+def calif_step(
+    v: Tensor,
+    y: Tensor,
+    charge: Tensor,
+    threshold: Tensor,
+    leak: Tensor,
+    y_min: Tensor,
+    y_max: Tensor,
+    *,
+    tie: TieRule = "even",
+    half: bool = False,
+    leaking: bool = True,
+    surrogate: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of the rule (equation 2, section 3.2), as :func:`calif_plugins.reference.step` has it.
+
+    Parameters
+    ----------
+    v, y, charge : tensors of one shape
+        Membrane potential, signed count before the step, and what arrives in it.
+    threshold, leak, y_min, y_max : tensors that broadcast against them
+    tie : {"even", "up"}
+        What exactly half a threshold rounds to in the rounding phase.
+    half : bool
+        Thresholds at half their value (rounding phase).
+    leaking : bool
+        Whether the leak acts; it does not after the window.
+    surrogate : callable, optional
+        A step function with a surrogate gradient (``snntorch.surrogate``): gradients then pass through both
+        thresholds, where the gate is open. Values are the same with and without.
+
+    Returns
+    -------
+    v, y, s : tensors of that shape
+        State after the step, and the signed spike in {-1, 0, 1}, in ``v``'s dtype.
+
+    >>> one = torch.tensor(1.0)
+    >>> v, y, s = calif_step(torch.zeros(3), torch.zeros(3), torch.tensor([2.5, 0.5, -1.0]), one, 0 * one, -one, one)
+    >>> s, v
+    (tensor([ 1.,  0., -1.]), tensor([1.5000, 0.5000, 0.0000]))
+    """
+    v = v + charge - leak if leaking else v + charge
+    if not half:
+        up, down = v >= threshold, v <= -threshold
+    else:
+        twice = 2 * v
+        up, down = twice > threshold, twice < -threshold
+        if tie == "up":
+            up = up | (twice == threshold)
+        else:  # a tie fires towards 0 when the count is odd, and so ends on the even one
+            odd = torch.remainder(y, 2) == 1
+            up = up | ((twice == threshold) & odd)
+            down = down | ((twice == -threshold) & odd)
+    may_rise, may_fall = y < y_max, y > y_min
+    s = (up & may_rise).to(v.dtype) - (down & may_fall).to(v.dtype)
+    if surrogate is not None:
+        u = v / (threshold / 2 if half else threshold)
+        g = surrogate(u - 1) * may_rise - surrogate(-u - 1) * may_fall
+        s = s + (g - g.detach())  # the exact spike forwards, the surrogate's slope backwards
+    return v - s * threshold, y + s, s
+
+
+class CaLIF(snntorch.SpikingNeuron):
+    """Calcium-gated bipolar leaky integrate-and-fire neurons, batch first: ``(N, C, ...)``.
+
+    Emits signed spikes in {-1, 0, 1} and takes signed spikes. Unlike ``snntorch.Leaky`` it fires on
+    ``V >= Vth``, leaks a constant per step, and its signed output count ``y`` stays within its range.
+
+    Parameters
+    ----------
+    threshold : float or tensor ``(C,)``
+        ``Vth`` > 0.
+    leak : float or tensor ``(C,)``
+        Subtracted at every step; of either sign.
+    y_min, y_max : float or tensor ``(C,)``
+        Calcium range. ``y_min=0`` is the paper's gate: never more negative spikes than positive ones.
+    tie : {"even", "up"}
+    v_init : float or tensor ``(C,)``
+        Membrane potential before the first step.
+    spike_grad : callable, optional
+        snnTorch surrogate, applied to both thresholds, ``V/Vth - 1`` and ``-V/Vth - 1``; ATan by default.
+    init_hidden : bool
+        State lives in the layer: ``spk = neuron(x)``. Otherwise ``spk, v, y = neuron(x, v, y)``, and
+        ``neuron(x)`` starts from the initial state.
+    output : bool
+        Return the state as well, ``(spk, v, y)``, with ``init_hidden`` too.
+    learn_threshold : bool
+    packed : bool
+        State is one tensor ``(2, N, C, ...)`` of ``v`` and ``y``: ``spk, mem = neuron(x, mem)``. This is what
+        :func:`swap_neurons` uses in models written for ``Leaky``, which carry one state.
+
+    Attributes
+    ----------
+    half, leaking : bool
+        Switches of the rounding phase (see :func:`settle`).
+    v, y : tensors ``(N, C, ...)``
+        State with ``init_hidden``; sized at first use, and in no ``state_dict``.
+
+    Raises
+    ------
+    ValueError
+        For parameters that no neuron can have (see :class:`CaLIFParameters`).
+
+    Examples
+    --------
+    >>> neuron = CaLIF(threshold=1.0, y_max=7, init_hidden=True)
+    >>> [neuron(torch.tensor([[x]])).item() for x in (1.5, 0.5, -2.5, -1.0)]
+    [1.0, 1.0, -1.0, -1.0]
+    """
+
+    threshold: Tensor
+    leak: Tensor
+    y_min: Tensor
+    y_max: Tensor
+    v_init: Tensor
+
+    def __init__(
+        self,
+        threshold: Any = 1.0,
+        leak: Any = 0.0,
+        y_min: Any = 0.0,
+        y_max: Any = float("inf"),
+        *,
+        tie: TieRule = "even",
+        v_init: Any = 0.0,
+        spike_grad: Callable[[Tensor], Tensor] | None = None,
+        surrogate_disable: bool = False,
+        init_hidden: bool = False,
+        output: bool = False,
+        learn_threshold: bool = False,
+        packed: bool = False,
+    ) -> None:
+        values = {"threshold": threshold, "leak": leak, "y_min": y_min, "y_max": y_max, "v_init": v_init}
+        tensors = {k: _tensor(value) for k, value in values.items()}
+        CaLIFParameters(tie=tie, **{k: t.detach().cpu().double().numpy() for k, t in tensors.items()})  # validates
+        super().__init__(
+            threshold=tensors.pop("threshold"),
+            spike_grad=spike_grad,
+            surrogate_disable=surrogate_disable,
+            init_hidden=init_hidden,
+            learn_threshold=learn_threshold,
+            output=output,
+        )
+        _forget(self)
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor)
+        self.tie: TieRule = tie
+        self.packed = packed
+        self.half = False
+        self.leaking = True
+        self.register_buffer("v", torch.zeros(0), persistent=False)
+        self.register_buffer("y", torch.zeros(0), persistent=False)
+
+    @classmethod
+    def from_parameters(cls, p: CaLIFParameters, **kwargs: Any) -> CaLIF:
+        """A layer with these parameters, in float64; ``kwargs`` are those of the constructor.
+
+        >>> CaLIF.from_parameters(CaLIFParameters(threshold=[2.0, 3.0])).threshold
+        tensor([2., 3.], dtype=torch.float64)
+        """
+        values = {n: torch.tensor(getattr(p, n)) for n in ("threshold", "leak", "y_min", "y_max", "v_init")}
+        return cls(tie=p.tie, **values, **kwargs)
+
+    def parameters_of_neuron(self) -> CaLIFParameters:
+        """The layer's parameters, as every other simulator takes them."""
+        names = ("threshold", "leak", "y_min", "y_max", "v_init")
+        values = {n: getattr(self, n).detach().cpu().double().numpy() for n in names}
+        return CaLIFParameters(tie=self.tie, **values)
+
+    def initial_state(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(v, y)`` before the first step, for input like ``x``."""
+        dtype = torch.promote_types(x.dtype, self.threshold.dtype)
+        v = torch.zeros(x.shape, dtype=dtype, device=x.device) + self._shaped(self.v_init, x)
+        return v.to(dtype), torch.zeros(x.shape, dtype=dtype, device=x.device)
+
+    def reset(self) -> None:
+        """Forget the state; the next call starts from the initial one."""
+        self.v = torch.zeros(0, dtype=self.v.dtype, device=self.v.device)
+        self.y = torch.zeros(0, dtype=self.y.dtype, device=self.y.device)
+
+    def reset_mem(self) -> Any:
+        """snnTorch's name for it. Returns the empty state that stands for the initial one."""
+        self.reset()
+        return torch.zeros(0) if self.packed else (torch.zeros(0), torch.zeros(0))
+
+    init_leaky = init_lapicque = reset_mem
+
+    def forward(self, x: Tensor, *state: Tensor | None) -> Any:
+        """One step: ``x`` of shape ``(N, C, ...)`` is the charge that arrives."""
+        if self.init_hidden and any(s is not None for s in state):
+            raise TypeError("CaLIF: the state should not be passed as an argument while `init_hidden=True`")
+        v, y = self._state(x, state)
+        v, y, s = self._step(v, y, x)
+        if self.init_hidden:
+            self.v, self.y = v, y
+        if self.init_hidden and not self.output:
+            return s
+        return (s, torch.stack([v, y])) if self.packed else (s, v, y)
+
+    def _state(self, x: Tensor, given: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:
+        if self.init_hidden:
+            return (self.v, self.y) if self.v.shape == x.shape else self.initial_state(x)
+        if self.packed and len(given) == 1 and given[0] is not None and given[0].numel():
+            return given[0][0], given[0][1]
+        if not self.packed and len(given) == 2 and given[0] is not None and given[0].numel():
+            assert given[1] is not None
+            return given[0], given[1]
+        if len([g for g in given if g is not None and g.numel()]):
+            wanted = "one packed state" if self.packed else "v and y"
+            raise TypeError(f"CaLIF: expected {wanted} after the input, found {len(given)} tensors")
+        return self.initial_state(x)
+
+    def _step(self, v: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        differentiable = torch.is_grad_enabled() and not self.surrogate_disable
+        v, y, s = calif_step(
+            v,
+            y,
+            x,
+            self._shaped(self.threshold, x),
+            self._shaped(self.leak, x),
+            self._shaped(self.y_min, x),
+            self._shaped(self.y_max, x),
+            tie=self.tie,
+            half=self.half,
+            leaking=self.leaking,
+            surrogate=self.spike_grad if differentiable else None,
+        )
+        return v, y, s.to(x.dtype)
+
+    @staticmethod
+    def _shaped(t: Tensor, x: Tensor) -> Tensor:
+        if t.numel() == 1 or x.ndim <= 2:
+            return t
+        return t.reshape(-1, *[1] * (x.ndim - 2))
+
+
+def reset(net: nn.Module) -> None:
+    """Reset the state of every Ca-LIF and snnTorch neuron in ``net``, nested ones too, and of no other network.
+
+    >>> net = nn.Sequential(nn.Linear(2, 2), CaLIF(init_hidden=True))
+    >>> _ = net(torch.ones(1, 2))
+    >>> reset(net)
+    >>> net[1].v.numel()
+    0
+    """
+    for module in net.modules():
+        if isinstance(module, snntorch.SpikingNeuron):
+            module.reset_mem()
+
+
+def settle(net: nn.Module, silence: Any, *, max_steps: int = 10_000) -> list[Any]:
+    """The rounding phase of a network of Ca-LIF layers: half thresholds, no leak, until no neuron fires.
+
+    Parameters
+    ----------
+    net : nn.Module
+        Feed-forward, its Ca-LIF layers with ``init_hidden=True``, its synapses without bias.
+    silence : tensor
+        Input of a silent step, ``(N, ...)``.
+    max_steps : int
+        Where to give up: a network with biases is never silent.
+
+    Returns
+    -------
+    list
+        What ``net`` returned at each step, the last, silent one left out.
+
+    Raises
+    ------
+    ValueError
+        If there is no Ca-LIF layer, one has its state outside, or neurons still fire after ``max_steps``.
+
+    >>> net = CaLIF(threshold=2.0, init_hidden=True)
+    >>> _ = net(torch.tensor([[1.5]]))
+    >>> [s.item() for s in settle(net, torch.zeros(1, 1))]
+    [1.0]
+    """
+    layers = [m for m in net.modules() if type(m) is CaLIF]
+    if not layers or not all(m.init_hidden for m in layers):
+        raise ValueError("settle: needs Ca-LIF layers, all with init_hidden=True")
+    outputs: list[Any] = []
+    for layer in layers:
+        layer.half, layer.leaking = True, False
+    try:
+        while True:
+            before = [layer.y for layer in layers]
+            out = net(silence)
+            if all(torch.equal(a, layer.y) for a, layer in zip(before, layers, strict=True) if a.numel()):
+                return outputs
+            outputs.append(out)
+            if len(outputs) >= max_steps:
+                raise ValueError(f"settle: neurons still fire after {max_steps} steps; do the synapses have biases?")
+    finally:
+        for layer in layers:
+            layer.half, layer.leaking = False, True
+
+
+def _tensor(value: Any) -> Tensor:
+    tensor = value.detach().clone() if isinstance(value, Tensor) else torch.as_tensor(value)
+    tensor = tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
+    return tensor.reshape(()) if tensor.numel() == 1 else tensor
+
+
+def _forget(neuron: snntorch.SpikingNeuron) -> None:
+    """Take a new neuron off snnTorch's class-level list, which would keep it alive for ever."""
+    instances = snntorch.SpikingNeuron.instances
+    for k in range(len(instances) - 1, -1, -1):
+        if instances[k] is neuron:
+            del instances[k]
+            return
