@@ -1,0 +1,82 @@
+"""The operations of an exported network that have a Ca-LIF counterpart, and what to say about the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from converters.errors import ConversionError
+
+__all__ = ["ADD", "BATCH_NORM", "CAT", "CONV", "LINEAR", "POOLS", "RELUS", "SHAPES", "check_nodes", "is_relu", "where"]
+
+_a = torch.ops.aten
+CONV = {_a.conv2d.default, _a.conv2d.padding}
+LINEAR = {_a.linear.default}
+BATCH_NORM = {_a.batch_norm.default}
+RELUS = {_a.relu.default, _a.relu_.default, _a.hardtanh.default, _a.hardtanh_.default, _a.relu6.default}
+POOLS = {_a.avg_pool2d.default, _a.adaptive_avg_pool2d.default, _a.mean.dim}
+ADD = {_a.add.Tensor, _a.add_.Tensor}
+CAT = {_a.cat.default}
+FLATTEN = {_a.flatten.using_ints, _a.view.default, _a.reshape.default}
+IDENTITY = {_a.dropout.default, _a.dropout_.default, _a.feature_dropout.default, _a.contiguous.default}
+IDENTITY |= {_a.clone.default, _a.detach.default, _a.alias.default, _a.lift_fresh_copy.default}
+SHAPES = FLATTEN | IDENTITY
+_SIZES = {_a.sym_size.int}
+
+_ADVICE = {
+    "max_pool2d": "use average pooling (nn.AvgPool2d), which is linear",
+    "max_pool2d_with_indices": "use average pooling (nn.AvgPool2d), which is linear",
+    "adaptive_max_pool2d": "use average pooling, which is linear",
+    "layer_norm": "use batch norm, which folds into the weights",
+    "group_norm": "use batch norm, which folds into the weights",
+    "instance_norm": "use batch norm, which folds into the weights",
+    "mul": "scale the weights instead",
+    "sub": "add, with the sign in the weights of a branch",
+    "matmul": "use nn.Linear",
+}
+_ACTIVATIONS = "gelu silu sigmoid tanh leaky_relu elu softplus hardswish hardsigmoid mish prelu selu celu".split()
+_ADVICE |= {name: "an activation must be ReLU or ReLU6, which a quantiser makes a spike count" for name in _ACTIVATIONS}
+_ADVICE |= {name: "leave it out: the arg max of the logits is the same" for name in ("softmax", "log_softmax")}
+
+
+def where(node: fx.Node) -> str:
+    """Module path of a node, or its own name."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path = stack[-1][0] if stack else ""
+    return path or node.name
+
+
+def check_nodes(model: fx.GraphModule) -> None:
+    """Raise a ConversionError for the first operation that has no Ca-LIF counterpart."""
+    known = CONV | LINEAR | BATCH_NORM | RELUS | POOLS | ADD | CAT | SHAPES | _SIZES
+    inputs = [n for n in model.graph.nodes if n.op == "placeholder"]
+    if len(inputs) != 1:
+        raise ConversionError("forward", f"{len(inputs)} inputs", "networks with one input tensor can be converted")
+    for node in model.graph.nodes:
+        if node.op == "call_function" and node.target not in known:
+            name = getattr(node.target, "_opname", getattr(node.target, "__name__", str(node.target))).rstrip("_")
+            kind = str(node.target).removeprefix("aten.").split(".")[0] if hasattr(node.target, "_opname") else name
+            raise ConversionError(
+                where(node),
+                f"the operation {kind}",
+                _ADVICE.get(name, "Ca-LIF networks know convolution, linear, batch norm, ReLU, ReLU6, average pooling, "
+                "addition, concatenation, flatten and dropout"),
+            )  # fmt: skip
+        if node.target in (_a.hardtanh.default, _a.hardtanh_.default) and not is_relu(node):
+            raise ConversionError(where(node), f"hardtanh{tuple(node.args[1:])}", "only ReLU6, hardtanh(0, 6), is one")
+        if node.op == "output" and len(_flat(node.args)) != 1:
+            raise ConversionError("forward", f"{len(_flat(node.args))} outputs", "return one tensor")
+
+
+def is_relu(node: fx.Node) -> bool:
+    """Whether a node's output is never negative: ReLU, or a hardtanh from 0."""
+    if node.target in (_a.hardtanh.default, _a.hardtanh_.default):
+        bounds = (*node.args[1:], *node.kwargs.values())
+        return len(bounds) == 2 and float(bounds[0]) == 0.0 and float(bounds[1]) > 0
+    return node.target in RELUS
+
+
+def _flat(value: Any) -> list[Any]:
+    return [x for v in value for x in _flat(v)] if isinstance(value, tuple | list) else [value]

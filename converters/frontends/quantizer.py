@@ -1,0 +1,229 @@
+"""Our own PT2E quantiser: any number of activation levels, and a scheme that Ca-LIF neurons can equal.
+
+* Activations: ``0 .. levels`` with zero point 0 after a ReLU, ``-levels .. levels`` elsewhere.
+* Weights: symmetric, 2 to 8 bits, per channel or per tensor.
+* One quantiser per Ca-LIF layer: convolution or linear, batch norm and ReLU together; an addition and its
+  ReLU. Inputs of an addition or a concatenation share their scale, so that synapses have weight 1.
+* An average pool has a quantiser of its own: with its input's, one quotient in four would be an exact tie,
+  which the toolkit breaks by the noise of its float sums.
+* ``FakeQuantize``, not the fused one: that trains with another weight scale than it converts with.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torchao.quantization.pt2e import FakeQuantize, MinMaxObserver, MovingAverageMinMaxObserver, PerChannelMinMaxObserver
+from torchao.quantization.pt2e.quantizer import (
+    QuantizationAnnotation,
+    QuantizationSpec,
+    QuantizationSpecBase,
+    Quantizer,
+    SharedQuantizationSpec,
+)
+
+from converters.errors import ConversionError
+from converters.frontends.aten import ADD, BATCH_NORM, CAT, CONV, LINEAR, POOLS, RELUS, SHAPES, check_nodes, is_relu, where
+
+__all__ = ["CaLIFQuantizer", "RangeObserver"]
+
+
+class RangeObserver(MovingAverageMinMaxObserver):
+    """Moving average of the range with the least squared quantisation error, of a sample of each batch.
+
+    With 127 levels that is nearly the minimum and maximum; with few, a range that clips outliers.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.numel() == 0:
+            return x
+        sample = x.detach().flatten()
+        sample = sample[:: max(1, sample.numel() // 8192)]
+        top = sample.abs().max()
+        if self.qscheme == torch.per_tensor_affine:  # unsigned: the range starts at 0, and so the zero point is 0
+            sample = sample.clamp(min=0)
+            low, levels = 0.0, self.quant_max
+        else:
+            low, levels = -1.0, self.quant_max
+        ranges = top * torch.linspace(0.2, 1.0, 17, device=x.device, dtype=x.dtype)
+        step = (ranges / levels).clamp(min=torch.finfo(x.dtype).tiny)[:, None]
+        error = (torch.round(sample / step).clamp(low * levels, levels) * step - sample).square().sum(1)
+        best = ranges[error.argmin()]
+        super().forward(torch.stack([low * best, best]))
+        return x
+
+
+class CaLIFQuantizer(Quantizer):
+    """Annotates an exported network (see the module's text).
+
+    Parameters
+    ----------
+    levels : int
+        Largest activation level, 1 to 32767.
+    weight_bits : int
+        2 to 8.
+    per_channel : bool
+        One weight scale per output channel.
+    signed_input : bool
+        Whether input pixels can be negative.
+    quantise_output : bool
+        Whether the network's output gets levels too; else it is read from the membrane.
+    """
+
+    def __init__(
+        self,
+        levels: int = 127,
+        weight_bits: int = 8,
+        per_channel: bool = True,
+        signed_input: bool = False,
+        quantise_output: bool = True,
+    ) -> None:
+        super().__init__()
+        if not 1 <= levels <= 32767 or levels != int(levels):
+            raise ConversionError("levels", f"{levels}", "use a whole number from 1 to 32767")
+        if weight_bits not in range(2, 9):
+            raise ConversionError("weight_bits", f"{weight_bits}", "use 2 to 8")
+        self.signed_input, self.quantise_output = signed_input, quantise_output
+        self.weight = _weight_spec(weight_bits, per_channel)
+        self.unsigned, self.signed = (_activation_spec(levels, signed) for signed in (False, True))
+
+    def transform_for_annotation(self, model: fx.GraphModule) -> fx.GraphModule:
+        return model
+
+    def validate(self, model: fx.GraphModule) -> None:
+        return None
+
+    def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+        check_nodes(model)
+        outputs = {a for node in model.graph.nodes if node.op == "output" for a in node.all_input_nodes}
+        last = {_origin(a) for a in outputs}
+        self.sign: dict[fx.Node, bool] = {}
+        self.order = {node: k for k, node in enumerate(model.graph.nodes)}
+        for node in model.graph.nodes:
+            if node.op == "placeholder":
+                self._output(node, self.signed_input)
+            elif node.target in CONV or node.target in LINEAR:
+                self._weighted(node)
+                end = self._end(node, (BATCH_NORM, RELUS))
+                if end not in last or self.quantise_output:
+                    self._output(end, not is_relu(end))
+            elif node.target in ADD and not _is_counter(node):
+                self._addition(node)
+            elif node.target in CAT:
+                self._shared(node, list(node.args[0]))
+            elif node.target in POOLS:
+                self._output(node, self._signed(node.args[0]))
+            elif node.target in RELUS and not _annotated(node):  # of a value that is quantised already
+                self._output(node, False)
+        return model
+
+    def _end(self, node: fx.Node, stages: tuple[Any, ...]) -> fx.Node:
+        """The last node of the layer that starts here: nothing in between is used elsewhere."""
+        for stage in stages:
+            users = [u for u in node.users if not _is_counter(u)]
+            if len(users) == 1 and users[0].target in stage:
+                _mark(node)
+                node = users[0]
+        return node
+
+    def _weighted(self, node: fx.Node) -> None:
+        specs: dict[fx.Node, QuantizationSpecBase | None] = {node.args[0]: None, node.args[1]: self.weight}
+        node.meta["quantization_annotation"] = QuantizationAnnotation(input_qspec_map=specs, _annotated=True)
+
+    def _output(self, node: fx.Node, signed: bool) -> None:
+        self.sign[node] = signed
+        annotation = node.meta.get("quantization_annotation") or QuantizationAnnotation()
+        annotation.output_qspec = self.signed if signed else self.unsigned
+        annotation._annotated = True
+        node.meta["quantization_annotation"] = annotation
+
+    def _addition(self, node: fx.Node) -> None:
+        if not all(isinstance(n, fx.Node) for n in node.args[:2]) or node.kwargs.get("alpha", 1) != 1:
+            raise ConversionError(where(node), "the addition of a constant or a multiple", "put it into a bias or weight")
+        a, b = (_origin(n) for n in node.args[:2])
+        self._share(node, a, b)
+        end = self._end(node, (RELUS,))
+        self._output(end, not is_relu(end) and (self._signed(a) or self._signed(b)))
+
+    def _shared(self, node: fx.Node, inputs: list[fx.Node]) -> None:
+        origins = [_origin(n) for n in inputs]
+        for other in origins[1:]:
+            self._share(node, origins[0], other)
+        self.sign[node] = any(self.sign.get(n, True) for n in origins)
+        _mark(node)
+
+    def _share(self, where: fx.Node, a: fx.Node, b: fx.Node) -> None:
+        """Give ``b`` the quantiser of ``a``. Both become signed if one is."""
+        if a is b:
+            return
+        for n in (a, b):
+            if n not in self.sign:
+                raise ConversionError(where.name, f"an input {n.name} without a quantiser", "quantise all branches")
+        root, other = self._root(a), self._root(b)
+        if root is other:
+            return
+        if self.order[other] < self.order[root]:  # prepare wants references to earlier nodes
+            root, other = other, root
+        if self.sign[root] != self.sign[other]:
+            self._output(root, True)
+        other.meta["quantization_annotation"].output_qspec = SharedQuantizationSpec(root)
+        self.sign[other] = self.sign[root]
+
+    def _root(self, node: fx.Node) -> fx.Node:
+        spec = node.meta["quantization_annotation"].output_qspec if _annotated(node) else None
+        return self._root(spec.edge_or_node) if isinstance(spec, SharedQuantizationSpec) else node
+
+    def _signed(self, node: Any) -> bool:
+        return self.sign.get(_origin(node), True)
+
+
+def _activation_spec(levels: int, signed: bool) -> QuantizationSpec:
+    kinds = (torch.int8, torch.int16) if signed else (torch.uint8, torch.int16)
+    dtype = next(k for k in kinds if torch.iinfo(k).max >= levels)
+    scheme = torch.per_tensor_symmetric if signed else torch.per_tensor_affine
+    low = -levels if signed else 0
+    return QuantizationSpec(
+        dtype=dtype,
+        observer_or_fake_quant_ctr=FakeQuantize.with_args(observer=RangeObserver, averaging_constant=0.05),
+        quant_min=low,
+        quant_max=levels,
+        qscheme=scheme,
+    )
+
+
+def _weight_spec(bits: int, per_channel: bool) -> QuantizationSpec:
+    largest = 2 ** (bits - 1) - 1
+    observer = PerChannelMinMaxObserver if per_channel else MinMaxObserver
+    return QuantizationSpec(
+        dtype=torch.int8,
+        observer_or_fake_quant_ctr=FakeQuantize.with_args(observer=observer),
+        quant_min=-largest,
+        quant_max=largest,
+        qscheme=torch.per_channel_symmetric if per_channel else torch.per_tensor_symmetric,
+        ch_axis=0 if per_channel else None,
+    )
+
+
+def _origin(node: Any) -> fx.Node:
+    """The node whose quantiser a value carries: back through reshapes, dropout and concatenations."""
+    while node.op == "call_function" and (node.target in SHAPES or node.target in CAT):
+        node = node.args[0][0] if node.target in CAT else node.args[0]
+    return node
+
+
+def _is_counter(node: fx.Node) -> bool:
+    """Batch norm's count of batches."""
+    return node.target in ADD and node.args[0].op == "get_attr"
+
+
+def _annotated(node: fx.Node) -> bool:
+    annotation = node.meta.get("quantization_annotation")
+    return annotation is not None and annotation._annotated
+
+
+def _mark(node: fx.Node) -> None:
+    annotation = node.meta.get("quantization_annotation") or QuantizationAnnotation()
+    annotation._annotated = True
+    node.meta["quantization_annotation"] = annotation
