@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import h5py
 import nir
 import numpy as np
 
+from converters.atomic import atomic_path
 from converters.errors import ConversionError, FileFormatError
 from converters.network import Network
 from converters.nodes import NODES, CaLIF, SpikeEncoder
@@ -41,20 +41,10 @@ def write(path: str | os.PathLike, graph: nir.NIRGraph) -> None:
     ConversionError
         If a node's name is one that readers must refuse, or the folder does not exist.
     """
-    path = Path(path)
     for name in graph.nodes:
         _check_name("node", name)
-    if not path.parent.is_dir():
-        raise ConversionError(str(path), "that its folder does not exist", "create the folder first")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    try:
+    with atomic_path(path) as temporary:
         nir.write(temporary, graph)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def read(path: str | os.PathLike, *, max_bytes: int = MAX_BYTES) -> nir.NIRGraph:
@@ -361,9 +351,3 @@ def _check_connected(graph: nir.NIRGraph) -> None:
         lost = sorted(set(graph.nodes) - reached)
         if lost:
             raise FileFormatError(f"/node/nodes/{lost[0]}", f"a node that is not {what}", "add the missing edges")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -19,7 +19,12 @@ class LeNet5(nn.Module):
             nn.Conv2d(1, c1, k), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(c1, c2, k), nn.ReLU(), nn.AvgPool2d(2)
         )
         self.classifier = nn.Sequential(
-            nn.Flatten(), nn.Linear(c2 * side * side, f1), nn.ReLU(), nn.Linear(f1, f2), nn.ReLU(), nn.Linear(f2, classes)
+            nn.Flatten(),
+            nn.Linear(c2 * side * side, f1),
+            nn.ReLU(),
+            nn.Linear(f1, f2),
+            nn.ReLU(),
+            nn.Linear(f2, classes),
         )
 
     def forward(self, x: Tensor) -> Tensor:

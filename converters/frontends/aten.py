@@ -36,9 +36,11 @@ _ADVICE = {
     "sub": "add, with the sign in the weights of a branch",
     "matmul": "use nn.Linear",
 }
-_ACTIVATIONS = "gelu silu sigmoid tanh leaky_relu elu softplus hardswish hardsigmoid mish prelu selu celu".split()
-_ADVICE |= {name: "an activation must be ReLU or ReLU6, which a quantiser makes a spike count" for name in _ACTIVATIONS}
-_ADVICE |= {name: "leave it out: the arg max of the logits is the same" for name in ("softmax", "log_softmax")}
+_ACTIVATIONS = "gelu silu sigmoid tanh leaky_relu elu softplus hardswish hardsigmoid mish prelu selu celu"
+_ADVICE |= dict.fromkeys(
+    _ACTIVATIONS.split(), "an activation must be ReLU or ReLU6, which a quantiser makes a spike count"
+)
+_ADVICE |= dict.fromkeys(("softmax", "log_softmax"), "leave it out: the arg max of the logits is the same")
 
 
 def where(node: fx.Node) -> str:

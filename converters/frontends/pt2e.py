@@ -81,7 +81,11 @@ def prepare_qat(
     if not isinstance(model, nn.Module):
         raise ConversionError("model", type(model).__name__, "give a torch.nn.Module")
     if not isinstance(example, Tensor) or not example.is_floating_point() or example.ndim < 2:
-        found = f"{example.dtype} of shape {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
+        found = (
+            f"{example.dtype} of shape {tuple(example.shape)}"
+            if isinstance(example, Tensor)
+            else type(example).__name__
+        )
         raise ConversionError("example", found, "give a float batch of real images, (N, C, H, W)")
     if not bool(torch.isfinite(example).all()):
         raise ConversionError("example", "NaN or infinite pixels", "clean the data first")
@@ -133,10 +137,14 @@ def convert(model: nn.Module) -> fx.GraphModule:
     """torchao's own converted model, in evaluation mode: what :func:`from_pt2e` reads. Leaves ``model`` alone."""
     fakes = [(n, m) for n, m in model.named_modules() if isinstance(m, FakeQuantizeBase)]
     if not isinstance(model, fx.GraphModule) or not fakes:
-        raise ConversionError("model", f"{type(model).__name__} without fake quantisers", "prepare it with prepare_qat first")
+        raise ConversionError(
+            "model", f"{type(model).__name__} without fake quantisers", "prepare it with prepare_qat first"
+        )
     for name, fake in fakes:
         if not _has_seen_data(fake):
-            raise ConversionError(name, "a quantiser that has seen no data", "train the model, or run images through it")
+            raise ConversionError(
+                name, "a quantiser that has seen no data", "train the model, or run images through it"
+            )
     twin = copy.deepcopy(model)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Please use quant_min and quant_max", category=UserWarning)

@@ -76,7 +76,9 @@ class _Reader:
             elif node.op == "call_function":
                 handler = _HANDLERS.get(node.target)
                 if handler is None:
-                    raise ConversionError(where(node), f"the operation {node.target}", "prepare the model with prepare_qat")
+                    raise ConversionError(
+                        where(node), f"the operation {node.target}", "prepare the model with prepare_qat"
+                    )
                 self.values[node] = handler(self, node)
         raise ConversionError("graph", "no output", "return the logits from forward")
 
@@ -101,7 +103,9 @@ class _Reader:
         """The Ca-LIF layer of a sum and the quantiser behind it (equation 5)."""
         if s.branches:
             if scale is None:
-                raise ConversionError(s.name, "an addition as unquantised output", "let prepare_qat quantise the output")
+                raise ConversionError(
+                    s.name, "an addition as unquantised output", "let prepare_qat quantise the output"
+                )
             return self.builder.requantise(
                 s.name, [(v, 1.0) for v in s.branches], y_min=low, y_max=high, scale=scale
             )  # fmt: skip
@@ -224,7 +228,9 @@ def _avg_pool(r: _Reader, node: fx.Node) -> _Sum:
     kernel = _pair(a["kernel_size"])
     stride, padding = _pair(a["stride"] or kernel), _pair(a["padding"])
     if a["ceil_mode"] or (padding != (0, 0) and not a["count_include_pad"]):
-        raise ConversionError(where(node), "a pool whose windows have different sizes", "use ceil_mode=False, count_include_pad=True")
+        raise ConversionError(
+            where(node), "a pool whose windows have different sizes", "use ceil_mode=False, count_include_pad=True"
+        )
     divisor = a["divisor_override"] or kernel[0] * kernel[1]
     return _Sum(_layer_name(node), ((x, SumPool2d(kernel, stride, padding)),), x.scale / divisor)
 
@@ -243,7 +249,9 @@ def _mean(r: _Reader, node: fx.Node) -> _Sum:
     x = r.value(a["self"], node)
     axes = sorted(int(d) % (len(x.shape) + 1) for d in a["dim"])
     if axes != [2, 3] or len(x.shape) != 3:
-        raise ConversionError(where(node), f"a mean over axes {a['dim']}", "only the mean over height and width is a pool")
+        raise ConversionError(
+            where(node), f"a mean over axes {a['dim']}", "only the mean over height and width is a pool"
+        )
     kernel = (x.shape[1], x.shape[2])
     pooled = SumPool2d(kernel, kernel)
     return _Sum(_layer_name(node), ((x, pooled),), x.scale / (kernel[0] * kernel[1]), flat=not a["keepdim"])
@@ -259,7 +267,9 @@ def _cat(r: _Reader, node: fx.Node) -> Value:
     a = _arguments(node)
     values = [r.value(n, node) for n in a["tensors"]]
     if int(a["dim"]) % (len(values[0].shape) + 1) != 1:
-        raise ConversionError(where(node), f"a concatenation along axis {a['dim']}", "only channels can be concatenated")
+        raise ConversionError(
+            where(node), f"a concatenation along axis {a['dim']}", "only channels can be concatenated"
+        )
     return r.builder.concat(where(node), values)
 
 

@@ -15,7 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torchao.quantization.pt2e import FakeQuantize, MinMaxObserver, MovingAverageMinMaxObserver, PerChannelMinMaxObserver
+from torchao.quantization.pt2e import (
+    FakeQuantize,
+    MinMaxObserver,
+    MovingAverageMinMaxObserver,
+    PerChannelMinMaxObserver,
+)
 from torchao.quantization.pt2e.quantizer import (
     QuantizationAnnotation,
     QuantizationSpec,
@@ -25,7 +30,19 @@ from torchao.quantization.pt2e.quantizer import (
 )
 
 from converters.errors import ConversionError
-from converters.frontends.aten import ADD, BATCH_NORM, CAT, CONV, LINEAR, POOLS, RELUS, SHAPES, check_nodes, is_relu, where
+from converters.frontends.aten import (
+    ADD,
+    BATCH_NORM,
+    CAT,
+    CONV,
+    LINEAR,
+    POOLS,
+    RELUS,
+    SHAPES,
+    check_nodes,
+    is_relu,
+    where,
+)
 
 __all__ = ["CaLIFQuantizer", "RangeObserver"]
 
@@ -141,7 +158,9 @@ class CaLIFQuantizer(Quantizer):
 
     def _addition(self, node: fx.Node) -> None:
         if not all(isinstance(n, fx.Node) for n in node.args[:2]) or node.kwargs.get("alpha", 1) != 1:
-            raise ConversionError(where(node), "the addition of a constant or a multiple", "put it into a bias or weight")
+            raise ConversionError(
+                where(node), "the addition of a constant or a multiple", "put it into a bias or weight"
+            )
         a, b = (_origin(n) for n in node.args[:2])
         self._share(node, a, b)
         end = self._end(node, (RELUS,))

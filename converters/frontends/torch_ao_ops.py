@@ -43,9 +43,7 @@ def _avg_pool(
     if not count_include_pad and any(pad):
         raise ConversionError(name, "an average pool with count_include_pad=False", "count the padding")
     if divisor_override not in (None, kernel[0] * kernel[1]):
-        raise ConversionError(
-            name, f"an average pool with divisor_override={divisor_override}", "leave it out"
-        )
+        raise ConversionError(name, f"an average pool with divisor_override={divisor_override}", "leave it out")
     value = walker.value(node, input)
 
     def emit(name: str, grid: Grid) -> Value:
@@ -78,9 +76,7 @@ def _avg_pool(
 def _adaptive_pool(walker: Walker, node: fx.Node, input: Any, output_size: Any) -> Pending:
     value = walker.value(node, input)
     if value.flat or len(value.shape) != 3:
-        raise ConversionError(
-            where_is(node), f"a pool of shape {value.shape}", "it needs channels, height and width"
-        )
+        raise ConversionError(where_is(node), f"a pool of shape {value.shape}", "it needs channels, height and width")
     size = value.shape[1:]
     wanted = pair(output_size)
     target = tuple(s if w is None else w for s, w in zip(size, wanted, strict=True))
@@ -99,9 +95,7 @@ def _mean(
     rank = len(walker.shape(node)) + (0 if keepdim else 2)
     dims = sorted(d % rank for d in dim) if isinstance(dim, tuple | list) else None
     if rank != 4 or dims != [2, 3] or dtype is not None:
-        raise ConversionError(
-            where_is(node), f"a mean over {dim}", "average over height and width: dim=(2, 3)"
-        )
+        raise ConversionError(where_is(node), f"a mean over {dim}", "average over height and width: dim=(2, 3)")
     pooled = _adaptive_pool(walker, node, input, 1)
     return pooled if keepdim else _flatten(walker, node, pooled)
 
@@ -149,9 +143,7 @@ def _reshape(walker: Walker, node: fx.Node, input: Any, *_: Any, **__: Any) -> A
     if before == after:
         return input
     if before[0] != after[0] or len(after) != 2:
-        raise ConversionError(
-            where_is(node), f"a change of shape from {before} to {after}", "only flatten images"
-        )
+        raise ConversionError(where_is(node), f"a change of shape from {before} to {after}", "only flatten images")
     if type(input) in (Raw, Pending):
         return replace(input, flat=True)
     return walker.builder.flatten(walker.value(node, input))
@@ -188,9 +180,7 @@ def _of_module(function: Handler, *names: str) -> Handler:
 _MAX_POOL = _refuse("a max pool", "use an average pool (nn.AvgPool2d) or a strided convolution")
 _SOFTMAX = _refuse("a softmax", "leave it out of the model: the arg-max is the same")
 _UNPREPARED = _refuse("a layer without weight fake-quantiser", "give it a qconfig and call prepare_qat")
-_NORM = _refuse(
-    "a batch norm on its own", "fuse it with its convolution: torch.ao.quantization.fuse_modules_qat"
-)
+_NORM = _refuse("a batch norm on its own", "fuse it with its convolution: torch.ao.quantization.fuse_modules_qat")
 
 _POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 

@@ -204,6 +204,4 @@ def _check_fakes(where: str, module: nn.Module, fakes: tuple[type, ...]) -> None
             )
         lowest = getattr(fake.activation_post_process, "min_val", None)  # type: ignore[union-attr]
         if lowest is not None and not (lowest.numel() and bool(torch.isfinite(lowest).all())):
-            raise ConversionError(
-                path, "a fake-quantiser that has seen no data", "train, or run a few batches, first"
-            )
+            raise ConversionError(path, "a fake-quantiser that has seen no data", "train, or run a few batches, first")

@@ -119,9 +119,7 @@ class Walker:
                 "prepare with prepare_qat, not prepare",
             )
         if ".quantized" in home or what == "quantize_per_tensor":
-            raise ConversionError(
-                where_is(node), f"the converted {what}", "give the prepared model, before convert"
-            )
+            raise ConversionError(where_is(node), f"the converted {what}", "give the prepared model, before convert")
         if type(key) is torch._ops.OpOverload:
             raise ConversionError(where_is(node), f"the exported operation {key}", "use converters.from_pt2e")
         kind = {"call_module": "module", "call_method": "method"}.get(node.op, "function")
@@ -162,9 +160,7 @@ class Walker:
             raise ConversionError(
                 where_is(node), "the unquantised input", "put a torch.ao.quantization.QuantStub before it"
             )
-        raise ConversionError(
-            where_is(node), f"the operand {_describe(x)}", "only quantised activations can spike"
-        )
+        raise ConversionError(where_is(node), f"the operand {_describe(x)}", "only quantised activations can spike")
 
     def range(self, value: Value) -> tuple[int, int]:
         """The smallest and the largest count that ``value`` can hold."""
@@ -242,9 +238,7 @@ def quantise_weight(where: str, fake: Any, weight: Tensor) -> Weight:
     rounded = fake(weight.detach()).double()
     scale = fake.scale.detach().double().reshape(-1).cpu()  # read after the call, which may have refreshed it
     if scale.numel() > 1 and fake.ch_axis != 0:
-        raise ConversionError(
-            where, f"weights quantised along axis {fake.ch_axis}", "quantise them along axis 0"
-        )
+        raise ConversionError(where, f"weights quantised along axis {fake.ch_axis}", "quantise them along axis 0")
     integers = torch.round(rounded.cpu() / scale.reshape(-1, *(1,) * (weight.ndim - 1)))
     if not bool(torch.isfinite(integers).all()):
         raise ConversionError(where, "weights that are not finite", "check the training run")

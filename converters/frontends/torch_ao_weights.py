@@ -71,9 +71,7 @@ def layer(linear: bool, norm: bool, relu: bool) -> Handler:
             op = Linear(w.integers)
         else:
             if module.padding_mode != "zeros":
-                raise ConversionError(
-                    where, f"padding_mode={module.padding_mode!r}", 'use padding_mode="zeros"'
-                )
+                raise ConversionError(where, f"padding_mode={module.padding_mode!r}", 'use padding_mode="zeros"')
             op = _conv(where, w.integers, module.stride, module.padding, module.dilation, module.groups)
         y = weighted(walker, node, x, op, w.scale, bias)
         return walker.clamp(node, y) if relu else y
@@ -90,17 +88,11 @@ def _fold(where: str, module: Any) -> tuple[Tensor, Tensor]:
     """
     bn = module.bn
     factor = bn.weight / torch.sqrt(bn.running_var + bn.eps)
-    if not bool((factor != 0).all()) and not getattr(
-        module, "_enable_slow_path_for_better_numerical_stability", False
-    ):
-        raise ConversionError(
-            where, "a batch-norm weight of 0, by which the toolkit divides", "remove that channel"
-        )
+    if not bool((factor != 0).all()) and not getattr(module, "_enable_slow_path_for_better_numerical_stability", False):
+        raise ConversionError(where, "a batch-norm weight of 0, by which the toolkit divides", "remove that channel")
     weight = module.weight * factor.reshape(-1, *(1,) * (module.weight.ndim - 1))
     exact = bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)
-    shift = (
-        -bn.running_mean.double() if module.bias is None else module.bias.double() - bn.running_mean.double()
-    )
+    shift = -bn.running_mean.double() if module.bias is None else module.bias.double() - bn.running_mean.double()
     return weight, shift * exact + bn.bias.double()
 
 
@@ -126,18 +118,14 @@ def functional_conv(
     )
 
 
-def functional_linear(
-    walker: Walker, node: fx.Node, input: Any, weight: Any, bias: Tensor | None = None
-) -> Pending:
+def functional_linear(walker: Walker, node: fx.Node, input: Any, weight: Any, bias: Tensor | None = None) -> Pending:
     w = _is_weight(node, weight)
     return weighted(walker, node, input, Linear(w.integers), w.scale, bias)
 
 
 def _is_weight(node: fx.Node, weight: Any) -> Weight:
     if type(weight) is not Weight:
-        raise ConversionError(
-            where_is(node), "unquantised weights", "give the function a qconfig, or use the module"
-        )
+        raise ConversionError(where_is(node), "unquantised weights", "give the function a qconfig, or use the module")
     return weight
 
 

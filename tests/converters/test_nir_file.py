@@ -212,7 +212,7 @@ def test_one_clear_error(kind, file):
 def test_truncated(file, size):
     data = file.read_bytes()
     file.write_bytes(data[:size])
-    with pytest.raises(FileFormatError, match="net.nir"):
+    with pytest.raises(FileFormatError, match=r"net\.nir"):
         converters.read(file)
 
 

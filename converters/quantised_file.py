@@ -1,0 +1,149 @@
+"""A QuantGraph in one ``.safetensors`` file: integer weights, float64 thresholds, topology as JSON in its header.
+
+Nothing in such a file is executed, and all of it is checked before a graph is built.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from converters.atomic import atomic_path
+from converters.errors import ConversionError, FileFormatError
+from converters.quantised import InputSpec, Layer, QuantGraph
+from converters.synapses import OPS, Op, Synapse
+
+__all__ = ["FORMAT", "load_quantised", "save_quantised"]
+
+FORMAT = "calif-quantised"
+_VERSION = 1
+
+
+def save_quantised(path: str | os.PathLike, q: QuantGraph, *, notes: dict[str, Any] | None = None) -> None:
+    """Write a quantised network, to a temporary name first.
+
+    Parameters
+    ----------
+    path : str or path
+    q : QuantGraph
+    notes : dict, optional
+        What else belongs to it (network, data set, accuracy, command); JSON values.
+
+    Raises
+    ------
+    ConversionError
+        If the folder does not exist.
+    """
+    tensors: dict[str, Tensor] = {}
+    layers = []
+    for layer in q.layers:
+        tensors[f"{layer.name}/threshold"], tensors[f"{layer.name}/bias"] = layer.threshold, layer.bias
+        synapses = []
+        for k, synapse in enumerate(layer.synapses):
+            ops = []
+            for j, op in enumerate(synapse.ops):
+                entry: dict[str, Any] = {"op": type(op).__name__}
+                for f in fields(op):
+                    value = getattr(op, f.name)
+                    if isinstance(value, Tensor):
+                        tensors[f"{layer.name}/{k}/{j}"] = _smallest(value)
+                    elif f.init:
+                        entry[f.name] = value
+                ops.append(entry)
+            synapses.append({"source": synapse.source, "ops": ops})
+        plain = {n: getattr(layer, n) for n in ("name", "y_min", "y_max", "scale", "shape", "tie", "spiking")}
+        layers.append({**plain, "synapses": synapses})
+    spec = {f.name: getattr(q.input, f.name) for f in fields(q.input)}
+    topology = {"version": _VERSION, "source": q.source, "input": spec, "layers": layers, "notes": notes or {}}
+    with atomic_path(path) as temporary:
+        save_file(
+            {k: t.contiguous() for k, t in tensors.items()},
+            temporary,
+            metadata={"format": FORMAT, "topology": json.dumps(topology)},
+        )
+
+
+def load_quantised(path: str | os.PathLike) -> QuantGraph:
+    """Read a quantised network back, exactly.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is missing, damaged, of another kind or of a later version.
+    """
+    return load_with_notes(path)[0]
+
+
+def load_with_notes(path: str | os.PathLike) -> tuple[QuantGraph, dict[str, Any]]:
+    """The network and the notes that were saved with it."""
+    where = str(path)
+    if not Path(path).is_file():
+        raise FileFormatError(where, "no such file", "check the path")
+    try:
+        with safe_open(path, framework="pt") as f:
+            header = f.metadata() or {}
+            tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FileFormatError(
+            where, f"a damaged file, or one of another kind ({error})", "train or convert again"
+        ) from None
+    if header.get("format") != FORMAT:
+        raise FileFormatError(
+            where, "safetensors of another kind", "give a file written by calif train or save_quantised"
+        )
+    try:
+        topology = json.loads(header["topology"])
+        if topology["version"] != _VERSION:
+            raise FileFormatError(
+                where, f"format version {topology['version']}", f"this software reads version {_VERSION}"
+            )
+        spec = topology["input"]
+        layers = tuple(_layer(entry, tensors) for entry in topology["layers"])
+        graph = QuantGraph(InputSpec(**{**spec, "shape": tuple(spec["shape"])}), layers, topology["source"])
+        return graph, dict(topology["notes"])
+    except FileFormatError:
+        raise
+    except ConversionError as error:
+        raise FileFormatError(f"{where}: {error.where}", error.found, error.todo) from None
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise FileFormatError(where, f"an incomplete description ({reason})", "train or convert again") from None
+
+
+def _layer(entry: dict[str, Any], tensors: dict[str, Tensor]) -> Layer:
+    name = entry["name"]
+    synapses = []
+    for k, synapse in enumerate(entry["synapses"]):
+        ops = []
+        for j, given in enumerate(synapse["ops"]):
+            arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items() if key != "op"}
+            weight = tensors.get(f"{name}/{k}/{j}")
+            if weight is not None:
+                arguments["weight"] = weight
+            ops.append(_OPS[given["op"]](**arguments))
+        synapses.append(Synapse(synapse["source"], tuple(ops)))
+    plain = {n: entry[n] for n in ("name", "y_min", "y_max", "scale", "tie", "spiking")}
+    return Layer(
+        synapses=tuple(synapses),
+        threshold=tensors[f"{name}/threshold"],
+        bias=tensors[f"{name}/bias"],
+        shape=tuple(entry["shape"]),
+        **plain,
+    )
+
+
+_OPS: dict[str, type[Op]] = OPS  # type: ignore[assignment]
+
+
+def _smallest(weight: Tensor) -> Tensor:
+    largest = int(weight.abs().max()) if weight.numel() else 0
+    kinds = (torch.int8, torch.int16, torch.int32)
+    return weight.to(next((k for k in kinds if largest <= torch.iinfo(k).max), torch.int64))

@@ -1,0 +1,296 @@
+"""Training: float first, then quantisation-aware; resumable after every epoch; the same bits for the same seed.
+
+The float phase does not depend on the levels: its weights are kept beside the run and serve all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from converters.atomic import atomic_path
+from converters.errors import ConversionError
+from converters.frontends.pt2e import freeze_observers, from_pt2e, prepare_qat
+from converters.quantised import QuantGraph
+from converters.zoo.datasets import Images
+from converters.zoo.networks import build
+
+__all__ = ["RECIPES", "Recipe", "TrainResult", "accuracy", "train"]
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. SGD with Nesterov momentum 0.9, linear warm-up and cosine decay in both phases.
+
+    Attributes
+    ----------
+    epochs, qat_epochs : int
+    lr, qat_lr : float
+        Peak learning rates.
+    batch : int
+    weight_decay, label_smoothing : float
+    shift : int
+        Largest random shift of an image, in pixels.
+    flip : bool
+        Mirror half of the images.
+    fast : bool
+        Channels-last, and bfloat16 in the float phase.
+    """
+
+    epochs: int = 12
+    qat_epochs: int = 6
+    lr: float = 0.05
+    qat_lr: float = 0.01
+    batch: int = 128
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    shift: int = 0
+    flip: bool = False
+    fast: bool = False
+
+
+RECIPES: dict[str, Recipe] = {
+    "digits": Recipe(epochs=15, qat_epochs=5, batch=32, lr=0.05, qat_lr=0.01, shift=1),
+    "mnist": Recipe(epochs=15, qat_epochs=8, batch=128, lr=0.05, qat_lr=0.02, shift=2),
+    "cifar10": Recipe(
+        epochs=30, qat_epochs=5, batch=128, lr=0.1, qat_lr=0.01, label_smoothing=0.1, shift=4, flip=True, fast=True
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class TrainResult:
+    """The quantised network, its accuracy and the float network's on the test images, and one row per epoch."""
+
+    graph: QuantGraph
+    float_accuracy: float
+    quantised_accuracy: float
+    log: list[dict[str, Any]]
+
+
+def train(
+    network: str,
+    data: Images,
+    test: Images,
+    *,
+    folder: str | os.PathLike,
+    name: str,
+    recipe: Recipe,
+    levels: int = 127,
+    weight_bits: int = 8,
+    seed: int = 0,
+    quantise_output: bool = True,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train a network of the zoo, float and then quantised.
+
+    Parameters
+    ----------
+    network : str
+        Name in :data:`~converters.zoo.networks.NETWORKS`.
+    data, test : Images
+    folder : path
+        Checkpoints: ``<network>-<data name>.float.pt`` and ``<name>.qat.pt``, with a ``.jsonl`` log each.
+    name : str
+        ``network-dataset-levels``.
+    recipe : Recipe
+    levels, weight_bits, quantise_output
+        See :func:`converters.prepare_qat`.
+    seed : int
+    progress : callable ``(phase, done, total)`` in batches, optional
+
+    Raises
+    ------
+    ConversionError
+        If a checkpoint in the folder belongs to another network, recipe or seed.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = tuple(data.pixels.shape[1:])
+    about = {"network": network, "shape": list(shape), "classes": data.classes, "images": len(data), "seed": seed}
+    torch.manual_seed(seed)
+    model = build(network, shape[0], data.classes, shape[-1])
+    if recipe.fast:
+        model = model.to(memory_format=torch.channels_last)
+    settings = {k: v for k, v in asdict(recipe).items() if not k.startswith("qat")}
+    base = name.rsplit("-", 1)[0]
+    run = _Run("float", folder / f"{base}.float.pt", {**about, **settings}, recipe, data, test, seed, progress)
+    log = run(model, recipe.epochs, recipe.lr)
+    float_accuracy = log[-1]["accuracy"] if log else accuracy(model, test)
+
+    qat = prepare_qat(
+        model,
+        data.pixels[: recipe.batch],
+        levels,
+        weight_bits,
+        signed_input=bool((data.pixels < 0).any()),
+        quantise_output=quantise_output,
+    )
+    settings = {**asdict(recipe), "levels": levels, "weight_bits": weight_bits, "quantise_output": quantise_output}
+    run = _Run(
+        "qat", folder / f"{name}.qat.pt", {**about, **settings}, replace(recipe, fast=False), data, test, seed, progress
+    )
+    qat_log = run(qat, recipe.qat_epochs, recipe.qat_lr)
+    if not qat_log:  # without training it must at least see data
+        qat.train()
+        qat(data.pixels[: recipe.batch])
+    qat.eval()
+    graph = from_pt2e(qat)
+    right = (graph.predict(test.pixels) == test.labels).double().mean()
+    return TrainResult(graph, float_accuracy, float(right), log + qat_log)
+
+
+class _Run:
+    """One phase, resumed where its checkpoint ends."""
+
+    def __init__(
+        self,
+        phase: str,
+        path: Path,
+        about: dict[str, Any],
+        recipe: Recipe,
+        data: Images,
+        test: Images,
+        seed: int,
+        progress: Progress | None,
+    ) -> None:
+        self.phase, self.path, self.about, self.recipe = phase, path, about, recipe
+        self.data, self.test, self.seed, self.progress = data, test, seed, progress
+
+    def __call__(self, model: nn.Module, epochs: int, lr: float) -> list[dict[str, Any]]:
+        decay = [p for p in model.parameters() if p.ndim > 1]
+        other = [p for p in model.parameters() if p.ndim <= 1]
+        optimiser = torch.optim.SGD(
+            [{"params": decay, "weight_decay": self.recipe.weight_decay}, {"params": other, "weight_decay": 0.0}],
+            lr=lr,
+            momentum=0.9,
+            nesterov=True,
+        )
+        log = self._resume(model, optimiser)
+        steps = math.ceil(len(self.data) / self.recipe.batch)
+        for epoch in range(len(log), epochs):
+            if self.phase == "qat" and epoch == max(1, (2 * epochs) // 3):
+                freeze_observers(model)
+            model.train()
+            total = torch.zeros(())
+            torch.manual_seed(_mix(self.seed, self.phase, epoch))  # order, augmentation, dropout
+            for k, (x, labels) in enumerate(self._batches()):
+                done = epoch * steps + k
+                for group in optimiser.param_groups:
+                    group["lr"] = _rate(lr, done, epochs * steps, warm=steps // 2)
+                loss = self._loss(model, x, labels)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                total += loss.detach()
+                if self.progress is not None:
+                    self.progress(self.phase, done + 1, epochs * steps)
+            row = {"phase": self.phase, "epoch": epoch + 1, "loss": round(float(total) / steps, 6)}
+            row["accuracy"] = accuracy(model, self.test)
+            if not math.isfinite(row["loss"]):
+                raise ConversionError(str(self.path), "a loss that is not finite", "lower the learning rate")
+            log.append(row)
+            self._save(model, optimiser, log)
+        model.eval()
+        return log
+
+    def _loss(self, model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+        if self.recipe.fast:
+            with torch.autocast(x.device.type, dtype=torch.bfloat16):
+                out = model(x.contiguous(memory_format=torch.channels_last))
+        else:
+            out = model(x)
+        return F.cross_entropy(out.float(), labels, label_smoothing=self.recipe.label_smoothing)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.data))
+        for index in order.split(self.recipe.batch):
+            yield _augment(self.data.pixels[index], self.recipe), self.data.labels[index]
+
+    def _save(self, model: nn.Module, optimiser: torch.optim.Optimizer, log: list[dict[str, Any]]) -> None:
+        state = {
+            "about": json.dumps(self.about, sort_keys=True),
+            "model": model.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "log": json.dumps(log),
+        }
+        with atomic_path(self.path) as temporary:
+            torch.save(state, temporary)
+        with atomic_path(self.path.with_suffix(".jsonl")) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in log))
+
+    def _resume(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> list[dict[str, Any]]:
+        if not self.path.is_file():
+            return []
+        state = read_checkpoint(self.path)
+        theirs, mine = json.loads(state["about"]), json.loads(json.dumps(self.about))
+        differ = [k for k in sorted(set(theirs) | set(mine)) if theirs.get(k) != mine.get(k)]
+        if differ:
+            found = ", ".join(f"{k} {theirs.get(k)} instead of {mine.get(k)}" for k in differ[:4])
+            raise ConversionError(str(self.path), f"a checkpoint with {found}", "use another --out, or delete it")
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        return json.loads(state["log"])
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A training checkpoint; tensors and text only, nothing in it is executed."""
+    import pickle
+
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+        raise ConversionError(str(path), f"a damaged checkpoint ({reason})", "delete it and train again") from None
+    if not isinstance(state, dict) or not {"about", "model", "optimiser", "log"} <= set(state):
+        raise ConversionError(
+            str(path), "a file that is no checkpoint of calif train", "use another --out, or delete it"
+        )
+    return state
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, data: Images, batch: int = 512) -> float:
+    """Share of right arg-max predictions, in evaluation mode."""
+    training = model.training
+    model.eval()
+    right = sum(
+        int((model(x).argmax(1) == labels).sum())
+        for x, labels in zip(data.pixels.split(batch), data.labels.split(batch), strict=True)
+    )
+    model.train(training)
+    return right / max(len(data), 1)
+
+
+def _augment(x: Tensor, recipe: Recipe) -> Tensor:
+    if recipe.shift:
+        n, c, h, w = x.shape
+        padded = F.pad(x, (recipe.shift,) * 4)
+        dy, dx = torch.randint(0, 2 * recipe.shift + 1, (2, n))
+        rows = (dy[:, None] + torch.arange(h))[:, None, :, None]
+        columns = (dx[:, None] + torch.arange(w))[:, None, None, :]
+        x = padded[torch.arange(n)[:, None, None, None], torch.arange(c)[None, :, None, None], rows, columns]
+    if recipe.flip:
+        x = torch.where((torch.rand(len(x)) < 0.5)[:, None, None, None], x.flip(3), x)
+    return x
+
+
+def _rate(peak: float, step: int, steps: int, warm: int) -> float:
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def _mix(seed: int, phase: str, epoch: int) -> int:
+    return (seed * 2 + (phase == "qat")) * 1_000_003 + epoch

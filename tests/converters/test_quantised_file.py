@@ -1,0 +1,84 @@
+"""One file per quantised network: exact there and back, and never half written."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import converters
+from converters.errors import ConversionError, FileFormatError
+from converters.quantised_file import load_with_notes
+from tests.converters.graphs import GRAPHS, images, lenet
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_exact_there_and_back(name, tmp_path):
+    q = GRAPHS[name]()
+    converters.save_quantised(tmp_path / "q.safetensors", q, notes={"accuracy": 0.5})
+    back, notes = load_with_notes(tmp_path / "q.safetensors")
+    assert notes == {"accuracy": 0.5}
+    assert back.input == q.input
+    x = images(q, 5)
+    a, b = q.execute(x), back.execute(x)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert torch.equal(q.logits(a), back.logits(b))
+    assert [p.name for p in tmp_path.iterdir()] == ["q.safetensors"]
+
+
+def test_weights_take_a_byte_each(tmp_path):
+    q = lenet()
+    converters.save_quantised(tmp_path / "q.safetensors", q)
+    tensors = load_file(tmp_path / "q.safetensors")
+    assert {t.dtype for k, t in tensors.items() if k[-1].isdigit()} == {torch.int8}
+
+
+def _topology(path, change) -> None:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as f:
+        header = f.metadata()
+    topology = json.loads(header["topology"])
+    change(topology)
+    save_file(load_file(path), path, metadata={**header, "topology": json.dumps(topology)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.update(version=2), "format version 2"),
+        (lambda t: t.pop("layers"), "KeyError"),
+        (lambda t: t["layers"][0].update(name="other"), "incomplete description"),
+        (lambda t: t["layers"][1]["synapses"][0].update(source="nowhere"), "nowhere"),
+        (lambda t: t["layers"][1]["synapses"][0]["ops"][0].update(op="Evil"), "Evil"),
+        (lambda t: t["layers"][0].update(tie="down"), "'down'"),
+        (lambda t: t["input"].update(scale=-1), "input scale"),
+    ],
+)
+def test_damaged_topology(change, message, tmp_path):
+    path = tmp_path / "q.safetensors"
+    converters.save_quantised(path, lenet())
+    _topology(path, change)
+    with pytest.raises(FileFormatError, match=message):
+        converters.load_quantised(path)
+
+
+def test_missing_truncated_and_other_files(tmp_path):
+    path = tmp_path / "q.safetensors"
+    with pytest.raises(FileFormatError, match="no such file"):
+        converters.load_quantised(path)
+    converters.save_quantised(path, lenet())
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(FileFormatError, match="damaged"):
+        converters.load_quantised(path)
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(FileFormatError, match="of another kind"):
+        converters.load_quantised(path)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(ConversionError, match="create the folder first"):
+        converters.save_quantised(tmp_path / "no" / "q.safetensors", lenet())
