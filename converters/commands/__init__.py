@@ -1,0 +1,1 @@
+"""The subcommands of ``calif``, a file for each kind of work."""

@@ -1,0 +1,210 @@
+"""What the subcommands share: options, output, progress, and the comparison that every table is made of."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import nir
+import torch
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from converters.backends import run
+from converters.errors import ConversionError
+from converters.network import Network
+from converters.nir_file import read
+from converters.quantised import QuantGraph
+from converters.results import compare_counts
+from converters.to_nir import to_nir
+from converters.zoo.datasets import Images, load
+from converters.zoo.named import load_checkpoint
+
+__all__ = ["Json", "images_for", "measure", "network_for", "out", "print_json", "progress_bar", "table"]
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 120, soft_wrap=False)
+err = Console(stderr=True, highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, and nothing else there.")]
+Checkpoint = Annotated[
+    str | None, typer.Option(help="Quantised network: a name such as lenet5-mnist-127, or a file of calif train.")
+]
+Dataset = Annotated[str | None, typer.Option(help="digits, mnist, cifar10, or a folder with train/ and test/.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Where the data set's files are.")]
+Windows = Annotated[list[int] | None, typer.Option("--window", help="T, in steps; may be repeated.")]
+Phase = Annotated[str, typer.Option(help="Rounding phase: settle (exact), paper or none.")]
+Backend = Annotated[str, typer.Option(help="snntorch, brian2 or closed_form.")]
+Count = Annotated[int | None, typer.Option("--images", min=1, help="How many test images; all by default.")]
+Batch = Annotated[int | None, typer.Option(min=1, help="Images at a time.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+Coding = Annotated[str, typer.Option(help="Input: isi (spikes) or direct (charge, counted as MACs).")]
+Target = Annotated[Path | None, typer.Argument(help="A .nir file; or use --checkpoint.")]
+
+
+def say(text: str) -> None:
+    """A line for people; never broken into two."""
+    out.print(text, soft_wrap=True)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """The one object of ``--json``."""
+    sys.stdout.write(json.dumps(value) + "\n")
+
+
+@contextmanager
+def progress_bar(silent: bool = False) -> Iterator[Progress]:
+    """A bar on standard error, where that is a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=silent or not err.is_terminal) as bar:
+        yield bar
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
+    """A table with numbers to the right."""
+    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for k, column in enumerate(columns):
+        result.add_column(column, justify="left" if k == 0 else "right")
+    for row in rows:
+        result.add_row(*row)
+    return result
+
+
+def network_for(
+    target: Path | None, checkpoint: str | None, window: int | None, coding: str = "isi"
+) -> tuple[nir.NIRGraph, QuantGraph | None, dict[str, Any]]:
+    """The graph to run, the quantised network behind it where it is known, and the notes of its training."""
+    if (target is None) == (checkpoint is None):
+        raise ConversionError("input", "both a .nir file and --checkpoint, or neither", "give one of them")
+    if checkpoint is not None:
+        q, notes = load_checkpoint(checkpoint)
+        return to_nir(q, T=window, coding=coding), q, notes
+    assert target is not None
+    graph = read(target)
+    own = Network.from_graph(graph).window
+    if window is not None and window != own:
+        raise ConversionError(
+            "--window", f"{window}", f"{target} was converted for T = {own}; use --checkpoint for others"
+        )
+    return graph, None, {}
+
+
+def images_for(dataset: str | None, notes: dict[str, Any], root: Path | None, count: int | None) -> tuple[Images, str]:
+    """Test images of the data set asked for, or of the one that the network was trained on."""
+    name = dataset or notes.get("dataset")
+    if not name:
+        raise ConversionError("--dataset", "none", "say which images to run: digits, mnist, cifar10 or a folder")
+    return load(name, "test", root=root).first(count), name
+
+
+def measure(
+    graph: nir.NIRGraph,
+    q: QuantGraph | None,
+    data: Images,
+    *,
+    backend: str = "snntorch",
+    phase: str = "settle",
+    batch: int | None = None,
+    bar: Progress | None = None,
+    **own: Any,
+) -> dict[str, Any]:
+    """One row of ``windows``: a network on images, with its counts against the quantised network's integers.
+
+    Without the quantised network (a bare ``.nir`` file) the closed form stands in for it. Images go through
+    in pieces, so memory does not grow with their number.
+    """
+    network = Network.from_graph(graph)
+    shrunk = q.at_window(network.window) if q is not None else None
+    task = bar.add_task(f"T = {network.window}, {phase}", total=len(data)) if bar is not None else None
+    totals = dict.fromkeys(
+        ("quantised", "right", "compared", "wrong", "agree", "spikes", "latency", "sops", "macs"), 0.0
+    )
+    worst = 0
+    label = "simulation"
+    pieces = list(zip(data.pixels.split(500), data.labels.split(500), strict=True))
+    for pixels, labels in pieces:
+        r = run(network, pixels, backend=backend, phase=phase, batch=batch, **own)  # type: ignore[arg-type]
+        if shrunk is not None:
+            values = shrunk.execute(pixels)
+            expected, predicted = values, shrunk.logits(values).flatten(1).argmax(1)
+        else:
+            exact = run(network, pixels, backend="closed_form", batch=batch)
+            expected, predicted = exact.counts, exact.predictions  # type: ignore[assignment]
+        for row in compare_counts(r, expected):
+            totals["compared"] += row.compared
+            totals["wrong"] += row.differing
+        totals["quantised"] += int((predicted == labels).sum())
+        totals["right"] += int((r.predictions == labels).sum())
+        totals["agree"] += int((r.predictions == predicted).sum())
+        if r.latency is not None and r.sops is not None and r.macs is not None:
+            worst = max(worst, int(r.latency.max()))
+            totals["latency"] += float(r.latency.sum())
+            totals["sops"] += float(r.sops.sum())
+            totals["macs"] += float(r.macs.sum())
+            totals["spikes"] += (r.spikes_per_image or 0.0) * len(pixels)
+        label = r.exact_from
+        if bar is not None and task is not None:
+            bar.update(task, advance=len(pixels))
+    n = max(len(data), 1)
+    simulated = label == "simulation"
+    return {
+        "T": network.window,
+        "phase": phase,
+        "backend": backend,
+        "counts_from": label,
+        "images": len(data),
+        "quantised_accuracy": totals["quantised"] / n,
+        "snn_accuracy": totals["right"] / n,
+        "counts_compared": int(totals["compared"]),
+        "count_mismatches": int(totals["wrong"]),
+        "compared_with": "quantised network" if q is not None else "closed form",
+        "prediction_agreement": totals["agree"] / n,
+        "latency_steps": worst if simulated else None,
+        "latency_steps_mean": totals["latency"] / n if simulated else None,
+        "spikes_per_image": totals["spikes"] / n if simulated else None,
+        "sops_per_image": totals["sops"] / n if simulated else None,
+        "macs_per_image": totals["macs"] / n if simulated else None,
+    }
+
+
+def windows_table(title: str, rows: list[dict[str, Any]]) -> Table:
+    """The rows of :func:`measure` for people."""
+    columns = ["T", "phase", "quantised", "spiking", "same\nlabel", "counts\ncompared", "mis-\nmatches"]
+    columns += ["latency\nmean (max)", "spikes\n/image", "SOPs\n/image"]
+    cells = [
+        [
+            str(r["T"]),
+            r["phase"],
+            f"{100 * r['quantised_accuracy']:.2f}%",
+            f"{100 * r['snn_accuracy']:.2f}%",
+            f"{100 * r['prediction_agreement']:.4g}%",
+            f"{r['counts_compared']:,}",
+            f"{r['count_mismatches']:,}",
+            "-" if r["latency_steps"] is None else f"{r['latency_steps_mean']:.1f} ({r['latency_steps']})",
+            _short(r["spikes_per_image"]),
+            _short(r["sops_per_image"]),
+        ]
+        for r in rows
+    ]
+    return table(title, columns, cells)
+
+
+def _short(x: float | None) -> str:
+    """12.3k, 4.56M."""
+    if x is None:
+        return "-"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if x >= size:
+            return f"{x / size:.3g}{unit}"
+    return f"{x:.3g}"
+
+
+def threads() -> str:
+    """What the machine brings, for tables that state it."""
+    return f"{torch.get_num_threads()} threads, torch {torch.__version__}"

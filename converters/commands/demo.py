@@ -1,0 +1,75 @@
+"""``calif demo``: train, convert, run and compare, on real images, in one go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from converters.commands import common
+from converters.commands.training import train_network
+from converters.nir_file import read, write
+from converters.to_nir import to_nir
+from converters.zoo.datasets import load
+from converters.zoo.named import load_checkpoint
+
+__all__ = ["demo"]
+
+
+def demo(
+    dataset: Annotated[str, typer.Option(help="digits (ships with scikit-learn) or mnist.")] = "digits",
+    data_root: common.DataRoot = None,
+    levels: Annotated[int, typer.Option(min=1, help="Largest activation level.")] = 127,
+    window: common.Windows = None,
+    images: common.Count = None,
+    seed: common.Seed = 0,
+    out: Annotated[Path, typer.Option(help="Folder for what it writes.")] = Path("runs/demo"),
+    json: common.Json = False,
+) -> None:
+    """Train LeNet-5, convert it, run it as spikes, and compare every count with the quantised network."""
+    say = (lambda text: None) if json else common.say
+    with common.progress_bar(json) as bar:
+        say(f"1  training LeNet-5 on {dataset}: float, then quantised to {levels} levels, 8-bit weights")
+        trained = train_network(
+            network="lenet5",
+            dataset=dataset,
+            data_root=data_root,
+            toolkit="pt2e",
+            levels=levels,
+            weight_bits=8,
+            epochs=None,
+            seed=seed,
+            folder=out,
+            bar=bar,
+        )
+        q, _ = load_checkpoint(trained["checkpoint"])
+        data = load(dataset, "test", root=data_root).first(images)
+        say(f"   float {100 * trained['float_accuracy']:.2f} %, quantised {100 * trained['quantised_accuracy']:.2f} %")
+        steps = window or [8, 32, 127]
+        path = out / f"lenet5-{Path(dataset).name}-{levels}-T{steps[-1]}.nir"
+        write(path, to_nir(q, T=steps[-1]))
+        say(f"2  converted, without tuning: wrote {path}")
+        say(f"3  running {len(data)} test images on snnTorch, every spike of every neuron")
+        rows = []
+        for t in steps:
+            graph = read(path) if t == steps[-1] else to_nir(q, T=t)  # the longest window from the file itself
+            rows.append(common.measure(graph, q, data, bar=bar))
+    result: dict[str, Any] = {
+        "dataset": dataset,
+        "network": "lenet5",
+        "levels": levels,
+        "float_accuracy": trained["float_accuracy"],
+        "quantised_accuracy": trained["quantised_accuracy"],
+        "nir_file": str(path),
+        "windows": rows,
+    }
+    wrong = sum(r["count_mismatches"] for r in rows)
+    if json:
+        common.print_json(result)
+    else:
+        common.out.print(common.windows_table(f"LeNet-5 on {dataset}", rows))
+        say(f"counts compared {sum(r['counts_compared'] for r in rows):,}, count mismatches {wrong}")
+        say("quantised: the same network at that window (scales grow by levels/T below T = levels)")
+    if wrong:
+        raise typer.Exit(1)

@@ -1,0 +1,87 @@
+"""``calif run``, ``calif sweep``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from converters.commands import common
+
+__all__ = ["run", "sweep"]
+
+_DEFAULT_SWEEP = (2, 4, 8, 16, 32, 64, 128)
+
+
+def _rows(
+    target: Path | None,
+    checkpoint: str | None,
+    dataset: str | None,
+    data_root: Path | None,
+    windows: list[int | None],
+    phases: list[str],
+    backend: str,
+    images: int | None,
+    batch: int | None,
+    coding: str,
+    json: bool,
+) -> dict[str, Any]:
+    rows = []
+    name, label, notes = "", "", {}
+    with common.progress_bar(json) as bar:
+        for window in windows:
+            graph, q, notes = common.network_for(target, checkpoint, window, coding)
+            data, name = common.images_for(dataset, notes, data_root, images)
+            label = str(notes.get("network") or checkpoint or target)
+            rows += [common.measure(graph, q, data, backend=backend, phase=p, batch=batch, bar=bar) for p in phases]
+    return {"dataset": name, "network": label, "levels": notes.get("levels"), "windows": rows}
+
+
+def _show(result: dict[str, Any], json: bool) -> None:
+    if json:
+        common.print_json(result)
+    else:
+        common.out.print(common.windows_table(f"{result['network']} on {result['dataset']}", result["windows"]))
+    if any(r["count_mismatches"] for r in result["windows"] if r["phase"] == "settle"):
+        raise typer.Exit(1)
+
+
+def run(
+    target: common.Target = None,
+    checkpoint: common.Checkpoint = None,
+    dataset: common.Dataset = None,
+    data_root: common.DataRoot = None,
+    window: common.Windows = None,
+    phase: common.Phase = "settle",
+    backend: common.Backend = "snntorch",
+    images: common.Count = None,
+    batch: common.Batch = None,
+    coding: common.Coding = "isi",
+    json: common.Json = False,
+) -> None:
+    """Run a converted network on test images. Exit 1 if a count differs from the quantised network's integer."""
+    windows: list[int | None] = list(window) if window else [None]
+    _show(
+        _rows(target, checkpoint, dataset, data_root, windows, [phase], backend, images, batch, coding, json), json
+    )  # fmt: skip
+
+
+def sweep(
+    checkpoint: Annotated[str, typer.Option(help="A name such as lenet5-mnist-127, or a file of calif train.")],
+    dataset: common.Dataset = None,
+    data_root: common.DataRoot = None,
+    window: common.Windows = None,
+    phase: Annotated[list[str] | None, typer.Option(help="May be repeated; settle by default.")] = None,
+    backend: common.Backend = "snntorch",
+    images: common.Count = None,
+    batch: common.Batch = None,
+    coding: common.Coding = "isi",
+    json: common.Json = False,
+) -> None:
+    """Accuracy, latency and spikes over several windows and phases."""
+    windows: list[int | None] = list(window or _DEFAULT_SWEEP)
+    _show(
+        _rows(None, checkpoint, dataset, data_root, windows, phase or ["settle"], backend, images, batch, coding, json),
+        json,
+    )

@@ -1,0 +1,145 @@
+"""``calif train`` and ``calif convert``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import Progress
+
+from converters.commands import common
+from converters.errors import ConversionError
+from converters.nir_file import write
+from converters.quantised_file import save_quantised
+from converters.to_nir import to_nir
+from converters.zoo.datasets import load
+from converters.zoo.named import load_checkpoint
+
+__all__ = ["TOOLKITS", "convert", "train", "train_network"]
+
+TOOLKITS = ("pt2e",)
+
+
+def train_network(
+    *,
+    network: str,
+    dataset: str,
+    data_root: Path | None,
+    toolkit: str,
+    levels: int,
+    weight_bits: int,
+    epochs: int | None,
+    seed: int,
+    folder: Path,
+    bar: Progress,
+) -> dict[str, Any]:
+    """Train, save the quantised network beside the checkpoints, and return what was measured."""
+    from converters.zoo.training import RECIPES, Recipe
+    from converters.zoo.training import train as fit
+
+    if toolkit not in TOOLKITS:
+        raise ConversionError("--toolkit", f"{toolkit!r}", f"calif trains with {', '.join(TOOLKITS)}")
+    recipe = RECIPES.get(dataset, Recipe())
+    if epochs is not None:
+        recipe = replace(recipe, epochs=epochs, qat_epochs=max(1, epochs // 2))
+    name = f"{network}-{Path(dataset).name}-{levels}"
+    tasks: dict[str, Any] = {}
+
+    def progress(phase: str, done: int, total: int) -> None:
+        if phase not in tasks:
+            tasks[phase] = bar.add_task({"float": "training", "qat": "quantised training"}[phase], total=total)
+        bar.update(tasks[phase], completed=done)
+
+    data, test = load(dataset, "train", root=data_root), load(dataset, "test", root=data_root)
+    result = fit(
+        network,
+        data,
+        test,
+        folder=folder,
+        name=name,
+        recipe=recipe,
+        levels=levels,
+        weight_bits=weight_bits,
+        seed=seed,
+        quantise_output=levels >= 32,  # with few levels the logits are read from the membrane
+        progress=progress,
+    )
+    path = folder / f"{name}.safetensors"
+    notes = {
+        "network": network,
+        "dataset": dataset,
+        "levels": levels,
+        "weight_bits": weight_bits,
+        "seed": seed,
+        "float_accuracy": result.float_accuracy,
+        "quantised_accuracy": result.quantised_accuracy,
+        "command": f"calif train --network {network} --dataset {dataset} --levels {levels} "
+        f"--weight-bits {weight_bits} --seed {seed}" + (f" --epochs {epochs}" if epochs is not None else ""),
+    }
+    save_quantised(path, result.graph, notes=notes)
+    return {**notes, "checkpoint": str(path), "log": result.log}
+
+
+def train(
+    network: Annotated[str, typer.Option(help="lenet5, vgg9, resnet11h, mobilenet20 or vgg16.")] = "lenet5",
+    dataset: Annotated[str, typer.Option(help="digits, mnist, cifar10, or a folder with train/ and test/.")] = "digits",
+    data_root: common.DataRoot = None,
+    toolkit: Annotated[str, typer.Option(help="Quantisation toolkit: pt2e.")] = "pt2e",
+    levels: Annotated[int, typer.Option(min=1, help="Largest activation level; T for a window of T steps.")] = 127,
+    weight_bits: Annotated[int, typer.Option(min=2, max=8)] = 8,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Float epochs; half as many quantised ones.")] = None,
+    seed: common.Seed = 0,
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints; a run that was stopped goes on there.")] = Path(
+        "runs"
+    ),
+    json: common.Json = False,
+) -> None:
+    """Train a network, float and then quantised. Stopped runs go on where they were."""
+    with common.progress_bar(json) as bar:
+        result = train_network(
+            network=network,
+            dataset=dataset,
+            data_root=data_root,
+            toolkit=toolkit,
+            levels=levels,
+            weight_bits=weight_bits,
+            epochs=epochs,
+            seed=seed,
+            folder=out,
+            bar=bar,
+        )
+    if json:
+        common.print_json(result)
+        return
+    common.out.print(
+        f"float {100 * result['float_accuracy']:.2f} %, quantised {100 * result['quantised_accuracy']:.2f} %"
+    )
+    common.say(f"wrote {result['checkpoint']}")
+
+
+def convert(
+    checkpoint: Annotated[str, typer.Option(help="A name such as lenet5-mnist-127, or a file of calif train.")],
+    window: Annotated[
+        list[int] | None, typer.Option("--window", help="T, in steps; the number of levels by default.")
+    ] = None,
+    coding: common.Coding = "isi",
+    out: Annotated[Path | None, typer.Option(help="The .nir file to write.")] = None,
+    json: common.Json = False,
+) -> None:
+    """Convert a quantised network to Ca-LIF neurons, into a .nir file. Nothing is tuned."""
+    q, _notes = load_checkpoint(checkpoint)
+    steps = window or [q.levels]
+    if out is not None and len(steps) > 1:
+        raise ConversionError("--out", f"one file for {len(steps)} windows", "leave it out, or give one --window")
+    written = []
+    for t in steps:
+        path = out or Path(f"{Path(checkpoint).stem}-T{t}.nir")
+        write(path, to_nir(q, T=t, coding=coding))
+        written.append({"T": t, "file": str(path), "bytes": path.stat().st_size})
+    if json:
+        common.print_json({"checkpoint": checkpoint, "files": written})
+        return
+    for row in written:
+        common.say(f"wrote {row['file']} (T = {row['T']}, {row['bytes']:,} bytes)")
