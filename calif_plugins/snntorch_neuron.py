@@ -74,7 +74,7 @@ def calif_step(
     s = (up & may_rise).to(v.dtype) - (down & may_fall).to(v.dtype)
     if surrogate is not None:
         u = v / (threshold / 2 if half else threshold)
-        g = surrogate(u - 1) * may_rise - surrogate(-u - 1) * may_fall
+        g = (surrogate(u - 1) * may_rise - surrogate(-u - 1) * may_fall).to(v.dtype)
         s = s + (g - g.detach())  # the exact spike forwards, the surrogate's slope backwards
     return v - s * threshold, y + s, s
 
@@ -304,7 +304,8 @@ def settle(net: nn.Module, silence: Any, *, max_steps: int = 10_000) -> list[Any
         while True:
             before = [layer.y for layer in layers]
             out = net(silence)
-            if all(torch.equal(a, layer.y) for a, layer in zip(before, layers, strict=True) if a.numel()):
+            before = [a if a.numel() else torch.zeros_like(m.y) for a, m in zip(before, layers, strict=True)]
+            if all(torch.equal(a, m.y) for a, m in zip(before, layers, strict=True)):
                 return outputs
             outputs.append(out)
             if len(outputs) >= max_steps:

@@ -1,0 +1,66 @@
+"""Section 4.1, against a literal reading of its formulas."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calif_plugins.encoding import direct_charge, isi_encode, spike_counts
+
+
+@given(st.integers(1, 256), st.data())
+def test_the_nth_spike_comes_at_floor_n_times_the_interval(window, data):
+    n = data.draw(st.integers(-window, window))
+    train = isi_encode(counts=[n], window=window).ravel()
+    literal = np.zeros(window, dtype=int)
+    for k in range(1, abs(n) + 1):
+        literal[math.floor(k * Fraction(window, abs(n))) - 1] += 1 if n > 0 else -1
+    assert train.tolist() == literal.tolist()
+    assert train.sum() == n
+
+
+@given(st.integers(1, 200), st.floats(0.05, 1), st.integers(0, 255))
+def test_counts_are_the_formula(window, alpha, pixel):
+    (n,) = spike_counts([float(pixel)], window, alpha=alpha, pixel_max=255)
+    exact = Fraction(alpha) * window * pixel / 255
+    assert abs(n - exact) < 1 + 1e-6
+    assert n <= exact + Fraction(1, 10**6)
+
+
+def test_an_interval_that_divides_loses_no_spike_to_a_float():
+    assert spike_counts([0.29], 100).tolist() == [29]  # 0.29 * 100 is 28.999... in floats
+
+
+def test_signed_pixels_give_signed_spikes():
+    train = isi_encode(np.array([-1.0, 0.5]), 4)
+    assert train.sum(0).tolist() == [-4, 2]
+
+
+@given(st.integers(-10_000, 10_000), st.integers(1, 300))
+def test_direct_charge_adds_up_evenly(total, window):
+    parts = [int(direct_charge(total, t, window)) for t in range(window)]
+    assert sum(parts) == total
+    assert max(parts) - min(parts) <= 1
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"pixels": [2.0]}, "must lie within"),
+        ({"pixels": [float("nan")]}, "finite"),
+        ({"pixels": [0.5], "alpha": 0.0}, "alpha"),
+        ({"pixels": [0.5], "alpha": 1.5}, "alpha"),
+        ({"pixels": [0.5], "pixel_max": 0.0}, "pixel_max"),
+        ({"counts": [5]}, "at most one spike per step"),
+        ({"counts": [0.5]}, "expected integers"),
+        ({}, "either pixels or counts"),
+        ({"pixels": [0.5], "counts": [1]}, "either pixels or counts"),
+        ({"pixels": [0.5], "window": 0}, "T >= 1"),
+    ],
+)
+def test_bad_input(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        isi_encode(**{"window": 4, **kwargs})

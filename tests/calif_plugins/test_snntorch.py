@@ -1,0 +1,331 @@
+"""The snnTorch layer: the reference's rule on tensors, and a good citizen of snnTorch and PyTorch."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import io
+import pickle
+import weakref
+
+import numpy as np
+import pytest
+import snntorch as snn
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+from torch import nn
+
+from calif_plugins import CaLIFParameters, reference
+from calif_plugins.snntorch import CaLIF, calif_step, reset, settle, swap_neurons
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["even", "up"]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([(0, 7), (-7, 7), (0, np.inf), (-3, 0)]),
+)
+def test_one_step_is_the_references(seed, tie, half, leaking, bounds):
+    rng = np.random.default_rng(seed)
+    p = CaLIFParameters(
+        threshold=rng.integers(1, 9, 3) / 2, leak=rng.integers(-8, 9, 3) / 4, y_min=bounds[0], y_max=bounds[1], tie=tie
+    )
+    v, charge = rng.integers(-40, 41, (2, 3, 4)) / 4
+    y = rng.integers(max(bounds[0], -9), min(bounds[1], 9) + 1, (3, 4))
+    expected = reference.step(v, y, charge, p, half=half, leak=leaking)
+    q = p.for_shape(v.shape)
+    found = calif_step(
+        *(torch.from_numpy(np.array(a, dtype=float)) for a in (v, y, charge, q.threshold, q.leak, q.y_min, q.y_max)),
+        tie=tie,
+        half=half,
+        leaking=leaking,
+    )
+    for a, b in zip(found, expected, strict=True):
+        assert (a.numpy() == b).all()
+
+
+def _layer(**kwargs) -> CaLIF:
+    return CaLIF(threshold=torch.tensor([1.0, 2.0]), leak=0.25, y_min=-4, y_max=5, **kwargs)
+
+
+def _input(steps: int = 20, seed: int = 0) -> torch.Tensor:
+    return torch.randint(-12, 13, (steps, 3, 2, 4), generator=torch.Generator().manual_seed(seed)) / 4
+
+
+@pytest.mark.parametrize("mode", ["hidden", "output", "explicit", "packed"])
+def test_a_window_equals_the_reference_in_every_style(mode):
+    x = _input()
+    neuron = _layer(init_hidden=mode in ("hidden", "output"), output=mode == "output", packed=mode == "packed")
+    spikes, state = [], ()
+    for charge in x:
+        result = neuron(charge, *state) if mode in ("explicit", "packed") else neuron(charge)
+        if mode == "hidden":
+            spikes.append(result)
+        else:
+            spikes.append(result[0])
+            state = result[1:]
+    for k in range(3):
+        trace = reference.run(x[:, k].double().numpy(), neuron.parameters_of_neuron(), phase="none")
+        assert (torch.stack(spikes)[:, k].detach().numpy() == trace.spikes).all()
+    assert (torch.stack(spikes) < 0).any()
+
+
+def test_settling_ends_on_the_closed_form():
+    x = _input()
+    net = nn.Sequential(nn.Identity(), _layer(init_hidden=True))
+    total = sum(net(charge) for charge in x).detach()
+    assert len(settle(net, torch.zeros_like(x[0]))) > 0
+    p = net[1].parameters_of_neuron()
+    for k in range(3):
+        z = x[:, k].double().sum(0).numpy() - len(x) * 0.25
+        assert (net[1].y[k].detach().numpy() == reference.closed_form(z, p)).all()
+    assert not torch.equal(total, net[1].y.detach())
+    assert (net[1].half, net[1].leaking) == (False, True)
+
+
+def test_settling_needs_layers_that_hold_their_state():
+    with pytest.raises(ValueError, match="init_hidden=True"):
+        settle(_layer(), torch.zeros(1, 2, 1))
+
+
+def test_settling_gives_up_on_biases():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 2), CaLIF(y_min=-1e9, threshold=0.1, init_hidden=True))
+    with pytest.raises(ValueError, match="do the synapses have biases"):
+        settle(net, torch.zeros(1, 2), max_steps=50)
+
+
+def test_state_is_no_part_of_the_state_dict():
+    a = _layer(init_hidden=True)
+    a(_input()[0])
+    assert not {"v", "y"} & set(a.state_dict())
+    b = CaLIF(threshold=torch.zeros(2) + 9, init_hidden=True)
+    b.load_state_dict(a.state_dict())
+    assert torch.equal(b.threshold, a.threshold)
+    assert float(b.y_max) == 5
+
+
+@pytest.mark.parametrize("how", ["pickle", "deepcopy", "torch.save"])
+def test_copies_carry_everything(how):
+    a = _layer(init_hidden=True, tie="up")
+    a(_input()[0])
+    if how == "pickle":  # a closure of snnTorch's cannot be pickled, a function can
+        a.spike_grad = _straight
+        b = pickle.loads(pickle.dumps(a))
+    elif how == "deepcopy":
+        b = copy.deepcopy(a)
+    else:
+        a.spike_grad = _straight
+        file = io.BytesIO()
+        torch.save(a, file)
+        file.seek(0)
+        b = torch.load(file, weights_only=False)
+    x = _input(seed=1)[0]
+    assert torch.equal(a(x), b(x))
+    assert torch.equal(a.v, b.v)
+    assert b.tie == "up"
+
+
+def _straight(x: torch.Tensor) -> torch.Tensor:
+    return (x > 0).to(x.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_any_dtype(dtype):
+    neuron = _layer(init_hidden=True).to(dtype)
+    for charge in _input():  # quarters below 16: exact in all of them
+        out = neuron(charge.to(dtype))
+    assert out.dtype == neuron.v.dtype == dtype
+    exact = _layer(init_hidden=True).double()
+    for charge in _input():
+        exact(charge.double())
+    assert torch.equal(neuron.y.double(), exact.y)
+
+
+def test_float64_neurons_in_a_float32_network():
+    neuron = CaLIF.from_parameters(CaLIFParameters(threshold=3.0), init_hidden=True)
+    assert neuron(torch.ones(1, 1)).dtype == torch.float32
+    assert neuron.v.dtype == torch.float64
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_compiles_into_one_graph(hidden):
+    torch._dynamo.reset()
+    eager, compiled = _layer(init_hidden=hidden), _layer(init_hidden=hidden)
+    f = torch.compile(compiled, fullgraph=True, backend="aot_eager")
+    x, a, b = _input(), (), ()
+    with torch.no_grad():
+        for charge in x:
+            u, w = (eager(charge), f(charge)) if hidden else (eager(charge, *a), f(charge, *b))
+            if not hidden:
+                (u, *a), (w, *b) = u, w
+            assert torch.equal(u, w)
+
+
+def test_gradient_passes_through_both_signs_and_closed_gates_stop_it():
+    x = torch.tensor([[0.9, -0.9, -0.9]], requires_grad=True)
+    neuron = CaLIF(threshold=1.0, y_min=torch.tensor([-1.0, -1.0, 0.0]), y_max=1.0)
+    spikes, _, _ = neuron(x)
+    assert spikes.tolist() == [[0.0, 0.0, 0.0]]
+    spikes.sum().backward()
+    grad = x.grad[0]
+    assert grad[0] > 0
+    assert grad[1] > 0
+    assert grad[2] < grad[1]  # the gate below is closed: only the far, positive threshold is felt
+
+
+def test_a_network_of_them_learns_the_digits():
+    data = load_digits()
+    x = torch.from_numpy(data.data / 16).float()
+    labels = torch.from_numpy(data.target)
+    train = torch.arange(len(x)) % 5 != 4
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(64, 48),
+        CaLIF(y_min=-8, y_max=8, init_hidden=True),
+        nn.Linear(48, 10),
+        CaLIF(y_min=-8, y_max=8, init_hidden=True),
+    )
+    optimiser = torch.optim.Adam(net.parameters(), lr=5e-3)
+    losses = []
+    negative = 0
+
+    def counts(batch: torch.Tensor) -> torch.Tensor:
+        reset(net)
+        return sum(net(batch) for _ in range(8))
+
+    for epoch in range(12):
+        total = 0.0
+        for index in torch.randperm(int(train.sum()), generator=torch.Generator().manual_seed(epoch)).split(64):
+            out = counts(x[train][index])
+            negative += int((out < 0).sum())
+            loss = nn.functional.cross_entropy(out, labels[train][index])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            total += loss.item()
+        losses.append(total)
+    assert losses[-1] < 0.3 * losses[0]
+    with torch.no_grad():
+        accuracy = (counts(x[~train]).argmax(1) == labels[~train]).double().mean()
+    assert accuracy > 0.9
+    assert negative > 0
+
+
+def test_snntorchs_list_does_not_keep_neurons_alive():
+    before = len(snn.SpikingNeuron.instances)
+    neuron = CaLIF(init_hidden=True)
+    neuron(torch.ones(2, 2))
+    assert len(snn.SpikingNeuron.instances) == before
+    ghost = weakref.ref(neuron)
+    del neuron
+    gc.collect()
+    assert ghost() is None
+
+
+def test_reset_is_for_nested_modules_and_no_other_network():
+    mine = nn.Sequential(nn.Sequential(CaLIF(init_hidden=True)), snn.Leaky(beta=0.9, init_hidden=True))
+    other = nn.Sequential(CaLIF(init_hidden=True), snn.Leaky(beta=0.9, init_hidden=True))
+    for net in (mine, other):
+        net(torch.full((1, 1), 1.5))
+    kept = other[1].mem.clone()
+    reset(mine)
+    assert mine[0][0].v.numel() == 0
+    assert mine[1].mem.abs().sum() == 0
+    assert other[0].v.numel() == 1
+    assert torch.equal(other[1].mem, kept)
+    assert kept.abs().sum() > 0
+
+
+def test_is_a_spiking_neuron_but_no_leaky():
+    assert isinstance(CaLIF(), snn.SpikingNeuron)
+    assert not isinstance(CaLIF(), snn.Leaky)
+
+
+def test_bad_parameters_and_calls():
+    with pytest.raises(ValueError, match="threshold: must be > 0"):
+        CaLIF(threshold=0.0)
+    with pytest.raises(TypeError, match="init_hidden=True"):
+        CaLIF(init_hidden=True)(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 1))
+    with pytest.raises(TypeError, match="expected v and y"):
+        CaLIF()(torch.zeros(1, 1), torch.zeros(1, 1))
+
+
+# --- swapping ---------------------------------------------------------------------------------------
+
+
+class Explicit(nn.Module):
+    """A model as snnTorch's tutorials write them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(4, 8)
+        self.lif1 = snn.Leaky(beta=0.9, threshold=torch.tensor(0.7), learn_threshold=True)
+        self.fc2 = nn.Linear(8, 2)
+        self.lif2 = snn.Lapicque(beta=0.5, threshold=1.5)
+
+    def forward(self, x: torch.Tensor, steps: int = 5) -> torch.Tensor:
+        mem1, mem2 = self.lif1.init_leaky(), self.lif2.init_lapicque()
+        spikes = []
+        for _ in range(steps):
+            spk1, mem1 = self.lif1(self.fc1(x), mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            spikes.append(spk2)
+        return torch.stack(spikes)
+
+
+def test_swap_in_a_model_that_passes_its_state():
+    torch.manual_seed(0)
+    model = Explicit()
+    report = swap_neurons(model, y_min=-3, y_max=3)
+    assert [row[:2] for row in report.replaced] == [("lif1", "Leaky"), ("lif2", "Lapicque")]
+    assert report.skipped == []
+    assert "threshold 0.7; decay beta=0.9 is not carried over" in str(report)
+    assert isinstance(report.model.lif1.threshold, nn.Parameter)
+    assert float(report.model.lif1.threshold.detach()) == pytest.approx(0.7)
+    assert float(report.model.lif2.threshold) == 1.5
+    assert type(model.lif1) is snn.Leaky  # a copy was changed
+    out = report.model(torch.full((3, 4), 2.0))
+    assert out.shape == (5, 3, 2)
+    out.sum().backward()
+    assert report.model.fc1.weight.grad.abs().sum() > 0
+    # the same network by hand, with the reference's rule
+    x = torch.full((3, 4), 2.0)
+    a, b = report.model.fc1, report.model.fc2
+    p = [report.model.lif1.parameters_of_neuron(), report.model.lif2.parameters_of_neuron()]
+    states = [(np.zeros(n), np.zeros(n, int)) for n in (8, 2)]
+    for t in range(5):
+        v, y, s = reference.step(*states[0], a(x)[0].detach().numpy(), p[0])
+        states[0] = v, y
+        v, y, s = reference.step(*states[1], b(torch.from_numpy(s).float()).detach().numpy(), p[1])
+        states[1] = v, y
+        assert out[t, 0].tolist() == s.tolist()
+
+
+def test_swap_keeps_flags_and_says_what_it_could_not():
+    leaky = snn.Leaky(beta=1.0, threshold=2.0, init_hidden=True, reset_mechanism="zero")
+    model = nn.Sequential(
+        nn.Linear(2, 2),
+        leaky,
+        nn.Sequential(leaky, snn.Synaptic(alpha=0.9, beta=0.8, init_hidden=True)),
+        snn.Leaky(beta=0.5, init_hidden=True, output=True, graded_spikes_factor=2.0),
+        CaLIF(init_hidden=True),
+    )
+    report = swap_neurons(model, inplace=True)
+    assert report.model is model
+    assert type(model[1]) is CaLIF
+    assert model[2][0] is model[1]  # used twice, swapped once
+    assert model[1].init_hidden
+    assert report.replaced == [("1", "Leaky", "threshold 2; reset 'zero' became subtraction")]
+    assert sorted((path, kind) for path, kind, _ in report.skipped) == [("2.1", "Synaptic"), ("3", "Leaky")]
+    assert "fold graded_spikes_factor" in str(report)
+    assert str(swap_neurons(nn.Linear(2, 2))) == "no snnTorch neuron found"
+
+
+def test_swap_a_single_neuron():
+    report = swap_neurons(snn.Leaky(beta=0.9, init_hidden=True))
+    assert type(report.model) is CaLIF
