@@ -76,7 +76,7 @@ def prepare_qat(
     >>> _ = m(torch.rand(4, 1, 4, 4))             # any training loop
     >>> q = from_pt2e(m)
     >>> [layer.name for layer in q.layers], q.levels
-    (['0', '3'], 8)
+    (['_0', '_3'], 8)
     """
     if not isinstance(model, nn.Module):
         raise ConversionError("model", type(model).__name__, "give a torch.nn.Module")

@@ -123,7 +123,7 @@ def _quantise(r: _Reader, node: fx.Node) -> _Integers | _Weight:
     found = r.values[source]
     if isinstance(found, Tensor):  # a weight that the converter left unfolded
         raise ConversionError(where(node), "an unfolded weight", "convert with fold_quantize=True")
-    scale, zero, q_min, q_max = float(scale), int(zero), int(q_min), int(q_max)  # type: ignore[arg-type]
+    scale, zero, q_min, q_max = float(scale), int(zero), int(q_min), int(q_max)
     if isinstance(found, fx.Node):
         shape = tuple(int(n) for n in found.meta["val"].shape[1:])
         return _Integers(r.builder.input(shape, scale=scale, q_min=q_min - zero, q_max=q_max - zero))
@@ -141,13 +141,13 @@ def _quantise(r: _Reader, node: fx.Node) -> _Integers | _Weight:
 
 
 def _dequantise(r: _Reader, node: fx.Node) -> Value | _Weight:
-    found = r.values[node.args[0]]  # type: ignore[index]
+    found = r.values[node.args[0]]
     if isinstance(found, _Integers):
         return found.value
     scale, zero = node.args[1], node.args[2]
-    if int(zero) != 0:  # type: ignore[call-overload]
+    if int(zero) != 0:
         raise ConversionError(where(node), f"a weight zero point of {zero}", "use symmetric weights")
-    return _Weight(found, torch.tensor([float(scale)], dtype=torch.float64))  # type: ignore[arg-type]
+    return _Weight(found, torch.tensor([float(scale)], dtype=torch.float64))
 
 
 def _dequantise_channels(r: _Reader, node: fx.Node) -> _Weight:
@@ -159,7 +159,7 @@ def _dequantise_channels(r: _Reader, node: fx.Node) -> _Weight:
 
 def _arguments(node: fx.Node) -> dict[str, Any]:
     """All arguments by name, defaults included."""
-    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    schema = node.target._schema.arguments
     given = dict(zip((a.name for a in schema), node.args, strict=False)) | dict(node.kwargs)
     return {a.name: given.get(a.name, a.default_value) for a in schema}
 
@@ -205,13 +205,13 @@ def _batch_norm(r: _Reader, node: fx.Node) -> _Sum:
         bias = bias + r.values[a["bias"]].detach().to(torch.float64)
     ((x, op),) = s.inputs
     sign = torch.sign(factor)  # a negative gamma turns the weight row round; 0 cuts it off
-    weight = op.weight * sign.to(op.weight.dtype).reshape(-1, *[1] * (op.weight.ndim - 1))  # type: ignore[union-attr]
+    weight = op.weight * sign.to(op.weight.dtype).reshape(-1, *[1] * (op.weight.ndim - 1))
     unit = torch.where(sign == 0, 1.0, factor.abs()) * s.unit
-    return replace(s, inputs=((x, replace(op, weight=weight)),), unit=unit, bias=bias)  # type: ignore[call-arg, type-var]
+    return replace(s, inputs=((x, replace(op, weight=weight)),), unit=unit, bias=bias)
 
 
 def _relu(r: _Reader, node: fx.Node) -> _Sum:
-    s = r.values[node.args[0]]  # type: ignore[index]
+    s = r.values[node.args[0]]
     if isinstance(s, Value):
         s = _Sum(_layer_name(node), branches=(s,))
     high = s.high
@@ -258,7 +258,7 @@ def _mean(r: _Reader, node: fx.Node) -> _Sum:
 
 
 def _add(r: _Reader, node: fx.Node) -> _Sum | None:
-    if node.args[0] in r.values and isinstance(r.values[node.args[0]], Tensor):  # type: ignore[index]
+    if node.args[0] in r.values and isinstance(r.values[node.args[0]], Tensor):
         return None  # batch norm's count of batches
     return _Sum(_layer_name(node), branches=tuple(r.value(n, node) for n in node.args[:2]))
 
@@ -282,7 +282,7 @@ def _flatten(r: _Reader, node: fx.Node) -> Value:
 
 
 def _same(r: _Reader, node: fx.Node) -> Any:
-    return r.values[node.args[0]]  # type: ignore[index]
+    return r.values[node.args[0]]
 
 
 def _attribute(model: fx.GraphModule, path: str) -> Any:

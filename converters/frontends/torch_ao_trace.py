@@ -130,7 +130,7 @@ def trace(model: nn.Module, example: Tensor) -> Traced:
     model = copy.deepcopy(model).eval()
     for module in model.modules():
         if type(module) in fakes:
-            module.disable_observer()  # type: ignore[operator]
+            module.disable_observer()
     if isinstance(model, fx.GraphModule):
         graph = model.graph
     else:
@@ -202,6 +202,6 @@ def _check_fakes(where: str, module: nn.Module, fakes: tuple[type, ...]) -> None
             raise ConversionError(
                 path, "a fake-quantiser that is switched off", "call its enable_fake_quant() and train"
             )
-        lowest = getattr(fake.activation_post_process, "min_val", None)  # type: ignore[union-attr]
+        lowest = getattr(fake.activation_post_process, "min_val", None)
         if lowest is not None and not (lowest.numel() and bool(torch.isfinite(lowest).all())):
             raise ConversionError(path, "a fake-quantiser that has seen no data", "train, or run a few batches, first")

@@ -1,0 +1,290 @@
+"""The PT2E front-end against torchao's own integers, recorded from its converted graph."""
+
+from __future__ import annotations
+
+import copy
+from fractions import Fraction
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import converters
+from converters.errors import ConversionError
+from converters.frontends.pt2e import convert, freeze_observers, from_pt2e, prepare_qat
+from converters.frontends.pt2e_reader import read_converted
+from converters.results import compare_counts
+from converters.rounding import exact_round
+from tests.networks import NETWORKS, LeNet5, make, pixels, short_training
+
+_QUANTISE = torch.ops.quantized_decomposed.quantize_per_tensor.default
+
+
+class Recorder(torch.fx.Interpreter):
+    """Runs torchao's converted graph and keeps what its quantise operations return, zero point removed."""
+
+    def record(self, x: torch.Tensor) -> list[torch.Tensor]:
+        self.seen: list[torch.Tensor] = []
+        self.logits = self.run(x)
+        return self.seen
+
+    def run_node(self, node):
+        result = super().run_node(node)
+        if node.target is _QUANTISE:
+            self.seen.append(result.to(torch.int64) - node.args[2])
+        return result
+
+
+def near_tie(q: converters.QuantGraph, layer, values, index) -> bool:
+    """Whether the exact quotient of one neuron lies within a float32's noise of a tie."""
+    acc = q.accumulate(layer, values)[index]
+    c = int(index[1])
+    x = (Fraction(int(acc)) + Fraction(float(layer.bias[c]))) / Fraction(float(layer.threshold[c]))
+    size = float(abs(x)) + 1
+    return abs(float(x % 1) - 0.5) < 1e-4 * size
+
+
+CASES = [
+    ("lenet5", 127, 8, True), ("lenet5", 8, 4, False), ("lenet5", 3, 8, True), ("lenet5", 1, 2, True),
+    ("residual", 127, 8, True), ("depthwise", 15, 6, False),
+    ("concat", 127, 8, False), ("concat", 7, 3, True), ("signed", 127, 8, True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "levels", "bits", "per_channel"), CASES)
+def test_integers_are_the_toolkits(name, levels, bits, per_channel):
+    model = make(name)
+    x = pixels(2000 if name == "signed" else 500, *NETWORKS[name][1:], seed=7)
+    prepared = prepare_qat(model, x[:8], levels=levels, weight_bits=bits, per_channel=per_channel)
+    short_training(prepared, name)
+    converted = convert(prepared)
+    q = read_converted(converted)
+    recorder = Recorder(converted)
+    theirs = recorder.record(x)
+    values = q.execute(x)
+    assert len(theirs) == len(values)  # one quantiser per layer, and the input's
+    # the graph's order need not be ours: the recording that fits is the layer's
+    recorded = {
+        name: min((t for t in theirs if t.numel() == a.numel()), key=lambda t: int((t.reshape(a.shape) != a).sum()))
+        for name, a in values.items()
+    }
+    recorded = {name: t.reshape(values[name].shape) for name, t in recorded.items()}
+    assert torch.equal(recorded[q.input.name], values[q.input.name])
+    compared = differing = 0
+    for layer in q.layers:  # each layer on the toolkit's own inputs, so that every difference is its own
+        bias, threshold = layer.bias, layer.threshold
+        acc = q.accumulate(layer, recorded)
+        mine = exact_round(acc, bias, threshold, layer.tie, layer.y_min, layer.y_max)
+        compared += mine.numel()
+        for index in (mine != recorded[layer.name]).nonzero():
+            differing += 1
+            assert near_tie(q, layer, recorded, tuple(index.tolist()))
+    assert differing * 100_000 <= compared
+    assert compared > 100_000
+    assert q.levels == levels
+    assert torch.allclose(q.logits(recorded).float(), recorder.logits, atol=1e-5)
+    assert (q.predict(x) == recorder.logits.argmax(1)).double().mean() > 0.995
+    widest = max(
+        int(op.weight.abs().max())
+        for layer in q.layers
+        for s in layer.synapses
+        for op in s.ops
+        if hasattr(op, "groups")
+    )
+    assert widest <= 2 ** (bits - 1) - 1
+    # and on to spikes
+    g = converters.to_nir(q, T=min(levels, 20))
+    rows = compare_counts(converters.run(g, x[:6]), q.at_window(min(levels, 20)).execute(x[:6]))
+    assert [row for row in rows if row.differing] == []
+
+
+class Float64(Recorder):
+    """The toolkit's converted graph in float64: its own operations, but for the two that insist on float32."""
+
+    def run_node(self, node):
+        name = str(node.target)
+        if "quantize" not in name:
+            return torch.fx.Interpreter.run_node(self, node)
+        value, *rest = self.fetch_args_kwargs_from_env(node)[0]
+        if name.startswith("quantized_decomposed.quantize"):
+            scale, zero, low, high = rest[:4]
+            q = torch.clamp(torch.round(value / scale) + zero, low, high)
+            self.seen.append(q.to(torch.int64) - zero)
+            return q
+        if "per_channel" in name:
+            scale, zero, axis = rest[:3]
+            view = [-1 if k == axis else 1 for k in range(value.ndim)]
+            return (value.double() - zero.view(view)) * scale.double().view(view)
+        return (value.double() - rest[1]) * rest[0]
+
+
+@pytest.mark.parametrize(("name", "levels", "per_channel"), [("signed", 300, False), ("concat", 100, True)])
+def test_none_differs_in_float64(name, levels, per_channel):
+    model = make(name)
+    x = pixels(500, *NETWORKS[name][1:], seed=7)
+    prepared = prepare_qat(model, x[:8], levels=levels, per_channel=per_channel)
+    short_training(prepared, name)
+    converted = convert(prepared)
+    q = read_converted(converted)
+    theirs = Float64(converted.double()).record(x.double())
+    values = q.execute(x)
+    compared = 0
+    for layer in q.layers:
+        same = [t for t in theirs if t.numel() == values[layer.name].numel()]
+        differing = [int((t.reshape(values[layer.name].shape) != values[layer.name]).sum()) for t in same]
+        assert min(differing) == 0
+        compared += same[0].numel()
+    assert compared > 50_000
+
+
+def test_any_training_loop(tmp_path):
+    model = LeNet5(small=True)
+    prepared = prepare_qat(model, pixels(2, (1, 12, 12)), levels=15)
+    before = copy.deepcopy(prepared.state_dict())
+    short_training(prepared, "lenet5", steps=3)
+    assert any(not torch.equal(before[k], v) for k, v in prepared.state_dict().items() if "weight" in k)
+    for n in (1, 3, 17):  # any batch size
+        assert prepared(pixels(n, (1, 12, 12))).shape == (n, 10)
+    x = pixels(5, (1, 12, 12), seed=3)
+    torch.save(prepared.state_dict(), tmp_path / "w.pt")
+    again = prepare_qat(LeNet5(small=True), pixels(2, (1, 12, 12)), levels=15)
+    again.load_state_dict(torch.load(tmp_path / "w.pt", weights_only=True))
+    again.eval()
+    assert torch.equal(prepared(x), again(x))
+    a, b = from_pt2e(prepared).execute(x), from_pt2e(again).execute(x)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert torch.equal(prepared(x), again(x))  # converting leaves the model alone
+
+
+def test_frozen_observers_keep_their_ranges():
+    prepared = prepare_qat(LeNet5(small=True), pixels(2, (1, 12, 12)), levels=15)
+    prepared(pixels(8, (1, 12, 12)))
+    freeze_observers(prepared)
+    scales = {k: v.clone() for k, v in prepared.state_dict().items() if k.endswith("scale") and v.numel() == 1}
+    prepared(5 * pixels(8, (1, 12, 12)))
+    assert scales
+    assert all(torch.equal(prepared.state_dict()[k], v) for k, v in scales.items())
+
+
+def test_an_unquantised_output_is_read_from_the_membrane():
+    torch.manual_seed(0)
+    prepared = prepare_qat(LeNet5(small=True), pixels(2, (1, 12, 12)), levels=4, quantise_output=False)
+    short_training(prepared, "lenet5")
+    q = from_pt2e(prepared)
+    assert not q.output.spiking
+    x = pixels(40, (1, 12, 12), seed=5)
+    converted = convert(prepared)
+    assert torch.allclose(q.logits(q.execute(x)).float(), converted(x), atol=1e-4)
+    r = converters.run(converters.to_nir(q, T=4), x)
+    assert torch.allclose(r.logits.float(), converted(x), atol=1e-4)
+    assert torch.equal(r.predictions, q.predict(x))
+
+
+class _Bad(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.inner = nn.Conv2d(1, 2, 3), inner
+
+    def forward(self, x):
+        return self.inner(F.relu(self.conv(x)))
+
+
+class _Constant(nn.Module):
+    def forward(self, x):
+        return x + 1.0
+
+
+class _Branches(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+class _Two(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+class _CatRows(nn.Module):
+    def forward(self, x):
+        return torch.cat([x, x], dim=2)
+
+
+@pytest.mark.parametrize(
+    ("inner", "message"),
+    [
+        (nn.MaxPool2d(2), r"inner: found the operation max_pool2d; use average pooling"),
+        (nn.GELU(), r"inner: found the operation gelu; an activation must be ReLU"),
+        (nn.Sequential(nn.Sigmoid()), r"inner\.0: found the operation sigmoid"),
+        (nn.LayerNorm([2, 10, 10]), r"inner: found the operation layer_norm; use batch norm"),
+        (nn.Hardtanh(-1, 1), r"inner: found hardtanh.*only ReLU6"),
+        (nn.Softmax(1), r"inner: found the operation softmax; leave it out"),
+        (nn.ConvTranspose2d(2, 2, 2), r"inner: found the operation conv_transpose2d"),
+        (nn.Upsample(scale_factor=2), r"inner: found the operation upsample_nearest2d"),
+        (_Constant(), r"inner: found the addition of a constant"),
+        (_Branches(), r"torch.export cannot follow its forward"),
+        (_Two(), r"forward: found 2 outputs; return one tensor"),
+    ],
+)  # fmt: skip
+def test_what_has_no_counterpart_is_named(inner, message):
+    with pytest.raises(ConversionError, match=message):
+        prepare_qat(_Bad(inner), torch.rand(2, 1, 12, 12))
+
+
+@pytest.mark.parametrize(
+    ("inner", "message"),
+    [
+        (nn.AvgPool2d(2, ceil_mode=True), "windows have different sizes"),
+        (nn.AvgPool2d(2, padding=1, count_include_pad=False), "windows have different sizes"),
+        (nn.AdaptiveAvgPool2d(3), "must divide the input's"),
+        (_CatRows(), "only channels can be concatenated"),
+    ],
+)
+def test_geometry_that_a_neuron_cannot_have(inner, message):
+    prepared = prepare_qat(_Bad(inner), torch.rand(2, 1, 12, 12))
+    prepared(torch.rand(2, 1, 12, 12))
+    with pytest.raises(ConversionError, match=message):
+        from_pt2e(prepared)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"levels": 0}, "levels: found 0"),
+        ({"weight_bits": 9}, "weight_bits: found 9; use 2 to 8"),
+        ({"weight_bits": 1}, "weight_bits: found 1"),
+        ({"example": torch.full((2, 1, 12, 12), float("nan"))}, "NaN"),
+        ({"example": torch.zeros(2, 1, 12, 12, dtype=torch.uint8)}, "give a float batch"),
+        ({"model": "lenet"}, r"give a torch\.nn\.Module"),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    arguments = {"model": LeNet5(small=True), "example": torch.rand(2, 1, 12, 12), **kwargs}
+    with pytest.raises(ConversionError, match=message):
+        prepare_qat(**arguments)
+
+
+def test_models_that_were_not_prepared_or_have_seen_nothing():
+    with pytest.raises(ConversionError, match="prepare it with prepare_qat first"):
+        from_pt2e(LeNet5(small=True))
+    with pytest.raises(ConversionError, match="a quantiser that has seen no data"):
+        from_pt2e(prepare_qat(LeNet5(small=True), torch.rand(2, 1, 12, 12)))
+
+
+def test_batch_norm_behind_a_linear_layer_folds_behind_the_accumulator():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([1.0, -1, 0, 2, -0.5, 1, 1, 1]))
+        net[1].bias.uniform_(-0.5, 0.5)
+    prepared = prepare_qat(net, torch.rand(4, 6), levels=15)
+    prepared.train()
+    for k in range(4):
+        prepared(torch.rand(32, 6, generator=torch.Generator().manual_seed(k)))
+    prepared.eval()
+    converted = convert(prepared)
+    q = read_converted(converted)
+    x = torch.rand(2000, 6, generator=torch.Generator().manual_seed(9))
+    theirs = Recorder(converted).record(x)
+    for a, b in zip(q.execute(x).values(), theirs, strict=True):
+        assert int((a != b).sum()) == 0
