@@ -125,7 +125,7 @@ def settle(v: np.ndarray, y: np.ndarray, p: CaLIFParameters) -> tuple[np.ndarray
     >>> y, len(spikes)
     (array([1, 2]), 2)
     """
-    train = []
+    train: list[np.ndarray] = []
     while True:
         v, y, s = step(v, y, 0, p, half=True, leak=False)
         if not s.any():

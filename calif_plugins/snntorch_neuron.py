@@ -132,6 +132,8 @@ class CaLIF(snntorch.SpikingNeuron):
     y_min: Tensor
     y_max: Tensor
     v_init: Tensor
+    v: Tensor
+    y: Tensor
 
     def __init__(
         self,
@@ -177,7 +179,9 @@ class CaLIF(snntorch.SpikingNeuron):
         >>> CaLIF.from_parameters(CaLIFParameters(threshold=[2.0, 3.0])).threshold
         tensor([2., 3.], dtype=torch.float64)
         """
-        values = {n: torch.tensor(getattr(p, n)) for n in ("threshold", "leak", "y_min", "y_max", "v_init")}
+        values: dict[str, Any] = {
+            n: torch.tensor(getattr(p, n)) for n in ("threshold", "leak", "y_min", "y_max", "v_init")
+        }
         return cls(tie=p.tie, **values, **kwargs)
 
     def parameters_of_neuron(self) -> CaLIFParameters:

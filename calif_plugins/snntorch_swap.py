@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,7 +91,7 @@ def swap_neurons(
     return report
 
 
-def _neurons(model: nn.Module):  # type: ignore[no-untyped-def]
+def _neurons(model: nn.Module) -> Iterator[tuple[str, nn.Module | None, str, snntorch.SpikingNeuron]]:
     if isinstance(model, snntorch.SpikingNeuron):
         yield "", None, "", model
     for path, parent in model.named_modules():

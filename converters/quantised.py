@@ -221,7 +221,11 @@ class QuantGraph:
         dict of int64 tensors ``(N, *layer.shape)``, the input's integers included. An unquantised output
         gives its accumulator.
         """
-        values = {self.input.name: self.input.quantise(images) if integers is None else integers.to(torch.int64)}
+        if (images is None) == (integers is None):
+            raise ConversionError("images", "both images and integers, or neither", "give one of them")
+        given = self.input.quantise(images) if images is not None else integers
+        assert given is not None
+        values = {self.input.name: given.to(torch.int64)}
         for layer in self.layers:
             acc = self.accumulate(layer, values)
             if layer.spiking:

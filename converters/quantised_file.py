@@ -124,7 +124,9 @@ def _layer(entry: dict[str, Any], tensors: dict[str, Tensor]) -> Layer:
     for k, synapse in enumerate(entry["synapses"]):
         ops = []
         for j, given in enumerate(synapse["ops"]):
-            arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items() if key != "op"}
+            arguments: dict[str, Any] = {
+                key: tuple(v) if isinstance(v, list) else v for key, v in given.items() if key != "op"
+            }
             weight = tensors.get(f"{name}/{k}/{j}")
             if weight is not None:
                 arguments["weight"] = weight
@@ -140,7 +142,7 @@ def _layer(entry: dict[str, Any], tensors: dict[str, Tensor]) -> Layer:
     )
 
 
-_OPS: dict[str, type[Op]] = OPS  # type: ignore[assignment]
+_OPS: dict[str, type[Op]] = OPS
 
 
 def _smallest(weight: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ and no synaptic operations. It knows only the phase ``settle``; the others have 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
 def _count(stage: Stage, acc: Tensor, window: int) -> tuple[Tensor, Tensor]:
     p, channels, device = stage.parameters, stage.shape[0], acc.device
 
-    def row(value) -> Tensor:  # type: ignore[no-untyped-def]
+    def row(value: Any) -> Tensor:
         return float64(value, device).reshape(-1).expand(channels)
 
     bias = row(p.v_init) - window * row(p.leak)  # on the lattice, so exact

@@ -135,7 +135,7 @@ def measure(
             expected, predicted = values, shrunk.logits(values).flatten(1).argmax(1)
         else:
             exact = run(network, pixels, backend="closed_form", batch=batch)
-            expected, predicted = exact.counts, exact.predictions  # type: ignore[assignment]
+            expected, predicted = exact.counts, exact.predictions
         for row in compare_counts(r, expected):
             totals["compared"] += row.compared
             totals["wrong"] += row.differing

@@ -97,7 +97,7 @@ def inspect(
 
 
 def _row(stage: Stage, network: Network) -> dict[str, Any]:
-    weights = [op.weight for s in stage.synapses for op in s.ops if type(op) in (Conv2d, Linear)]
+    weights = [op.weight for s in stage.synapses for op in s.ops if isinstance(op, Conv2d | Linear)]
     largest = max((int(w.to(torch.int64).abs().max()) for w in weights if w.numel()), default=1)
     p = stage.parameters
     synapses = sum(

@@ -28,7 +28,8 @@ def _rows(
     json: bool,
 ) -> dict[str, Any]:
     rows = []
-    name, label, notes = "", "", {}
+    name, label = "", ""
+    notes: dict[str, Any] = {}
     with common.progress_bar(json) as bar:
         for window in windows:
             graph, q, notes = common.network_for(target, checkpoint, window, coding)

@@ -55,7 +55,7 @@ def load(name: str, split: str, *, root: str | os.PathLike | None = None) -> Ima
         If it is unknown, or not there and cannot be downloaded: says what to put where.
 
     >>> load("digits", "test").pixels.shape
-    torch.Size([360, 1, 32, 32])
+    torch.Size([359, 1, 32, 32])
     """
     if split not in ("train", "test"):
         raise ConversionError("split", f"{split!r}", "use train or test")

@@ -196,7 +196,7 @@ class _Run:
                 total += loss.detach()
                 if self.progress is not None:
                     self.progress(self.phase, done + 1, epochs * steps)
-            row = {"phase": self.phase, "epoch": epoch + 1, "loss": round(float(total) / steps, 6)}
+            row: dict[str, Any] = {"phase": self.phase, "epoch": epoch + 1, "loss": round(float(total) / steps, 6)}
             row["accuracy"] = accuracy(model, self.test)
             if not math.isfinite(row["loss"]):
                 raise ConversionError(str(self.path), "a loss that is not finite", "lower the learning rate")
