@@ -34,6 +34,7 @@ def train_network(
     seed: int,
     folder: Path,
     bar: Progress,
+    qat_epochs: int | None = None,
 ) -> dict[str, Any]:
     """Train, save the quantised network beside the checkpoints, and return what was measured."""
     from converters.zoo.training import RECIPES, Recipe
@@ -44,6 +45,8 @@ def train_network(
     recipe = RECIPES.get(dataset, Recipe())
     if epochs is not None:
         recipe = replace(recipe, epochs=epochs, qat_epochs=max(1, epochs // 2))
+    if qat_epochs is not None:
+        recipe = replace(recipe, qat_epochs=qat_epochs)
     name = f"{network}-{Path(dataset).name}-{levels}"
     tasks: dict[str, Any] = {}
 
@@ -76,7 +79,8 @@ def train_network(
         "float_accuracy": result.float_accuracy,
         "quantised_accuracy": result.quantised_accuracy,
         "command": f"calif train --network {network} --dataset {dataset} --levels {levels} "
-        f"--weight-bits {weight_bits} --seed {seed}" + (f" --epochs {epochs}" if epochs is not None else ""),
+        f"--weight-bits {weight_bits} --seed {seed}" + (f" --epochs {epochs}" if epochs is not None else "")
+        + (f" --qat-epochs {qat_epochs}" if qat_epochs is not None else ""),
     }
     save_quantised(path, result.graph, notes=notes)
     return {**notes, "checkpoint": str(path), "log": result.log}
@@ -90,6 +94,7 @@ def train(
     levels: Annotated[int, typer.Option(min=1, help="Largest activation level; T for a window of T steps.")] = 127,
     weight_bits: Annotated[int, typer.Option(min=2, max=8)] = 8,
     epochs: Annotated[int | None, typer.Option(min=1, help="Float epochs; half as many quantised ones.")] = None,
+    qat_epochs: Annotated[int | None, typer.Option(min=1, help="Quantised epochs.")] = None,
     seed: common.Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for checkpoints; a run that was stopped goes on there.")] = Path(
         "runs"
@@ -106,6 +111,7 @@ def train(
             levels=levels,
             weight_bits=weight_bits,
             epochs=epochs,
+            qat_epochs=qat_epochs,
             seed=seed,
             folder=out,
             bar=bar,

@@ -198,7 +198,7 @@ def _check_fakes(where: str, module: nn.Module, fakes: tuple[type, ...]) -> None
     ):
         if type(fake) not in fakes:
             continue
-        if not bool(fake.fake_quant_enabled[0]):  # type: ignore[union-attr,index]
+        if not bool(fake.fake_quant_enabled[0]):
             raise ConversionError(
                 path, "a fake-quantiser that is switched off", "call its enable_fake_quant() and train"
             )
