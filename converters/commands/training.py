@@ -79,7 +79,8 @@ def train_network(
         "float_accuracy": result.float_accuracy,
         "quantised_accuracy": result.quantised_accuracy,
         "command": f"calif train --network {network} --dataset {dataset} --levels {levels} "
-        f"--weight-bits {weight_bits} --seed {seed}" + (f" --epochs {epochs}" if epochs is not None else "")
+        f"--weight-bits {weight_bits} --seed {seed}"
+        + (f" --epochs {epochs}" if epochs is not None else "")
         + (f" --qat-epochs {qat_epochs}" if qat_epochs is not None else ""),
     }
     save_quantised(path, result.graph, notes=notes)

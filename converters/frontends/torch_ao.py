@@ -6,11 +6,16 @@ kernels of the toolkit's ``convert`` round differently, and recompute scales; th
 
 from __future__ import annotations
 
+from functools import cache
+
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from converters.frontends.torch_ao_ops import FUNCTIONS, METHODS, modules
-from converters.frontends.torch_ao_trace import quiet, trace
-from converters.frontends.torch_ao_walker import Walker
+from converters.frontends.operations import FUNCTIONS, METHODS, MODULES, of_module, refuse, same
+from converters.frontends.torch_ao_quantisers import TorchAoWalker, fake_quantise
+from converters.frontends.torch_ao_trace import quiet, toolkit, trace
+from converters.frontends.torch_ao_weights import functional_conv, functional_linear, layer
+from converters.frontends.walker import Handler
 from converters.quantised import QuantGraph
 
 __all__ = ["from_torch_ao"]
@@ -58,4 +63,30 @@ def from_torch_ao(model: nn.Module, example: Tensor) -> QuantGraph:
     [('_0', (3,)), ('_2', (2,))]
     """
     with quiet():
-        return Walker(trace(model, example), modules(), FUNCTIONS, METHODS).walk()
+        functions = {**FUNCTIONS, F.conv2d: functional_conv, F.linear: functional_linear}
+        return TorchAoWalker(trace(model, example), _modules(), functions, METHODS, "torch_ao").walk()
+
+
+_UNPREPARED = refuse("a layer without weight fake-quantiser", "give it a qconfig and call prepare_qat")
+_NORM = refuse("a batch norm on its own", "fuse it with its convolution: torch.ao.quantization.fuse_modules_qat")
+
+
+@cache
+def _modules() -> dict[type, Handler]:
+    """Handler of each module type."""
+    ao = toolkit()
+    q, i = ao.nnqat, ao.nniqat
+    return {
+        **MODULES,
+        q.Conv2d: layer(linear=False, norm=False, relu=False),
+        i.ConvReLU2d: layer(linear=False, norm=False, relu=True),
+        i.ConvBn2d: layer(linear=False, norm=True, relu=False),
+        i.ConvBnReLU2d: layer(linear=False, norm=True, relu=True),
+        q.Linear: layer(linear=True, norm=False, relu=False),
+        i.LinearReLU: layer(linear=True, norm=False, relu=True),
+        i.LinearBn1d: layer(linear=True, norm=True, relu=False),
+        **dict.fromkeys(ao.fakes, fake_quantise),
+        **dict.fromkeys((ao.stubs.QuantStub, ao.stubs.DeQuantStub), of_module(same)),
+        **dict.fromkeys((nn.Conv2d, nn.Linear), _UNPREPARED),
+        **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), _NORM),
+    }

@@ -1,4 +1,4 @@
-"""Layers with weights: the toolkit's own integers, batch norm folded as it does."""
+"""Layers of torch.ao with weights: the toolkit's own integers, batch norm folded as it does."""
 
 from __future__ import annotations
 
@@ -8,56 +8,13 @@ import torch
 from torch import Tensor, fx
 
 from converters.errors import ConversionError
-from converters.frontends.torch_ao_trace import where_is
-from converters.frontends.torch_ao_walker import Grid, Handler, Pending, Walker, Weight, quantise_weight
-from converters.quantised import Value
-from converters.synapses import Conv2d, Linear, Op
+from converters.frontends.torch_ao_quantisers import quantise_weight
+from converters.frontends.tracing import where_is
+from converters.frontends.walker import Handler, Pending, Walker, Weight
+from converters.frontends.weighted import conv, weighted
+from converters.synapses import Linear, Op
 
-__all__ = ["functional_conv", "functional_linear", "layer", "pair"]
-
-
-def weighted(walker: Walker, node: fx.Node, x: Any, op: Op, scale: Tensor, bias: Tensor | None) -> Pending:
-    """A layer with weights; ``scale`` of the weights and ``bias`` in real units, float64."""
-    value, name = walker.value(node, x), where_is(node)
-    unit = scale * value.scale
-    b = torch.zeros(1, dtype=torch.float64) if bias is None else bias.detach().double().cpu()
-
-    def emit(name: str, grid: Grid) -> Value:
-        return walker.builder.layer(
-            name,
-            [(value, op)],
-            threshold=grid.scale / unit,
-            bias=b / unit,
-            y_min=grid.y_min,
-            y_max=grid.y_max,
-            scale=grid.scale,
-        )
-
-    def readout() -> Value:
-        return walker.builder.layer(
-            name,
-            [(value, op)],
-            threshold=1.0 / unit,
-            bias=b / unit,
-            y_min=0,
-            y_max=0,
-            scale=1.0,
-            spiking=False,
-        )
-
-    return Pending(name, emit, readout)
-
-
-def _conv(where: str, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> Conv2d:
-    dilation = pair(dilation)
-    if padding == "valid":
-        padding = 0
-    elif padding == "same":
-        total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
-        if any(t % 2 for t in total):
-            raise ConversionError(where, 'padding="same" with an even kernel', "use an odd kernel or numbers")
-        padding = (total[0] // 2, total[1] // 2)
-    return Conv2d(weight, pair(stride), pair(padding), dilation, groups)
+__all__ = ["functional_conv", "functional_linear", "layer"]
 
 
 def layer(linear: bool, norm: bool, relu: bool) -> Handler:
@@ -72,7 +29,7 @@ def layer(linear: bool, norm: bool, relu: bool) -> Handler:
         else:
             if module.padding_mode != "zeros":
                 raise ConversionError(where, f"padding_mode={module.padding_mode!r}", 'use padding_mode="zeros"')
-            op = _conv(where, w.integers, module.stride, module.padding, module.dilation, module.groups)
+            op = conv(where, w.integers, module.stride, module.padding, module.dilation, module.groups)
         y = weighted(walker, node, x, op, w.scale, bias)
         return walker.clamp(node, y) if relu else y
 
@@ -112,7 +69,7 @@ def functional_conv(
         walker,
         node,
         input,
-        _conv(where_is(node), w.integers, stride, padding, dilation, groups),
+        conv(where_is(node), w.integers, stride, padding, dilation, groups),
         w.scale,
         bias,
     )
@@ -127,9 +84,3 @@ def _is_weight(node: fx.Node, weight: Any) -> Weight:
     if type(weight) is not Weight:
         raise ConversionError(where_is(node), "unquantised weights", "give the function a qconfig, or use the module")
     return weight
-
-
-def pair(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return (value[0], value[-1])
-    return (value, value)

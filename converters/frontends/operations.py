@@ -1,11 +1,10 @@
-"""What each module, function and method of a prepared torch.ao model becomes: exact matches only."""
+"""What the modules, functions and methods of PyTorch itself become, whatever the toolkit: exact matches only."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import torch
@@ -13,13 +12,13 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from converters.errors import ConversionError
-from converters.frontends.torch_ao_trace import toolkit, where_is
-from converters.frontends.torch_ao_walker import Grid, Handler, Pending, Raw, Walker
-from converters.frontends.torch_ao_weights import functional_conv, functional_linear, layer, pair
+from converters.frontends.tracing import where_is
+from converters.frontends.walker import Grid, Handler, Pending, Raw, Walker
+from converters.frontends.weighted import pair
 from converters.quantised import Value, average_pool
 from converters.synapses import SumPool2d
 
-__all__ = ["FUNCTIONS", "METHODS", "modules"]
+__all__ = ["FUNCTIONS", "METHODS", "MODULES", "add", "concatenate", "of_module", "refuse", "same"]
 
 
 # --- pools ----------------------------------------------------------------------------------------
@@ -103,19 +102,21 @@ def _mean(
 # --- additions, concatenation, shape ----------------------------------------------------------------
 
 
-def _add(sign: float) -> Handler:
-    def handler(walker: Walker, node: fx.Node, input: Any, other: Any, *, alpha: float = 1) -> Pending:
-        name = where_is(node)
-        a, b = walker.value(node, input), walker.value(node, other)
-        if a.shape != b.shape:
-            raise ConversionError(name, f"an addition of shapes {a.shape} and {b.shape}", "add equal shapes")
-        terms = [(a, 1.0), (b, sign * float(alpha))]
-        return Pending(name, lambda name, grid: walker.requantise(name, terms, grid))
-
-    return handler
+def add(walker: Walker, node: fx.Node, input: Any, other: Any, *, alpha: float = 1) -> Pending:
+    """``input + alpha * other``."""
+    name = where_is(node)
+    a, b = walker.value(node, input), walker.value(node, other)
+    if a.shape != b.shape:
+        raise ConversionError(name, f"an addition of shapes {a.shape} and {b.shape}", "add equal shapes")
+    terms = [(a, 1.0), (b, float(alpha))]
+    return Pending(name, lambda name, grid: walker.requantise(name, terms, grid))
 
 
-def _cat(walker: Walker, node: fx.Node, tensors: Sequence[Any], dim: int = 0) -> Any:
+def _subtract(walker: Walker, node: fx.Node, input: Any, other: Any, *, alpha: float = 1) -> Pending:
+    return add(walker, node, input, other, alpha=-alpha)
+
+
+def concatenate(walker: Walker, node: fx.Node, tensors: Sequence[Any], dim: int = 0) -> Any:
     name = where_is(node)
     if dim % len(walker.shape(node)) != 1:
         raise ConversionError(name, f"a concatenation along axis {dim}", "concatenate channels: dim=1")
@@ -149,7 +150,7 @@ def _reshape(walker: Walker, node: fx.Node, input: Any, *_: Any, **__: Any) -> A
     return walker.builder.flatten(walker.value(node, input))
 
 
-def _same(walker: Walker, node: fx.Node, input: Any, *_: Any, **__: Any) -> Any:
+def same(walker: Walker, node: fx.Node, input: Any, *_: Any, **__: Any) -> Any:
     return input
 
 
@@ -161,14 +162,14 @@ def _relu6(walker: Walker, node: fx.Node, input: Any, inplace: bool = False) -> 
     return walker.clamp(node, input, 6.0)
 
 
-def _refuse(found: str, todo: str) -> Handler:
+def refuse(found: str, todo: str) -> Handler:
     def handler(walker: Walker, node: fx.Node, *_: Any, **__: Any) -> Any:
         raise ConversionError(where_is(node), found, todo)
 
     return handler
 
 
-def _of_module(function: Handler, *names: str) -> Handler:
+def of_module(function: Handler, *names: str) -> Handler:
     """A module as the function that it calls, with its attributes as arguments."""
 
     def handler(walker: Walker, node: fx.Node, module: nn.Module, x: Any) -> Any:
@@ -177,42 +178,21 @@ def _of_module(function: Handler, *names: str) -> Handler:
     return handler
 
 
-_MAX_POOL = _refuse("a max pool", "use an average pool (nn.AvgPool2d) or a strided convolution")
-_SOFTMAX = _refuse("a softmax", "leave it out of the model: the arg-max is the same")
-_UNPREPARED = _refuse("a layer without weight fake-quantiser", "give it a qconfig and call prepare_qat")
-_NORM = _refuse("a batch norm on its own", "fuse it with its convolution: torch.ao.quantization.fuse_modules_qat")
-
+_MAX_POOL = refuse("a max pool", "use an average pool (nn.AvgPool2d) or a strided convolution")
+_SOFTMAX = refuse("a softmax", "leave it out of the model: the arg-max is the same")
 _POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 
 
-@cache
-def modules() -> dict[type, Handler]:
-    """Handler of each module type."""
-    ao = toolkit()
-    q, i = ao.nnqat, ao.nniqat
-    return {
-        q.Conv2d: layer(linear=False, norm=False, relu=False),
-        i.ConvReLU2d: layer(linear=False, norm=False, relu=True),
-        i.ConvBn2d: layer(linear=False, norm=True, relu=False),
-        i.ConvBnReLU2d: layer(linear=False, norm=True, relu=True),
-        q.Linear: layer(linear=True, norm=False, relu=False),
-        i.LinearReLU: layer(linear=True, norm=False, relu=True),
-        i.LinearBn1d: layer(linear=True, norm=True, relu=False),
-        nn.ReLU: _of_module(_relu),
-        nn.ReLU6: _of_module(_relu6),
-        nn.AvgPool2d: _of_module(_avg_pool, *_POOL),
-        nn.AdaptiveAvgPool2d: _of_module(_adaptive_pool, "output_size"),
-        nn.Flatten: _of_module(_reshape),
-        **dict.fromkeys(
-            (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, ao.stubs.QuantStub, ao.stubs.DeQuantStub),
-            _of_module(_same),
-        ),
-        **dict.fromkeys((nn.MaxPool2d, nn.AdaptiveMaxPool2d), _MAX_POOL),
-        **dict.fromkeys((nn.Softmax, nn.LogSoftmax), _SOFTMAX),
-        **dict.fromkeys((nn.Conv2d, nn.Linear), _UNPREPARED),
-        **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), _NORM),
-    }
-
+MODULES: dict[type, Handler] = {
+    nn.ReLU: of_module(_relu),
+    nn.ReLU6: of_module(_relu6),
+    nn.AvgPool2d: of_module(_avg_pool, *_POOL),
+    nn.AdaptiveAvgPool2d: of_module(_adaptive_pool, "output_size"),
+    nn.Flatten: of_module(_reshape),
+    **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d), of_module(same)),
+    **dict.fromkeys((nn.MaxPool2d, nn.AdaptiveMaxPool2d), _MAX_POOL),
+    **dict.fromkeys((nn.Softmax, nn.LogSoftmax), _SOFTMAX),
+}
 
 FUNCTIONS: dict[Any, Handler] = {
     **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_), _relu),
@@ -220,22 +200,20 @@ FUNCTIONS: dict[Any, Handler] = {
     F.avg_pool2d: _avg_pool,
     F.adaptive_avg_pool2d: _adaptive_pool,
     torch.mean: _mean,
-    **dict.fromkeys((operator.add, operator.iadd, torch.add), _add(1.0)),
-    **dict.fromkeys((operator.sub, operator.isub, torch.sub), _add(-1.0)),
-    **dict.fromkeys((torch.cat, torch.concat), _cat),
+    **dict.fromkeys((operator.add, operator.iadd, torch.add), add),
+    **dict.fromkeys((operator.sub, operator.isub, torch.sub), _subtract),
+    **dict.fromkeys((torch.cat, torch.concat), concatenate),
     **dict.fromkeys((torch.flatten, torch.reshape, torch.squeeze), _reshape),
-    **dict.fromkeys((F.dropout, F.dropout2d), _same),
-    F.conv2d: functional_conv,
-    F.linear: functional_linear,
+    **dict.fromkeys((F.dropout, F.dropout2d), same),
     **dict.fromkeys((F.max_pool2d, torch.max_pool2d, F.adaptive_max_pool2d), _MAX_POOL),
     **dict.fromkeys((F.softmax, F.log_softmax, torch.softmax, torch.log_softmax), _SOFTMAX),
 }
 
 METHODS: dict[str, Handler] = {
     **dict.fromkeys(("relu", "relu_"), _relu),
-    **dict.fromkeys(("add", "add_"), _add(1.0)),
-    **dict.fromkeys(("sub", "sub_"), _add(-1.0)),
+    **dict.fromkeys(("add", "add_"), add),
+    **dict.fromkeys(("sub", "sub_"), _subtract),
     "mean": _mean,
     **dict.fromkeys(("flatten", "view", "reshape", "squeeze"), _reshape),
-    **dict.fromkeys(("contiguous", "clone", "detach"), _same),
+    **dict.fromkeys(("contiguous", "clone", "detach"), same),
 }

@@ -1,22 +1,20 @@
-"""Walks the traced graph of a prepared torch.ao model, and builds a QuantGraph from what it meets."""
+"""Walks the traced graph of a quantised model, and builds a QuantGraph from what it meets. Knows no toolkit."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx
 
 from converters.errors import ConversionError
-from converters.frontends.torch_ao_trace import Traced, toolkit, where_is
+from converters.frontends.tracing import Traced, where_is
 from converters.quantised import GraphBuilder, QuantGraph, Value
 
-__all__ = ["Grid", "Handler", "Pending", "Raw", "Walker", "Weight", "quantise_weight"]
-
-_ATTACHED = ".activation_post_process"
+__all__ = ["Grid", "Handler", "Pending", "Raw", "Walker", "Weight", "describe"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,8 @@ class Pending:
     """A layer that awaits its quantiser. ``emit(name, grid)`` builds it on a grid; ``readout`` as an output.
 
     ``low`` and ``high`` clamp the real value. ``base`` is set where a value on a grid is merely clamped:
-    its ReLU is on that grid again, and may do without a quantiser.
+    its ReLU is on that grid again, and may do without a quantiser. ``normalised(factor, shift)`` is the
+    layer behind a batch norm, where there can be one.
     """
 
     name: str
@@ -59,6 +58,7 @@ class Pending:
     high: float = math.inf
     flat: bool = False
     base: Value | None = None
+    normalised: Callable[[Tensor, Tensor], Pending] | None = None
 
 
 Handler = Callable[..., Any]
@@ -71,15 +71,19 @@ class Walker:
     before the arguments, in which nodes are replaced by what they evaluated to.
     """
 
+    advice: ClassVar[dict[str, str]] = {}
+    """What to do about an unquantised ``activation`` and ``input``: the toolkit's way."""
+
     def __init__(
         self,
         traced: Traced,
         modules: dict[type, Handler],
         functions: dict[Any, Handler],
         methods: dict[str, Handler],
+        source: str,
     ) -> None:
         self.traced, self.modules, self.functions, self.methods = traced, modules, functions, methods
-        self.builder = GraphBuilder(source="torch_ao")
+        self.builder = GraphBuilder(source=source)
         self.rectified: dict[int, tuple[Pending, Value]] = {}
 
     def walk(self) -> QuantGraph:
@@ -101,8 +105,6 @@ class Walker:
             return self.traced.attribute(str(target))
         if node.op == "call_module":
             module = self.traced.modules[str(target)]
-            if type(module) in toolkit().fakes:
-                return self.quantise(node, module, *args)
             return self._handler(self.modules, type(module), node)(self, node, module, *args, **kwargs)
         table: dict[Any, Handler] = self.methods if node.op == "call_method" else self.functions
         return self._handler(table, target, node)(self, node, *args, **kwargs)
@@ -112,14 +114,7 @@ class Walker:
             return table[key]
         what = key if isinstance(key, str) else getattr(key, "__name__", str(key))
         home = getattr(key, "__module__", "") or ""
-        if isinstance(key, type) and issubclass(key, toolkit().observer):
-            raise ConversionError(
-                where_is(node),
-                f"the observer {what}, which rounds nothing",
-                "prepare with prepare_qat, not prepare",
-            )
-        if ".quantized" in home or what == "quantize_per_tensor":
-            raise ConversionError(where_is(node), f"the converted {what}", "give the prepared model, before convert")
+        self.refuse(node, key, what, home)
         if type(key) is torch._ops.OpOverload:
             raise ConversionError(where_is(node), f"the exported operation {key}", "use converters.from_pt2e")
         kind = {"call_module": "module", "call_method": "method"}.get(node.op, "function")
@@ -128,6 +123,9 @@ class Walker:
             f"the {kind} {what}, for which there is no exact Ca-LIF form",
             "use convolutions, linear layers, ReLU, average pools, additions and concatenations",
         )
+
+    def refuse(self, node: fx.Node, key: Any, what: str, home: str) -> None:
+        """Raise what a toolkit has to say about something unknown, if anything."""
 
     def _output(self, node: fx.Node, x: Any) -> Value:
         if type(x) is Pending and x.readout is not None and x.low == -math.inf and x.high == math.inf:
@@ -154,13 +152,11 @@ class Walker:
             raise ConversionError(
                 x.name,
                 f"an unquantised activation, used by {where_is(node)}",
-                "give it a qconfig, or a QuantStub after it (and a DeQuantStub before it, for the toolkit's convert)",
+                self.advice["activation"],
             )
         if type(x) is Raw:
-            raise ConversionError(
-                where_is(node), "the unquantised input", "put a torch.ao.quantization.QuantStub before it"
-            )
-        raise ConversionError(where_is(node), f"the operand {_describe(x)}", "only quantised activations can spike")
+            raise ConversionError(where_is(node), "the unquantised input", self.advice["input"])
+        raise ConversionError(where_is(node), f"the operand {describe(x)}", "only quantised activations can spike")
 
     def range(self, value: Value) -> tuple[int, int]:
         """The smallest and the largest count that ``value`` can hold."""
@@ -171,35 +167,25 @@ class Walker:
         found = [ranges[name] for name, _ in value.parts]
         return min(low for low, _ in found), max(high for _, high in found)
 
-    def quantise(self, node: fx.Node, fake: Any, x: Any) -> Value | Weight:
-        """What a fake-quantiser makes of ``x``."""
-        if isinstance(x, Tensor):
-            return quantise_weight(where_is(node), fake, x)
-        grid = read_grid(where_is(node), fake)
+    def quantise(self, node: fx.Node, grid: Grid, x: Any, levels: Callable[[float], int], name: str | None) -> Value:
+        """``x`` on a grid; ``levels`` gives the toolkit's own level of a real bound, ``name`` overrides the layer's."""
         if type(x) is Raw:
             y = self.builder.input(x.shape, scale=grid.scale, q_min=grid.y_min, q_max=grid.y_max)
             return self.builder.flatten(y) if x.flat else y
         if type(x) is Pending:
-            low = grid.y_min if x.low == -math.inf else max(grid.y_min, _level(x.low, fake))
-            high = grid.y_max if x.high == math.inf else min(grid.y_max, _level(x.high, fake))
-            y = x.emit(self._functional_name(node) or x.name, Grid(grid.scale, low, high))
+            low = grid.y_min if x.low == -math.inf else max(grid.y_min, levels(x.low))
+            high = grid.y_max if x.high == math.inf else min(grid.y_max, levels(x.high))
+            y = x.emit(name or x.name, Grid(grid.scale, low, high))
             return self.builder.flatten(y) if x.flat else y
         value = self.value(node, x)
         if self.on_grid(value, grid):
             return value  # a quantiser shared with the input
-        path = where_is(node)  # in FX mode a mere number: better the name of what is quantised
-        name = path.removesuffix(_ATTACHED) if path.endswith(_ATTACHED) else where_is(node.all_input_nodes[0])
-        return self.requantise(name, [(value, 1.0)], grid)
+        return self.requantise(name or where_is(node.all_input_nodes[0]), [(value, 1.0)], grid)
 
     def on_grid(self, value: Value, grid: Grid) -> bool:
         """Whether rounding ``value`` to ``grid`` would leave it as it is."""
         low, high = self.range(value)
         return value.scale == grid.scale and grid.y_min <= low and high <= grid.y_max
-
-    def _functional_name(self, node: fx.Node) -> str | None:
-        # an operation of a FloatFunctional has no module path of its own; its quantiser tells
-        path = str(node.target).removesuffix(_ATTACHED)
-        return path if type(self.traced.modules.get(path)) in toolkit().functionals else None
 
     def requantise(self, name: str, inputs: Sequence[tuple[Value, float]], grid: Grid) -> Value:
         """A layer of identity synapses onto ``grid``."""
@@ -221,35 +207,5 @@ class Walker:
         )
 
 
-def read_grid(where: str, fake: Any) -> Grid:
-    """Scale and range of an activation's fake-quantiser, as its kernel applies them."""
-    if fake.scale.numel() != 1:
-        raise ConversionError(where, "an activation quantised per channel", "use a per-tensor qscheme")
-    zero = int(fake.zero_point)
-    bounds = fake.activation_post_process
-    return Grid(float(fake.scale), int(bounds.quant_min) - zero, int(bounds.quant_max) - zero)
-
-
-@torch.no_grad()
-def quantise_weight(where: str, fake: Any, weight: Tensor) -> Weight:
-    """The integers to which the toolkit's own fake-quantiser rounds ``weight``."""
-    if type(fake) not in toolkit().fakes:
-        raise ConversionError(where, f"weights quantised by {_describe(fake)}", "use a FakeQuantize")
-    rounded = fake(weight.detach()).double()
-    scale = fake.scale.detach().double().reshape(-1).cpu()  # read after the call, which may have refreshed it
-    if scale.numel() > 1 and fake.ch_axis != 0:
-        raise ConversionError(where, f"weights quantised along axis {fake.ch_axis}", "quantise them along axis 0")
-    integers = torch.round(rounded.cpu() / scale.reshape(-1, *(1,) * (weight.ndim - 1)))
-    if not bool(torch.isfinite(integers).all()):
-        raise ConversionError(where, "weights that are not finite", "check the training run")
-    fits = integers.numel() == 0 or float(integers.abs().max()) < 128
-    return Weight(integers.to(torch.int8 if fits else torch.int32), scale)
-
-
-def _level(x: float, fake: Any) -> int:
-    # in float32, with the inverse, as the kernel does: 6 / S may lie next to a tie
-    return int(torch.round(torch.tensor(x) * (1.0 / fake.scale.detach().float().cpu())))
-
-
-def _describe(x: Any) -> str:
+def describe(x: Any) -> str:
     return type(x).__name__ if not isinstance(x, int | float) else repr(x)

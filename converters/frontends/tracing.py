@@ -1,0 +1,113 @@
+"""A model as an FX graph that has run once: its nodes, and what the example gave at each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
+
+from converters.errors import ConversionError
+
+__all__ = ["Traced", "check_example", "first_line", "needed", "record", "traced_graph", "where_is"]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The nodes that the output needs, in order, modules and attributes by path, and what the example gave:
+    the shapes of tensors (batch included), and the plain values (sizes, numbers) of other nodes."""
+
+    nodes: tuple[fx.Node, ...]
+    modules: dict[str, nn.Module]
+    attribute: Callable[[str], Any]
+    shapes: dict[fx.Node, tuple[int, ...]]
+    constants: dict[fx.Node, Any]
+    results: dict[fx.Node, Any]
+
+
+class _Recorder(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.shapes: list[tuple[int, ...] | None] = []
+        self.constants: list[tuple[Any] | None] = []
+        self.results: list[Any] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        out = super().run_node(n)
+        self.results.append(out)
+        shape = getattr(out, "shape", None)  # of a tensor, or of a toolkit's wrapper of one
+        self.shapes.append(tuple(shape) if isinstance(shape, torch.Size) else None)
+        self.constants.append(None if any(isinstance(x, Tensor) for x in tree_leaves(out)) else (out,))
+        return out
+
+
+def check_example(model: Any, example: Any) -> None:
+    """Raise a ConversionError unless these are a module and a float batch."""
+    if not isinstance(model, nn.Module):
+        raise ConversionError("model", f"{type(model).__name__}", "give a torch.nn.Module")
+    if not isinstance(example, Tensor) or not example.is_floating_point() or example.ndim < 2:
+        found = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
+        raise ConversionError("example", f"{found}", "give a float batch of images, (N, C, H, W) or (N, n)")
+
+
+def traced_graph(tracer: fx.Tracer, model: nn.Module) -> fx.Graph:
+    """The graph of a model, or an error that says why there is none."""
+    try:
+        return tracer.trace(model)
+    except Exception as error:
+        raise ConversionError(
+            "model",
+            f"a forward that cannot be traced ({first_line(error)})",
+            "let it not branch on its data",
+        ) from error
+
+
+def record(model: nn.Module, graph: fx.Graph, example: Tensor) -> Traced:
+    """Run a graph of ``model`` on ``example``, and keep what every node gave."""
+    recorder = _Recorder(fx.GraphModule(model, graph))
+    try:
+        with torch.no_grad():
+            recorder.run(example)
+    except Exception as error:
+        raise ConversionError(
+            "example",
+            f"that the model does not run on shape {tuple(example.shape)} ({first_line(error)})",
+            "give a fitting batch",
+        ) from error
+    order = list(graph.nodes)  # of which the recorder ran a copy
+    shapes = {node: shape for node, shape in zip(order, recorder.shapes, strict=True) if shape is not None}
+    constants = {node: c[0] for node, c in zip(order, recorder.constants, strict=True) if c is not None}
+    results = dict(zip(order, recorder.results, strict=True))
+
+    def attribute(path: str) -> Any:
+        value: Any = model
+        for part in path.split("."):
+            value = getattr(value, part)
+        return value
+
+    modules = dict(model.named_modules(remove_duplicate=False))
+    return Traced(needed(graph), modules, attribute, shapes, constants, results)
+
+
+def where_is(node: fx.Node) -> str:
+    """The module path of a node, for people: its own, or that of the module in whose forward it stands."""
+    if node.op == "call_module":
+        return str(node.target)
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path = stack[-1][0] if stack else ""
+    return f"{path}.{node.name}" if path else node.name
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def needed(graph: fx.Graph) -> tuple[fx.Node, ...]:
+    needed: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op == "output" or node in needed:
+            needed.update([node, *node.all_input_nodes])
+    return tuple(node for node in graph.nodes if node in needed)
