@@ -17,9 +17,7 @@ from converters.to_nir import to_nir
 from converters.zoo.datasets import load
 from converters.zoo.named import load_checkpoint
 
-__all__ = ["TOOLKITS", "convert", "train", "train_network"]
-
-TOOLKITS = ("pt2e",)
+__all__ = ["convert", "train", "train_network"]
 
 
 def train_network(
@@ -37,7 +35,7 @@ def train_network(
     qat_epochs: int | None = None,
 ) -> dict[str, Any]:
     """Train, save the quantised network beside the checkpoints, and return what was measured."""
-    from converters.zoo.training import RECIPES, Recipe
+    from converters.zoo.training import RECIPES, TOOLKITS, Recipe
     from converters.zoo.training import train as fit
 
     if toolkit not in TOOLKITS:
@@ -66,6 +64,7 @@ def train_network(
         levels=levels,
         weight_bits=weight_bits,
         seed=seed,
+        toolkit=toolkit,
         quantise_output=levels >= 32,  # with few levels the logits are read from the membrane
         progress=progress,
     )
@@ -75,11 +74,13 @@ def train_network(
         "dataset": dataset,
         "levels": levels,
         "weight_bits": weight_bits,
+        "toolkit": toolkit,
         "seed": seed,
         "float_accuracy": result.float_accuracy,
         "quantised_accuracy": result.quantised_accuracy,
         "command": f"calif train --network {network} --dataset {dataset} --levels {levels} "
         f"--weight-bits {weight_bits} --seed {seed}"
+        + (f" --toolkit {toolkit}" if toolkit != "pt2e" else "")
         + (f" --epochs {epochs}" if epochs is not None else "")
         + (f" --qat-epochs {qat_epochs}" if qat_epochs is not None else ""),
     }
@@ -91,7 +92,7 @@ def train(
     network: Annotated[str, typer.Option(help="lenet5, vgg9, resnet11h, mobilenet20 or vgg16.")] = "lenet5",
     dataset: Annotated[str, typer.Option(help="digits, mnist, cifar10, or a folder with train/ and test/.")] = "digits",
     data_root: common.DataRoot = None,
-    toolkit: Annotated[str, typer.Option(help="Quantisation toolkit: pt2e.")] = "pt2e",
+    toolkit: Annotated[str, typer.Option(help="Quantisation toolkit: pt2e or brevitas.")] = "pt2e",
     levels: Annotated[int, typer.Option(min=1, help="Largest activation level; T for a window of T steps.")] = 127,
     weight_bits: Annotated[int, typer.Option(min=2, max=8)] = 8,
     epochs: Annotated[int | None, typer.Option(min=1, help="Float epochs; half as many quantised ones.")] = None,

@@ -91,6 +91,7 @@ def train(
     weight_bits: int = 8,
     seed: int = 0,
     quantise_output: bool = True,
+    toolkit: str = "pt2e",
     progress: Progress | None = None,
 ) -> TrainResult:
     """Train a network of the zoo, float and then quantised.
@@ -107,6 +108,7 @@ def train(
     recipe : Recipe
     levels, weight_bits, quantise_output
         See :func:`converters.prepare_qat`.
+    toolkit : {"pt2e", "brevitas"}
     seed : int
     progress : callable ``(phase, done, total)`` in batches, optional
 
@@ -129,26 +131,43 @@ def train(
     log = run(model, recipe.epochs, recipe.lr)
     float_accuracy = log[-1]["accuracy"] if log else accuracy(model, test)
 
-    qat = prepare_qat(
-        model,
-        data.pixels[: recipe.batch],
-        levels,
-        weight_bits,
-        signed_input=bool((data.pixels < 0).any()),
-        quantise_output=quantise_output,
-    )
-    settings = {**asdict(recipe), "levels": levels, "weight_bits": weight_bits, "quantise_output": quantise_output}
-    run = _Run(
-        "qat", folder / f"{name}.qat.pt", {**about, **settings}, replace(recipe, fast=False), data, test, seed, progress
-    )
+    prepare, finish = TOOLKITS[toolkit]
+    options = {"levels": levels, "weight_bits": weight_bits, "quantise_output": quantise_output}
+    qat = prepare(model, data.pixels[: recipe.batch], signed_input=bool((data.pixels < 0).any()), **options)
+    settings = {**asdict(recipe), **options} | ({} if toolkit == "pt2e" else {"toolkit": toolkit})
+    path, plain = folder / f"{name}.qat.pt", replace(recipe, fast=False)
+    run = _Run("qat", path, {**about, **settings}, plain, data, test, seed, progress, freeze=toolkit == "pt2e")
     qat_log = run(qat, recipe.qat_epochs, recipe.qat_lr)
     if not qat_log:  # without training it must at least see data
         qat.train()
         qat(data.pixels[: recipe.batch])
     qat.eval()
-    graph = from_pt2e(qat)
+    graph = finish(qat, data.pixels[:2])
     right = (graph.predict(test.pixels) == test.labels).double().mean()
     return TrainResult(graph, float_accuracy, float(right), log + qat_log)
+
+
+def _pt2e(model: nn.Module, example: Tensor, **options: Any) -> nn.Module:
+    return prepare_qat(model, example, **options)
+
+
+def _brevitas(model: nn.Module, example: Tensor, **options: Any) -> nn.Module:
+    from converters.zoo.brevitas_layers import with_brevitas
+
+    return with_brevitas(model, **options)
+
+
+def _from_brevitas(model: nn.Module, example: Tensor) -> QuantGraph:
+    from converters.frontends.brevitas import from_brevitas
+
+    return from_brevitas(model, example)
+
+
+# name: (prepare for training, convert after it)
+TOOLKITS: dict[str, tuple[Callable[..., nn.Module], Callable[[nn.Module, Tensor], QuantGraph]]] = {
+    "pt2e": (_pt2e, lambda model, example: from_pt2e(model)),
+    "brevitas": (_brevitas, _from_brevitas),
+}
 
 
 class _Run:
@@ -164,8 +183,9 @@ class _Run:
         test: Images,
         seed: int,
         progress: Progress | None,
+        freeze: bool = False,
     ) -> None:
-        self.phase, self.path, self.about, self.recipe = phase, path, about, recipe
+        self.phase, self.path, self.about, self.recipe, self.freeze = phase, path, about, recipe, freeze
         self.data, self.test, self.seed, self.progress = data, test, seed, progress
 
     def __call__(self, model: nn.Module, epochs: int, lr: float) -> list[dict[str, Any]]:
@@ -180,7 +200,7 @@ class _Run:
         log = self._resume(model, optimiser)
         steps = math.ceil(len(self.data) / self.recipe.batch)
         for epoch in range(len(log), epochs):
-            if self.phase == "qat" and epoch == max(1, (2 * epochs) // 3):
+            if self.freeze and epoch == max(1, (2 * epochs) // 3):
                 freeze_observers(model)
             model.train()
             total = torch.zeros(())
