@@ -24,15 +24,12 @@ _HOMES = {
     "from_pt2e": "converters.frontends.pt2e",
     "from_brevitas": "converters.frontends.brevitas",
     "from_torch_ao": "converters.frontends.torch_ao",
-    "from_snntorch": "converters.frontends.snntorch",
-    "to_nir": "converters.to_nir",
+    "to_nir": "converters.nir_export",
     "read": "converters.nir_file",
     "write": "converters.nir_file",
     "register": "converters.nir_file",
     "run": "converters.backends",
     "RunResult": "converters.results",
-    "cross_check": "converters.cross_check",
-    "lower": "converters.lowering",
 }
 
 __all__ = sorted(_HOMES)

@@ -20,10 +20,10 @@ from rich.table import Table
 from converters.backends import run
 from converters.errors import ConversionError
 from converters.network import Network
+from converters.nir_export import to_nir
 from converters.nir_file import read
 from converters.quantised import QuantGraph
 from converters.results import compare_counts
-from converters.to_nir import to_nir
 from converters.zoo.datasets import Images, load
 from converters.zoo.named import load_checkpoint
 

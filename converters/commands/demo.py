@@ -9,8 +9,8 @@ import typer
 
 from converters.commands import common
 from converters.commands.training import train_network
+from converters.nir_export import to_nir
 from converters.nir_file import read, write
-from converters.to_nir import to_nir
 from converters.zoo.datasets import load
 from converters.zoo.named import load_checkpoint
 

@@ -11,9 +11,9 @@ import typer
 
 from converters.commands import common
 from converters.network import Network, Stage
+from converters.nir_export import certify, to_nir
 from converters.nir_file import read
 from converters.synapses import Conv2d, Linear
-from converters.to_nir import certify, to_nir
 from converters.zoo.named import find_checkpoint, load_checkpoint
 
 __all__ = ["inspect"]

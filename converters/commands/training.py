@@ -11,9 +11,9 @@ from rich.progress import Progress
 
 from converters.commands import common
 from converters.errors import ConversionError
+from converters.nir_export import to_nir
 from converters.nir_file import write
 from converters.quantised_file import save_quantised
-from converters.to_nir import to_nir
 from converters.zoo.datasets import load
 from converters.zoo.named import load_checkpoint
 

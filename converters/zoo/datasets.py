@@ -144,7 +144,12 @@ def _cifar10(split: str, roots: list[Path]) -> Images:
 
     for root in roots:
         if (root / "cifar-10-batches-py").is_dir():
-            data = CIFAR10(str(root), train=split == "train")
+            try:
+                data = CIFAR10(str(root), train=split == "train")
+            except (OSError, RuntimeError) as error:
+                raise ConversionError(
+                    str(root / "cifar-10-batches-py"), f"damaged files ({error})", "unpack cifar-10-python.tar.gz again"
+                ) from None
             return _from_bytes(data.data.transpose(0, 3, 1, 2), data.targets, 10)
         if (root / "cifar10.zip").is_file():
             return _zipped(root / "cifar10.zip", split)

@@ -118,11 +118,11 @@ def train(
         If a checkpoint in the folder belongs to another network, recipe or seed.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     shape = tuple(data.pixels.shape[1:])
     about = {"network": network, "shape": list(shape), "classes": data.classes, "images": len(data), "seed": seed}
     torch.manual_seed(seed)
     model = build(network, shape[0], data.classes, shape[-1])
+    folder.mkdir(parents=True, exist_ok=True)
     if recipe.fast:
         model = model.to(memory_format=torch.channels_last)
     settings = {k: v for k, v in asdict(recipe).items() if not k.startswith("qat")}

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from converters import to_nir
 from converters.errors import ConversionError
 from converters.lattice import first_integers, fit
+from converters.nir_export import certify
 from converters.quantised import Layer
 from converters.synapses import Linear, Synapse
-from converters.to_nir import certify
 from tests.converters.graphs import GRAPHS
 
 

@@ -1,0 +1,108 @@
+"""The import directions that keep the house in order, read from the syntax trees; and what imports pull in."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted([*ROOT.glob("calif_plugins/**/*.py"), *ROOT.glob("converters/**/*.py")])
+# a framework is imported in its plugin, its backend or its front-end only
+HOMES = {
+    "brian2": ("calif_plugins/brian2", "converters/backends/brian2", "converters/commands/bench"),
+    "snntorch": (
+        "calif_plugins/snntorch",
+        "converters/backends/snntorch",
+        "converters/frontends/snntorch",
+        "converters/rivals",
+        "converters/interop",
+    ),
+    "norse": ("calif_plugins/norse", "converters/rivals", "converters/interop"),
+    "spikingjelly": ("calif_plugins/spikingjelly", "converters/rivals", "converters/interop"),
+    "sinabs": ("calif_plugins/sinabs", "converters/rivals", "converters/interop"),
+    "brevitas": ("converters/frontends/brevitas", "converters/zoo/brevitas"),
+    "torchao": ("converters/frontends/pt2e", "converters/frontends/quantizer"),
+}
+
+
+def imports(path: Path, top_level_only: bool = False) -> set[str]:
+    """Names of all modules that a file imports; those for type checkers alone left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+                continue
+            if top_level_only and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if isinstance(child, ast.Import):
+                found.update(alias.name for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{path}: relative import"
+                found.add(child.module or "")
+            visit(child)
+
+    visit(tree)
+    return found
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_import_directions(path):
+    here, found = name(path), imports(path)
+    ours = {m for m in found if m.split(".")[0] in ("calif_plugins", "converters")}
+    if here.startswith("calif_plugins/"):
+        assert not [m for m in ours if m.startswith("converters")], "the neuron knows nothing of converters"
+        assert not [m for m in found if m.split(".")[0] in ("nir", "torchao", "brevitas")]
+    if here.startswith("converters/frontends/"):
+        allowed = ("converters.quantised", "converters.errors", "converters.synapses", "converters.frontends")
+        if "frontends/snntorch" not in here:  # the one front-end whose networks are Ca-LIF networks already
+            assert not [m for m in ours if not m.startswith(allowed)]
+    if here.startswith("converters/backends/") and here != "converters/backends/__init__.py":
+        stem = here.removesuffix(".py").replace("/", ".")
+        others = [m for m in ours if m.startswith("converters.backends.") and m.split("_")[0] != stem.split("_")[0]]
+        assert not [m for m in ours if m.startswith("converters.frontends")]
+        assert not others, "backends never see each other"
+    for framework, homes in HOMES.items():
+        if any(m.split(".")[0] == framework for m in found):
+            assert here.startswith(homes), f"{framework} is imported outside of its home"
+
+
+@pytest.mark.parametrize("package", ["converters", "calif_plugins", "converters.cli", "calif_plugins.reference"])
+def test_imports_are_lazy(package):
+    heavy = ["brian2", "norse", "spikingjelly", "sinabs", "brevitas", "torchao", "snntorch", "matplotlib"]
+    code = f"import sys, {package}; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.strip() == "[]"
+
+
+def test_public_names():
+    """Names that others script against."""
+    import calif_plugins
+    import converters
+
+    assert calif_plugins.CaLIFParameters
+    from calif_plugins.encoding import isi_encode
+    from calif_plugins.reference import closed_form, run, settle, step
+    from calif_plugins.snntorch import CaLIF, reset, swap_neurons
+
+    assert all(map(callable, (step, run, settle, closed_form, isi_encode, CaLIF, swap_neurons, reset)))
+    import converters.cli  # whatever has been imported before: no submodule stands in a name's place
+
+    for public in converters.__all__:
+        assert callable(getattr(converters, public)), public
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_no_print_and_no_bare_assert_on_input(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    assert not [n for n in calls if n.func.id == "print"], "output goes through rich, errors are raised"

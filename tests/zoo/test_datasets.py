@@ -1,0 +1,169 @@
+"""Data sets read from small files in the exact formats that their publishers use."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from converters.errors import ConversionError
+from converters.zoo.datasets import load
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """No data but what the test writes, and no way to the network."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("CALIF_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    return tmp_path
+
+
+def idx(array: np.ndarray) -> bytes:
+    """The format of yann.lecun.com: two zeros, type 8 (unsigned byte), number of axes, sizes, data."""
+    return struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def write_mnist(root, packed: bool):
+    rng = np.random.default_rng(0)
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    written = {}
+    for prefix, n in (("train", 7), ("t10k", 3)):
+        images = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        labels = rng.integers(0, 10, n, dtype=np.uint8)
+        written[prefix] = images, labels
+        for name, data in ((f"{prefix}-images-idx3-ubyte", images), (f"{prefix}-labels-idx1-ubyte", labels)):
+            if packed:
+                (raw / f"{name}.gz").write_bytes(gzip.compress(idx(data)))
+            else:
+                (raw / name).write_bytes(idx(data))
+    return written
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_mnist(home, packed):
+    written = write_mnist(home / "data", packed)
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        data = load("mnist", split, root=home / "data")
+        images, labels = written[prefix]
+        assert data.pixels.shape == (len(labels), 1, 32, 32)
+        assert data.classes == 10
+        assert torch.equal(data.labels, torch.from_numpy(labels).long())
+        assert torch.equal(data.pixels[:, 0, 2:30, 2:30], torch.from_numpy(images).float() / 255)
+        assert not data.pixels[:, :, :2].any()
+
+
+def test_mnist_in_the_environments_place(home, monkeypatch):
+    write_mnist(home / "elsewhere", True)
+    monkeypatch.setenv("CALIF_DATA", str(home / "elsewhere"))
+    assert len(load("mnist", "test")) == 3
+
+
+def test_damaged_mnist(home):
+    write_mnist(home / "data", True)
+    path = home / "data" / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ConversionError, match="damaged file"):
+        load("mnist", "test", root=home / "data")
+
+
+@pytest.mark.parametrize(
+    ("name", "files"), [("mnist", "train-images-idx3-ubyte.gz"), ("cifar10", "the unpacked cifar-10-python.tar.gz")]
+)
+def test_absent_data_says_what_to_put_where(home, name, files):
+    with pytest.raises(ConversionError) as caught:
+        load(name, "train", root=home / "empty")
+    assert files in str(caught.value)
+    assert str(home / "empty") in str(caught.value)
+    assert "--data-root or CALIF_DATA" in str(caught.value)
+
+
+def test_cifar10_as_published(home, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    rng = np.random.default_rng(1)
+    folder = home / "data" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    rows, labels = {}, {}
+    names = [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]
+    for name in names:
+        rows[name] = rng.integers(0, 256, (2, 3072), dtype=np.uint8)
+        labels[name] = rng.integers(0, 10, 2).tolist()
+        (folder / name).write_bytes(pickle.dumps({"data": rows[name], "labels": labels[name]}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    with pytest.raises(ConversionError, match=r"damaged files .* unpack cifar-10-python.tar.gz again"):
+        load("cifar10", "test", root=home / "data")  # their checksums are not those of the published files
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5=None: True)
+    data = load("cifar10", "test", root=home / "data")
+    assert torch.equal(data.pixels, torch.from_numpy(rows["test_batch"].reshape(2, 3, 32, 32)).float() / 255)
+    train = load("cifar10", "train", root=home / "data")
+    assert train.labels.tolist() == [x for name in names[:-1] for x in labels[name]]
+
+
+def picture(k: int, size: int = 32) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(k).integers(0, 256, (size, size, 3), dtype=np.uint8))
+
+
+def test_cifar10_zip_is_decoded_once(home):
+    root = home / "data"
+    root.mkdir()
+    with zipfile.ZipFile(root / "cifar10.zip", "w") as archive:
+        for split in ("train", "test"):
+            for c, name in enumerate(("airplane", "bird")):
+                for k in range(2):
+                    with archive.open(f"{split}/{name}/{k:04}.png", "w") as f:
+                        picture(10 * c + k).save(f, "png")
+    data = load("cifar10", "test", root=root)
+    assert data.labels.tolist() == [0, 0, 1, 1]
+    assert torch.equal(data.pixels[3], torch.from_numpy(np.asarray(picture(11)).copy()).permute(2, 0, 1).float() / 255)
+    (kept,) = (home / "cache" / "calif").glob("cifar10-test-*.npz")
+    before = kept.stat().st_mtime_ns
+    again = load("cifar10", "test", root=root)
+    assert torch.equal(again.pixels, data.pixels)
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_image_folder(home):
+    for split, n in (("train", 3), ("test", 1)):
+        for name in ("cat", "dog"):
+            folder = home / "own" / split / name
+            folder.mkdir(parents=True)
+            for k in range(n):
+                picture(k, 16).save(folder / f"{k}.png")
+    data = load(str(home / "own"), "train")
+    assert data.pixels.shape == (6, 3, 16, 16)
+    assert data.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert data.classes == 2
+    picture(9, 20).save(home / "own" / "test" / "cat" / "odd.png")
+    with pytest.raises(ConversionError, match="images of 2 sizes; resize"):
+        load(str(home / "own"), "test")
+
+
+def test_errors(home):
+    with pytest.raises(ConversionError, match="dataset: found 'nonsense'; use one of digits, mnist"):
+        load("nonsense", "train")
+    with pytest.raises(ConversionError, match="split: found 'validation'"):
+        load("digits", "validation")
+    (home / "bare").mkdir()
+    with pytest.raises(ConversionError, match="it needs train/<class>/ and test/<class>/"):
+        load(str(home / "bare"), "train")
+
+
+def test_digits_are_whole_and_apart():
+    train, test = load("digits", "train"), load("digits", "test")
+    assert len(train) + len(test) == 1797
+    assert train.pixels.min() == 0
+    assert train.pixels.max() == 1
+    both = torch.cat([train.pixels, test.pixels]).flatten(1)
+    assert len(torch.unique(both, dim=0)) == len(both)  # so no test image is a training image
+    assert len(test.first(5)) == 5

@@ -1,0 +1,91 @@
+"""The paper's networks: parameters and multiplications against hand-made sums, shapes at every input size."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from converters.errors import ConversionError
+from converters.zoo.networks import NETWORKS, build
+
+
+def conv_bn(a, b, k, groups=1):
+    return a // groups * b * k * k + 2 * b
+
+
+def dense(a, b):
+    return a * b + b
+
+
+def vgg(plan, hidden, classes=10):
+    total, channels = 0, 3
+    for out in plan:
+        total += conv_bn(channels, out, 3)
+        channels = out
+    return total + dense(hidden[0], hidden[1]) + dense(hidden[1], classes)
+
+
+def residual(a, b):
+    return conv_bn(a, b, 3) + conv_bn(b, b, 3) + conv_bn(a, b, 1)
+
+
+MOBILE = [32, 64, 128, 128, 256, 256, 512, 512, 1024, 1024]
+PARAMETERS = {
+    "lenet5": 61706 + 2 * 25 * 6,  # two more input channels
+    "vgg9": vgg([64, 64, 128, 128, 256, 256, 256], (256 * 16, 1024)),
+    "vgg16": vgg([64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512], (512, 512)),
+    "resnet11h": conv_bn(3, 32, 3)
+    + residual(32, 64)
+    + residual(64, 128)
+    + residual(128, 256)
+    + residual(256, 256)
+    + dense(256 * 4, 1024)
+    + dense(1024, 10),
+    "mobilenet20": conv_bn(3, 32, 3)
+    + sum(
+        conv_bn(a, a, 3, a) + conv_bn(a, b, 1)
+        for a, b in pairwise(MOBILE)
+    )
+    + dense(1024, 10),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_parameters(name):
+    assert sum(p.numel() for p in build(name, 3, 10, 32).parameters()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(("size", "classes"), [(32, 10), (64, 200), (128, 101)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_any_size_and_class_count(name, size, classes):
+    net = build(name, 3, classes, size).eval()
+    with torch.no_grad():
+        assert net(torch.rand(1, 3, size, size)).shape == (1, classes)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_average_pooling_throughout(name):
+    kinds = {type(m) for m in build(name, 3).modules()}
+    assert not kinds & {nn.MaxPool2d, nn.AdaptiveMaxPool2d}
+    if name != "lenet5":
+        assert nn.BatchNorm2d in kinds
+
+
+def test_twenty_and_eleven_layers():
+    def weighted(name):
+        return [m for m in build(name, 3).modules() if type(m) in (nn.Conv2d, nn.Linear)]
+
+    assert len(weighted("lenet5")) == 5
+    assert len(weighted("vgg9")) == 9
+    assert len(weighted("vgg16")) == 15
+    assert len(weighted("mobilenet20")) == 20
+    shortcuts = [m for m in weighted("resnet11h") if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
+    assert len(weighted("resnet11h")) - len(shortcuts) == 11
+
+
+def test_unknown_network():
+    with pytest.raises(ConversionError, match="network: found 'lenet6'; use one of lenet5"):
+        build("lenet6")
