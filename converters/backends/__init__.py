@@ -124,17 +124,18 @@ def run(
     integers = _integers(network, images, integers)
     if device is not None:
         integers = integers.to(device)
+    home = import_module(module)
     if batch is None:
-        batch = max(1, min(256, 2_000_000 // max(network.neurons, 1)))
+        by_itself = getattr(home, "batch_size", lambda network: max(1, min(256, 2_000_000 // max(network.neurons, 1))))
+        batch = by_itself(network)
     if batch < 1:
         raise ConversionError("batch", f"{batch}", "use at least 1")
-    simulate = import_module(module).simulate
     settings = Options(phase, settle_from if phase == "settle" else network.window, record, integers.device, own)
     parts: list[RunResult] = []
     done = 0
     with torch.no_grad():
         for part in integers.split(batch) if len(integers) else [integers]:
-            parts.append(simulate(network, part, settings))
+            parts.append(home.simulate(network, part, settings))
             done += len(part)
             if progress is not None:
                 progress(done, len(integers))
