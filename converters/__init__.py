@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "cross_check": "converters.cross_checking",
     "ConversionError": "converters.errors",
     "QuantGraph": "converters.quantised",
     "load_quantised": "converters.quantised_file",

@@ -18,7 +18,7 @@ _UsageError: Any = typer.BadParameter.__base__  # typer brings its own click, or
 
 
 def _app() -> typer.Typer:
-    from converters.commands import demo, inspecting, running, training
+    from converters.commands import checking, demo, inspecting, running, training
 
     app = typer.Typer(
         name="calif",
@@ -33,6 +33,7 @@ def _app() -> typer.Typer:
     app.command()(training.convert)
     app.command()(running.run)
     app.command()(running.sweep)
+    app.command("cross-check")(checking.cross_check)
     app.command()(inspecting.inspect)
     return app
 

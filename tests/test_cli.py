@@ -19,6 +19,7 @@ from PIL import Image
 import converters
 from converters.cli import main
 from converters.quantised_file import load_quantised, save_quantised
+from converters.zoo.named import load_checkpoint
 from tests.converters.graphs import lenet
 
 FAST = ["--checkpoint", "lenet5-mnist-8", "--dataset", "digits", "--images", "20"]
@@ -113,6 +114,38 @@ def test_sweep(calif):
     assert code == 0
 
 
+def test_cross_check(calif, tmp_path):
+    code, out, _ = calif("cross-check", *FAST[:-1], 3, "--window", 4, "--window", 8, "--json")
+    result = one_object(out)
+    assert code == 0
+    assert result["cross_check"]["images"] == 6
+    assert result["cross_check"]["spike_mismatches"] == 0
+    assert result["cross_check"]["spikes_compared"] > 3 * 9118 * 12
+    assert [c["T"] for c in result["checks"]] == [4, 8]
+    code, out, _ = calif("cross-check", *FAST[:-1], 2, "--sample", 5)
+    assert code == 0
+    assert "5 of 4,704" in out
+    assert "differing 0" in out
+
+
+def test_cross_check_against_a_file_that_differs(calif, tmp_path):
+    q = load_checkpoint("lenet5-mnist-8")[0]
+    graph = converters.to_nir(q, T=8)
+    graph.nodes["classifier.0"].v_threshold = graph.nodes["classifier.0"].v_threshold * 1.05
+    converters.write(tmp_path / "other.nir", graph)
+    arguments = ["cross-check", *FAST[:-1], 4, "--against", "other.nir", "--plot", "first.png"]
+    code, out, _ = calif(*arguments)
+    assert code == 1
+    assert "first difference: image" in out
+    assert "layer classifier.0, neuron (" in out
+    assert (tmp_path / "first.png").stat().st_size > 1000
+    code, out, _ = calif(*arguments, "--json")
+    assert code == 1
+    first = one_object(out)["checks"][0]["first_difference"]["brian2"]
+    assert first["layer"] == "classifier.0"
+    assert first["threshold"][1] == pytest.approx(1.05 * first["threshold"][0])
+
+
 def test_a_failed_check_exits_with_1(calif, monkeypatch):
     from converters.backends import closed_form
 
@@ -200,7 +233,7 @@ def test_a_toolkit_that_is_not_installed_names_the_extra(calif, monkeypatch):
 def test_help_of_every_command(calif):
     code, out, _ = calif("--help")
     assert code == 0
-    for command in ("demo", "train", "convert", "run", "sweep", "inspect"):
+    for command in ("demo", "train", "convert", "run", "sweep", "cross-check", "inspect"):
         assert command in out
         assert calif(command, "--help")[0] == 0
     assert calif()[0] == 2

@@ -150,7 +150,7 @@ class _Built:
         self.monitors: dict[str, tuple[Any, Any]] = {}
         if options.record == "spikes":
             for name, group in groups.items():
-                self.monitors[name] = tuple(  # type: ignore[assignment]
+                self.monitors[name] = tuple(
                     brian2.EventMonitor(group, event, name=f"{names[name]}_{event}") for event in ("pos", "neg")
                 )
                 objects += self.monitors[name]

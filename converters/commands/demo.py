@@ -8,13 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from converters.commands import common
+from converters.commands.checking import summary
 from converters.commands.training import train_network
+from converters.cross_checking import cross_check
 from converters.nir_export import to_nir
 from converters.nir_file import read, write
 from converters.zoo.datasets import load
 from converters.zoo.named import load_checkpoint
 
 __all__ = ["demo"]
+
+_CHECKED = 5  # images that Brian2 runs as well
 
 
 def demo(
@@ -55,6 +59,8 @@ def demo(
         for t in steps:
             graph = read(path) if t == steps[-1] else to_nir(q, T=t)  # the longest window from the file itself
             rows.append(common.measure(graph, q, data, bar=bar))
+        say(f"4  running {_CHECKED} of them in Brian2 too, and comparing every spike")
+        report = cross_check(read(path), data.first(_CHECKED).pixels)
     result: dict[str, Any] = {
         "dataset": dataset,
         "network": "lenet5",
@@ -63,6 +69,7 @@ def demo(
         "quantised_accuracy": trained["quantised_accuracy"],
         "nir_file": str(path),
         "windows": rows,
+        "cross_check": summary(report),
     }
     wrong = sum(r["count_mismatches"] for r in rows)
     if json:
@@ -70,6 +77,10 @@ def demo(
     else:
         common.out.print(common.windows_table(f"LeNet-5 on {dataset}", rows))
         say(f"counts compared {sum(r['counts_compared'] for r in rows):,}, count mismatches {wrong}")
+        say(
+            f"snnTorch against Brian2: {report.spikes_compared:,} spikes compared, {report.spike_mismatches} differ, "
+            f"largest membrane difference {max(r.membrane_difference for r in report.layers['brian2']):.2g}"
+        )
         say("quantised: the same network at that window (scales grow by levels/T below T = levels)")
-    if wrong:
+    if wrong or not report.equal:
         raise typer.Exit(1)
