@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["TARGETS", "batch_size", "estimate", "simulate"]
 
 TARGETS = ("numpy", "cython", "cpp_standalone")
-BYTES_PER_SYNAPSE = 72  # measured: tutorials/brian2.md says how
+BYTES_PER_SYNAPSE = 48  # measured, see tutorials/brian2_cost.py
 MAX_SYNAPSES = 60_000_000
 _LIMIT = 10_000  # steps after the window at which a network is declared restless
 _STANDALONE_EXTRA = 256  # a standalone run cannot stop by itself

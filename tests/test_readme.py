@@ -1,0 +1,39 @@
+"""The README's Python runs as it stands there, and its commands exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from converters.cli import _app
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("code", BLOCKS, ids=lambda code: code.splitlines()[0])
+def test_python(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_commands_exist():
+    known = set(get_command(_app()).commands)  # type: ignore[attr-defined]
+    named = set(re.findall(r"\bcalif ([a-z-]+)", TEXT))
+    assert named
+    assert named <= known
+    assert known <= named, "a command that the README does not mention"
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"\bmake ([a-z-]+)", TEXT)):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_the_project_speaks_of_itself():
+    assert not re.search(r"/work/|/root/|\.library|file:///", TEXT)
