@@ -96,23 +96,30 @@ ROWS = [
 COMPILED = [(LENET, 128, 8, target, True) for target in ("cython", "cpp_standalone")]
 
 
+HEAD = """\
+| network | T | images side by side | code | synapses per image | build, s | run, s per image | peak, MB |
+|---|--:|--:|---|--:|--:|--:|--:|
+"""
+
+
 def main() -> None:
-    rows = ROWS + (COMPILED if "--compiled" in sys.argv else [])
-    sys.stdout.write(
-        "| network | T | images side by side | code | synapses per image | build, s | run, s per image | peak, MB |\n"
-    )
-    sys.stdout.write("|---|--:|--:|---|--:|--:|--:|--:|\n")
-    for row in rows:
-        out = subprocess.run(
-            [sys.executable, "-W", "ignore", __file__, json.dumps(row)], capture_output=True, text=True, check=True
-        )
+    sys.stdout.write(HEAD)
+    for row in ROWS + (COMPILED if "--compiled" in sys.argv else []):
+        command = [sys.executable, "-W", "ignore", __file__, json.dumps(row)]
+        out = subprocess.run(command, capture_output=True, text=True, check=True)
         r = json.loads(out.stdout.splitlines()[-1])
-        build = "-" if r["build_s"] is None else f"{r['build_s']:.1f}"
-        code = r["target"] + (", a fresh network per image" if r.get("plain") else "")
-        sys.stdout.write(
-            f"| {r['network']} | {r['T']} | {1 if r.get('plain') else r['images']} | {code} | {r['synapses']:,} | {build} "
-            f"| {r['run_s']:.2f} | {r['peak_mb']:.0f} |\n"
-        )
+        plain = r.get("plain", False)
+        cells = [
+            r["network"],
+            r["T"],
+            1 if plain else r["images"],
+            r["target"] + (", a fresh network per image" if plain else ""),
+            f"{r['synapses']:,}",
+            "-" if r["build_s"] is None else f"{r['build_s']:.1f}",
+            f"{r['run_s']:.2f}",
+            f"{r['peak_mb']:.0f}",
+        ]
+        sys.stdout.write("| " + " | ".join(map(str, cells)) + " |\n")
         sys.stdout.flush()
 
 
