@@ -43,6 +43,8 @@ class RunResult:
         Spike trains, with ``record="spikes"``: the window, then the rounding phase.
     exact_from : str
         ``"simulation"``, or ``"closed form"`` where counts were computed and no spike was simulated.
+    route : str
+        ``"fast"`` or ``"step loop"``: how backend ``snntorch`` got there. The numbers are the same.
     """
 
     backend: str
@@ -59,6 +61,7 @@ class RunResult:
     macs: Tensor | None = None
     spikes: dict[str, Tensor] | None = None
     exact_from: str = "simulation"
+    route: str = ""
 
     @property
     def predictions(self) -> Tensor:
@@ -142,6 +145,7 @@ def merge(parts: Sequence[RunResult]) -> RunResult:
         macs=optional("macs"),
         spikes=spikes,
         exact_from=first.exact_from,
+        route=first.route,
     )
 
 

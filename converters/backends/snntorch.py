@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from calif_plugins.snntorch import calif_step
+from converters.backends import snntorch_fast
+from converters.errors import MissingExtraError
 from converters.input_spikes import InputSpikes
 from converters.network import Network, Stage, float64
 from converters.results import RunResult, read_out
@@ -23,7 +25,18 @@ __all__ = ["simulate"]
 
 
 def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
-    """Every spike of every layer, for input ``integers`` of shape ``(N, *input shape)``."""
+    """Every spike of every layer, for input ``integers`` of shape ``(N, *input shape)``.
+
+    Own option ``fast``: True for :mod:`converters.backends.snntorch_fast`, False for the step loop below; by
+    default the fast path wherever it runs, but not for spike trains, which are there to be compared.
+    """
+    fast = options.own.get("fast")
+    if fast is None:
+        fast = options.record != "spikes" and snntorch_fast.usable(integers.device)
+    elif fast and not snntorch_fast.usable(integers.device):
+        raise MissingExtraError("numba", "fast", f"on {integers.device}, the fast path runs on a CPU with Numba")
+    if fast and len(integers):
+        return snntorch_fast.simulate(network, integers, options)
     n, device, window = len(integers), integers.device, network.window
     source = InputSpikes(network, integers)
     layers = [_Layer(stage, n, device) for stage in network.stages]
@@ -125,4 +138,5 @@ def _result(
         sops=sops,
         macs=macs,
         spikes={k: torch.stack(v) for k, v in trains.items()} if options.record == "spikes" else None,
+        route="step loop",
     )
