@@ -11,7 +11,7 @@ JOBS ?= 2
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("calif needs Python 3.11 or later, found " + sys.version) if sys.version_info < (3, 11) else 0'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint,plot]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint,plot,fast]'
 	touch $@
 
 demo: $(STAMP)

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from calif_plugins.parameters import CaLIFParameters
 
-__all__ = ["CaLIFMultiStep", "available", "kernels"]
+__all__ = ["CaLIFMultiStep", "available", "kernels", "use_threads_of_torch"]
+
+
+def use_threads_of_torch() -> None:
+    """As many threads as PyTorch has been given: two pools of threads on the same cores wait for each other."""
+    import numba
+
+    numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)))
 
 
 def available() -> bool:
@@ -265,6 +272,7 @@ class CaLIFMultiStep(nn.Module):
             self.y, self.fired = torch.zeros_like(self.v), torch.zeros(places, channels, dtype=torch.int32)
         out = torch.empty(steps, places, channels, dtype=torch.uint8)
         active = torch.empty(steps, places, dtype=torch.int32)
+        use_threads_of_torch()
         kernels().scan(
             last.reshape(steps, places, channels).numpy(), self.v.numpy(), self.y.numpy(), self.fired.numpy(),
             *(p[k].numpy() for k in ("threshold", "leak", "y_min", "y_max")),

@@ -47,6 +47,7 @@ def int8_kernels() -> bool:
 
 def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
     """Every spike of every layer, for input ``integers`` of shape ``(N, *input shape)``, on the CPU."""
+    multistep.use_threads_of_torch()
     plan = network.__dict__.get("_fast_plan")
     if plan is None:
         plan = network.__dict__["_fast_plan"] = _Plan(network)

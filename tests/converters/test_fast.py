@@ -1,0 +1,189 @@
+"""The fast simulator against the step loop and the reference: every spike, every field of the result."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import converters
+from calif_plugins import reference
+from calif_plugins.multistep import CaLIFMultiStep, kernels
+from calif_plugins.parameters import CaLIFParameters
+from converters.backends import snntorch_fast
+from converters.errors import MissingExtraError
+from converters.network import Network
+from converters.quantised import GraphBuilder
+from converters.synapses import Conv2d, Linear, SumPool2d
+from converters.zoo.named import load_checkpoint
+from tests.converters.graphs import GRAPHS, images
+from tests.networks import pixels
+
+WINDOWS = (1, 7, 8, 100, 128, 255)
+
+
+def assert_same(a, b):
+    """Everything that two runs have in common."""
+    assert a.spikes is not None
+    assert b.spikes is not None
+    assert a.spikes.keys() == b.spikes.keys()
+    for k in a.spikes:
+        assert torch.equal(a.spikes[k], b.spikes[k]), k
+    for field in ("counts", "membranes", "positive", "negative"):
+        one, two = getattr(a, field), getattr(b, field)
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[k], two[k]) for k in one), field
+    for field in ("extra_steps", "sops", "macs", "logits"):
+        assert torch.equal(getattr(a, field), getattr(b, field)), field
+
+
+def both(network, x, **options):
+    slow = converters.run(network, x, record="spikes", fast=False, **options)
+    fast = converters.run(network, x, record="spikes", fast=True, **options)
+    assert (slow.route, fast.route) == ("step loop", "fast")
+    assert_same(slow, fast)
+    return fast
+
+
+@pytest.mark.parametrize("coding", ["isi", "direct"])
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("name", GRAPHS)
+def test_every_spike(name, window, coding):
+    network = Network.from_graph(converters.to_nir(GRAPHS[name](), T=window, coding=coding))
+    both(network, images(GRAPHS[name](), 5))
+
+
+@pytest.mark.parametrize(("phase", "settle_from"), [("paper", None), ("none", None), ("settle", 0), ("settle", 11)])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_phases(name, phase, settle_from):
+    network = Network.from_graph(converters.to_nir(GRAPHS[name](), T=16))
+    both(network, images(GRAPHS[name](), 5), phase=phase, settle_from=settle_from)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_lenet_at_full_size(window):
+    q, _ = load_checkpoint("lenet5-mnist-127")
+    x = pixels(1, (1, 32, 32)) ** 3
+    r = both(Network.from_graph(converters.to_nir(q, T=window)), x)
+    if window > 1:
+        assert sum(int(v.sum()) for v in r.negative.values()) > 20
+
+
+def vgg9():
+    """Full-size VGG-9 with random integers in front of average ranges: as wide as it gets."""
+    gen = torch.Generator().manual_seed(0)
+    b = GraphBuilder()
+    value = b.input((3, 32, 32), scale=1 / 127, q_min=0, q_max=127)
+    clip = {"y_min": 0, "y_max": 127, "scale": 1.0}
+    channels = 3
+    for k, out in enumerate([64, 64, 0, 128, 128, 0, 256, 256, 256, 0]):
+        if out:
+            w = torch.randint(-127, 128, (out, channels, 3, 3), generator=gen, dtype=torch.int8)
+            value = b.layer(
+                f"conv{k}", [(value, Conv2d(w, padding=(1, 1)))], threshold=40.0 * channels**0.5 * 9, bias=500.0, **clip
+            )
+            channels = out
+        else:
+            value = b.layer(f"pool{k}", [(value, SumPool2d((2, 2), (2, 2)))], threshold=4.0, **clip)
+    w = torch.randint(-127, 128, (10, 256 * 16), generator=gen, dtype=torch.int8)
+    return b.build(b.layer("fc", [(b.flatten(value), Linear(w))], threshold=9000.0, y_min=-127, y_max=127, scale=1.0))
+
+
+@pytest.mark.parametrize("window", [7, pytest.param(128, marks=pytest.mark.slow)])
+def test_vgg9(window):
+    r = both(Network.from_graph(converters.to_nir(vgg9(), T=window)), pixels(1, (3, 32, 32)))
+    assert sum(int(v.sum()) for v in r.negative.values()) > 100
+
+
+@pytest.mark.parametrize("int8", [True, False])
+@pytest.mark.parametrize("share", [0.0, 1.1])
+def test_every_route_of_a_layer(monkeypatch, share, int8):
+    """Integer kernels, float kernels and spike by spike, forced one after the other: the same spikes."""
+    if int8 and not snntorch_fast.int8_kernels():
+        pytest.skip("this processor has no integer kernels")
+    monkeypatch.setattr(snntorch_fast, "EVENT_SHARE", share)
+    monkeypatch.setattr(snntorch_fast, "int8_kernels", lambda: int8)
+    for name in GRAPHS:
+        both(Network.from_graph(converters.to_nir(GRAPHS[name](), T=15)), images(GRAPHS[name](), 3))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"),
+    [((3, 3), (1, 1), (0, 0), (1, 1)), ((3, 2), (1, 1), (2, 1), (1, 1)), ((3, 3), (2, 2), (1, 1), (1, 1)),
+     ((2, 3), (3, 2), (0, 2), (2, 1)), ((1, 1), (2, 3), (0, 0), (1, 1)), ((5, 5), (1, 2), (2, 4), (1, 2))],
+)  # fmt: skip
+def test_events_reach_what_convolutions_reach(monkeypatch, kernel, stride, padding, dilation):
+    monkeypatch.setattr(snntorch_fast, "EVENT_SHARE", 1.1)
+    gen = torch.Generator().manual_seed(1)
+    b = GraphBuilder()
+    x = b.input((2, 9, 11), scale=1 / 15, q_min=-15, q_max=15)
+    w = torch.randint(-7, 8, (3, 2, *kernel), generator=gen, dtype=torch.int8)
+    op = Conv2d(w, stride, padding, dilation)
+    c = b.layer("c", [(x, op)], threshold=6.5, bias=1.0, y_min=-15, y_max=15, scale=1.0)
+    p = b.layer("p", [(c, SumPool2d((2, 2), (1, 1), (1, 1)))], threshold=2.0, y_min=-15, y_max=15, scale=1.0)
+    both(Network.from_graph(converters.to_nir(b.build(p), T=15)), 2 * pixels(3, (2, 9, 11)) - 1)
+
+
+def test_large_weights_and_sums_stay_exact():
+    b = GraphBuilder()
+    x = b.input((40,), scale=1.0, q_min=0, q_max=15)
+    w = torch.full((3, 40), 2**20 + 1, dtype=torch.int32)
+    y = b.layer("fc", [(x, Linear(w))], threshold=2.0**22 + 0.3, y_min=0, y_max=300, scale=1.0)
+    both(Network.from_graph(converters.to_nir(b.build(y), T=300)), torch.arange(80.0).reshape(2, 40) % 16)
+
+
+@pytest.mark.parametrize("tie", ["even", "up"])
+def test_the_layer_against_the_reference(tie):
+    p = CaLIFParameters(threshold=[2.0, 3.5, 4.0], leak=[0.5, -0.25, 0.0], y_min=-3, y_max=6, tie=tie, v_init=0.5)
+    rng = np.random.default_rng(0)
+    charges = rng.integers(-6, 7, (12, 4, 3, 2, 2)).astype(np.float64)  # T, N, C, H, W
+    tail = np.zeros((20, 4, 3, 2, 2))
+    layer = CaLIFMultiStep(p, window=12)
+    pieces = np.split(np.concatenate([charges, tail]), [5, 20])
+    spikes = torch.cat([layer(torch.from_numpy(c)) for c in pieces]).numpy()
+    for n in range(4):
+        trace = reference.run(charges[:, n], p)
+        assert (spikes[: len(trace.spikes), n] == trace.spikes).all()
+        assert not spikes[len(trace.spikes) :, n].any()
+    assert (spikes < 0).sum() > 10
+    layer.reset()
+    again = torch.cat([layer(torch.from_numpy(c)) for c in pieces]).numpy()
+    assert (again == spikes).all()
+    with pytest.raises(ValueError, match=r"charge: expected \(T, N, C, ...\)"):
+        layer(torch.zeros(3, 2))
+
+
+def test_encoder_kernel():
+    from calif_plugins.encoding import isi_encode
+
+    counts = np.arange(-20, 21, dtype=np.int32)
+    out = np.empty((25, 41), dtype=np.uint8)
+    total = kernels().isi(counts, 0, 20, out)
+    expected = isi_encode(counts=counts, window=20)
+    assert (out[:20].astype(int) - 1 == expected).all()
+    assert (out[20:] == 1).all()
+    assert total == np.abs(counts).sum()
+
+
+def test_memory_does_not_grow_with_batch_or_window():
+    """Chunks are of one size, whatever is asked for: the largest buffer stays within its bound."""
+    q, _ = load_checkpoint("lenet5-mnist-8")
+    network = Network.from_graph(converters.to_nir(q, T=128))
+    largest = max(s.size for s in network.stages)
+    chunk = max(1, snntorch_fast._CHUNK_BYTES // (4 * snntorch_fast.BLOCK * largest))
+    assert chunk * snntorch_fast.BLOCK * largest * 4 <= snntorch_fast._CHUNK_BYTES
+    r = converters.run(network, pixels(chunk + 3, (1, 32, 32)), batch=chunk + 3)
+    assert len(r.predictions) == chunk + 3
+    assert torch.equal(r.predictions[-3:], converters.run(network, pixels(chunk + 3, (1, 32, 32))[-3:]).predictions)
+
+
+def test_without_numba(monkeypatch):
+    q = GRAPHS["lenet"]()
+    g = converters.to_nir(q, T=8)
+    assert converters.run(g, images(q, 2)).route == "fast"
+    monkeypatch.setitem(sys.modules, "numba", None)  # as if it were not there
+    assert converters.run(g, images(q, 2)).route == "step loop"
+    with pytest.raises(MissingExtraError, match=r'pip install "calif-plugins\[fast\]"'):
+        converters.run(g, images(q, 2), fast=True)
