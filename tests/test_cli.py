@@ -230,10 +230,26 @@ def test_a_toolkit_that_is_not_installed_names_the_extra(calif, monkeypatch):
     assert err.count("\n") == 1
 
 
+def test_bench(calif):
+    rows = ["float_passes_T", "calif_loop", "calif_fast", "calif_closed_form"]
+    only = [a for r in rows for a in ("--only", r)]
+    code, out, _ = calif("bench", *only, "--window", 4, "--batch", 2, "--repeats", 2, "--threads", 1, "--json")
+    result = one_object(out)
+    assert code == 0
+    assert [r["name"] for r in result["rows"]] == rows
+    for row in result["rows"]:
+        assert row["images_per_second"] == pytest.approx(2 / row["seconds"])
+        assert row["seconds"] in row["times"] or len(row["times"]) == 2
+        assert row["peak_memory_mb"] > 50
+    code, out, err = calif("bench", "--only", "abacus")
+    assert (code, out) == (2, "")
+    assert "--only: found 'abacus'; use one of snntorch_loop" in err
+
+
 def test_help_of_every_command(calif):
     code, out, _ = calif("--help")
     assert code == 0
-    for command in ("demo", "train", "convert", "run", "sweep", "cross-check", "inspect"):
+    for command in ("demo", "train", "convert", "run", "sweep", "cross-check", "inspect", "bench"):
         assert command in out
         assert calif(command, "--help")[0] == 0
     assert calif()[0] == 2

@@ -22,6 +22,7 @@ from converters.nir_file import write
 from converters.quantised import GraphBuilder, QuantGraph
 from converters.rivals import RIVALS, missing
 from converters.synapses import Conv2d, Linear, SumPool2d
+from converters.zoo.datasets import load
 from converters.zoo.named import load_checkpoint
 
 __all__ = ["bench"]
@@ -46,6 +47,19 @@ def _vgg9() -> QuantGraph:
     value = b.layer("fc1", [(b.flatten(value), Linear(w))], threshold=73.0 * 64, **clip)
     w = torch.randint(-127, 128, (10, 1024), generator=gen, dtype=torch.int8)
     return b.build(b.layer("fc2", [(value, Linear(w))], threshold=73.0 * 32, y_min=-127, y_max=127, scale=1.0))
+
+
+def _images(network: Network, n: int, seed: int) -> torch.Tensor:
+    """Real images where there are some of this shape, in a seeded order; else random ones over the whole range."""
+    generator = torch.Generator().manual_seed(seed)
+    for name in ("mnist", "cifar10", "digits"):
+        try:
+            found = load(name, "test", download=False).pixels
+        except ConversionError:
+            continue
+        if found.shape[1:] == network.spec.shape:
+            return found[torch.randint(len(found), (n,), generator=generator)]
+    return torch.rand(n, *network.spec.shape, generator=generator) * network.spec.scale * network.spec.q_max
 
 
 def bench(
@@ -88,11 +102,7 @@ def _measure(q: QuantGraph, names: list[str], t: int, n: int, repeats: int, thre
         graph, data = Path(folder) / "net.nir", Path(folder) / "images.pt"
         write(graph, to_nir(q, T=t))
         network = Network.from_graph(to_nir(q, T=t))
-        generator = torch.Generator().manual_seed(seed)
-        # strokes on black, as the sets that these networks are for: a fifth of the pixels
-        pixels = torch.rand(n, *network.spec.shape, generator=generator)
-        pixels *= torch.rand(n, *network.spec.shape, generator=generator) < 0.2
-        torch.save(network.spec.quantise(pixels * network.spec.scale * network.spec.q_max), data)
+        torch.save(network.spec.quantise(_images(network, n, seed)), data)
         env = {**os.environ, "OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
         processes = {}
         found: dict[str, dict[str, Any]] = {}

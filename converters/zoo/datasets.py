@@ -37,7 +37,7 @@ class Images:
         return self if n is None else Images(self.pixels[:n], self.labels[:n], self.classes)
 
 
-def load(name: str, split: str, *, root: str | os.PathLike | None = None) -> Images:
+def load(name: str, split: str, *, root: str | os.PathLike | None = None, download: bool = True) -> Images:
     """A data set by name.
 
     Parameters
@@ -48,6 +48,9 @@ def load(name: str, split: str, *, root: str | os.PathLike | None = None) -> Ima
     root : path, optional
         Where to look first; then in ``$CALIF_DATA``, ``../shared/data`` and ``~/.cache/calif``, where a
         download goes.
+
+    download : bool
+        Whether to look on the network if no folder has it.
 
     Raises
     ------
@@ -60,7 +63,7 @@ def load(name: str, split: str, *, root: str | os.PathLike | None = None) -> Ima
     if split not in ("train", "test"):
         raise ConversionError("split", f"{split!r}", "use train or test")
     if name in DATASETS:
-        return DATASETS[name](split, _roots(root))
+        return DATASETS[name](split, _roots(root), download)
     if Path(name).is_dir():
         return _folder(Path(name), split)
     raise ConversionError(
@@ -86,7 +89,7 @@ def _pad(x: Tensor) -> Tensor:
     return torch.nn.functional.pad(x, (side, 32 - side - x.shape[-1]) * 2)
 
 
-def _digits(split: str, roots: list[Path]) -> Images:
+def _digits(split: str, roots: list[Path], download: bool) -> Images:
     """The scikit-learn digits: 1,797 images of 8 x 8, each pixel 3 x 3, padded to 32 x 32. Every fifth is for tests."""
     from sklearn.datasets import load_digits
 
@@ -105,7 +108,7 @@ _MNIST_FILES = {
 }
 
 
-def _mnist(split: str, roots: list[Path]) -> Images:
+def _mnist(split: str, roots: list[Path], download: bool) -> Images:
     """MNIST (LeCun et al. 1998), 28 x 28 padded to 32 x 32; raw files, gzipped or not."""
     from torchvision.datasets import MNIST
 
@@ -117,10 +120,11 @@ def _mnist(split: str, roots: list[Path]) -> Images:
             images, labels = (_idx(p) for p in found if p)
             return Images(_pad(images.unsqueeze(1).float() / 255), labels.long(), 10)
     try:
+        _allow(download)
         MNIST(str(roots[-1]), train=split == "train", download=True)
     except (OSError, RuntimeError) as error:
         raise _absent("MNIST", f"{files[0]}.gz and {files[1]}.gz", "MNIST/raw", roots, error) from None
-    return _mnist(split, roots)
+    return _mnist(split, roots, False)
 
 
 def _idx(path: Path) -> Tensor:
@@ -138,7 +142,7 @@ def _idx(path: Path) -> Tensor:
         return read_sn3_pascalvincent_tensor(plain.name)
 
 
-def _cifar10(split: str, roots: list[Path]) -> Images:
+def _cifar10(split: str, roots: list[Path], download: bool) -> Images:
     """CIFAR-10 (Krizhevsky 2009): torchvision's files, or ``cifar10.zip`` with ``train/<class>/`` and ``test/``."""
     from torchvision.datasets import CIFAR10
 
@@ -154,10 +158,11 @@ def _cifar10(split: str, roots: list[Path]) -> Images:
         if (root / "cifar10.zip").is_file():
             return _zipped(root / "cifar10.zip", split)
     try:
+        _allow(download)
         CIFAR10(str(roots[-1]), train=split == "train", download=True)
     except (OSError, RuntimeError) as error:
         raise _absent("CIFAR-10", "the unpacked cifar-10-python.tar.gz", "cifar-10-batches-py", roots, error) from None
-    return _cifar10(split, roots)
+    return _cifar10(split, roots, False)
 
 
 def _zipped(path: Path, split: str) -> Images:
@@ -199,6 +204,11 @@ def _from_bytes(pixels: np.ndarray, labels: object, classes: int) -> Images:
     return Images(x, torch.as_tensor(np.asarray(labels), dtype=torch.int64), classes)
 
 
+def _allow(download: bool) -> None:
+    if not download:
+        raise OSError("not asked for")
+
+
 def _absent(name: str, files: str, folder: str, roots: list[Path], error: Exception) -> ConversionError:
     first = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
     return ConversionError(
@@ -208,4 +218,8 @@ def _absent(name: str, files: str, folder: str, roots: list[Path], error: Except
     )
 
 
-DATASETS: dict[str, Callable[[str, list[Path]], Images]] = {"digits": _digits, "mnist": _mnist, "cifar10": _cifar10}
+DATASETS: dict[str, Callable[[str, list[Path], bool], Images]] = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "cifar10": _cifar10,
+}
