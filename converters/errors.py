@@ -22,6 +22,9 @@ class ConversionError(ValueError):
     """
 
     def __init__(self, where: str, found: str, todo: str) -> None:
+        found = " ".join(str(found).split())  # one line, whatever the file said
+        if len(found) > 400:
+            found = f"{found[:400]}..."
         super().__init__(f"{where}: found {found}; {todo}")
         self.where, self.found, self.todo = where, found, todo
 

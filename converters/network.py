@@ -166,6 +166,8 @@ class _Reader:
             shape = _ints(node.shape)
             synapses, extra = self._synapses(name, shape, shapes)
             p = node.parameters
+            if extra is not None and extra.size not in (1, shape[0]):
+                raise ConversionError(name, f"a bias of {extra.size} values", f"the layer has {shape[0]} channels")
             if extra is not None:
                 p = CaLIFParameters(p.threshold, p.leak - extra, p.y_min, p.y_max, p.tie, p.v_init)
             shapes[name] = shape
@@ -202,6 +204,8 @@ class _Reader:
         for first in self.before[target]:
             added = self.ops[first][1] if first in self.ops else None
             if added is not None:
+                if bias is not None and bias.size != added.size:
+                    raise ConversionError(first, f"a bias of {added.size} values", f"another has {bias.size}")
                 bias = added if bias is None else bias + added
             for source, names in self._paths(first):
                 ops: list[Op] = []

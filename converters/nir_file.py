@@ -215,6 +215,11 @@ def _shown(name: Any) -> str:
     return repr(str(name)[:60])[1:-1]
 
 
+def _brief(value: Any) -> str:
+    """On one line, whatever it is."""
+    return " ".join(str(value)[:60].split())
+
+
 # --- building -------------------------------------------------------------------------------------
 
 # fields of each node: required, then optional
@@ -246,7 +251,8 @@ _WHOLE = {"shape", "stride", "dilation", "groups", "kernel_size", "input_shape",
 
 
 def _graph(tree: dict[str, Any]) -> nir.NIRGraph:
-    if tree.get("type") != "NIRGraph" or not isinstance(tree.get("nodes"), dict):
+    kind = tree.get("type")
+    if not isinstance(kind, str) or kind != "NIRGraph" or not isinstance(tree.get("nodes"), dict):
         raise FileFormatError("/node", "no NIRGraph", "the root of a .nir file is a graph with nodes")
     nodes = {name: _node(name, fields) for name, fields in tree["nodes"].items()}
     edges = tree.get("edges")
@@ -318,11 +324,11 @@ def _check_field(where: str, kind: str, key: str, value: Any) -> None:
         raise FileFormatError(where, "no number", "this field is numeric")
     if key in _WHOLE or key == "padding":
         if array.dtype.kind not in "iu" or array.size > 8 or (np.abs(array.astype(np.float64)) > 2**24).any():
-            raise FileFormatError(where, f"{str(array)[:60]}", "give a few small whole numbers")
+            raise FileFormatError(where, _brief(array), "give a few small whole numbers")
         if key in ("shape", "stride", "dilation", "kernel_size", "input_shape", "groups") and (array < 1).any():
-            raise FileFormatError(where, f"{str(array)[:60]}", "sizes are at least 1")
+            raise FileFormatError(where, _brief(array), "sizes are at least 1")
         if key == "shape" and (array.ndim != 1 or np.prod(array.astype(np.float64)) > 2**31):
-            raise FileFormatError(where, f"{str(array)[:60]}", "that is not the shape of a layer")
+            raise FileFormatError(where, _brief(array), "that is not the shape of a layer")
     if key == "weight" and array.ndim < _AXES.get(kind, 1):
         raise FileFormatError(where, f"weights of shape {array.shape}", f"a {kind} node needs {_AXES[kind]} axes")
 

@@ -226,3 +226,52 @@ def test_missing_and_directory(tmp_path):
 def test_limit_is_the_callers(file):
     with pytest.raises(FileFormatError, match="raise max_bytes if you trust it"):
         converters.read(file, max_bytes=1000)
+
+
+@pytest.mark.parametrize("value", [np.array([b"a", b"b"]), np.zeros(0), np.ones((2, 2)), 3])
+def test_a_graph_whose_type_is_no_text(file, value):
+    with h5py.File(file, "r+") as f:
+        del f["node/type"]
+        f["node/type"] = value
+    with pytest.raises(FileFormatError, match="no NIRGraph"):
+        converters.read(file)
+
+
+def test_a_bias_of_another_size(file):
+    with h5py.File(file, "r+") as f:
+        (name,) = [k for k in f["node/nodes"] if k.startswith("conv.")]
+        del f[f"node/nodes/{name}/bias"]
+        f[f"node/nodes/{name}/bias"] = np.ones(2)
+    with pytest.raises(FileFormatError, match="a bias of 2 values; the layer has 4 channels"):
+        converters.read(file)
+
+
+def test_messages_are_one_line(file):
+    with h5py.File(file, "r+") as f:
+        del f["node/nodes/fc1/y_min"]
+        f["node/nodes/fc1/y_min"] = np.ones((40, 40))
+    with pytest.raises(FileFormatError) as caught:
+        converters.read(file)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def fuzz(count: int, seed: int) -> None:
+    root = Path(__file__).parents[2]
+    env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", "-m", "tests.converters.fuzz_reader", str(count), str(seed)]
+    done = subprocess.run(
+        command, env=env, cwd=root, capture_output=True, text=True, timeout=120 + count / 2, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith(f"{count} files: ")
+
+
+def test_mutated_files():
+    fuzz(250, 99)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_twenty_thousand_mutated_files(seed):
+    fuzz(2500, seed)
