@@ -82,7 +82,7 @@ class CaLIFMultiStep(nn.Module):
         places = last.shape[1:-1].numel()
         p = {k: self._row(k, channels) for k in ("threshold", "leak", "y_min", "y_max", "v_init")}
         if self.v.shape != (places, channels):
-            self.v = p["v_init"].expand(places, channels).contiguous()
+            self.v = p["v_init"].repeat(places, 1)
             self.y, self.fired = torch.zeros_like(self.v), torch.zeros(places, channels, dtype=torch.int32)
         out = torch.empty(steps, places, channels, dtype=torch.uint8)
         active = torch.empty(steps, places, dtype=torch.int32)

@@ -237,7 +237,7 @@ class _State:
         self.shape = (n, *shape[1:], shape[0])  # channels last
         size = len(layer.rows["v_init"])
         rows = int(np.prod(self.shape)) // size
-        self.v = layer.rows["v_init"].expand(rows, size).contiguous()
+        self.v = layer.rows["v_init"].repeat(rows, 1)  # a copy, also of a single row
         self.y = torch.zeros(rows, size, dtype=torch.float64)
         self.fired = torch.zeros(rows, size, dtype=torch.int32)
 

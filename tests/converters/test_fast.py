@@ -167,6 +167,17 @@ def test_encoder_kernel():
     assert total == np.abs(counts).sum()
 
 
+@pytest.mark.parametrize("name", GRAPHS)
+def test_one_image_after_the_other(name):
+    """State of one image must not leak into the network's parameters, and so into the next image."""
+    network = Network.from_graph(converters.to_nir(GRAPHS[name](), T=15))
+    x = images(GRAPHS[name](), 4)
+    together = converters.run(network, x, fast=False)
+    for _ in range(2):
+        apart = converters.run(network, x, batch=1, fast=True)
+        assert all(torch.equal(apart.counts[k], together.counts[k]) for k in apart.counts)
+
+
 def test_memory_does_not_grow_with_batch_or_window():
     """Chunks are of one size, whatever is asked for: the largest buffer stays within its bound."""
     q, _ = load_checkpoint("lenet5-mnist-8")
