@@ -25,6 +25,7 @@ _HOMES = {
     "from_pt2e": "converters.frontends.pt2e",
     "from_brevitas": "converters.frontends.brevitas",
     "from_torch_ao": "converters.frontends.torch_ao",
+    "from_snntorch": "converters.frontends.snntorch",
     "to_nir": "converters.nir_export",
     "read": "converters.nir_file",
     "write": "converters.nir_file",

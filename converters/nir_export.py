@@ -12,9 +12,9 @@ from converters.errors import ConversionError
 from converters.lattice import Certificate, fit
 from converters.nodes import CaLIF, SpikeEncoder
 from converters.quantised import Layer, QuantGraph
-from converters.synapses import Conv2d, Flatten, Linear, Scale, Shape, SumPool2d
+from converters.synapses import Conv2d, Flatten, Linear, Op, Scale, Shape, SumPool2d
 
-__all__ = ["certify", "to_nir"]
+__all__ = ["certify", "op_node", "to_nir"]
 
 _DT: Any = np.float32  # of weights: whole numbers, exact up to 2^24, and what other readers expect
 
@@ -70,7 +70,7 @@ def to_nir(q: QuantGraph, T: int | None = None, *, coding: str = "isi", bits: in
             before, shape = synapse.source, shapes[synapse.source]
             for j, op in enumerate(synapse.ops):
                 name = f"{layer.name}.s{k}.{j}_{type(op).__name__.lower()}"
-                nodes[name] = _TO_NODE[type(op)](op, shape)
+                nodes[name] = op_node(op, shape)
                 edges.append((before, name))
                 before, shape = name, op.output_shape(shape)
             edges.append((before, layer.name))
@@ -100,6 +100,11 @@ def _neuron(layer: Layer, certificate: Certificate, window: int) -> CaLIF:
         window=window,
         scale=layer.scale,
     )
+
+
+def op_node(op: Op, shape: Shape) -> nir.NIRNode:
+    """The stock NIR node of one linear operation on an input of ``shape``."""
+    return _TO_NODE[type(op)](op, shape)
 
 
 def _free(name: str, q: QuantGraph) -> str:

@@ -126,8 +126,9 @@ def measure(
         ("quantised", "right", "compared", "wrong", "agree", "spikes", "latency", "sops", "macs"), 0.0
     )
     worst = 0
-    label = "simulation"
-    pieces = list(zip(data.pixels.split(500), data.labels.split(500), strict=True))
+    label, route = "simulation", ""
+    size = max(16, min(500, 20_000_000 // network.neurons))  # all counts of a piece are kept
+    pieces = list(zip(data.pixels.split(size), data.labels.split(size), strict=True))
     for pixels, labels in pieces:
         r = run(network, pixels, backend=backend, phase=phase, batch=batch, **own)  # type: ignore[arg-type]
         if shrunk is not None:
@@ -148,7 +149,7 @@ def measure(
             totals["sops"] += float(r.sops.sum())
             totals["macs"] += float(r.macs.sum())
             totals["spikes"] += (r.spikes_per_image or 0.0) * len(pixels)
-        label = r.exact_from
+        label, route = r.exact_from, r.route
         if bar is not None and task is not None:
             bar.update(task, advance=len(pixels))
     n = max(len(data), 1)
@@ -158,6 +159,7 @@ def measure(
         "phase": phase,
         "backend": backend,
         "counts_from": label,
+        "route": route,
         "images": len(data),
         "quantised_accuracy": totals["quantised"] / n,
         "snn_accuracy": totals["right"] / n,

@@ -170,13 +170,16 @@ def _zipped(path: Path, split: str) -> Images:
     from PIL import Image
 
     info = path.stat()
-    kept = _cache() / f"{path.stem}-{split}-{info.st_size}-{int(info.st_mtime)}.npz"
+    kept = _cache() / f"{path.stem}-{split}-{info.st_size}-{int(info.st_mtime)}-mixed.npz"
     if not kept.is_file():
         with zipfile.ZipFile(path) as archive:
             names = sorted(n for n in archive.namelist() if n.startswith(f"{split}/") and not n.endswith("/"))
             classes = sorted({n.split("/")[1] for n in names})
             pixels = np.stack([np.asarray(Image.open(archive.open(n)).convert("RGB")) for n in names])
         labels = np.array([classes.index(n.split("/")[1]) for n in names])
+        # names are sorted by class; mixed, the first n images are a fair sample
+        order = np.random.default_rng(0).permutation(len(labels))
+        pixels, labels = pixels[order], labels[order]
         kept.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(kept) as temporary, temporary.open("wb") as f:
             np.savez(f, pixels=pixels.transpose(0, 3, 1, 2), labels=labels)
