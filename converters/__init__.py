@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "anytime_curve": "converters.anytime",
     "cross_check": "converters.cross_checking",
     "ConversionError": "converters.errors",
     "QuantGraph": "converters.quantised",

@@ -114,6 +114,15 @@ def test_sweep(calif):
     assert code == 0
 
 
+def test_anytime(calif):
+    _, out, _ = calif("sweep", *FAST, "--window", 8, "--anytime", "--json")
+    (row,) = one_object(out)["windows"]
+    assert len(row["anytime"]) >= 8
+    assert row["anytime"][-1] == row["snn_accuracy"]
+    _, out, _ = calif("sweep", *FAST, "--window", 8, "--anytime")
+    assert "stopped after step 6:" in out
+
+
 def test_cross_check(calif, tmp_path):
     code, out, _ = calif("cross-check", *FAST[:-1], 3, "--window", 4, "--window", 8, "--json")
     result = one_object(out)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from converters.anytime import anytime_curve
 from converters.commands import common
 
 __all__ = ["run", "sweep"]
@@ -26,6 +27,7 @@ def _rows(
     batch: int | None,
     coding: str,
     json: bool,
+    anytime: bool = False,
 ) -> dict[str, Any]:
     rows = []
     name, label = "", ""
@@ -35,7 +37,12 @@ def _rows(
             graph, q, notes = common.network_for(target, checkpoint, window, coding)
             data, name = common.images_for(dataset, notes, data_root, images)
             label = str(notes.get("network") or checkpoint or target)
-            rows += [common.measure(graph, q, data, backend=backend, phase=p, batch=batch, bar=bar) for p in phases]
+            for p in phases:
+                row = common.measure(graph, q, data, backend=backend, phase=p, batch=batch, bar=bar)
+                if anytime:
+                    curve = anytime_curve(graph, data.pixels, data.labels, backend=backend, phase=p)
+                    row["anytime"] = list(curve.accuracy)
+                rows.append(row)
     return {"dataset": name, "network": label, "levels": notes.get("levels"), "windows": rows}
 
 
@@ -44,6 +51,12 @@ def _show(result: dict[str, Any], json: bool) -> None:
         common.print_json(result)
     else:
         common.out.print(common.windows_table(f"{result['network']} on {result['dataset']}", result["windows"]))
+        for row in result["windows"]:
+            if "anytime" in row:
+                curve, t = row["anytime"], row["T"]
+                shown = [*range(max(0, t - 3), len(curve))]
+                steps = ", ".join(f"{k + 1}: {100 * curve[k]:.2f}%" for k in shown[:12])
+                common.say(f"T = {t}, {row['phase']}, stopped after step {steps}")
     if any(r["count_mismatches"] for r in result["windows"] if r["phase"] == "settle"):
         raise typer.Exit(1)
 
@@ -78,11 +91,25 @@ def sweep(
     images: common.Count = None,
     batch: common.Batch = None,
     coding: common.Coding = "isi",
+    anytime: Annotated[bool, typer.Option("--anytime", help="Accuracy if one stops after any step, too.")] = False,
     json: common.Json = False,
 ) -> None:
     """Accuracy, latency and spikes over several windows and phases."""
     windows: list[int | None] = list(window or _DEFAULT_SWEEP)
     _show(
-        _rows(None, checkpoint, dataset, data_root, windows, phase or ["settle"], backend, images, batch, coding, json),
+        _rows(
+            None,
+            checkpoint,
+            dataset,
+            data_root,
+            windows,
+            phase or ["settle"],
+            backend,
+            images,
+            batch,
+            coding,
+            json,
+            anytime,
+        ),
         json,
     )

@@ -1,0 +1,100 @@
+"""Accuracy if one stops after any step: one simulation, one curve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import nir
+import torch
+from torch import Tensor
+
+from converters.backends import run
+from converters.errors import ConversionError
+from converters.input_spikes import InputSpikes
+from converters.network import Network, float64
+from converters.results import RunResult
+
+__all__ = ["AnytimeCurve", "anytime_curve", "predictions_by_step"]
+
+
+@dataclass(frozen=True)
+class AnytimeCurve:
+    """``accuracy[t]`` is that of stopping after step ``t + 1``; steps beyond ``window`` are the rounding phase."""
+
+    window: int
+    accuracy: tuple[float, ...]
+
+
+def anytime_curve(
+    graph: nir.NIRGraph | Network, images: Tensor, labels: Tensor, *, batch: int = 32, **options: Any
+) -> AnytimeCurve:
+    """Accuracy after every step of one simulation.
+
+    Parameters
+    ----------
+    graph : nir.NIRGraph
+    images : float tensor ``(N, *input shape)``
+    labels : int tensor ``(N,)``
+    batch : int
+        Images at a time: the spike trains of a batch are kept.
+    **options
+        Of :func:`converters.run`: ``phase``, ``settle_from``, ``backend``.
+
+    Examples
+    --------
+    >>> import converters
+    >>> from converters.quantised import GraphBuilder
+    >>> from converters.synapses import Linear
+    >>> b = GraphBuilder()
+    >>> x = b.input((2,), scale=0.25, q_min=0, q_max=4)
+    >>> y = b.layer("fc", [(x, Linear(torch.eye(2, dtype=torch.int8)))], threshold=1.0, y_min=0, y_max=4, scale=1.0)
+    >>> g = converters.to_nir(b.build(y), T=4)
+    >>> anytime_curve(g, torch.tensor([[0.25, 1.0]]), torch.tensor([1])).accuracy
+    (1.0, 1.0, 1.0, 1.0)
+    """
+    network = Network.from_graph(graph)
+    if len(images) != len(labels) or not len(labels):
+        raise ConversionError("labels", f"{len(labels)} for {len(images)} images", "give one for each")
+    right: list[Tensor] = []
+    options.setdefault("fast", True if options.get("backend", "snntorch") == "snntorch" and _fast(images) else None)
+    if options["fast"] is None:
+        del options["fast"]
+    for start in range(0, len(images), batch):
+        part, truth = images[start : start + batch], labels[start : start + batch]
+        r = run(network, part, record="spikes", batch=len(part), **options)
+        guesses = predictions_by_step(network, r, network.spec.quantise(part))
+        right.append((guesses == truth.to(guesses.device)).sum(1))
+    steps = max(len(r) for r in right)
+    # a batch that is quiet earlier keeps its answer
+    total = torch.stack([torch.cat([r, r[-1:].expand(steps - len(r))]) for r in right]).sum(0)
+    return AnytimeCurve(network.window, tuple((total.double() / len(labels)).tolist()))
+
+
+def predictions_by_step(network: Network, result: RunResult, integers: Tensor) -> Tensor:
+    """Arg-max class after each step, int64 ``(steps, N)``, from a run's spike trains."""
+    if result.spikes is None:
+        raise ConversionError("result", "no spike trains", 'run with record="spikes"')
+    out = network.output
+    if not out.readout:
+        counts = result.spikes[out.name].to(torch.int64).cumsum(0)
+        return counts.flatten(2).argmax(2)
+    p = out.parameters.for_shape(out.shape)
+    source = InputSpikes(network, integers)
+    v = float64(p.v_init).expand(len(integers), *out.shape)
+    guesses = []
+    for t in range(len(result.spikes[out.name])):
+        v = v + out.charge({s.source: result.spikes[s.source][t].to(torch.float64) for s in out.synapses})
+        direct = source.direct(out.name, t)
+        if direct is not None:
+            v = v + direct
+        if t < network.window:
+            v = v - float64(p.leak)
+        guesses.append((v / float64(p.threshold)).flatten(1).argmax(1))
+    return torch.stack(guesses)
+
+
+def _fast(images: Tensor) -> bool:
+    from converters.backends.snntorch_fast import usable
+
+    return usable(images.device)
