@@ -18,7 +18,7 @@ _UsageError: Any = typer.BadParameter.__base__  # typer brings its own click, or
 
 
 def _app() -> typer.Typer:
-    from converters.commands import bench, checking, demo, inspecting, running, training
+    from converters.commands import bench, checking, demo, inspecting, report, running, training
 
     app = typer.Typer(
         name="calif",
@@ -35,6 +35,7 @@ def _app() -> typer.Typer:
     app.command()(running.sweep)
     app.command("cross-check")(checking.cross_check)
     app.command()(inspecting.inspect)
+    app.command()(report.report)
     app.command()(bench.bench)
     return app
 

@@ -9,16 +9,19 @@ import typer
 
 from converters.commands import common
 from converters.commands.checking import summary
+from converters.commands.report import add_details
 from converters.commands.training import train_network
 from converters.cross_checking import cross_check
 from converters.nir_export import to_nir
 from converters.nir_file import read, write
+from converters.report import write_report, write_run
 from converters.zoo.datasets import load
 from converters.zoo.named import load_checkpoint
 
 __all__ = ["demo"]
 
 _CHECKED = 5  # images that Brian2 runs as well
+_DETAILED = 50  # images behind the report's numbers for each layer
 
 
 def demo(
@@ -65,12 +68,22 @@ def demo(
         "dataset": dataset,
         "network": "lenet5",
         "levels": levels,
+        "weight_bits": trained["weight_bits"],
+        "toolkit": trained["toolkit"],
+        "seed": seed,
         "float_accuracy": trained["float_accuracy"],
         "quantised_accuracy": trained["quantised_accuracy"],
         "nir_file": str(path),
+        "checkpoint": trained["checkpoint"],
         "windows": rows,
         "cross_check": summary(report),
+        "checks": [report.as_dict()],
+        "report": str(out / "report.html"),
     }
+    detailed = dict(result)
+    add_details(detailed, q, None, dataset=dataset, data_root=data_root, images=_DETAILED, shown=3, json=json)
+    write_run(detailed, out)
+    write_report(detailed, result["report"])
     wrong = sum(r["count_mismatches"] for r in rows)
     if json:
         common.print_json(result)
@@ -82,5 +95,6 @@ def demo(
             f"largest membrane difference {max(r.membrane_difference for r in report.layers['brian2']):.2g}"
         )
         say("quantised: the same network at that window (scales grow by levels/T below T = levels)")
+        say(f"5  report, for your browser: {result['report']}")
     if wrong or not report.equal:
         raise typer.Exit(1)

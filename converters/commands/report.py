@@ -1,0 +1,114 @@
+"""``calif report``: a run as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import nir
+import typer
+
+from converters.commands import common
+from converters.network import Network
+from converters.nir_export import to_nir
+from converters.nir_file import read
+from converters.quantised import QuantGraph
+from converters.report import load_run, write_report
+from converters.report_details import describe
+from converters.zoo.datasets import load
+from converters.zoo.named import find_checkpoint, load_checkpoint
+
+__all__ = ["add_details", "report"]
+
+
+def add_details(
+    result: dict[str, Any],
+    q: QuantGraph | None,
+    graph: nir.NIRGraph | None,
+    *,
+    dataset: str,
+    data_root: Path | None,
+    images: int,
+    shown: int,
+    coding: str = "isi",
+    json: bool = False,
+) -> None:
+    """Run some images again for what each layer did, and put it into ``result["details"]``.
+
+    With a quantised network at each of the run's windows and phases; with a graph alone at its own window.
+    """
+    wanted = list(dict.fromkeys((r["T"], r["phase"]) for r in result["windows"]))
+    data = load(dataset, "test", root=data_root)
+    runs: list[tuple[Any, str]] = []
+    if q is not None:
+        runs = [(to_nir(q, T=t, coding=coding), phase) for t, phase in wanted]
+    elif graph is not None:
+        network = Network.from_graph(graph)
+        runs = [(network, phase) for t, phase in wanted if t == network.window] or [(network, "settle")]
+    with common.progress_bar(json) as bar:
+        task = bar.add_task("layers", total=len(runs))
+        result["details"] = describe(
+            runs, q, data, images=images, shown=shown, progress=lambda done, _: bar.update(task, completed=done)
+        )
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="What calif printed with --json, or the folder that calif demo wrote into."
+        ),
+    ],
+    checkpoint: common.Checkpoint = None,
+    nir_file: Annotated[
+        Path | None, typer.Option("--nir", help="The converted network, where no checkpoint is known.")
+    ] = None,
+    dataset: common.Dataset = None,
+    data_root: common.DataRoot = None,
+    images: Annotated[int, typer.Option(min=1, help="Test images behind the layers' numbers.")] = 50,
+    shown: Annotated[int, typer.Option(min=0, max=20, help="Images to step through.")] = 3,
+    coding: common.Coding = "isi",
+    out: Annotated[Path | None, typer.Option(help="The page; report.html beside the run by default.")] = None,
+    json: common.Json = False,
+) -> None:
+    """Write a run as one HTML page. Exit 1 if a count of phase settle differs."""
+    result = load_run(runs)
+    if checkpoint is None and nir_file is None and "details" not in result:  # as the run names them, where still there
+        checkpoint = _known(result.get("checkpoint"))
+        nir_file = None if checkpoint else next((Path(p) for p in [_known(result.get("nir_file"))] if p), None)
+    if checkpoint is not None:
+        find_checkpoint(checkpoint)
+        q, notes = load_checkpoint(checkpoint)
+        for name in ("network", "dataset", "levels", "weight_bits", "toolkit", "seed"):
+            if name in notes and result.get(name) is None:
+                result[name] = notes[name]
+        where = dataset or result.get("dataset") or notes.get("dataset") or ""
+        add_details(
+            result, q, None, dataset=where, data_root=data_root, images=images, shown=shown, coding=coding, json=json
+        )
+    elif nir_file is not None:
+        graph, where = read(nir_file), dataset or result.get("dataset") or ""
+        add_details(result, None, graph, dataset=where, data_root=data_root, images=images, shown=shown, json=json)
+    if out is None:
+        first = runs[0]
+        out = (first if first.is_dir() else first.parent) / "report.html"
+    size = write_report(result, out)
+    wrong = sum(r["count_mismatches"] for r in result["windows"] if r["phase"] == "settle")
+    wrong += sum(
+        layer.get("mismatches", 0)
+        for window in result.get("details", {}).get("windows", [])
+        if window["phase"] == "settle"
+        for layer in window["layers"]
+    )
+    if json:
+        common.print_json({"report": str(out), "bytes": size, "details": "details" in result, "mismatches": wrong})
+    else:
+        common.say(f"wrote {out} ({size / 1e6:.2f} MB)")
+        if "details" not in result:
+            common.say("without layers: name the network with --checkpoint or --nir")
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _known(path: Any) -> str | None:
+    return str(path) if isinstance(path, str) and Path(path).is_file() else None

@@ -1,0 +1,148 @@
+"""Charts as inline SVG: colours come from the page's style sheet, so that they follow light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import count
+from typing import TypeAlias
+
+__all__ = ["accuracy_chart", "bar_chart", "latency_chart", "number"]
+
+Points: TypeAlias = Sequence[tuple[float, float]]
+_WIDTH, _HEIGHT = 380, 230
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 14, 40
+
+
+def _svg(title: str, description: str, body: list[str], height: float, key: str) -> str:
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {height:g}" role="img" aria-labelledby="{key}-t {key}-d">'
+        f'<title id="{key}-t">{escape(title)}</title><desc id="{key}-d">{escape(description)}</desc>'
+        f"{''.join(body)}</svg>"
+    )
+
+
+def _text(x: float, y: float, text: str, style: str = "", anchor: str = "middle") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{style}">{escape(text)}</text>'
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{style}"/>'
+
+
+def number(x: float) -> str:
+    """Three digits, never an exponent.
+
+    >>> number(22250.9), number(0.010371)
+    ('22,251', '0.0104')
+    """
+    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
+
+
+def _ticks(low: float, high: float, wanted: int = 4) -> list[float]:
+    """Round numbers that span ``[low, high]``.
+
+    >>> _ticks(97.2, 98.9)
+    [97.0, 97.5, 98.0, 98.5, 99.0]
+    """
+    raw = max(high - low, 1e-9) / wanted
+    size = 10.0 ** math.floor(math.log10(raw))
+    unit = next(size * m for m in (1, 2, 2.5, 5, 10) if size * m >= raw - 1e-12)
+    first, last = math.floor(low / unit + 1e-9), math.ceil(high / unit - 1e-9)
+    return [round(k * unit, 10) for k in range(first, last + 1)]
+
+
+def accuracy_chart(series: Mapping[str, Points], key: str = "accuracy") -> str:
+    """Accuracy in per cent against ``T`` on a logarithmic axis, one line for each name.
+
+    ``series`` maps names to ``(T, accuracy in [0, 1])``. The name ``quantised network`` is drawn as a wide pale line.
+    """
+    xs = sorted({t for points in series.values() for t, _ in points})
+    ys = [100 * a for points in series.values() for _, a in points]
+    low, high = min(ys), max(ys)
+    ticks = _ticks(max(0.0, low - 0.05), min(100.0, high + 0.05))
+    low, high = ticks[0], min(max(ticks[-1], low + 1e-6), 100.0 if high <= 100 else high)
+    ticks = [t for t in ticks if t <= high + 1e-9]
+    a, b = math.log2(xs[0]), math.log2(xs[-1])
+
+    def x(t: float) -> float:
+        share = 0.5 if a == b else (math.log2(t) - a) / (b - a)
+        return _LEFT + 12 + share * (_WIDTH - _LEFT - _RIGHT - 24)
+
+    def y(v: float) -> float:
+        return _HEIGHT - _BOTTOM - (v - low) / max(high - low, 1e-9) * (_HEIGHT - _TOP - _BOTTOM)
+
+    body = []
+    for t in ticks:
+        body += [_line(_LEFT, y(t), _WIDTH - _RIGHT, y(t), "grid"), _text(_LEFT - 6, y(t) + 4, f"{t:g}", "", "end")]
+    shown: list[float] = []
+    for t in xs:
+        if not shown or x(t) - x(shown[-1]) > 18:
+            shown.append(t)
+            body.append(_text(x(t), _HEIGHT - _BOTTOM + 16, f"{t:g}"))
+    body.append(_text((_LEFT + _WIDTH) / 2, _HEIGHT - 6, "window T (steps)", "axis"))
+    body.append(_text(4, 10, "%", "axis", "start"))
+    styles = count()
+    order = sorted(series.items(), key=lambda item: item[0] != "quantised network")
+    for name, points in order:
+        style = "reference" if name == "quantised network" else f"s{next(styles) % 4}"
+        at = [(x(t), y(100 * v)) for t, v in sorted(points)]
+        body.append(f'<polyline class="line {style}" points="{" ".join(f"{u:.1f},{v:.1f}" for u, v in at)}"/>')
+        if style != "reference":
+            body += [_mark(style, u, v) for u, v in at]
+    told = "; ".join(f"{n}: " + ", ".join(f"T {t:g} {100 * v:.2f} %" for t, v in sorted(p)) for n, p in series.items())
+    return _svg("Accuracy against window length", told, body, _HEIGHT, key)
+
+
+def _mark(style: str, x: float, y: float) -> str:
+    """Each line has a marker of its own shape, for eyes and printers without colour."""
+    shapes = {
+        "s0": f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"',
+        "s1": f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8"',
+        "s2": f'<path d="M{x:.1f} {y - 5:.1f}l5 9h-10z"',
+        "s3": f'<path d="M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5-5z"',
+    }
+    return f'{shapes[style]} class="mark {style}"/>'
+
+
+def latency_chart(rows: Sequence[tuple[str, int, float, int]], key: str = "latency") -> str:
+    """Steps until the network is quiet: ``(label, T, mean, max)``; the part after ``T`` is the rounding phase."""
+    widest = max(r[3] for r in rows)
+    height = 34 + 30 * len(rows) + 12
+    left = 62
+    scale = (_WIDTH - left - 74) / widest
+    body = []
+    for k, (label, window, mean, most) in enumerate(rows):
+        y = 8 + 30 * k
+        body += [
+            _text(left - 8, y + 14, label, "", "end"),
+            f'<rect x="{left}" y="{y}" width="{window * scale:.1f}" height="18" class="bar s0"/>',
+            f'<rect x="{left + window * scale:.1f}" y="{y}" width="{max(mean - window, 0) * scale:.1f}" '
+            'height="18" class="bar s1"/>',
+            _line(left + most * scale, y - 2, left + most * scale, y + 20, "whisker"),
+            _text(left + most * scale + 6, y + 14, f"{mean:.1f} ({most})", "", "start"),
+        ]
+    body.append(_text(left, height - 8, "steps: mean (largest)", "axis", "start"))
+    told = "; ".join(f"{label}: mean {mean:.1f}, largest {most}" for label, _, mean, most in rows)
+    return _svg("Steps until the network is quiet", told, body, height, key)
+
+
+def bar_chart(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: str, key: str) -> str:
+    """Horizontal bars: ``(label, [(style, value), ...])``, each label's bars below one another, with their numbers."""
+    widest = max((v for _, bars in rows for _, v in bars), default=0.0) or 1.0
+    left = 14 + 6.6 * max(len(label) for label, _ in rows)
+    scale = (_WIDTH - left - 78) / widest
+    body, y = [], 6.0
+    for label, bars in rows:
+        body.append(_text(left - 8, y + 8 * len(bars) + 3, label, "", "end"))
+        for style, value in bars:
+            body.append(
+                f'<rect x="{left:g}" y="{y:g}" width="{max(value * scale, 0.5):.1f}" height="13" class="bar {style}"/>'
+            )
+            body.append(_text(left + value * scale + 5, y + 11, number(value), "", "start"))
+            y += 16
+        y += 8
+    body.append(_text(left, y + 12, unit, "axis", "start"))
+    told = "; ".join(f"{label}: " + ", ".join(number(v) for _, v in bars) for label, bars in rows)
+    return _svg(title, f"{told} ({unit})", body, y + 20, key)

@@ -1,0 +1,286 @@
+"""What a report shows beyond a run's totals: every layer by itself, and a few images step by step."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import nir
+import numpy as np
+import torch
+from torch import Tensor
+
+from converters.backends import run
+from converters.input_spikes import InputSpikes
+from converters.network import Network, Stage, float64
+from converters.quantised import QuantGraph
+from converters.results import RunResult, compare_counts
+from converters.synapses import Conv2d, Linear, Scale, Synapse
+from converters.zoo.datasets import Images
+
+__all__ = ["MAP_NEURONS", "describe", "layer_rows", "pack", "traces", "unpack"]
+
+MAP_NEURONS = 5000  # of each layer, whole channels: what the page carries of an image's spikes
+
+
+def describe(
+    runs: Sequence[tuple[nir.NIRGraph | Network, str]],
+    q: QuantGraph | None,
+    data: Images,
+    *,
+    images: int = 50,
+    shown: int = 3,
+    trace_window: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """The entry ``details`` of a run's JSON.
+
+    Parameters
+    ----------
+    runs : sequence of (graph, phase)
+        One network at each window.
+    q : QuantGraph, optional
+        What the counts are compared with; without it the closed form of the graph.
+    data : Images
+        Test images.
+    images : int
+        How many the layers' numbers are means of.
+    shown : int
+        How many to keep step by step, of different labels as far as there are; at the window nearest to
+        ``trace_window`` steps.
+
+    Returns
+    -------
+    dict
+        ``images``, ``windows`` (``T``, ``phase``, ``layers``, ``extra_steps``), ``traces`` and ``versions``.
+
+    Raises
+    ------
+    ConversionError
+        If the images do not fit the network.
+    """
+    part = data.first(images)
+    windows = []
+    for k, (graph, phase) in enumerate(runs):
+        windows.append(layer_rows(Network.from_graph(graph), q, part.pixels, phase=phase))
+        if progress is not None:
+            progress(k + 1, len(runs))
+    networks = [(Network.from_graph(g), p) for g, p in runs]
+    network, phase = min(networks, key=lambda n: (abs(n[0].window - trace_window), n[1] != "settle"))
+    return {
+        "images": len(part),
+        "windows": windows,
+        "traces": traces(network, part, phase=phase, shown=shown),
+        "versions": _versions(),
+    }
+
+
+def layer_rows(network: Network, q: QuantGraph | None, pixels: Tensor, *, phase: str = "settle") -> dict[str, Any]:
+    """Every layer of one network: neurons, fan-in, thresholds, and means over ``pixels`` of what it did.
+
+    ``sops`` are the synaptic operations that the layer receives, ``macs`` and ``adds`` what the same layer costs a
+    dense network; spikes, SOPs, MACs and additions are per image, the input's row among the layers'.
+    """
+    n = max(len(pixels), 1)
+    fired: dict[str, Tensor] = {}
+    positive: dict[str, float] = {}
+    negative: dict[str, float] = {}
+    compared: dict[str, list[int]] = {}
+    extra: list[int] = []
+    macs = 0.0
+    shrunk = q.at_window(network.window) if q is not None else None
+    steps = (network.window + 32) * sum(int(np.prod(s)) for s in network.shapes.values())
+    for batch in pixels.split(max(1, 200_000_000 // steps)):  # a train takes a byte for each neuron and step
+        r = run(network, batch, phase=phase, record="spikes")  # type: ignore[arg-type]
+        exact = shrunk.execute(batch) if shrunk is not None else run(network, batch, backend="closed_form").counts
+        for row in compare_counts(r, exact):
+            total = compared.setdefault(row.layer, [0, 0])
+            total[0] += row.compared
+            total[1] += row.differing
+        for name, train in (r.spikes or {}).items():
+            fired[name] = fired.get(name, 0) + train.abs().sum((0, 1), dtype=torch.float64)
+            positive[name] = positive.get(name, 0) + int((train > 0).sum())
+            negative[name] = negative.get(name, 0) + int((train < 0).sum())
+        extra += [] if r.extra_steps is None else r.extra_steps.tolist()
+        macs += 0.0 if r.macs is None else float(r.macs.sum())
+    rows = [_input_row(network, positive, negative, n)]
+    for stage in network.stages:
+        about = _layer(stage, network)
+        about["positive"], about["negative"] = positive.get(stage.name, 0) / n, negative.get(stage.name, 0) / n
+        about["sops"] = sum(
+            float((fired[s.source] * s.fan_out(network.shapes[s.source])).sum())
+            for s in stage.synapses
+            if s.source in fired
+        ) / n  # fmt: skip
+        about["counts_compared"], about["mismatches"] = compared.get(stage.name, [0, 0])
+        rows.append(about)
+    return {
+        "T": network.window,
+        "phase": phase,
+        "coding": network.encoder.coding,
+        "compared_with": "quantised network" if q is not None else "closed form",
+        "neurons": network.neurons,
+        "direct_macs": macs / n,
+        "extra_steps": extra,
+        "layers": rows,
+    }
+
+
+def _input_row(network: Network, positive: dict[str, float], negative: dict[str, float], n: int) -> dict[str, Any]:
+    e, name = network.encoder, network.encoder_name
+    return {
+        "name": name,
+        "kind": "input",
+        "shape": list(network.spec.shape),
+        "neurons": int(np.prod(network.spec.shape)),
+        "range": [int(e.q_min), int(e.q_max)],
+        "positive": positive.get(name, 0) / n,
+        "negative": negative.get(name, 0) / n,
+    }
+
+
+def _layer(stage: Stage, network: Network) -> dict[str, Any]:
+    p = stage.parameters
+    synapses = {True: 0.0, False: 0.0}
+    for s in stage.synapses:
+        synapses[_multiplies(s)] += float(s.fan_out(network.shapes[s.source]).sum())
+    return {
+        "name": stage.name,
+        "kind": "membrane" if stage.readout else "spikes",
+        "shape": list(stage.shape),
+        "neurons": stage.size,
+        "fan_in": sum(synapses.values()) / stage.size,
+        "threshold": [float(p.threshold.min()), float(p.threshold.max())],
+        "leak": [float(p.leak.min()), float(p.leak.max())],
+        "range": [int(p.y_min.min()), int(p.y_max.max())],
+        "tie": p.tie,
+        "macs": synapses[True],
+        "adds": synapses[False],
+    }
+
+
+def _multiplies(synapse: Synapse) -> bool:
+    """Whether a dense network multiplies here: pools and identities of weight 1 only add."""
+    return any(isinstance(op, Conv2d | Linear) or (isinstance(op, Scale) and op.weight != 1) for op in synapse.ops)
+
+
+def traces(network: Network, data: Images, *, phase: str = "settle", shown: int = 3) -> dict[str, Any]:
+    """A few images step by step: spikes of the input and of every layer, and the output.
+
+    Trains are packed by :func:`pack`; of layers with more than ``MAP_NEURONS`` neurons the first channels.
+    ``output`` is the signed count of each class after each step, or the membrane over its threshold.
+    """
+    chosen = _different(data.labels, shown)
+    pixels = data.pixels[chosen]
+    integers = network.spec.quantise(pixels)
+    r = run(network, integers=integers, phase=phase, record="spikes")  # type: ignore[arg-type]
+    trains = {k: t.cpu() for k, t in (r.spikes or {}).items()}
+    output = _outputs(network, r, trains, integers)
+    shapes, kept = network.shapes, {}
+    for name, shape in shapes.items():
+        channel = int(np.prod(shape[1:]))
+        kept[name] = max(1, min(shape[0], MAP_NEURONS // max(channel, 1)))
+    rows = []
+    for k, index in enumerate(chosen):
+        end = network.window + (int(r.extra_steps[k]) if r.extra_steps is not None else 0)
+        layers = []
+        for name, train in trains.items():
+            own = train[:end, k]
+            flat = own.reshape(end, -1)
+            layers.append(
+                {
+                    "name": name,
+                    "positive": (flat > 0).sum(1).tolist(),
+                    "negative": (flat < 0).sum(1).tolist(),
+                    "spikes": pack(own[:, : kept[name]].reshape(end, -1).numpy()),
+                }
+            )
+        rows.append(
+            {
+                "label": int(data.labels[index]),
+                "prediction": int(r.predictions[k]),
+                "steps": end,
+                "pixels": integers[k].tolist(),
+                "output": output[:end, k].tolist(),
+                "layers": layers,
+            }
+        )
+    return {
+        "T": network.window,
+        "phase": phase,
+        "input": network.encoder_name,
+        "output": {"name": network.output.name, "counts": not network.output.readout},
+        "layers": [
+            {"name": n, "shape": list(shapes[n]), "channels_shown": kept[n]}
+            for n in trains
+            if n != network.encoder_name
+        ],
+        "input_shape": list(network.spec.shape),
+        "input_channels_shown": kept[network.encoder_name],
+        "input_range": [network.spec.q_min, network.spec.q_max],
+        "images": rows,
+    }
+
+
+def _different(labels: Tensor, count: int) -> list[int]:
+    """Indices of ``count`` images, each new label first."""
+    seen: set[int] = set()
+    fresh: list[int] = []
+    again: list[int] = []
+    for k, label in enumerate(labels.tolist()):
+        (again if label in seen else fresh).append(k)
+        seen.add(label)
+    return sorted((fresh + again)[:count])
+
+
+def _outputs(network: Network, r: RunResult, trains: dict[str, Tensor], integers: Tensor) -> Tensor:
+    """The output after each step ``(steps, N, classes)``: counts, or membranes over their threshold."""
+    stage = network.output
+    if not stage.readout:
+        return trains[stage.name].to(torch.int64).cumsum(0).flatten(2)
+    p = stage.parameters.for_shape(stage.shape)
+    threshold, leak = (float64(x).expand(stage.shape) for x in (p.threshold, p.leak))
+    source = InputSpikes(network, integers.cpu())
+    v = float64(p.v_init).expand(len(integers), *stage.shape).clone()
+    rows = []
+    for t in range(max(len(x) for x in trains.values())):
+        v = v + stage.charge({s.source: trains[s.source][t].to(torch.float64) for s in stage.synapses})
+        direct = source.direct(stage.name, t)
+        v = v if direct is None else v + direct
+        v = v - leak if t < network.window else v
+        rows.append((v / threshold).flatten(1))
+    return torch.stack(rows)
+
+
+def pack(spikes: np.ndarray) -> str:
+    """Signed spikes ``(steps, neurons)`` in {-1, 0, 1} as base64, two bits each, the lowest first.
+
+    >>> pack(np.array([[1, -1, 0, 0]]))
+    'Ug=='
+    """
+    codes = (np.asarray(spikes, dtype=np.int8).reshape(-1) + 1).astype(np.uint8)
+    fours = np.concatenate([codes, np.zeros(-len(codes) % 4, dtype=np.uint8)]).reshape(-1, 4)
+    return base64.b64encode((fours << np.array([0, 2, 4, 6], dtype=np.uint8)).sum(1).astype(np.uint8)).decode()
+
+
+def unpack(text: str, shape: tuple[int, int]) -> np.ndarray:
+    """What :func:`pack` packed: int8 ``(steps, neurons)``.
+
+    >>> unpack("Ug==", (1, 4))
+    array([[ 1, -1,  0,  0]], dtype=int8)
+    """
+    raw = np.frombuffer(base64.b64decode(text), dtype=np.uint8)
+    codes = (raw[:, None] >> np.array([0, 2, 4, 6], dtype=np.uint8)) & 3
+    return codes.reshape(-1)[: shape[0] * shape[1]].astype(np.int8).reshape(shape) - np.int8(1)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("calif-plugins", "torch", "snntorch", "Brian2", "nir", "torchao", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,402 @@
+"""The report's text, tables and charts, section by section; every number comes from the run's JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+
+from calif_plugins.plots_network import ENERGY
+from converters.report_charts import accuracy_chart, bar_chart, latency_chart
+
+__all__ = ["energy_rows", "sections"]
+
+
+def sections(run: dict[str, Any]) -> tuple[str, str]:
+    """Title and body of the page."""
+    network = str(run.get("network") or "network")
+    title = f"{_NAMES.get(network, network)} on {run.get('dataset') or 'images'}"
+    parts: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
+        ("converted", "What was converted", _converted),
+        ("accuracy", "Accuracy and exactness", _accuracy),
+        ("watch", "Watch it think", _watch),
+        ("layers", "Layer by layer", _layers),
+        ("latency", "Latency", _latency),
+        ("energy", "Energy", _energy),
+        ("crosscheck", "Cross-check between simulators", _cross_check),
+        ("interop", "On other simulators", _interop),
+    ]
+    done = [(key, name, make(run)) for key, name, make in parts]
+    done = [(key, name, text) for key, name, text in done if text]
+    links = "".join(f'<li><a href="#{key}">{escape(name)}</a></li>' for key, name, _ in done)
+    body = [
+        f"<header><h1>{escape(title)}</h1>{_verdict(run)}</header>",
+        f'<nav aria-label="Sections"><ul>{links}</ul></nav><main id="main">',
+        *(
+            f'<section id="{key}" aria-labelledby="{key}-h"><h2 id="{key}-h">{escape(name)}</h2>{text}</section>'
+            for key, name, text in done
+        ),
+        "</main>",
+    ]
+    return title, "\n".join(body)
+
+
+_NAMES = {
+    "lenet5": "LeNet-5",
+    "vgg9": "VGG-9",
+    "vgg16": "VGG-16",
+    "resnet11": "ResNet-11",
+    "resnet11h": "ResNet-11H",
+    "mobilenet20": "MobileNet-20",
+}
+
+
+def _verdict(run: dict[str, Any]) -> str:
+    exact = [r for r in run["windows"] if r["phase"] == "settle"] or run["windows"]
+    compared, wrong = (sum(r[k] for r in exact) for k in ("counts_compared", "count_mismatches"))
+    other = exact[0].get("compared_with", "quantised network")
+    if exact[0]["phase"] != "settle":
+        text = f"phase {exact[0]['phase']}, which is not exact"
+    else:
+        text = "every spike count equals the integer" if not wrong else "not exact: see the layers below"
+    return (
+        f'<p class="verdict {"bad" if wrong else "good"}"><span aria-hidden="true">{"✗" if wrong else "✓"}</span> '
+        f'<strong>{compared:,} counts compared, <span id="verdict-differ">{wrong:,}</span> differ</strong> '
+        f"<span>from the {escape(str(other))}; {text}.</span></p>"
+    )
+
+
+def _windows(run: dict[str, Any]) -> list[dict[str, Any]]:
+    return sorted(run["windows"], key=lambda r: (r["T"], r["phase"] != "settle", r["phase"]))
+
+
+def _details(run: dict[str, Any]) -> list[dict[str, Any]]:
+    return sorted(run.get("details", {}).get("windows", []), key=lambda w: (w["phase"] != "settle", -w["T"]))
+
+
+def _table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], key: str) -> str:
+    """A table that scrolls by itself, by keyboard too, where the screen is narrow. Cells are HTML."""
+    head = "".join(f'<th scope="col">{c}</th>' for c in columns)
+    body = "".join(
+        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows
+    )
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-labelledby="{key}-c"><table id="{key}">'
+        f'<caption id="{key}-c"><span>{caption}</span></caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _figure(svg: str, caption: str, legend: Sequence[tuple[str, str]] = ()) -> str:
+    keys = "".join(f'<span class="key"><i class="{style}"></i>{escape(name)}</span>' for style, name in legend)
+    return f"<figure>{svg}<figcaption>{keys}{caption}</figcaption></figure>"
+
+
+def _percent(x: float) -> str:
+    return f"{100 * x:.2f} %"
+
+
+def _short(x: float | None) -> str:
+    if x is None:
+        return "–"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if x >= size:
+            return f"{x / size:.3g} {unit}"
+    return f"{x:.3g}"
+
+
+def _span(pair: Sequence[float]) -> str:
+    low, high = pair
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+
+
+def _converted(run: dict[str, Any]) -> str:
+    names = ("network", "dataset", "toolkit", "levels", "weight_bits", "seed")
+    facts: list[tuple[str, Any]] = [(name.replace("_", " "), run.get(name)) for name in names]
+    for name in ("float_accuracy", "quantised_accuracy"):
+        if run.get(name) is not None:
+            facts.append((name.replace("_", " "), _percent(run[name])))
+    for detail in _details(run)[:1]:
+        layers = [layer for layer in detail["layers"] if layer["kind"] != "input"]
+        facts.append(("Ca-LIF neurons", f"{detail['neurons']:,} in {len(layers)} layers"))
+        facts.append(("synapses", f"{round(sum(k['macs'] + k['adds'] for k in layers)):,}"))
+        facts.append(("input coding", detail["coding"]))
+    facts.append(("windows", ", ".join(f"T = {t}" for t in sorted({r["T"] for r in run["windows"]}))))
+    facts += [("file", run.get("nir_file")), ("checkpoint", run.get("checkpoint"))]
+    versions = run.get("details", {}).get("versions", {})
+    facts.append(("versions", ", ".join(f"{k} {v}" for k, v in versions.items()) or None))
+    listed = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(str(v))}</dd></div>" for name, v in facts if v is not None
+    )
+    return f'<dl class="facts">{listed}</dl>'
+
+
+def _accuracy(run: dict[str, Any]) -> str:
+    rows = _windows(run)
+    cells = [
+        [
+            f"{r['T']}",
+            escape(r["phase"]),
+            _percent(r["quantised_accuracy"]),
+            _percent(r["snn_accuracy"]),
+            "–" if r.get("prediction_agreement") is None else f"{100 * r['prediction_agreement']:.4g} %",
+            f"{r['counts_compared']:,}",
+            f"{r['count_mismatches']:,}",
+            f"{r.get('images', '–')}",
+            _short(r.get("spikes_per_image")),
+        ]
+        for r in rows
+    ]
+    columns = [
+        "T",
+        "phase",
+        "quantised",
+        "spiking",
+        "same label",
+        "counts compared",
+        "differ",
+        "images",
+        "spikes/image",
+    ]
+    table = _table("One row per window and rounding phase", columns, cells, "windows-table")
+    chart = ""
+    if len({r["T"] for r in rows}) > 1:
+        series: dict[str, list[tuple[float, float]]] = {}
+        for r in rows:
+            series.setdefault(f"spiking, {r['phase']}", []).append((r["T"], r["snn_accuracy"]))
+        legend = [(f"s{k % 4}", name) for k, name in enumerate(series)]
+        series["quantised network"] = sorted({(r["T"], r["quantised_accuracy"]) for r in rows})
+        chart = _figure(
+            accuracy_chart(series),
+            "The quantised network's line lies under the spiking one's wherever they agree.",
+            [*legend, ("reference", "quantised network")],
+        )
+    note = (
+        "<p>T is the window in time steps. <em>Quantised</em> is the quantised network at that window: below T = "
+        "levels its scales grow by levels/T. A count is one neuron's signed number of spikes for one image; it is "
+        "compared with the integer that the quantised network computes at the same place.</p>"
+    )
+    return note + table + chart
+
+
+def _watch(run: dict[str, Any]) -> str:
+    found = run.get("details", {}).get("traces")
+    if not found or not found["images"]:
+        return ""
+    choices = "".join(
+        f'<label><input type="radio" name="image" value="{k}"{" checked" if k == 0 else ""}> '
+        f"image {k + 1} (a {escape(str(i['label']))})</label>"
+        for k, i in enumerate(found["images"])
+    )
+    kind = "spike counts so far" if found["output"]["counts"] else "membrane over threshold"
+    return (
+        f"<p>T = {found['T']}, phase {escape(found['phase'])}. Move the slider, or press the arrow keys on it; "
+        f"after step {found['T']} comes the rounding phase.</p>"
+        f'<div class="player" id="player"><fieldset class="choices"><legend>Image</legend>{choices}</fieldset>'
+        '<fieldset class="choices"><legend>Show</legend>'
+        '<label><input type="radio" name="view" value="counts" checked> counts so far</label>'
+        '<label><input type="radio" name="view" value="spikes"> spikes at this step</label></fieldset>'
+        '<div class="slider"><button type="button" id="play" aria-pressed="false">Play</button>'
+        '<label for="step">Step</label><input type="range" id="step" min="1" max="1" value="1">'
+        '<output id="step-text" for="step"></output></div>'
+        '<p id="summary" role="status" aria-live="polite"></p>'
+        '<div class="stage"><div class="panel"><h3>Input</h3><div class="pair">'
+        '<figure><canvas id="image-map" role="img"></canvas><figcaption>the image</figcaption></figure>'
+        '<figure><canvas id="input-map" role="img"></canvas><figcaption id="input-caption"></figcaption></figure></div>'
+        f'</div><div class="panel"><h3>Output: {kind}</h3><ol id="output" start="0"></ol></div></div>'
+        '<h3>Layers</h3><div id="layer-maps"></div>'
+        '<p class="key-line"><span class="key"><i class="s0"></i>positive</span>'
+        '<span class="key"><i class="s1"></i>negative</span>'
+        "The bars below each map are its layer's spikes at every step.</p></div>"
+        "<noscript><p>Stepping through time needs JavaScript; everything else on this page does without.</p></noscript>"
+    )
+
+
+def _layers(run: dict[str, Any]) -> str:
+    details = _details(run)
+    if not details:
+        return (
+            "<p>This run's JSON does not say what each layer did. <code>calif report RUN --checkpoint NAME</code> runs "
+            "some images and adds it.</p>"
+        )
+    columns = ["layer", "shape", "neurons", "fan-in", "threshold", "range", "spikes +", "spikes −"]
+    columns += ["SOPs in", "counts compared", "differ"]
+    text = f"<p>Spikes, by sign, and SOPs (synaptic operations that arrive) are means over {run['details']['images']} "
+    text += "test images. The fan-in is a mean over a layer's neurons: at a "
+    text += "padded border it is smaller.</p>"
+    for k, window in enumerate(details):
+        rows = []
+        for layer in window["layers"]:
+            own = [
+                escape(layer["name"]), " × ".join(map(str, layer["shape"])), f"{layer['neurons']:,}",
+                f"{layer['fan_in']:.4g}" if "fan_in" in layer else "–",
+                _span(layer["threshold"]) if "threshold" in layer else "–",
+                "membrane" if layer["kind"] == "membrane" else _span(layer["range"]),
+                f"{layer['positive']:,.1f}", f"{layer['negative']:,.1f}",
+                _short(layer["sops"]) if "sops" in layer else "–",
+                f"{layer['counts_compared']:,}" if layer.get("counts_compared") else "–",
+                f"{layer['mismatches']:,}" if layer.get("counts_compared") else "–",
+            ]  # fmt: skip
+            rows.append(own)
+        name = f"T = {window['T']}, phase {window['phase']}"
+        table = _table(f"{escape(name)}, compared with the {window['compared_with']}", columns, rows, f"layers-{k}")
+        bars = [
+            (layer["name"], [("s0", layer["positive"]), ("s1", layer["negative"])])
+            for layer in window["layers"]
+            if layer["kind"] != "membrane"
+        ]
+        chart = _figure(
+            bar_chart(f"Spikes by layer, {name}", bars, "spikes per image", f"spikes-{k}"),
+            escape(name),
+            [("s0", "positive"), ("s1", "negative")],
+        )
+        text += f"<details{' open' if k == 0 else ''}><summary>{escape(name)}</summary>{table}{chart}</details>"
+    return text
+
+
+def _latency(run: dict[str, Any]) -> str:
+    rows = [r for r in _windows(run) if r.get("latency_steps") is not None]
+    if not rows:
+        return ""
+    several = len({r["phase"] for r in rows}) > 1
+    bars = [
+        (f"T {r['T']}{' ' + r['phase'][0] if several else ''}", r["T"], r["latency_steps_mean"], r["latency_steps"])
+        for r in rows
+    ]
+    legend = [("s0", "window"), ("s1", "rounding phase (mean)"), ("whisker", "slowest image")]
+    note = "" if not several else " The letter is the phase: s settle, p paper, n none."
+    return "<p>Steps until no neuron of the network fires any more, the rounding phase included.</p>" + _figure(
+        latency_chart(bars), f"Steps per image.{note}", legend
+    )
+
+
+def energy_rows(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """Energy in microjoules per image of each window, spiking and dense, by arithmetic; dense where layers are known.
+
+    The spiking network pays an accumulation for each synaptic operation and a multiplication for each MAC of a directly
+    coded input; the dense network a MAC for each weight in use and an accumulation for each input of a pool.
+    """
+    known = {(w["T"], w["phase"]): w for w in _details(run)}
+    any_detail = next(iter(known.values()), None)
+    rows = []
+    for r in _windows(run):
+        if r.get("sops_per_image") is None:
+            continue
+        row: dict[str, Any] = {"T": r["T"], "phase": r["phase"], "sops": r["sops_per_image"]}
+        row["macs"] = r.get("macs_per_image") or 0.0
+        for name, (mac, add) in ENERGY.items():
+            row[f"spiking_{name}"] = 1e-6 * (add * row["sops"] + mac * row["macs"])
+            detail = known.get((r["T"], r["phase"]), any_detail)
+            if detail is not None:
+                layers = [layer for layer in detail["layers"] if layer["kind"] != "input"]
+                macs, adds = (sum(layer[k] for layer in layers) for k in ("macs", "adds"))
+                row |= {"dense_macs": macs, "dense_adds": adds, f"dense_{name}": 1e-6 * (mac * macs + add * adds)}
+        rows.append(row)
+    return rows
+
+
+def _energy(run: dict[str, Any]) -> str:
+    rows = energy_rows(run)
+    if not rows:
+        return ""
+    dense = "dense_INT8" in rows[0]
+    several = len({r["phase"] for r in rows}) > 1
+    columns = [
+        "T",
+        "phase",
+        "SOPs/image",
+        "MACs/image",
+        "spiking INT8",
+        "spiking FP32",
+        "ratio to dense INT8",
+        "verdict",
+    ]
+    cells = []
+    for r in rows:
+        ratio = r["spiking_INT8"] / r["dense_INT8"] if dense and r["dense_INT8"] else None
+        verdict = "–" if ratio is None else ("spiking is cheaper" if ratio < 1 else "the dense INT8 network is cheaper")
+        numbers = [_short(r["sops"]), _short(r["macs"]) if r["macs"] else "0"]
+        energies = [f"{r[k]:.4g} µJ" for k in ("spiking_INT8", "spiking_FP32")]
+        cells.append(
+            [f"{r['T']}", escape(r["phase"]), *numbers, *energies, "–" if ratio is None else f"{ratio:.3g}", verdict]
+        )
+    text = _table("Energy of the synapses, per image", columns, cells, "energy-table")
+    charts = ""
+    for name in ENERGY:
+        bars = [(f"T {r['T']}{' ' + r['phase'][0] if several else ''}", [("s0", r[f"spiking_{name}"])]) for r in rows]
+        if dense:
+            bars.append(("dense", [("s2", rows[0][f"dense_{name}"])]))
+        chart = bar_chart(f"Energy per image, {name}", bars, f"µJ per image, {name} arithmetic", f"energy-{name}")
+        charts += _figure(chart, f"{name} arithmetic", [("s0", "spiking"), *([("s2", "dense")] if dense else [])])
+    cost = "; ".join(f"{name}: {mac:g} pJ a MAC, {add:g} pJ an accumulation" for name, (mac, add) in ENERGY.items())
+    lead = _energy_lead(rows) if dense else ""
+    neurons = next((w["neurons"] for w in _details(run)), None)
+    updates = f"each of the {neurons:,} neurons" if neurons else "each neuron"
+    basis = ""
+    if dense:
+        basis = (
+            f" The dense network needs {rows[0]['dense_macs']:,.0f} MACs for an image, and "
+            f"{rows[0]['dense_adds']:,.0f} additions in pools."
+        )
+    return (
+        f"{lead}{text}<div class='charts'>{charts}</div><h3>Assumptions</h3>"
+        f"<p>45 nm, {cost}. A synaptic operation (SOP) is one spike, of either sign, arriving over one synapse; it "
+        f"costs one accumulation. Spikes of the rounding phase count.{basis}</p>"
+        "<p>Not counted, on either side: memory traffic, which dominates on real hardware; and on the spiking side, "
+        f"for {updates}, a leak and two comparisons at every step. The INT8 figure is that of an 8-bit addition, "
+        "although both networks accumulate in wider registers. Read these numbers as a comparison of arithmetic, not "
+        "as a measurement.</p>"
+    )
+
+
+def _energy_lead(rows: list[dict[str, Any]]) -> str:
+    exact = [r for r in rows if r["phase"] == "settle"] or rows
+    cheaper = [r for r in exact if r["spiking_INT8"] < r["dense_INT8"]]
+    dearer = [r for r in exact if r["spiking_INT8"] >= r["dense_INT8"]]
+    parts = []
+    if cheaper:
+        told = ", ".join(f"T = {r['T']} ({r['dense_INT8'] / r['spiking_INT8']:.3g} times)" for r in cheaper)
+        parts.append(f"In INT8 arithmetic the spiking network is cheaper than the dense one at {told}.")
+    if dearer:
+        told = ", ".join(f"T = {r['T']} ({r['spiking_INT8'] / r['dense_INT8']:.3g} times)" for r in dearer)
+        parts.append(f"<strong>The dense INT8 network is cheaper than the spiking one at {told}.</strong>")
+    return f'<p id="energy-lead">{" ".join(parts)}</p>'
+
+
+def _cross_check(run: dict[str, Any]) -> str:
+    total = run.get("cross_check")
+    if not total:
+        return ""
+    wrong = total["spike_mismatches"]
+    text = (
+        f"<p><strong>{total['spikes_compared']:,} spikes compared, {wrong:,} differ</strong>, over {total['images']} "
+        "images: each neuron's spike or silence at each step, on one simulator and on the other.</p>"
+    )
+    columns = ["layer", "neurons", "steps", "compared", "positive", "negative", "differ", "membrane difference"]
+    for k, check in enumerate(run.get("checks", [])):
+        for j, (other, layers) in enumerate(check["layers"].items()):
+            numbers = ("neurons", "steps", "spikes_compared", "positive", "negative", "differing")
+            rows = [
+                [escape(r["layer"]), *(f"{r[n]:,}" for n in numbers), f"{r['membrane_difference']:.2g}"] for r in layers
+            ]
+            caption = f"{check['backends'][0]} against {other}: {check['images']} images, T = {check['T']}, "
+            caption += f"phase {check['phase']}"
+            text += _table(escape(caption), columns, rows, f"check-{k}-{j}")
+    return text
+
+
+def _interop(run: dict[str, Any]) -> str:
+    rows = [r for r in run.get("rows", []) if "simulator" in r]
+    if not rows:
+        return ""
+    columns = ["simulator", "version", "route", "spikes compared", "differ", "seconds", "note"]
+    cells = [
+        [
+            escape(str(r["simulator"])), escape(str(r.get("version") or "–")), escape(str(r.get("route") or "–")),
+            "–" if r.get("spikes_compared") is None else f"{r['spikes_compared']:,}",
+            "–" if r.get("differing") is None else f"{r['differing']:,}",
+            "–" if r.get("seconds") is None else f"{r['seconds']:.3g}", escape(str(r.get("note") or "")),
+        ]
+        for r in rows
+    ]  # fmt: skip
+    return _table("The same network in simulators that know nothing of Ca-LIF", columns, cells, "interop-table")

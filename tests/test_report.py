@@ -1,0 +1,576 @@
+"""The report: its numbers are those of the run, of the reference and of the browser that shows it."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import converters
+from converters.cli import main
+from converters.network import Network
+from converters.report import load_run, render
+from converters.report_charts import accuracy_chart
+from converters.report_details import describe, layer_rows, pack, traces, unpack
+from converters.report_sections import energy_rows
+from converters.zoo.datasets import Images, load
+from converters.zoo.named import load_checkpoint
+from tests.converters.graphs import lenet, residual
+
+
+@pytest.fixture
+def calif(capsys):
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return int(stopped.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def run_file(tmp_path_factory) -> Path:
+    """A real run: two windows, two phases, cross-checked, with its layers and three images."""
+    folder = tmp_path_factory.mktemp("run")
+    q, notes = load_checkpoint("lenet5-mnist-8")
+    data = load("digits", "test").first(24)
+    from converters.commands.checking import summary
+    from converters.commands.common import measure
+
+    graphs = {t: converters.to_nir(q, T=t) for t in (4, 8)}
+    windows = [measure(g, q, data, phase=p) for g in graphs.values() for p in ("settle", "none")]
+    check = converters.cross_check(graphs[8], data.pixels[:2])
+    run = {"dataset": "digits", "network": notes["network"], "levels": 8, "windows": windows}
+    run |= {"cross_check": summary(check), "checks": [check.as_dict()]}
+    runs = [(g, p) for g in graphs.values() for p in ("settle", "none")]
+    run["details"] = describe(runs, q, data, images=24, shown=3, trace_window=8)
+    path = folder / "run.json"
+    path.write_text(json.dumps(run))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(run_file) -> dict:
+    return json.loads(run_file.read_text())
+
+
+# --- details ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [lenet, residual])
+@pytest.mark.parametrize("coding", ["isi", "direct"])
+def test_layers_add_up_to_the_run(make, coding):
+    q = make()
+    pixels = torch.rand(6, *q.input.shape)
+    network = Network.from_graph(converters.to_nir(q, T=15, coding=coding))
+    found = layer_rows(network, q, pixels)
+    r = converters.run(network, pixels, record="spikes")
+    layers = [layer for layer in found["layers"] if layer["kind"] != "input"]
+    assert [layer["name"] for layer in layers] == [s.name for s in network.stages]
+    assert sum(layer["sops"] for layer in layers) * 6 == pytest.approx(float(r.sops.sum()))
+    assert found["direct_macs"] * 6 == pytest.approx(float(r.macs.sum()))
+    for layer in found["layers"]:
+        if layer["name"] in r.positive:
+            assert layer["positive"] * 6 == pytest.approx(int(r.positive[layer["name"]].sum()))
+            assert layer["negative"] * 6 == pytest.approx(int(r.negative[layer["name"]].sum()))
+    assert sum(layer["mismatches"] for layer in layers) == 0
+    assert sum(layer["counts_compared"] for layer in layers) == 6 * sum(s.size for s in network.stages)
+    assert found["extra_steps"] == r.extra_steps.tolist()
+
+
+def test_dense_operations_are_counted_from_the_geometry():
+    # 4 filters of 3 x 3 on 8 x 8; 2 x 2 pools of 4 x 3 x 3; 36 -> 12 -> 5
+    rows = {
+        r["name"]: r
+        for r in layer_rows(Network.from_graph(converters.to_nir(lenet())), None, torch.rand(1, 1, 8, 8))["layers"]
+    }
+    assert (rows["conv"]["macs"], rows["conv"]["adds"]) == (4 * 36 * 9, 0)
+    assert (rows["pool"]["macs"], rows["pool"]["adds"]) == (0, 4 * 9 * 4)
+    assert (rows["fc1"]["macs"], rows["fc2"]["macs"]) == (36 * 12, 12 * 5)
+    assert (rows["conv"]["fan_in"], rows["pool"]["fan_in"], rows["fc1"]["fan_in"]) == (9, 4, 36)
+
+
+def test_a_wrong_network_shows_its_mismatches():
+    q, other = lenet(), lenet(seed=3)
+    rows = layer_rows(Network.from_graph(converters.to_nir(q)), other, torch.rand(4, 1, 8, 8))["layers"]
+    assert sum(r.get("mismatches", 0) for r in rows) > 10
+
+
+@pytest.mark.parametrize("checkpoint", ["lenet5-mnist-8", "lenet5-mnist-127"])  # read from the membrane, and counts
+def test_traces_end_on_the_prediction(checkpoint):
+    q, _ = load_checkpoint(checkpoint)
+    data = load("digits", "test").first(10)
+    network = Network.from_graph(converters.to_nir(q, T=8))
+    found = traces(network, data, shown=3)
+    shown = found["images"]
+    assert len({i["label"] for i in shown}) == 3
+    for image in shown:
+        index = next(k for k, x in enumerate(data.labels.tolist()) if x == image["label"])
+        r = converters.run(network, data.pixels[index : index + 1], record="spikes")
+        assert image["steps"] == int(r.latency[0])
+        last = torch.tensor(image["output"][-1], dtype=torch.float64) * network.output.scale
+        torch.testing.assert_close(last, r.logits[0].flatten())
+        assert len(image["output"]) == image["steps"]
+        for layer in image["layers"]:
+            train = r.spikes[layer["name"]][: image["steps"], 0]
+            assert layer["positive"] == (train > 0).flatten(1).sum(1).tolist()
+            assert layer["negative"] == (train < 0).flatten(1).sum(1).tolist()
+            whole = train.flatten(1).numpy()
+            np.testing.assert_array_equal(unpack(layer["spikes"], whole.shape), whole)
+
+
+def test_large_layers_are_cut_to_whole_channels(monkeypatch):
+    monkeypatch.setattr("converters.report_details.MAP_NEURONS", 80)
+    network = Network.from_graph(converters.to_nir(lenet()))
+    found = traces(network, Images(torch.rand(1, 1, 8, 8), torch.tensor([0]), 5), shown=1)
+    assert [layer["channels_shown"] for layer in found["layers"]] == [2, 4, 12, 5]
+    conv = next(x for x in found["images"][0]["layers"] if x["name"] == "conv")
+    assert len(conv["positive"]) == found["images"][0]["steps"]  # sums are of all channels
+
+
+@pytest.mark.parametrize("neurons", [1, 3, 4, 7])
+def test_packed_spikes_come_back(neurons):
+    spikes = np.random.default_rng(neurons).integers(-1, 2, (5, neurons)).astype(np.int8)
+    np.testing.assert_array_equal(unpack(pack(spikes), spikes.shape), spikes)
+
+
+# --- the page --------------------------------------------------------------------------------------------
+
+
+class Reader(HTMLParser):
+    """Tables as lists of rows of texts, ids, and whatever points outside."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[str]]] = {}
+        self.ids: list[str] = []
+        self.outside: list[tuple[str, str]] = []
+        self.refers: list[str] = []
+        self.headings: list[int] = []
+        self.table, self.cell, self.stack = "", False, []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        if "id" in given:
+            self.ids.append(given["id"])
+        self.refers += (given.get("aria-labelledby") or "").split() + (given.get("for") or "").split()
+        for name in ("src", "href", "srcset", "action"):
+            if name in given:
+                self.outside.append((tag, given[name]))
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag == "table":
+            self.table = given["id"]
+            self.tables[self.table] = []
+        elif tag == "tr":
+            self.tables[self.table].append([])
+        elif tag in ("td", "th"):
+            self.cell = True
+            self.tables[self.table][-1].append("")
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.cell = False
+
+    def handle_data(self, data):
+        if self.cell:
+            self.tables[self.table][-1][-1] += data
+
+
+def number(text: str) -> float:
+    return float(re.sub(r"[^0-9.e-]", "", text))
+
+
+def test_numbers_equal_the_json(run):
+    tables = Reader(render(run)).tables
+    for cells in tables["windows-table"][1:]:
+        row = next(r for r in run["windows"] if (str(r["T"]), r["phase"]) == (cells[0], cells[1]))
+        assert number(cells[2]) == pytest.approx(100 * row["quantised_accuracy"], abs=0.005)
+        assert number(cells[3]) == pytest.approx(100 * row["snn_accuracy"], abs=0.005)
+        assert number(cells[5]) == row["counts_compared"]
+        assert number(cells[6]) == row["count_mismatches"]
+    assert len(tables["windows-table"]) == 1 + len(run["windows"])
+    # layers: settle first, then the longest window
+    order = sorted(run["details"]["windows"], key=lambda w: (w["phase"] != "settle", -w["T"]))
+    for k, window in enumerate(order):
+        for cells, layer in zip(tables[f"layers-{k}"][1:], window["layers"], strict=True):
+            assert cells[0] == layer["name"]
+            assert number(cells[2]) == layer["neurons"]
+            assert number(cells[6]) == pytest.approx(layer["positive"], abs=0.0501)
+            assert number(cells[7]) == pytest.approx(layer["negative"], abs=0.0501)
+            if layer["kind"] == "spikes":
+                assert number(cells[3]) == layer["fan_in"]
+                assert number(cells[4].split("to")[0]) == pytest.approx(layer["threshold"][0], rel=1e-3)
+                assert number(cells[10]) == layer["mismatches"]
+    for cells, layer in zip(tables["check-0-0"][1:], run["checks"][0]["layers"]["brian2"], strict=True):
+        assert [number(c) for c in cells[1:7]] == [
+            layer[n] for n in ("neurons", "steps", "spikes_compared", "positive", "negative", "differing")
+        ]
+
+
+def test_the_verdict_is_about_the_exact_phase(run):
+    page = render(run)
+    compared = sum(r["counts_compared"] for r in run["windows"] if r["phase"] == "settle")
+    assert f"{compared:,} counts compared" in page
+    assert 'class="verdict good"' in page
+    wrong = json.loads(json.dumps(run))
+    next(r for r in wrong["windows"] if r["phase"] == "settle")["count_mismatches"] = 7
+    page = render(wrong)
+    assert 'class="verdict bad"' in page
+    assert '<span id="verdict-differ">7</span> differ' in page
+
+
+def test_energy_is_arithmetic_on_the_json(run):
+    rows = energy_rows(run)
+    layers = run["details"]["windows"][0]["layers"][1:]
+    macs, adds = sum(x["macs"] for x in layers), sum(x["adds"] for x in layers)
+    assert (macs, adds) == (416520, 6304)  # LeNet-5 at 32 x 32
+    for row in rows:
+        known = next(r for r in run["windows"] if (r["T"], r["phase"]) == (row["T"], row["phase"]))
+        assert row["spiking_INT8"] == pytest.approx(known["sops_per_image"] * 0.03e-6)
+        assert row["spiking_FP32"] == pytest.approx(known["sops_per_image"] * 0.9e-6)
+        assert row["dense_INT8"] == pytest.approx((macs * 0.23 + adds * 0.03) * 1e-6)
+    cells = {(c[0], c[1]): c for c in Reader(render(run)).tables["energy-table"][1:]}
+    for row in rows:
+        own = cells[str(row["T"]), row["phase"]]
+        assert number(own[4]) == pytest.approx(row["spiking_INT8"], rel=1e-3)
+        assert ("dense" in own[7]) == (row["spiking_INT8"] >= row["dense_INT8"])
+    dear = json.loads(json.dumps(run))
+    for row in dear["windows"]:
+        row["sops_per_image"] *= 1000
+    assert "The dense INT8 network is cheaper than the spiking one at T = 4" in render(dear)
+
+
+def test_one_file_sound_for_screen_readers(run):
+    page = render(run)
+    seen = Reader(page)
+    assert all(value.startswith(("#", "data:,")) for _, value in seen.outside)
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
+    assert "url(" not in page
+    assert len(set(seen.ids)) == len(seen.ids)
+    assert set(seen.refers) <= set(seen.ids)
+    assert {value[1:] for _, value in seen.outside if value.startswith("#")} <= set(seen.ids)
+    assert seen.headings[0] == 1
+    assert all(b - a <= 1 for a, b in zip(seen.headings, seen.headings[1:], strict=False))
+    assert '<html lang="en">' in page
+    assert page.count("<svg") == page.count("<title id=") == page.count("<desc id=")
+
+
+def test_nothing_in_a_run_becomes_markup(run):
+    evil = '</script><img src=x onerror="document.title=1">'
+    bad = {**run, "network": evil, "dataset": evil, "nir_file": evil, "rows": [{"simulator": evil, "note": evil}]}
+    page = render(bad)
+    assert "<img" not in page
+    assert page.count("</script>") == 2
+    assert html.escape(evil) in page
+    data = page.split('<script type="application/json" id="run">')[1].split("</script>")[0]
+    assert json.loads(data) == bad
+
+
+def test_interop_rows(run):
+    rows = [
+        {
+            "simulator": "sinabs",
+            "version": "3",
+            "route": "chain",
+            "spikes_compared": 1234,
+            "differing": 0,
+            "seconds": 2.5,
+        }
+    ]
+    cells = Reader(render({**run, "rows": rows})).tables["interop-table"][1]
+    assert cells[:6] == ["sinabs", "3", "chain", "1,234", "0", "2.5"]
+
+
+def test_accuracy_chart_places_points_by_their_numbers():
+    svg = accuracy_chart({"spiking, settle": [(4, 0.5), (16, 1.0), (8, 0.75)]})
+    points = re.search(r'class="line s0" points="([^"]+)"', svg).group(1)
+    (x0, y0), (x1, y1), (x2, y2) = (tuple(map(float, p.split(","))) for p in points.split())
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.11)  # logarithmic
+    assert y0 - y1 == pytest.approx(y1 - y2, abs=0.11)
+    assert y2 < y0
+
+
+# --- the command -----------------------------------------------------------------------------------------
+
+ROW = {"T": 8, "phase": "settle", "quantised_accuracy": 0.9, "snn_accuracy": 0.9, "counts_compared": 8}
+ROW |= {"count_mismatches": 0}
+
+
+def test_command(calif, run_file, tmp_path):
+    code, out, err = calif("report", run_file.parent, "--out", tmp_path / "a.html", "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert told["bytes"] == (tmp_path / "a.html").stat().st_size
+    assert told["details"] is True
+    code, out, _ = calif("report", run_file, "--out", tmp_path / "b.html")
+    assert "wrote" in out
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_command_on_what_run_prints(calif, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--checkpoint", "lenet5-mnist-8", "--dataset", "digits", "--images", 12]
+    _, printed, _ = calif("run", *arguments, "--window", 8, "--json")
+    Path("r.json").write_text(printed)
+    _, printed, _ = calif("cross-check", *arguments[:-1], 2, "--window", 8, "--json")
+    Path("c.json").write_text(printed)
+    code, out, _ = calif("report", "r.json", "c.json")
+    assert code == 0
+    assert "without layers: name the network with --checkpoint" in out
+    page = Path("report.html").read_text()
+    assert "spikes compared, 0 differ" in page
+    assert "Watch it think" not in page
+    code, out, _ = calif("report", "r.json", "--checkpoint", "lenet5-mnist-8", "--images", 6, "--shown", 2, "--json")
+    assert (code, json.loads(out)["mismatches"]) == (0, 0)
+    assert "Watch it think" in Path("report.html").read_text()
+    converters.write("n.nir", converters.to_nir(load_checkpoint("lenet5-mnist-8")[0], T=8))
+    code, out, _ = calif("report", "r.json", "--nir", "n.nir", "--images", 3, "--out", "n.html")
+    assert code == 0
+    assert "compared with the closed form" in Path("n.html").read_text()
+
+
+def test_a_mismatch_exits_with_1(calif, tmp_path):
+    (tmp_path / "r.json").write_text(json.dumps({"windows": [{**ROW, "count_mismatches": 3}]}))
+    code, out, _ = calif("report", tmp_path / "r.json", "--json")
+    assert (code, json.loads(out)["mismatches"]) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        ("hello", "no JSON"),
+        (b"\xff\xfe\x00", "no JSON"),
+        ("[1]", "a JSON list"),
+        ('{"rows": []}', "no windows"),
+        ('{"windows": 3}', "windows that are no list"),
+        ('{"windows": [{"T": 8}]}', "phase = None"),
+        (json.dumps({"windows": [{**ROW, "T": 0}]}), "T = 0"),
+        (json.dumps({"windows": [{**ROW, "snn_accuracy": "<b>"}]}), "snn_accuracy = '<b>'"),
+        (json.dumps({"windows": [{**ROW, "snn_accuracy": float("nan")}]}), "snn_accuracy = nan"),
+        (json.dumps({"windows": [ROW], "details": 3}), "an entry that does not fit"),
+        (json.dumps({"windows": [ROW], "cross_check": {"images": 3}}), "an entry that does not fit"),
+        (json.dumps({"windows": [ROW], "details": {"windows": [{"T": 1}]}}), "an entry that does not fit"),
+    ],
+)
+def test_mistakes(calif, tmp_path, content, message):
+    path = tmp_path / "r.json"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    before = sorted(tmp_path.iterdir())
+    code, out, err = calif("report", path)
+    assert (code, out) == (2, "")
+    assert err.startswith("calif: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_checkpoint_that_is_not_there(calif, run_file):
+    code, _, err = calif("report", run_file, "--checkpoint", "gone")
+    assert (code, "gone: found no such file or checkpoint" in err) == (2, True)
+
+
+def test_runs_add_up(run_file, tmp_path):
+    (tmp_path / "more.json").write_text(
+        json.dumps({"windows": [ROW], "cross_check": {"images": 3, "spikes_compared": 5, "spike_mismatches": 1}})
+    )
+    one, both = load_run([run_file]), load_run([run_file, tmp_path / "more.json"])
+    assert both["windows"] == [*one["windows"], ROW]
+    assert both["cross_check"]["spikes_compared"] == one["cross_check"]["spikes_compared"] + 5
+    assert both["network"] == one["network"]
+
+
+# --- in a browser ----------------------------------------------------------------------------------------
+
+
+class Browser:
+    """Headless Chromium through WebDriver's own protocol."""
+
+    def __init__(self, driver: str, binary: str) -> None:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        self.base = f"http://127.0.0.1:{port}"
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen([driver, f"--port={port}"], **quiet)
+        options = {"binary": binary, "args": ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]}
+        wanted = {"goog:loggingPrefs": {"browser": "ALL"}, "goog:chromeOptions": options}
+        for attempt in range(100):
+            try:
+                self.call("/status", method="GET")
+                break
+            except OSError:
+                if attempt == 99:
+                    raise
+                time.sleep(0.1)
+        self.session = ""
+        session = self.call("/session", {"capabilities": {"alwaysMatch": wanted}})
+        self.session = f"/session/{session['sessionId']}"
+
+    def call(self, path: str, body: dict | None = None, method: str = "POST"):
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.base + path, data=data, method=method, headers=headers)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read())["value"]
+
+    def do(self, script: str):
+        return self.call(f"{self.session}/execute/sync", {"script": script, "args": []})
+
+    def emulate(self, width: int, theme: str) -> None:
+        for command, parameters in (
+            (
+                "Emulation.setDeviceMetricsOverride",
+                {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},
+            ),
+            ("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]}),
+        ):
+            self.call(f"{self.session}/goog/cdp/execute", {"cmd": command, "params": parameters})
+
+    def press(self, selector: str, keys: str) -> None:
+        found = self.call(f"{self.session}/element", {"using": "css selector", "value": selector})
+        self.call(f"{self.session}/element/{next(iter(found.values()))}/value", {"text": keys})
+
+    def close(self) -> None:
+        try:
+            self.call(self.session, method="DELETE")
+        finally:
+            self.process.terminate()
+            self.process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    binary, driver = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
+    if not binary or not driver:
+        pytest.skip("no chromium and chromedriver on PATH")
+    opened = Browser(driver, binary)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def page(browser, run, tmp_path_factory) -> Browser:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(render(run), encoding="utf-8")
+    browser.emulate(1280, "light")
+    browser.call(f"{browser.session}/url", {"url": path.as_uri()})
+    return browser
+
+
+def shown(page: Browser) -> dict:
+    return page.do(
+        "return {step: document.getElementById('step').value, max: document.getElementById('step').max,"
+        "text: document.getElementById('step').getAttribute('aria-valuetext'),"
+        "summary: document.getElementById('summary').textContent,"
+        "output: [...document.querySelectorAll('#output .value')].map(e => Number(e.textContent)),"
+        "layers: [...document.querySelectorAll('#layer-maps figcaption')].map(e => e.textContent),"
+        "input: document.getElementById('input-caption').textContent}"
+    )
+
+
+LEFT, RIGHT, END, HOME = "\ue012", "\ue014", "\ue010", "\ue011"
+
+
+def test_the_slider_steps_through_the_run(page, run):
+    found = run["details"]["traces"]
+    for k, image in enumerate(found["images"]):
+        page.do(f"document.querySelector('input[name=image][value=\"{k}\"]').click()")
+        for keys, step in ((HOME, 1), (RIGHT + RIGHT, 3), (END, image["steps"]), (LEFT, image["steps"] - 1)):
+            page.press("#step", keys)
+            now = shown(page)
+            assert (int(now["step"]), int(now["max"])) == (step, image["steps"])
+            phase = "rounding phase" if step > found["T"] else "window"
+            assert now["text"] == f"step {step} of {image['steps']}, {phase}"
+            np.testing.assert_allclose(now["output"], image["output"][step - 1], atol=0.00501)
+            told = {
+                layer["name"]: (layer["positive"][step - 1], layer["negative"][step - 1]) for layer in image["layers"]
+            }
+            expected = ["{}: {} positive, {} negative".format(x["name"], *told[x["name"]]) for x in found["layers"]]
+            assert now["layers"] == expected
+            assert now["input"] == "{} positive, {} negative".format(*told[found["input"]])
+        page.press("#step", END)
+        assert f"at the end it says {image['prediction']}, and the label is {image['label']}" in shown(page)["summary"]
+
+
+def test_the_map_paints_the_spikes(page, run):
+    """As many pixels carry the positive colour as there are positive spikes at this step."""
+    found = run["details"]["traces"]
+    page.do("document.querySelector('input[name=image][value=\"0\"]').click()")
+    page.do("document.querySelector('input[name=view][value=spikes]').click()")
+    page.press("#step", HOME + RIGHT * 4)
+    painted = page.do(
+        "const c = document.getElementById('input-map');"
+        "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        "const s = getComputedStyle(document.documentElement).getPropertyValue('--s0').trim();"
+        "const w = [1, 3, 5].map(k => parseInt(s.slice(k, k + 2), 16)); let n = 0;"
+        "for (let k = 0; k < d.length; k += 4) n += d[k] === w[0] && d[k + 1] === w[1] && d[k + 2] === w[2]; return n"
+    )
+    layer = next(x for x in found["images"][0]["layers"] if x["name"] == found["input"])
+    assert painted == layer["positive"][4] > 0
+
+
+def test_play_runs_to_the_end_and_stops(page, run):
+    page.press("#step", END + LEFT * 2)
+    page.do("document.getElementById('play').click()")
+    assert page.do("return document.getElementById('play').getAttribute('aria-pressed')") == "true"
+    for _ in range(60):
+        if page.do("return document.getElementById('play').getAttribute('aria-pressed')") == "false":
+            break
+        time.sleep(0.1)
+    now = shown(page)
+    assert now["step"] == now["max"]
+
+
+COLOURS = ["page", "card", "text", "muted", "link", "s0", "s1", "s2", "s3", "good", "good-back", "bad", "bad-back"]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_fits_the_screen_and_can_be_read(page, width, theme):
+    page.emulate(width, theme)
+    assert page.do("return document.documentElement.scrollWidth") <= width
+    # contrast of text and of every coloured element against the page (WCAG: 4.5, and 3 for graphics)
+    colours = page.do(
+        "const s = getComputedStyle(document.documentElement), v = n => s.getPropertyValue('--' + n).trim();"
+        f"return Object.fromEntries({COLOURS}.map(n => [n, v(n)]))"
+    )
+    for name, back, least in [
+        *((n, b, 4.5) for n in ("text", "muted", "link") for b in ("page", "card")),
+        *((n, b, 3) for n in ("s0", "s1", "s2", "s3") for b in ("page", "card")),
+        ("good", "good-back", 4.5), ("bad", "bad-back", 4.5),
+    ]:  # fmt: skip
+        assert contrast(colours[name], colours[back]) >= least, (name, back)
+    assert page.do("return getComputedStyle(document.body).backgroundColor") == (
+        "rgb({}, {}, {})".format(*(int(colours["page"][k : k + 2], 16) for k in (1, 3, 5)))
+    )
+
+
+def contrast(a: str, b: str) -> float:
+    def luminance(colour: str) -> float:
+        parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+        r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_no_console_error(page):
+    assert page.call(f"{page.session}/se/log", {"type": "browser"}) == []
