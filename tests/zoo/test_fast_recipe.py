@@ -1,0 +1,50 @@
+"""The recipe for large networks (Muon, channels-last, bfloat16), in small: the same bits after a stop, exact spikes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import converters
+from converters.zoo.datasets import load
+from converters.zoo.training import RECIPES, Recipe, train
+
+TINY = Recipe(epochs=2, qat_epochs=1, batch=16, lr=0.05, shift=1, optimiser="muon", fast=True, evaluate_every=2)
+
+
+class StopError(Exception):
+    """The user's Ctrl-C."""
+
+
+def test_exact_spikes_and_the_same_bits_after_a_stop(tmp_path):
+    data, test = load("digits", "train").first(48), load("digits", "test").first(12)
+    options = {"name": "lenet5-digits-127", "recipe": TINY}
+    through = train("lenet5", data, test, folder=tmp_path / "a", **options)
+
+    def stop(phase, done, total):
+        if (phase, done) == ("float", 5):
+            raise StopError
+
+    with pytest.raises(StopError):
+        train("lenet5", data, test, folder=tmp_path / "b", progress=stop, **options)
+    rows = (tmp_path / "b" / "lenet5-digits.float.jsonl").read_text().splitlines()
+    assert [json.loads(row)["epoch"] for row in rows] == [1]
+    resumed = train("lenet5", data, test, folder=tmp_path / "b", **options)
+    assert [sorted(row) for row in resumed.log[:2]] == [
+        ["epoch", "loss", "phase"],
+        ["accuracy", "epoch", "loss", "phase"],
+    ]
+    assert resumed.log == through.log
+    images = test.pixels[:2]
+    integers = through.graph.execute(images)
+    for name, value in resumed.graph.execute(images).items():
+        assert torch.equal(value, integers[name]), name
+    result = converters.run(converters.to_nir(through.graph, T=127), images)
+    assert all(torch.equal(counts.long(), integers[name]) for name, counts in result.counts.items())
+
+
+def test_large_networks_take_it():
+    assert RECIPES["cifar10"].fast
+    assert RECIPES["cifar10"].optimiser == "muon"
