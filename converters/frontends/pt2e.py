@@ -22,6 +22,7 @@ from torchao.quantization.pt2e import (
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
 
 from converters.errors import ConversionError
+from converters.frontends.pt2e_fold import only_convolutions_present
 from converters.frontends.pt2e_reader import read_converted
 from converters.frontends.quantizer import CaLIFQuantizer
 from converters.quantised import QuantGraph
@@ -149,7 +150,8 @@ def convert(model: nn.Module) -> fx.GraphModule:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Please use quant_min and quant_max", category=UserWarning)
         move_exported_model_to_eval(twin)
-        return convert_pt2e(twin)
+        with only_convolutions_present():
+            return convert_pt2e(twin)
 
 
 def _has_seen_data(fake: Any) -> bool:
