@@ -322,6 +322,26 @@ def test_command(calif, run_file, tmp_path):
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
+def test_the_demo_writes_it_and_says_where(calif, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["demo", "--levels", 15, "--window", 4, "--images", 10]
+    code, out, _ = calif(*arguments)
+    assert code == 0
+    assert out.rstrip().splitlines()[-1].endswith("runs/demo/report.html")
+    first = Path("runs/demo/report.html").read_bytes()
+    code, out, err = calif(*arguments, "--json")  # the training is done: it goes on from there
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    told = json.loads(out)
+    assert told["report"] == "runs/demo/report.html"
+    run = json.loads(Path("runs/demo/run.json").read_text())
+    assert {k: v for k, v in run.items() if k != "details"} == told
+    assert calif("report", "runs/demo")[0] == 0
+    assert Path("runs/demo/report.html").read_bytes() == first
+    seen = Reader(first.decode())
+    assert number(seen.tables["windows-table"][1][5]) == told["windows"][0]["counts_compared"]
+    assert len(seen.tables["layers-0"]) == 1 + 8
+
+
 def test_command_on_what_run_prints(calif, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = ["--checkpoint", "lenet5-mnist-8", "--dataset", "digits", "--images", 12]
