@@ -1,4 +1,4 @@
-"""For the pages: examples that stand in a docstring's text become code blocks, Sphinx roles become plain code."""
+"""For the pages: examples in a docstring's text become code blocks, Sphinx roles become code, types lose their marks."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Docstrings(griffe.Extension):
 def plain(text: str) -> str:
     """Fence doctests outside of an ``Examples`` section, and turn ``:func:`~a.b``` into code."""
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", text)
+    # a parameter's type is set as code already: the marks in it would show
+    text = re.sub(r"^\w+(?:, \w+)* : .*``.*$", lambda line: line[0].replace("``", ""), text, flags=re.MULTILINE)
     lines: list[str] = []
     fenced, inside = False, "\nExamples\n---" in text  # griffe itself knows what to do with a section
     for line in text.split("\n"):
