@@ -18,6 +18,7 @@ from converters.report_sections import sections
 __all__ = ["RUN_FILE", "load_run", "render", "write_report", "write_run"]
 
 RUN_FILE = "run.json"
+_LISTS = ("windows", "checks", "rows", "interop")
 _WINDOW_FIELDS = ("T", "phase", "quantised_accuracy", "snn_accuracy", "counts_compared", "count_mismatches")
 
 
@@ -44,7 +45,7 @@ def load_run(paths: Sequence[str | os.PathLike]) -> dict[str, Any]:
     for path in map(Path, paths):
         part = _read(path / RUN_FILE if path.is_dir() else path)
         for name, value in part.items():
-            if name in ("windows", "checks", "rows") and isinstance(whole.get(name), list):
+            if name in _LISTS and isinstance(whole.get(name), list):
                 whole[name] = whole[name] + value
             elif name == "cross_check" and name in whole:
                 whole[name] = {k: whole[name][k] + value[k] for k in whole[name]}
@@ -66,7 +67,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise FileFormatError(str(path), f"no JSON ({error})", todo) from None
     if not isinstance(found, dict):
         raise FileFormatError(str(path), f"a JSON {type(found).__name__}", todo)
-    for name in ("windows", "checks", "rows"):
+    for name in _LISTS:
         rows = found.get(name, [])
         if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
             raise FileFormatError(str(path), f"{name} that are no list of objects", todo)

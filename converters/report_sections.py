@@ -386,17 +386,19 @@ def _cross_check(run: dict[str, Any]) -> str:
 
 
 def _interop(run: dict[str, Any]) -> str:
-    rows = [r for r in run.get("rows", []) if "simulator" in r]
+    rows = [r for r in (*run.get("interop", []), *run.get("rows", [])) if "simulator" in r]
     if not rows:
         return ""
-    columns = ["simulator", "version", "route", "spikes compared", "differ", "seconds", "note"]
-    cells = [
-        [
-            escape(str(r["simulator"])), escape(str(r.get("version") or "–")), escape(str(r.get("route") or "–")),
-            "–" if r.get("spikes_compared") is None else f"{r['spikes_compared']:,}",
-            "–" if r.get("differing") is None else f"{r['differing']:,}",
-            "–" if r.get("seconds") is None else f"{r['seconds']:.3g}", escape(str(r.get("note") or "")),
-        ]
-        for r in rows
-    ]  # fmt: skip
-    return _table("The same network in simulators that know nothing of Ca-LIF", columns, cells, "interop-table")
+    columns = ["simulator", "version", "route", "layers", "spikes compared", "differ", "seconds", "note"]
+    cells = []
+    for r in rows:
+        told = (escape(str(r.get(k) or "–")) for k in ("simulator", "version", "route", "layers"))
+        counts = ("–" if r.get(k) is None else f"{r[k]:,}" for k in ("spikes_compared", "differing"))
+        seconds = "–" if r.get("seconds") is None else f"{r['seconds']:.3g}"
+        cells.append([*told, *counts, seconds, escape(str(r.get("note") or ""))])
+    exact = sum(r.get("differing") == 0 for r in rows)
+    lead = (
+        f"<p>{exact} of {len(rows)} send exactly the reference's spikes. A route is how the Ca-LIF neuron is written for a "
+        "simulator that does not know it.</p>"
+    )
+    return lead + _table("The same network on other simulators", columns, cells, "interop-table")

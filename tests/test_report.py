@@ -6,10 +6,7 @@ import html
 import json
 import re
 import shutil
-import socket
-import subprocess
 import time
-import urllib.request
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -281,19 +278,21 @@ def test_nothing_in_a_run_becomes_markup(run):
     assert json.loads(data) == bad
 
 
-def test_interop_rows(run):
-    rows = [
-        {
-            "simulator": "sinabs",
-            "version": "3",
-            "route": "chain",
-            "spikes_compared": 1234,
-            "differing": 0,
-            "seconds": 2.5,
-        }
-    ]
-    cells = Reader(render({**run, "rows": rows})).tables["interop-table"][1]
-    assert cells[:6] == ["sinabs", "3", "chain", "1,234", "0", "2.5"]
+ROUTE = {"simulator": "sinabs", "version": "3.1.3", "route": "chain", "layers": 6}
+INTEROP = [
+    {**ROUTE, "spikes_compared": 12345, "differing": 0, "seconds": 2.5, "note": ""},
+    {**ROUTE, "route": "plain_if", "spikes_compared": 12345, "differing": 678, "seconds": 0.25, "note": "hard reset"},
+    {**ROUTE, "simulator": "norse", "spikes_compared": None, "differing": None, "seconds": None, "note": "missing"},
+]
+
+
+@pytest.mark.parametrize("name", ["interop", "rows"])  # as a part of a run, and as calif interop prints it
+def test_interop_rows(run, name):
+    cells = Reader(render({**run, name: INTEROP})).tables["interop-table"]
+    assert cells[0] == ["simulator", "version", "route", "layers", "spikes compared", "differ", "seconds", "note"]
+    assert cells[1] == ["sinabs", "3.1.3", "chain", "6", "12,345", "0", "2.5", ""]
+    assert cells[2] == ["sinabs", "3.1.3", "plain_if", "6", "12,345", "678", "0.25", "hard reset"]
+    assert cells[3] == ["norse", "3.1.3", "chain", "6", "–", "–", "–", "missing"]
 
 
 def test_accuracy_chart_places_points_by_their_numbers():
@@ -419,83 +418,50 @@ def test_runs_add_up(run_file, tmp_path):
 # --- in a browser ----------------------------------------------------------------------------------------
 
 
-class Browser:
-    """Headless Chromium through WebDriver's own protocol."""
-
-    def __init__(self, driver: str, binary: str) -> None:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        self.base = f"http://127.0.0.1:{port}"
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen([driver, f"--port={port}"], **quiet)
-        options = {"binary": binary, "args": ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]}
-        wanted = {"goog:loggingPrefs": {"browser": "ALL"}, "goog:chromeOptions": options}
-        for attempt in range(100):
-            try:
-                self.call("/status", method="GET")
-                break
-            except OSError:
-                if attempt == 99:
-                    raise
-                time.sleep(0.1)
-        self.session = ""
-        session = self.call("/session", {"capabilities": {"alwaysMatch": wanted}})
-        self.session = f"/session/{session['sessionId']}"
-
-    def call(self, path: str, body: dict | None = None, method: str = "POST"):
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self.base + path, data=data, method=method, headers=headers)
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.loads(answer.read())["value"]
-
-    def do(self, script: str):
-        return self.call(f"{self.session}/execute/sync", {"script": script, "args": []})
-
-    def emulate(self, width: int, theme: str) -> None:
-        for command, parameters in (
-            (
-                "Emulation.setDeviceMetricsOverride",
-                {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},
-            ),
-            ("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]}),
-        ):
-            self.call(f"{self.session}/goog/cdp/execute", {"cmd": command, "params": parameters})
-
-    def press(self, selector: str, keys: str) -> None:
-        found = self.call(f"{self.session}/element", {"using": "css selector", "value": selector})
-        self.call(f"{self.session}/element/{next(iter(found.values()))}/value", {"text": keys})
-
-    def close(self) -> None:
-        try:
-            self.call(self.session, method="DELETE")
-        finally:
-            self.process.terminate()
-            self.process.wait(10)
+FLAGS = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run --disable-sync"
+FLAGS += " --disable-background-networking --disable-component-update"
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="Selenium is not installed")
+    from selenium.webdriver.chrome.service import Service
+
     binary, driver = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
     if not binary or not driver:
         pytest.skip("no chromium and chromedriver on PATH")
-    opened = Browser(driver, binary)
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = webdriver.Chrome(options=options, service=Service(driver))
     yield opened
-    opened.close()
+    opened.quit()
+
+
+def emulate(browser, width: int, theme: str) -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": theme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def press(browser, selector: str, keys: str) -> None:
+    browser.find_element("css selector", selector).send_keys(keys)
 
 
 @pytest.fixture(scope="module")
-def page(browser, run, tmp_path_factory) -> Browser:
+def page(browser, run, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(render(run), encoding="utf-8")
-    browser.emulate(1280, "light")
-    browser.call(f"{browser.session}/url", {"url": path.as_uri()})
+    path.write_text(render({**run, "interop": INTEROP}), encoding="utf-8")
+    emulate(browser, 1280, "light")
+    browser.get(path.as_uri())
     return browser
 
 
-def shown(page: Browser) -> dict:
-    return page.do(
+def shown(page) -> dict:
+    return page.execute_script(
         "return {step: document.getElementById('step').value, max: document.getElementById('step').max,"
         "text: document.getElementById('step').getAttribute('aria-valuetext'),"
         "summary: document.getElementById('summary').textContent,"
@@ -511,9 +477,9 @@ LEFT, RIGHT, END, HOME = "\ue012", "\ue014", "\ue010", "\ue011"
 def test_the_slider_steps_through_the_run(page, run):
     found = run["details"]["traces"]
     for k, image in enumerate(found["images"]):
-        page.do(f"document.querySelector('input[name=image][value=\"{k}\"]').click()")
+        page.execute_script(f"document.querySelector('input[name=image][value=\"{k}\"]').click()")
         for keys, step in ((HOME, 1), (RIGHT + RIGHT, 3), (END, image["steps"]), (LEFT, image["steps"] - 1)):
-            page.press("#step", keys)
+            press(page, "#step", keys)
             now = shown(page)
             assert (int(now["step"]), int(now["max"])) == (step, image["steps"])
             phase = "rounding phase" if step > found["T"] else "window"
@@ -525,17 +491,17 @@ def test_the_slider_steps_through_the_run(page, run):
             expected = ["{}: {} positive, {} negative".format(x["name"], *told[x["name"]]) for x in found["layers"]]
             assert now["layers"] == expected
             assert now["input"] == "{} positive, {} negative".format(*told[found["input"]])
-        page.press("#step", END)
+        press(page, "#step", END)
         assert f"at the end it says {image['prediction']}, and the label is {image['label']}" in shown(page)["summary"]
 
 
 def test_the_map_paints_the_spikes(page, run):
     """As many pixels carry the positive colour as there are positive spikes at this step."""
     found = run["details"]["traces"]
-    page.do("document.querySelector('input[name=image][value=\"0\"]').click()")
-    page.do("document.querySelector('input[name=view][value=spikes]').click()")
-    page.press("#step", HOME + RIGHT * 4)
-    painted = page.do(
+    page.execute_script("document.querySelector('input[name=image][value=\"0\"]').click()")
+    page.execute_script("document.querySelector('input[name=view][value=spikes]').click()")
+    press(page, "#step", HOME + RIGHT * 4)
+    painted = page.execute_script(
         "const c = document.getElementById('input-map');"
         "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
         "const s = getComputedStyle(document.documentElement).getPropertyValue('--s0').trim();"
@@ -547,11 +513,11 @@ def test_the_map_paints_the_spikes(page, run):
 
 
 def test_play_runs_to_the_end_and_stops(page, run):
-    page.press("#step", END + LEFT * 2)
-    page.do("document.getElementById('play').click()")
-    assert page.do("return document.getElementById('play').getAttribute('aria-pressed')") == "true"
+    press(page, "#step", END + LEFT * 2)
+    page.execute_script("document.getElementById('play').click()")
+    assert page.execute_script("return document.getElementById('play').getAttribute('aria-pressed')") == "true"
     for _ in range(60):
-        if page.do("return document.getElementById('play').getAttribute('aria-pressed')") == "false":
+        if page.execute_script("return document.getElementById('play').getAttribute('aria-pressed')") == "false":
             break
         time.sleep(0.1)
     now = shown(page)
@@ -564,10 +530,10 @@ COLOURS = ["page", "card", "text", "muted", "link", "s0", "s1", "s2", "s3", "goo
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_fits_the_screen_and_can_be_read(page, width, theme):
-    page.emulate(width, theme)
-    assert page.do("return document.documentElement.scrollWidth") <= width
+    emulate(page, width, theme)
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width
     # contrast of text and of every coloured element against the page (WCAG: 4.5, and 3 for graphics)
-    colours = page.do(
+    colours = page.execute_script(
         "const s = getComputedStyle(document.documentElement), v = n => s.getPropertyValue('--' + n).trim();"
         f"return Object.fromEntries({COLOURS}.map(n => [n, v(n)]))"
     )
@@ -577,7 +543,7 @@ def test_fits_the_screen_and_can_be_read(page, width, theme):
         ("good", "good-back", 4.5), ("bad", "bad-back", 4.5),
     ]:  # fmt: skip
         assert contrast(colours[name], colours[back]) >= least, (name, back)
-    assert page.do("return getComputedStyle(document.body).backgroundColor") == (
+    assert page.execute_script("return getComputedStyle(document.body).backgroundColor") == (
         "rgb({}, {}, {})".format(*(int(colours["page"][k : k + 2], 16) for k in (1, 3, 5)))
     )
 
@@ -593,4 +559,4 @@ def contrast(a: str, b: str) -> float:
 
 
 def test_no_console_error(page):
-    assert page.call(f"{page.session}/se/log", {"type": "browser"}) == []
+    assert page.get_log("browser") == []
