@@ -1,4 +1,4 @@
-"""For the pages: examples in a docstring's text become code blocks, Sphinx roles become code, types lose their marks."""
+"""For the pages: examples in a docstring's text become code blocks, roles become code, types lose their marks."""
 
 from __future__ import annotations
 
