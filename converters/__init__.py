@@ -15,6 +15,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from converters.notices import silenced
+
 _HOMES = {
     "anytime_curve": "converters.anytime",
     "cross_check": "converters.cross_checking",
@@ -32,6 +34,7 @@ _HOMES = {
     "write": "converters.nir_file",
     "register": "converters.nir_file",
     "run": "converters.backends",
+    "make_report": "converters.report_own",
     "RunResult": "converters.results",
 }
 
@@ -41,7 +44,8 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'converters' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    with silenced():
+        value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 

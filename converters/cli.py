@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import typer
 
 from converters.errors import ConversionError
+from converters.notices import silenced
 
 __all__ = ["main"]
 
@@ -42,10 +42,9 @@ def _app() -> typer.Typer:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors of the user's end in one line on standard error."""
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao registers an enum twice, and says so
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # looks for CUDA when Brevitas does
     warnings.simplefilter("ignore")  # those of libraries; ours are errors
-    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
+    with silenced():
+        sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
 def _run(arguments: list[str]) -> int:

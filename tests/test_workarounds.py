@@ -63,3 +63,11 @@ def test_the_fold_is_torchaos():
     assert [str(n.target) for n in ours.graph.nodes] == [str(n.target) for n in theirs.graph.nodes]
     assert torch.equal(ours(images), theirs(images))
     assert pt2e_fold._kinds(ours) == {"conv2d"}
+
+
+def test_torchao_still_logs_a_notice_when_it_is_imported():
+    code = "import torchao.quantization.pt2e"
+    plain = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert "register_constant" in plain.stderr, "converters.notices need not silence torch.utils._pytree any more"
+    ours = [sys.executable, "-W", "ignore", "-c", "import converters; converters.prepare_qat"]
+    assert subprocess.run(ours, capture_output=True, text=True, check=True).stderr == ""
