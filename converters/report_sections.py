@@ -48,6 +48,8 @@ _NAMES = {
     "resnet11": "ResNet-11",
     "resnet11h": "ResNet-11H",
     "mobilenet20": "MobileNet-20",
+    "snntorch": "snnTorch",
+    "brian2": "Brian2",
 }
 
 
@@ -121,12 +123,14 @@ def _converted(run: dict[str, Any]) -> str:
         facts.append(("Ca-LIF neurons", f"{detail['neurons']:,} in {len(layers)} layers"))
         facts.append(("synapses", f"{round(sum(k['macs'] + k['adds'] for k in layers)):,}"))
         facts.append(("input coding", detail["coding"]))
-    facts.append(("windows", ", ".join(f"T = {t}" for t in sorted({r["T"] for r in run["windows"]}))))
+    facts.append(("windows", "T = " + ", ".join(str(t) for t in sorted({r["T"] for r in run["windows"]}))))
     facts += [("file", run.get("nir_file")), ("checkpoint", run.get("checkpoint"))]
     versions = run.get("details", {}).get("versions", {})
     facts.append(("versions", ", ".join(f"{k} {v}" for k, v in versions.items()) or None))
     listed = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(str(v))}</dd></div>" for name, v in facts if v is not None
+        f"<div{' class=wide' if len(str(v)) > 20 else ''}><dt>{escape(name)}</dt><dd>{escape(str(v))}</dd></div>"
+        for name, v in facts
+        if v is not None
     )
     return f'<dl class="facts">{listed}</dl>'
 
@@ -379,7 +383,8 @@ def _cross_check(run: dict[str, Any]) -> str:
             rows = [
                 [escape(r["layer"]), *(f"{r[n]:,}" for n in numbers), f"{r['membrane_difference']:.2g}"] for r in layers
             ]
-            caption = f"{check['backends'][0]} against {other}: {check['images']} images, T = {check['T']}, "
+            one, two = (_NAMES.get(name, name) for name in (check["backends"][0], other))
+            caption = f"{one} against {two}: {check['images']} images, T = {check['T']}, "
             caption += f"phase {check['phase']}"
             text += _table(escape(caption), columns, rows, f"check-{k}-{j}")
     return text
@@ -398,7 +403,7 @@ def _interop(run: dict[str, Any]) -> str:
         cells.append([*told, *counts, seconds, escape(str(r.get("note") or ""))])
     exact = sum(r.get("differing") == 0 for r in rows)
     lead = (
-        f"<p>{exact} of {len(rows)} send exactly the reference's spikes. A route is how the Ca-LIF neuron is written for a "
-        "simulator that does not know it.</p>"
+        f"<p>{exact} of {len(rows)} send exactly the reference's spikes. A route is how the Ca-LIF neuron is written "
+        "for a simulator that does not know it.</p>"
     )
     return lead + _table("The same network on other simulators", columns, cells, "interop-table")

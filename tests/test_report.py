@@ -341,6 +341,24 @@ def test_the_demo_writes_it_and_says_where(calif, tmp_path, monkeypatch):
     assert len(seen.tables["layers-0"]) == 1 + 8
 
 
+def test_of_a_network_and_images_of_ones_own(tmp_path):
+    q = lenet()
+    images, labels = torch.rand(12, 1, 8, 8), torch.arange(12) % 5
+    run = converters.make_report(q, images, labels, tmp_path / "own.html", windows=[15, 4], checked=2, name="mine")
+    right = int((q.at_window(4).predict(images) == labels).sum())
+    assert [r["T"] for r in run["windows"]] == [4, 15]
+    assert run["windows"][0]["quantised_accuracy"] == run["windows"][0]["snn_accuracy"] == right / 12
+    assert not any(r["count_mismatches"] for r in run["windows"])
+    seen = Reader((tmp_path / "own.html").read_text(encoding="utf-8"))
+    neurons = sum(int(np.prod(layer.shape)) for layer in q.layers)
+    assert number(seen.tables["windows-table"][2][5]) == 12 * neurons
+    assert number(seen.tables["check-0-0"][1][1]) == 64
+    for wrong in (labels[:3], labels.tolist()):
+        with pytest.raises(converters.ConversionError, match=r"labels: found .* for 12 images; give one integer"):
+            converters.make_report(q, images, wrong, tmp_path / "no.html")
+    assert not (tmp_path / "no.html").exists()
+
+
 def test_command_on_what_run_prints(calif, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = ["--checkpoint", "lenet5-mnist-8", "--dataset", "digits", "--images", 12]

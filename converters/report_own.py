@@ -1,0 +1,93 @@
+"""A report of a network and images of your own, from Python: what ``calif run`` and ``calif report`` do with theirs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from converters.commands.checking import summary
+from converters.commands.common import measure
+from converters.cross_checking import cross_check
+from converters.errors import ConversionError
+from converters.nir_export import to_nir
+from converters.quantised import QuantGraph, check_images
+from converters.report import write_report
+from converters.report_details import describe
+from converters.zoo.datasets import Images
+
+__all__ = ["make_report"]
+
+_DETAILED = 50  # images behind the numbers of each layer
+
+
+def make_report(
+    q: QuantGraph,
+    images: Tensor,
+    labels: Tensor,
+    path: str | os.PathLike = "report.html",
+    *,
+    windows: Sequence[int] | None = None,
+    phases: Sequence[str] = ("settle",),
+    checked: int = 0,
+    name: str = "your network",
+    dataset: str = "your images",
+) -> dict[str, Any]:
+    """Run a network at one window or several, compare every count, and write it all as one HTML page.
+
+    Parameters
+    ----------
+    q : QuantGraph
+        From :func:`from_pt2e`, :func:`from_brevitas` or :func:`from_torch_ao`.
+    images : float tensor ``(N, *input shape)``
+    labels : int tensor ``(N,)``
+    path : path
+        Where the page goes.
+    windows : sequence of int, optional
+        ``T``, in steps; the number of levels by default.
+    phases : sequence of {"settle", "paper", "none"}
+    checked : int
+        How many images Brian2 runs as well, at the longest window.
+    name, dataset : str
+        For the page's title.
+
+    Returns
+    -------
+    dict
+        ``windows``, with accuracies, counts compared and those that differ, latency, spikes and SOPs.
+
+    Raises
+    ------
+    ConversionError
+        If images and labels do not fit the network or each other.
+
+    Examples
+    --------
+    >>> from converters.zoo.datasets import load
+    >>> from converters.zoo.named import load_checkpoint
+    >>> q, _ = load_checkpoint("lenet5-mnist-4")
+    >>> data = load("digits", "test").first(6)
+    >>> import tempfile; page = tempfile.mkdtemp() + "/report.html"
+    >>> run = make_report(q, data.pixels, data.labels, page, windows=[2, 4])
+    >>> [(row["T"], row["count_mismatches"]) for row in run["windows"]]
+    [(2, 0), (4, 0)]
+    """
+    check_images(images, q.input.shape)
+    if not isinstance(labels, Tensor) or labels.shape != images.shape[:1] or not len(images):
+        found = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+        raise ConversionError(
+            "labels", f"{found} for {len(images)} images", "give one integer for each image, as a tensor"
+        )
+    data = Images(images, labels, int(q.output.shape[0]))
+    graphs = {t: to_nir(q, T=t) for t in sorted(set(windows or [q.levels]))}
+    runs = [(graph, phase) for graph in graphs.values() for phase in phases]
+    run: dict[str, Any] = {"network": name, "dataset": dataset, "toolkit": q.source, "levels": q.levels}
+    run["windows"] = [measure(graph, q, data, phase=phase) for graph, phase in runs]
+    if checked:
+        report = cross_check(graphs[max(graphs)], images[:checked])
+        run |= {"cross_check": summary(report), "checks": [report.as_dict()]}
+    run["details"] = describe(runs, q, data, images=_DETAILED)
+    write_report(run, path)
+    return run
