@@ -250,13 +250,15 @@ def layer_energy(
     Examples
     --------
     >>> layer_energy(["conv", "fc"], [1e6, 2e4], [1e5, 1e4]).get_title()
-    'spiking 0.0306 µJ, dense 0.0253 µJ (INT8)'
+    'spiking 30.6 nJ, dense 25.3 nJ (INT8)'
     """
     _same_length(names, sops, macs)
     if arithmetic not in ENERGY:
         raise ValueError(f"arithmetic: expected one of {', '.join(ENERGY)}, found {arithmetic!r}")
     mac, add = ENERGY[arithmetic]
     spiking, dense = 1e-6 * add * np.asarray(sops, dtype=float), 1e-6 * mac * np.asarray(macs, dtype=float)
+    unit, factor = ("µJ", 1) if max(spiking.sum(), dense.sum()) >= 1 else ("nJ", 1000)
+    spiking, dense = factor * spiking, factor * dense
     ax = axes_or_new(ax, (6, 0.9 + 0.5 * len(names)))
     y = np.arange(len(names))
     ax.barh(y - 0.2, spiking, 0.38, color=POSITIVE, label="spiking (SOPs)")
@@ -264,8 +266,8 @@ def layer_energy(
     ax.set_yticks(y, names)
     ax.invert_yaxis()
     ax.set(
-        xlabel="µJ per image, arithmetic at 45 nm",
-        title=f"spiking {spiking.sum():.3g} µJ, dense {dense.sum():.3g} µJ ({arithmetic})",
+        xlabel=f"{unit} per image, arithmetic at 45 nm",
+        title=f"spiking {spiking.sum():.3g} {unit}, dense {dense.sum():.3g} {unit} ({arithmetic})",
     )
     ax.legend(frameon=False, fontsize="small")
     return ax
