@@ -35,5 +35,12 @@ def test_make_targets_exist():
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
+def test_local_links_and_pictures_exist():
+    targets = [t for t in re.findall(r"\]\(([^)#]+)[^)]*\)", TEXT) if not t.startswith("http")]
+    assert "docs/picture.png" in targets
+    for target in targets:
+        assert (ROOT / target).is_file(), target
+
+
 def test_the_project_speaks_of_itself():
     assert not re.search(r"/work/|/root/|\.library|file:///", TEXT)
