@@ -321,11 +321,13 @@ def graph(
     for a, b in edges:
         back = rank[b] <= rank[a]
         bend = 0.35 if rank[b] - rank[a] != 1 else 0.0
+        edge = 0.0 if back else 0.22  # from the lower edge of one box to the upper edge of the next
+        (xa, ya), (xb, yb) = place[a], place[b]
         ax.annotate(
-            "", xy=place[b], xytext=place[a],
+            "", xy=(xb, yb + edge), xytext=(xa, ya - edge),
             arrowprops={
-                "arrowstyle": "-|>", "color": RIVAL if back else GREY, "shrinkA": 11, "shrinkB": 11,
-                "linestyle": "--" if back else "-", "connectionstyle": f"arc3,rad={bend}",
+                "arrowstyle": "-|>", "color": RIVAL if back else GREY, "shrinkA": 11 if back else 0,
+                "shrinkB": 11 if back else 0, "linestyle": "--" if back else "-", "connectionstyle": f"arc3,rad={bend}",
             },
         )  # fmt: skip
     for name, kind in kinds.items():
