@@ -12,7 +12,7 @@ __all__ = ["accuracy_chart", "bar_chart", "latency_chart", "number"]
 
 Points: TypeAlias = Sequence[tuple[float, float]]
 _WIDTH, _HEIGHT = 380, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 14, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 26, 40
 
 
 def _svg(title: str, description: str, body: list[str], height: float, key: str) -> str:
@@ -82,7 +82,7 @@ def accuracy_chart(series: Mapping[str, Points], key: str = "accuracy") -> str:
             shown.append(t)
             body.append(_text(x(t), _HEIGHT - _BOTTOM + 16, f"{t:g}"))
     body.append(_text((_LEFT + _WIDTH) / 2, _HEIGHT - 6, "window T (steps)", "axis"))
-    body.append(_text(4, 10, "%", "axis", "start"))
+    body.append(_text(4, 10, "accuracy, %", "axis", "start"))
     styles = count()
     order = sorted(series.items(), key=lambda item: item[0] != "quantised network")
     for name, points in order:

@@ -16,6 +16,7 @@ def sections(run: dict[str, Any]) -> tuple[str, str]:
     """Title and body of the page."""
     network = str(run.get("network") or "network")
     title = f"{_NAMES.get(network, network)} on {run.get('dataset') or 'images'}"
+    title = title[:1].upper() + title[1:]
     parts: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
         ("converted", "What was converted", _converted),
         ("accuracy", "Accuracy and exactness", _accuracy),
