@@ -53,7 +53,13 @@ def _ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     return [round(k * unit, 10) for k in range(first, last + 1)]
 
 
-def accuracy_chart(series: Mapping[str, Points], key: str = "accuracy") -> str:
+def accuracy_chart(
+    series: Mapping[str, Points],
+    key: str = "accuracy",
+    *,
+    title: str = "Accuracy against window length",
+    axis: str = "window T (steps)",
+) -> str:
     """Accuracy in per cent against ``T`` on a logarithmic axis, one line for each name.
 
     ``series`` maps names to ``(T, accuracy in [0, 1])``. The name ``quantised network`` is drawn as a wide pale line.
@@ -81,7 +87,7 @@ def accuracy_chart(series: Mapping[str, Points], key: str = "accuracy") -> str:
         if not shown or x(t) - x(shown[-1]) > 18:
             shown.append(t)
             body.append(_text(x(t), _HEIGHT - _BOTTOM + 16, f"{t:g}"))
-    body.append(_text((_LEFT + _WIDTH) / 2, _HEIGHT - 6, "window T (steps)", "axis"))
+    body.append(_text((_LEFT + _WIDTH) / 2, _HEIGHT - 6, axis, "axis"))
     body.append(_text(4, 10, "accuracy, %", "axis", "start"))
     styles = count()
     order = sorted(series.items(), key=lambda item: item[0] != "quantised network")
@@ -89,10 +95,10 @@ def accuracy_chart(series: Mapping[str, Points], key: str = "accuracy") -> str:
         style = "reference" if name == "quantised network" else f"s{next(styles) % 4}"
         at = [(x(t), y(100 * v)) for t, v in sorted(points)]
         body.append(f'<polyline class="line {style}" points="{" ".join(f"{u:.1f},{v:.1f}" for u, v in at)}"/>')
-        if style != "reference":
+        if style != "reference" and len(at) <= 16:
             body += [_mark(style, u, v) for u, v in at]
     told = "; ".join(f"{n}: " + ", ".join(f"T {t:g} {100 * v:.2f} %" for t, v in sorted(p)) for n, p in series.items())
-    return _svg("Accuracy against window length", told, body, _HEIGHT, key)
+    return _svg(title, told, body, _HEIGHT, key)
 
 
 def _mark(style: str, x: float, y: float) -> str:

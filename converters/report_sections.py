@@ -181,7 +181,22 @@ def _accuracy(run: dict[str, Any]) -> str:
         "levels its scales grow by levels/T. A count is one neuron's signed number of spikes for one image; it is "
         "compared with the integer that the quantised network computes at the same place.</p>"
     )
-    return note + table + chart
+    return note + table + chart + _anytime(rows)
+
+
+def _anytime(rows: list[dict[str, Any]]) -> str:
+    """One line for each window: the accuracy of stopping after a step, as ``calif sweep --anytime`` found it."""
+    several = len({r["phase"] for r in rows}) > 1
+    series = {
+        f"T = {r['T']}{', ' + r['phase'] if several else ''}": list(enumerate(r["anytime"], 1))
+        for r in rows
+        if r.get("anytime")
+    }
+    if not series:
+        return ""
+    legend = [(f"s{k % 4}", name) for k, name in enumerate(series)]
+    chart = accuracy_chart(series, "anytime", title="Accuracy if one stops earlier", axis="stopped after step")
+    return _figure(chart, "One simulation per line; after its T comes the rounding phase.", legend)
 
 
 def _watch(run: dict[str, Any]) -> str:

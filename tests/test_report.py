@@ -304,6 +304,19 @@ def test_accuracy_chart_places_points_by_their_numbers():
     assert y2 < y0
 
 
+def test_accuracy_of_stopping_earlier(run):
+    curves = [[0.25, 0.5, 1.0], [0.125, 0.25, 0.5, 0.75, 1.0]]
+    windows = [{**r, "anytime": c} for r, c in zip(run["windows"][:3:2], curves, strict=True)]
+    page = render({**run, "windows": windows})
+    svg = page[page.index('aria-labelledby="anytime-t') :].split("</svg>")[0]
+    lines = [p.split() for p in re.findall(r'class="line s\d" points="([^"]+)"', svg)]
+    assert [len(points) for points in lines] == [3, 5]
+    assert lines[0][1].split(",")[0] == lines[1][1].split(",")[0]  # the same step stands at the same place
+    assert lines[0][1].split(",")[1] == lines[1][2].split(",")[1]  # and the same accuracy at the same height
+    assert "Accuracy if one stops earlier" in page
+    assert "Accuracy if one stops earlier" not in render(run)
+
+
 # --- the command -----------------------------------------------------------------------------------------
 
 ROW = {"T": 8, "phase": "settle", "quantised_accuracy": 0.9, "snn_accuracy": 0.9, "counts_compared": 8}
