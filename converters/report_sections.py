@@ -15,7 +15,8 @@ __all__ = ["energy_rows", "sections"]
 def sections(run: dict[str, Any]) -> tuple[str, str]:
     """Title and body of the page."""
     network = str(run.get("network") or "network")
-    title = f"{_NAMES.get(network, network)} on {run.get('dataset') or 'images'}"
+    dataset = str(run.get("dataset") or "images")
+    title = f"{_NAMES.get(network, network)} on {_NAMES.get(dataset, dataset)}"
     title = title[:1].upper() + title[1:]
     parts: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
         ("converted", "What was converted", _converted),
@@ -49,6 +50,8 @@ _NAMES = {
     "resnet11": "ResNet-11",
     "resnet11h": "ResNet-11H",
     "mobilenet20": "MobileNet-20",
+    "mnist": "MNIST",
+    "cifar10": "CIFAR-10",
     "snntorch": "snnTorch",
     "brian2": "Brian2",
 }
@@ -181,7 +184,7 @@ def _accuracy(run: dict[str, Any]) -> str:
         "levels its scales grow by levels/T. A count is one neuron's signed number of spikes for one image; it is "
         "compared with the integer that the quantised network computes at the same place.</p>"
     )
-    return note + table + chart + _anytime(rows)
+    return f"{note}{table}<div class='charts'>{chart}{_anytime(rows)}</div>"
 
 
 def _anytime(rows: list[dict[str, Any]]) -> str:
