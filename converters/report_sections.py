@@ -363,7 +363,8 @@ def _energy(run: dict[str, Any]) -> str:
         )
     return (
         f"{lead}{text}<div class='charts'>{charts}</div><h3>Assumptions</h3>"
-        f"<p>45 nm, {cost}. A synaptic operation (SOP) is one spike, of either sign, arriving over one synapse; it "
+        f"<p>45 nm (Horowitz, ISSCC 2014), {cost}. "
+        "A synaptic operation (SOP) is one spike, of either sign, arriving over one synapse; it "
         f"costs one accumulation. Spikes of the rounding phase count.{basis}</p>"
         "<p>Not counted, on either side: memory traffic, which dominates on real hardware; and on the spiking side, "
         f"for {updates}, a leak and two comparisons at every step. The INT8 figure is that of an 8-bit addition, "
