@@ -33,6 +33,7 @@ _HOMES = {
     "read": "converters.nir_file",
     "write": "converters.nir_file",
     "register": "converters.nir_file",
+    "lower": "converters.lowering",
     "run": "converters.backends",
     "make_report": "converters.report_own",
     "RunResult": "converters.results",

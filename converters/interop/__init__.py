@@ -1,0 +1,1 @@
+"""Networks in simulators that this project did not write."""
