@@ -134,28 +134,36 @@ def _keeper(to: list[Tensor]) -> Callable[[Any, Any, Any], None]:
     return hook
 
 
+def _read(path: Path) -> nir.NIRGraph:
+    """NIR's own reader. Its type check takes a kernel's height for its width, and so refuses some valid graphs."""
+    try:
+        return nir.read(path)
+    except ValueError:
+        return nir.read(path, type_check=False)
+
+
 def _spikingjelly(path: Path, _batch: int, dtype: torch.dtype) -> Any:
     from spikingjelly.activation_based.nir_exchange import import_from_nir
 
-    return import_from_nir(path, dt=DT, dtype=dtype)
+    return import_from_nir(_read(path), dt=DT, dtype=dtype)
 
 
 def _snntorch(path: Path, _batch: int, dtype: torch.dtype) -> Any:
     from snntorch.import_nir import import_from_nir
 
-    return import_from_nir(nir.read(path)).to(dtype)
+    return import_from_nir(_read(path)).to(dtype)
 
 
 def _norse(path: Path, _batch: int, dtype: torch.dtype) -> Any:
     import norse.torch
 
-    return norse.torch.from_nir(nir.read(path), dt=DT).to(dtype)
+    return norse.torch.from_nir(_read(path), dt=DT).to(dtype)
 
 
 def _sinabs(path: Path, batch: int, dtype: torch.dtype) -> Any:
     from sinabs.nir import from_nir
 
-    return from_nir(nir.read(path), batch_size=batch).to(dtype)
+    return from_nir(_read(path), batch_size=batch).to(dtype)
 
 
 # name: (distribution, loader (path, batch, dtype) -> module called as module(x, state) -> (y, state))
