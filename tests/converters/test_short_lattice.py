@@ -1,0 +1,119 @@
+"""The short lattice: for every integer input it rounds as the exact parameters, and membranes stay in bounds."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import converters
+from converters.errors import ConversionError
+from converters.lowering.lattice import certify, charge_ranges, with_lattice
+from converters.network import Network
+from converters.quantised import GraphBuilder
+from converters.synapses import Linear
+from converters.zoo.named import find_checkpoint, load_checkpoint
+from tests.converters.graphs import GRAPHS
+
+
+def one_layer(threshold, bias, y_min, y_max, tie, reach=40) -> Network:
+    b = GraphBuilder()
+    x = b.input((2,), scale=1.0, q_min=0, q_max=reach)
+    w = Linear(torch.tensor([[1, -1]] * len(threshold)))
+    y = b.layer("fc", [(x, w)], threshold=threshold, bias=bias, y_min=y_min, y_max=y_max, scale=1.0, tie=tie)
+    return Network.from_graph(converters.to_nir(b.build(y), T=reach))
+
+
+def rounded(a, threshold: Fraction, bias: Fraction, tie: str) -> tuple[int, bool]:
+    x = (a + bias) / threshold
+    return (round(x) if tie == "even" else (x + Fraction(1, 2)).__floor__()), (2 * x).denominator == 1 and x % 1 != 0
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    threshold=st.floats(0.5, 30) | st.integers(1, 12).map(float),
+    bias=st.floats(-30, 30) | st.integers(-9, 9).map(float),
+    tie=st.sampled_from(["even", "up"]),
+    y_min=st.integers(-9, 0),
+    y_max=st.integers(1, 9),
+)
+def test_every_integer_input_rounds_alike(threshold, bias, tie, y_min, y_max):
+    network = one_layer([threshold], [bias], y_min, y_max, tie)
+    p = network.output.parameters
+    k = certify(network)["fc"]
+    unit = Fraction(1, 2**k.bits)
+    own = Fraction(float(p.threshold[0])), Fraction(float(p.v_init[0])) - network.window * Fraction(float(p.leak[0]))
+    short = int(k.threshold[0]) * unit, (int(k.v_init[0]) - network.window * int(k.leak[0])) * unit
+    ties = False
+    for a in range(-40, 41):
+        want, _ = rounded(a, *own, tie)
+        got, tied = rounded(a, *short, tie)
+        assert min(max(got, y_min), y_max) == min(max(want, y_min), y_max)
+        x = (a + short[1]) / short[0]
+        ties |= tied and y_min <= x.__floor__() and x.__ceil__() <= y_max
+    assert ties == k.ties[0]
+    assert int(k.threshold[0]) % 2 == 0
+
+
+def test_one_bit_fewer_fails_and_names_the_channel():
+    network = one_layer([7.0, 3.337], [0.0, 0.123], 0, 12, "even")
+    need = certify(network)["fc"].bits
+    assert need > 1
+    with pytest.raises(ConversionError, match=rf"fc, channel 1.*it needs {need} bits"):
+        certify(network, bits=need - 1)
+    assert certify(network, bits=need)["fc"].bits == need
+
+
+def test_membranes_stay_in_bounds_whatever_the_order_of_spikes():
+    rng = np.random.default_rng(0)
+    touched = 0.0
+    for trial in range(60):
+        threshold, y_min, y_max = rng.uniform(1, 9, 2), -int(rng.integers(0, 4)), int(rng.integers(1, 6))
+        network = one_layer(threshold, rng.uniform(-9, 9, 2), y_min, y_max, "even", reach=12)
+        k = certify(network)["fc"]
+        size = 2**k.bits
+        counts = rng.integers(0, 13, 2)
+        # all of one input first, then the other; or shuffled: any order that brings these counts
+        charges = [1] * counts[0] + [-1] * counts[1]
+        charges = charges if trial % 3 == 0 else charges[::-1] if trial % 3 == 1 else list(rng.permutation(charges))
+        v, y = k.v_init.copy(), np.zeros(2, dtype=np.int64)
+        for t in range(40):
+            v = v + (size * charges[t] if t < len(charges) else 0) - (k.leak if t < network.window else 0)
+            assert (v >= k.lowest).all() and (v <= k.highest).all()
+            touched = max(touched, float((v / np.where(v > 0, k.highest, k.lowest)).max()))
+            limit = k.threshold // 2 + 1 if t >= network.window else k.threshold
+            s = ((v >= limit) & (y < y_max)).astype(int) - ((-v >= limit) & (y > y_min)).astype(int)
+            v, y = v - s * k.threshold, y + s
+    assert touched > 0.8  # and the bounds are not idle
+
+
+def test_charges_by_interval_arithmetic_hold_the_extremes():
+    network = Network.from_graph(converters.to_nir(GRAPHS["depthwise"](levels=8)))
+    low, high = charge_ranges(network)["dw"]
+    w = network.stages[0].synapses[0].ops[0].weight.to(torch.int64)
+    assert (high == 8 * w.clamp(min=0).flatten(1).sum(1).numpy()).all()
+    assert (low == 8 * w.clamp(max=0).flatten(1).sum(1).numpy()).all()
+
+
+def test_a_network_on_its_lattice_stays_there():
+    once = with_lattice(n := Network.from_graph(converters.to_nir(GRAPHS["lenet"]())), certify(n))
+    twice = with_lattice(once, certify(once))
+    for a, b in zip(once.stages, twice.stages, strict=True):
+        assert (a.parameters.threshold == b.parameters.threshold).all()
+        assert (a.parameters.v_init == b.parameters.v_init).all() and (a.parameters.leak == b.parameters.leak).all()
+
+
+@pytest.mark.parametrize("name", ["lenet5-mnist-8", "lenet5-mnist-127", "resnet11h-cifar10-127"])
+def test_trained_networks_are_certified(name):
+    q, _ = load_checkpoint(str(find_checkpoint(name)))
+    network = Network.from_graph(converters.to_nir(q))
+    found = certify(network)
+    assert list(found) == [s.name for s in network.stages]
+    for stage in network.stages:
+        k = found[stage.name]
+        assert k.membrane_bits <= 53 and (stage.readout or k.boundaries > 0)
+    hardest = max((k for k in found.values()), key=lambda k: k.bits)
+    with pytest.raises(ConversionError, match=rf"{hardest.name}, channel \d+.*it needs {hardest.bits} bits"):
+        certify(network, bits={hardest.name: hardest.bits - 1})
