@@ -63,7 +63,7 @@ def run_stock(
 
     Parameters
     ----------
-    simulator : {"spikingjelly", "snntorch", "norse", "sinabs"}
+    simulator : {"spikingjelly", "snntorch", "norse", "sinabs", "nirtorch"}
     path : path of the ``.nir`` file
     inputs : float tensor ``(steps, N, *input shape)``
         From :func:`converters.lowering.feeding.input_spikes`.
@@ -166,10 +166,19 @@ def _sinabs(path: Path, batch: int, dtype: torch.dtype) -> Any:
     return from_nir(_read(path), batch_size=batch).to(dtype)
 
 
+def _nirtorch(path: Path, _batch: int, dtype: torch.dtype) -> Any:
+    import nirtorch
+
+    from converters.lowering.primitives import torch_map
+
+    return nirtorch.nir_to_torch(_read(path), torch_map(DT), dtype=dtype)
+
+
 # name: (distribution, loader (path, batch, dtype) -> module called as module(x, state) -> (y, state))
 SIMULATORS: dict[str, tuple[str, Callable[[Path, int, torch.dtype], Any]]] = {
     "spikingjelly": ("spikingjelly", _spikingjelly),
     "snntorch": ("snntorch", _snntorch),
     "norse": ("norse", _norse),
     "sinabs": ("sinabs", _sinabs),
+    "nirtorch": ("nirtorch", _nirtorch),  # target primitives, with the map of four entries
 }

@@ -40,10 +40,9 @@ from dataclasses import dataclass, field
 import nir
 import numpy as np
 
-from converters.errors import ConversionError
 from converters.lowering.lattice import LayerLattice
 from converters.lowering.rows import RowMap, Rows, as_float32, comparators
-from converters.lowering.syn import source_shape, synapse_nodes
+from converters.lowering.syn import network_shape, require_spikes, synapse_nodes
 from converters.network import Network, Stage
 from converters.synapses import Shape
 
@@ -58,10 +57,7 @@ def precision_of(lattices: dict[str, LayerLattice]) -> tuple[int, str]:
 
 def chain(network: Network, lattices: dict[str, LayerLattice]) -> nir.NIRGraph:
     """The network in stock nodes (see the module's text)."""
-    if network.encoder.coding != "isi":
-        raise ConversionError(
-            network.encoder_name, f"coding {network.encoder.coding!r}", "stock nodes take spikes: convert with coding isi"
-        )
+    require_spikes(network)
     precision, _ = precision_of(lattices)
     graph = _Graph(network, lattices, precision)
     for k, stage in enumerate(network.stages):
@@ -81,13 +77,13 @@ class _Graph:
 
     def __post_init__(self) -> None:
         spec = self.network.spec
-        shape = source_shape(spec.shape)
+        self.maps = len(spec.shape) == 3
+        shape = network_shape(spec.shape, self.maps)
         self.nodes["input"] = nir.Input(input_type={"input": np.array(shape)})
         self.outputs[self.network.encoder_name], self.shapes[self.network.encoder_name] = "input", shape
-        self.maps = len(spec.shape) == 3
 
     def layer(self, k: int, stage: Stage) -> None:
-        shape: Shape = source_shape(stage.shape) if len(stage.shape) > 1 or not self.maps else (*stage.shape, 1, 1)
+        shape = network_shape(stage.shape, self.maps)
         lattice = self.lattices[stage.name]
         rule = _Rule(stage, lattice, self.network.window, self.precision)
         prefix = f"l{k:03d}"

@@ -74,7 +74,7 @@ def expected(network: nir.NIRGraph | Network, images: Tensor | None = None, *, i
     >>> e.inputs[:, 0].tolist()
     [[1.0, 0.0], [1.0, 1.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]
     >>> e.spikes["fc"][:, 0, 0].tolist()
-    [0, 1, 0, 1, 0]
+    [0, 1, 1, 1, 0]
     """
     net = Network.from_graph(network)
     given = net.spec.quantise(images) if images is not None else integers

@@ -117,8 +117,8 @@ def certify(network: Network, *, bits: Mapping[str, int] | int | None = None) ->
     >>> w = Linear(torch.tensor([[1, 2]]))
     >>> y = b.layer("fc", [(x, w)], threshold=3.1, bias=1.3, y_min=0, y_max=4, scale=1.0)
     >>> lattice = certify(Network.from_graph(converters.to_nir(b.build(y), T=4)))["fc"]
-    >>> lattice.bits, lattice.threshold, lattice.membrane_bits  # 3.0 and 1.0 round all 13 inputs as 3.1 and 1.3 do
-    (1, array([6]), 7)
+    >>> lattice.bits, lattice.threshold, lattice.membrane_bits  # 3.0 rounds all 13 inputs as 3.1 does
+    (1, array([6]), 6)
     """
     ranges = charge_ranges(network)
     result = {}

@@ -11,17 +11,27 @@ import torch
 
 from converters.errors import ConversionError
 from converters.lowering.rows import Rows, as_float32
-from converters.network import Stage
+from converters.network import Network, Stage
 from converters.synapses import Conv2d, Flatten, Linear, Op, Scale, Shape, SumPool2d
 
-__all__ = ["Synapses", "source_shape", "synapse_nodes"]
+__all__ = ["Synapses", "network_shape", "require_spikes", "synapse_nodes"]
 
 
-def source_shape(shape: Shape) -> Shape:
-    """Shapes of two axes have no stock node."""
+def network_shape(shape: Shape, maps: bool) -> Shape:
+    """A layer's shape in the lowered graph: behind feature maps, a vector of n is a map ``(n, 1, 1)``."""
     if len(shape) == 2:
         raise ConversionError("layer", f"a layer of shape {shape}", "lowering takes vectors and feature maps")
-    return shape
+    return (*shape, 1, 1) if maps and len(shape) == 1 else shape
+
+
+def require_spikes(network: Network) -> None:
+    """Stock nodes take spikes; a charge that depends on the step within the window has no node."""
+    if network.encoder.coding != "isi":
+        raise ConversionError(
+            network.encoder_name,
+            f"coding {network.encoder.coding!r}",
+            "stock nodes take spikes: convert with coding isi",
+        )
 
 
 @dataclass

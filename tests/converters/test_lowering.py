@@ -222,6 +222,28 @@ def test_a_tie_rule_half_implemented_would_be_seen(tmp_path):
     assert wrong["h.1"] == 0 and wrong["h2"] > 0
 
 
+@pytest.mark.parametrize("name", [k for k in GRAPHS if k != "residual_unequal"])
+def test_primitives_are_exact_with_a_map_of_four_entries(name, tmp_path):
+    q = GRAPHS[name](levels=8)
+    g = converters.to_nir(q)
+    path, nodes = stored(tmp_path, g, target="primitives")
+    e = expected(lattice_network(g), images(q, 3))
+    assert e.negative > 0
+    assert set(differing("nirtorch", path, e, nodes).values()) == {0}
+    stock = {nir.Input, nir.Output, nir.I, nir.Threshold, nir.Scale, nir.Conv2d}
+    assert {type(n) for n in nir.read(path, type_check=False).nodes.values()} == stock
+
+
+@pytest.mark.parametrize("tie", ["even", "up"])
+def test_dense_primitives(tie, tmp_path):
+    q = dense(tie=tie)
+    g = converters.to_nir(q)
+    path, nodes = stored(tmp_path, g, target="primitives")
+    e = expected(lattice_network(g), images(q, 20))
+    assert differing("nirtorch", path, e, nodes) == dict.fromkeys(nodes, 0)
+    nir.read(path)  # types checked
+
+
 def test_direct_coding_is_refused():
     g = converters.to_nir(dense(), coding="direct")
     with pytest.raises(ConversionError, match="coding isi"):
