@@ -10,6 +10,9 @@ import torch
 import typer
 
 from converters.commands import common
+from converters.errors import ConversionError
+from converters.lowering.lattice import LayerLattice
+from converters.lowering.lattice import certify as certify_integers
 from converters.network import Network, Stage
 from converters.nir_export import certify, to_nir
 from converters.nir_file import read
@@ -35,12 +38,25 @@ def inspect(
         q, notes = load_checkpoint(str(find_checkpoint(target)))
         network = Network.from_graph(to_nir(q, T=window))
         certificates = certify(q.at_window(network.window))
+    integers: dict[str, LayerLattice] = {}
+    missing = None
+    try:
+        integers = certify_integers(network)
+    except ConversionError as error:  # the network is fine; a chip with integers would not be
+        missing = str(error)
     rows = []
     for stage in network.stages:
-        row = _row(stage, network)
+        row, k = _row(stage, network), integers.get(stage.name)
         if certificates is not None:
             c = certificates[stage.name]
             row |= {"fraction_bits": c.bits, "membrane_bits": c.membrane_bits, "boundaries_certified": c.boundaries}
+        row["integer"] = k and {
+            "fraction_bits": k.bits,
+            "threshold_bits": k.threshold_bits,
+            "leak_bits": k.leak_bits,
+            "membrane_bits": k.membrane_bits,
+            "boundaries_certified": k.boundaries,
+        }
         rows.append(row)
     encoder = network.encoder
     about = {
@@ -53,6 +69,7 @@ def inspect(
         "weights": sum(r["weights"] for r in rows),
         "notes": notes,
         "layers": rows,
+        "no_integers": missing,
     }
     if json:
         common.print_json(about)
@@ -84,16 +101,22 @@ def inspect(
             f"{r['range'][0]} to {r['range'][1]}",
             r["tie"],
         ]
-        + ([str(r["membrane_bits"])] if certificates is not None else [])
+        + [str(r["integer"][key]) if r["integer"] else "-" for key in ("threshold_bits", "leak_bits", "membrane_bits")]
         for r in rows
     ]
-    if certificates is not None:
-        columns.append("membrane\nbits")
+    columns += ["threshold\nbits", "leak\nbits", "membrane\nbits"]
     title = f"{Path(target).name}: T = {network.window}, {network.neurons:,} neurons, {about['synapses']:,} synapses"
     common.out.print(common.table(title, columns, cells))
     if certificates is not None:
         total = sum(r["boundaries_certified"] for r in rows)
         common.say(f"certificate: {total:,} decision boundaries round on the lattice as they do exactly")
+    if missing is not None:
+        common.say(f"no lattice for integer hardware: {missing}")
+    else:
+        total = sum(r["integer"]["boundaries_certified"] for r in rows)
+        common.say(
+            f"integer hardware: {total:,} boundaries round alike in integers of the widths above, T = {network.window}"
+        )
 
 
 def _row(stage: Stage, network: Network) -> dict[str, Any]:

@@ -128,7 +128,9 @@ def _step(module: Any, inputs: Tensor, nodes: Sequence[str]) -> dict[str, Tensor
 def _keeper(to: list[Tensor]) -> Callable[[Any, Any, Any], None]:
     def hook(_module: Any, _inputs: Any, output: Any) -> None:
         value = output[0] if isinstance(output, tuple) else output
-        whole = value.round().to(torch.int8) if bool((value == value.round()).all() & (value.abs() < 128).all()) else value
+        whole = (
+            value.round().to(torch.int8) if bool((value == value.round()).all() & (value.abs() < 128).all()) else value
+        )
         to.append(whole.clone())
 
     return hook

@@ -21,7 +21,7 @@ from converters.errors import ConversionError
 from converters.lowering.lattice import LayerLattice, certify, with_lattice
 from converters.network import Network
 
-__all__ = ["TARGETS", "lattice_network", "lower"]
+__all__ = ["TARGETS", "certify", "lattice_network", "lower"]
 
 # name: (module, function (network, lattices) -> graph)
 TARGETS: dict[str, tuple[str, str]] = {
@@ -30,8 +30,12 @@ TARGETS: dict[str, tuple[str, str]] = {
     "plain_if": ("converters.lowering.plain_if", "plain_if"),
 }
 
+_OWN = {"plain_if": {"r"}}
 
-def lower(graph: nir.NIRGraph | Network, target: str = "chain", *, bits: int | dict[str, int] | None = None) -> nir.NIRGraph:
+
+def lower(
+    graph: nir.NIRGraph | Network, target: str = "chain", *, bits: int | dict[str, int] | None = None, **own: Any
+) -> nir.NIRGraph:
     """A Ca-LIF network in stock NIR nodes.
 
     Parameters
@@ -41,15 +45,19 @@ def lower(graph: nir.NIRGraph | Network, target: str = "chain", *, bits: int | d
     target : {"chain", "primitives", "plain_if"}
     bits : int or dict of layer name to int, optional
         Fractional bits of the integer lattice; by default the fewest that can be certified, layer by layer.
+        ``plain_if`` has none.
+    **own
+        Options of one target (``r`` of ``plain_if``).
 
     Returns
     -------
     nir.NIRGraph
-        Fed with input spikes for T steps and with silence after that, it emits at every step the signed spikes of
-        ``lattice_network(graph)``, whose final counts equal the graph's own. Its ``metadata`` says how it was
-        made: ``calif_target``, ``calif_window``, ``calif_precision`` (bits of the floats that hold it
-        exactly: 32 or 64), ``calif_layers`` and ``calif_nodes`` (names of the layers, and of the nodes whose output is
-        their signed spike, separated by commas).
+        Of an exact target: fed with input spikes for T steps and with silence after that, it emits at every step
+        the signed spikes of ``lattice_network(graph)``, whose final counts equal the graph's own. ``plain_if``
+        loses what its ``calif_lost`` says. The ``metadata`` say how the graph was made: ``calif_target``,
+        ``calif_window``, ``calif_precision`` (bits of the floats that hold it exactly: 32 or 64),
+        ``calif_layers`` and ``calif_nodes`` (names of the layers, and of the nodes that emit their signed spikes,
+        separated by commas).
 
     Raises
     ------
@@ -74,7 +82,9 @@ def lower(graph: nir.NIRGraph | Network, target: str = "chain", *, bits: int | d
     module, name = TARGETS[target]
     function: Callable[[Network, dict[str, LayerLattice]], Any] = getattr(import_module(module), name)
     network = Network.from_graph(graph)
-    return function(network, certify(network, bits=bits))
+    if set(own) - _OWN.get(target, set()):
+        raise ConversionError("options", f"{sorted(own)}", f"target {target} takes {sorted(_OWN.get(target, set()))}")
+    return function(network, {} if target == "plain_if" else certify(network, bits=bits), **own)
 
 
 def lattice_network(graph: nir.NIRGraph | Network, *, bits: int | dict[str, int] | None = None) -> Network:

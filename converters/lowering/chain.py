@@ -24,8 +24,8 @@ are strict in the rounding phase. Where it does and the rule is ``up``, the posi
 ``strict = (V > Vth/2)`` and ``odd`` a neuron fires if ``tie + strict + odd >= 2``; and a spike at odd parity
 (``tie + odd = 2``) is what the parity needs in order to follow.
 
-Numbers. ``x = 1 + gain (n + 1/2)`` with ``n`` a whole number of lattice units (:mod:`converters.lowering.lattice`) exceeds 1
-exactly if ``n >= 0``. All of it is exact in float32 while ``|n| <= 2**23``; below ``2**22`` the gain keeps
+Numbers. ``x = 1 + gain (n + 1/2)`` with ``n`` a whole number of lattice units (see :mod:`converters.lowering.lattice`)
+exceeds 1 exactly if ``n >= 0``. All of it is exact in float32 while ``|n| <= 2**23``; below ``2**22`` the gain keeps
 ``x`` below 2, for simulators whose neurons fire several times a step. Wider layers need float64: constants are
 then split in two, since most importers round weights to float32.
 
@@ -41,7 +41,7 @@ import nir
 import numpy as np
 
 from converters.lowering.lattice import LayerLattice
-from converters.lowering.rows import RowMap, Rows, as_float32, comparators
+from converters.lowering.rows import RowMap, Rows, comparators
 from converters.lowering.syn import network_shape, require_spikes, synapse_nodes
 from converters.network import Network, Stage
 from converters.synapses import Shape
@@ -88,7 +88,14 @@ class _Graph:
         rule = _Rule(stage, lattice, self.network.window, self.precision)
         prefix = f"l{k:03d}"
         syn = synapse_nodes(
-            f"{prefix}_a", stage, self.outputs, self.shapes, self.network.shapes, rule.state, lattice.bits, rule.initial
+            f"{prefix}_a",
+            stage,
+            self.outputs,
+            self.shapes,
+            self.network.shapes,
+            rule.state,
+            2.0**lattice.bits,
+            rule.initial,
         )
         self.nodes |= syn.nodes
         self.edges += syn.edges

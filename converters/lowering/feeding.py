@@ -57,7 +57,9 @@ def input_spikes(graph: nir.NIRGraph | Network, integers: Tensor, steps: int) ->
     return torch.stack([source.at(t) for t in range(steps)])
 
 
-def expected(network: nir.NIRGraph | Network, images: Tensor | None = None, *, integers: Tensor | None = None) -> Expected:
+def expected(
+    network: nir.NIRGraph | Network, images: Tensor | None = None, *, integers: Tensor | None = None
+) -> Expected:
     """Run the step loop, which is exact, and say what a lowered network is to be fed and to answer.
 
     Give it ``lattice_network(graph)`` to compare with ``lower(graph)``.

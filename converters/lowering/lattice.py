@@ -332,4 +332,3 @@ def _bounded(
             f"float64 adds {_ROOM + 1} exactly: use fewer levels or smaller weights",
         )
     return lattice
-

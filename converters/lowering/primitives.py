@@ -30,7 +30,6 @@ from converters.lowering.lattice import LayerLattice
 from converters.lowering.rows import DT, RowMap, Rows
 from converters.lowering.syn import network_shape, require_spikes, synapse_nodes
 from converters.network import Network, Stage
-from converters.synapses import Shape
 
 __all__ = ["primitives", "torch_map"]
 
@@ -42,7 +41,7 @@ def primitives(network: Network, lattices: dict[str, LayerLattice]) -> nir.NIRGr
     builder = _Builder(network, lattices)
     for k, stage in enumerate(network.stages):
         builder.layer(f"l{k:03d}", stage)
-    return builder.finish(32 if most < 2**22 else 64)
+    return builder.finish(32 if most < 2**23 else 64)
 
 
 class _Builder:
@@ -60,7 +59,7 @@ class _Builder:
         shape = network_shape(stage.shape, self.maps)
         rows = Rows({"v": stage.shape[0]})
         syn = synapse_nodes(
-            f"{prefix}_a", stage, self.outputs, self.shapes, self.network.shapes, rows, k.bits, k.v_init - k.leak
+            f"{prefix}_a", stage, self.outputs, self.shapes, self.network.shapes, rows, 2.0**k.bits, k.v_init - k.leak
         )
         self.nodes |= syn.nodes
         self.edges += syn.edges
@@ -157,6 +156,8 @@ class _Builder:
 class _Integrator(torch.nn.Module):
     """``state + r dt x``."""
 
+    step: Tensor
+
     def __init__(self, node: nir.I, dt: float) -> None:
         super().__init__()
         self.register_buffer("step", torch.from_numpy(np.asarray(node.r) * dt))
@@ -167,6 +168,8 @@ class _Integrator(torch.nn.Module):
 
 
 class _Elementwise(torch.nn.Module):
+    value: Tensor
+
     def __init__(self, value: Any, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.register_buffer("value", torch.from_numpy(np.asarray(value)))

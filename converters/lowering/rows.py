@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import nir
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from converters.errors import ConversionError
 from converters.synapses import Shape
 
-__all__ = ["Rows", "RowMap", "as_float32", "comparators"]
+__all__ = ["RowMap", "Rows", "as_float32", "comparators"]
 
 DT = 1e-4
 """Time step of the importers, in seconds."""
@@ -39,14 +40,14 @@ class RowMap:
         self.weight = np.zeros((target.total, source.total))
         self.bias = np.zeros(target.total)
 
-    def put(self, target: str, source: str, value: object) -> None:
-        """Row ``k`` of ``target`` reads row ``k`` of ``source``, or its only one, times ``value`` (one, or one each)."""
+    def put(self, target: str, source: str, value: Any) -> None:
+        """Row ``k`` of ``target`` reads row ``k`` of ``source``, or its only one, times ``value``."""
         rows, columns = self.target.at[target], self.source.at[source]
         k = np.arange(rows.start, rows.stop)
         j = np.broadcast_to(np.arange(columns.start, columns.stop), k.shape)
         self.weight[k, j] += value
 
-    def add(self, target: str, value: object) -> None:
+    def add(self, target: str, value: Any) -> None:
         """Add a constant to a block."""
         self.bias[self.target.at[target]] += value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import nir
 import numpy as np
@@ -50,14 +51,17 @@ def synapse_nodes(
     shapes: Mapping[str, Shape],
     logical: Mapping[str, Shape],
     rows: Rows,
-    bits: int,
+    scale: Any,
     constant: np.ndarray,
+    *,
+    exact: bool = True,
 ) -> Synapses:
     """Nodes from the sources' spikes to the rows of the layer's state.
 
     There is no Flatten among them, since importers disagree on where it starts: a dense layer on a feature map
-    is a convolution with a kernel of the map's size. ``shapes`` are those of the nodes, where a vector of n behind a map
-    is a map ``(n, 1, 1)``; ``logical`` those of the network. ``constant`` is added to the charge, once.
+    is a convolution with a kernel of the map's size. ``shapes`` are those of the nodes, where a vector of n behind a
+    map is a map ``(n, 1, 1)``; ``logical`` those of the network. The charge is multiplied by ``scale``, one or one
+    per channel; ``constant`` is added once. What float32 would round is an error if ``exact``.
     """
     result = Synapses()
     for j, synapse in enumerate(stage.synapses):
@@ -68,11 +72,13 @@ def synapse_nodes(
             weight = op.weight.numpy().astype(np.float64)
             bias = np.zeros(weight.shape[0])
             if last:
-                weight, bias = _into_rows(weight * 2.0**bits, rows), np.zeros(rows.total)
+                factor = np.broadcast_to(np.asarray(scale, dtype=np.float64), weight.shape[:1])
+                weight = _into_rows(weight * factor.reshape(-1, *(1,) * (weight.ndim - 1)), rows)
+                bias = np.zeros(rows.total)
                 if j == 0:
                     bias[rows.at["v"]] = constant
             name = f"{prefix}{j:02d}_{k}_syn"
-            result.nodes[name] = _node(name, op, weight, bias, here)
+            result.nodes[name] = _node(name, op, weight, bias, here, exact)
             result.edges.append((before, name))
             before, here = name, op.output_shape(here)
         result.ends.append(before)
@@ -85,8 +91,12 @@ def _into_rows(weight: np.ndarray, rows: Rows) -> np.ndarray:
     return full
 
 
-def _node(name: str, op: Conv2d | Linear, weight: np.ndarray, bias: np.ndarray, here: Shape) -> nir.NIRNode:
-    short, constant = as_float32(name, weight), as_float32(name, bias)
+def _node(
+    name: str, op: Conv2d | Linear, weight: np.ndarray, bias: np.ndarray, here: Shape, exact: bool
+) -> nir.NIRNode:
+    short, constant = weight.astype(np.float32), bias.astype(np.float32)
+    if exact:
+        short, constant = as_float32(name, weight), as_float32(name, bias)
     if type(op) is Linear:
         return nir.Affine(weight=short, bias=constant)
     assert type(op) is Conv2d
@@ -113,7 +123,7 @@ def _simplified(ops: tuple[Op, ...], here: Shape, maps: bool) -> list[Conv2d | L
         elif type(op) is SumPool2d:
             result.append(_pool(op, here[0]))
         else:
-            weight = op.weight if type(op) is Linear else torch.eye(here[0], dtype=torch.int64) * op.weight
+            weight = op.weight if type(op) is Linear else torch.eye(here[0], dtype=torch.int64) * _factor(op)
             if flat is not None:
                 result.append(Conv2d(weight.reshape(-1, *flat)))
             else:
@@ -121,6 +131,11 @@ def _simplified(ops: tuple[Op, ...], here: Shape, maps: bool) -> list[Conv2d | L
             flat = None
         here = op.output_shape(here)
     return result
+
+
+def _factor(op: Op) -> int:
+    assert type(op) is Scale
+    return op.weight
 
 
 def _ungrouped(op: Conv2d) -> Conv2d:

@@ -17,7 +17,6 @@ from converters.interop.stock import CannotRun, run_stock
 from converters.lowering import lattice_network, lower
 from converters.lowering.feeding import expected, layer_nodes
 from converters.lowering.lattice import certify
-from converters.network import Network
 from converters.quantised import GraphBuilder, QuantGraph
 from converters.synapses import Linear
 from tests.converters.graphs import GRAPHS, images
@@ -66,7 +65,8 @@ def test_dense_networks_are_exact_in_every_simulator(simulator, tie, tmp_path):
     path, nodes = stored(tmp_path, g)
     e = expected(lattice_network(g), images(q, 6))
     assert certify(lattice_network(g))["h2"].ties.any()
-    assert e.negative > 20 and len(e.inputs) > e.window + 1  # the rounding phase is among the steps
+    assert e.negative > 20
+    assert len(e.inputs) > e.window + 1
     assert differing(simulator, path, e, nodes) == dict.fromkeys(nodes, 0)
 
 
@@ -117,7 +117,7 @@ def test_wide_layers_run_in_float64_and_need_it(tmp_path):
     for simulator in ("spikingjelly", "norse"):
         assert differing(simulator, path, e, nodes, torch.float64) == {"h": 0}
         assert differing(simulator, path, e, nodes, torch.float32)["h"] > 0
-    with pytest.raises(CannotRun, match="same dtype|float and double|Double"):  # its neurons emit float32
+    with pytest.raises(CannotRun, match=r"float.*double"):  # its neurons emit float32
         differing("snntorch", path, e, nodes, torch.float64)
 
 
@@ -219,7 +219,8 @@ def test_a_tie_rule_half_implemented_would_be_seen(tmp_path):
     converters.write(path, stock)
     e = expected(lattice_network(g), images(q, 20))
     wrong = differing("spikingjelly", path, e, layer_nodes(stock))
-    assert wrong["h.1"] == 0 and wrong["h2"] > 0
+    assert wrong["h.1"] == 0
+    assert wrong["h2"] > 0
 
 
 @pytest.mark.parametrize("name", [k for k in GRAPHS if k != "residual_unequal"])

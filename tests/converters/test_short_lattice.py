@@ -81,7 +81,8 @@ def test_membranes_stay_in_bounds_whatever_the_order_of_spikes():
         v, y = k.v_init.copy(), np.zeros(2, dtype=np.int64)
         for t in range(40):
             v = v + (size * charges[t] if t < len(charges) else 0) - (k.leak if t < network.window else 0)
-            assert (v >= k.lowest).all() and (v <= k.highest).all()
+            assert (v >= k.lowest).all()
+            assert (v <= k.highest).all()
             touched = max(touched, float((v / np.where(v > 0, k.highest, k.lowest)).max()))
             limit = k.threshold // 2 + 1 if t >= network.window else k.threshold
             s = ((v >= limit) & (y < y_max)).astype(int) - ((-v >= limit) & (y > y_min)).astype(int)
@@ -102,7 +103,8 @@ def test_a_network_on_its_lattice_stays_there():
     twice = with_lattice(once, certify(once))
     for a, b in zip(once.stages, twice.stages, strict=True):
         assert (a.parameters.threshold == b.parameters.threshold).all()
-        assert (a.parameters.v_init == b.parameters.v_init).all() and (a.parameters.leak == b.parameters.leak).all()
+        assert (a.parameters.v_init == b.parameters.v_init).all()
+        assert (a.parameters.leak == b.parameters.leak).all()
 
 
 @pytest.mark.parametrize("name", ["lenet5-mnist-8", "lenet5-mnist-127", "resnet11h-cifar10-127"])
@@ -113,7 +115,8 @@ def test_trained_networks_are_certified(name):
     assert list(found) == [s.name for s in network.stages]
     for stage in network.stages:
         k = found[stage.name]
-        assert k.membrane_bits <= 53 and (stage.readout or k.boundaries > 0)
+        assert k.membrane_bits <= 53
+        assert stage.readout or k.boundaries > 0
     hardest = max((k for k in found.values()), key=lambda k: k.bits)
     with pytest.raises(ConversionError, match=rf"{hardest.name}, channel \d+.*it needs {hardest.bits} bits"):
         certify(network, bits={hardest.name: hardest.bits - 1})

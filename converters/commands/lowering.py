@@ -1,0 +1,132 @@
+"""``calif lower``: a Ca-LIF network in stock NIR nodes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from converters.commands import common
+from converters.errors import ConversionError
+from converters.lowering import TARGETS, certify, lower
+from converters.lowering.plain_if import LOST
+from converters.network import Network
+from converters.nir_file import write
+
+__all__ = ["lower_command"]
+
+
+def lower_command(
+    target_file: common.Target = None,
+    target: Annotated[str, typer.Option(help="chain (exact), primitives (exact) or plain_if (lossy).")] = "chain",
+    checkpoint: common.Checkpoint = None,
+    window: Annotated[int | None, typer.Option(help="T, in steps; by default the number of levels.")] = None,
+    out: Annotated[Path, typer.Option(help="The .nir file to write.")] = Path("stock.nir"),
+    bits: Annotated[
+        int | None,
+        typer.Option(min=0, help="Fractional bits of the lattice; by default the fewest that can be certified."),
+    ] = None,
+    dataset: common.Dataset = None,
+    data_root: common.DataRoot = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="plain_if: measure what it loses on so many test images.")
+    ] = None,
+    json: common.Json = False,
+) -> None:
+    """Write a network in stock NIR nodes that other simulators run: exactly, or saying what is lost."""
+    if target not in TARGETS:
+        raise ConversionError("--target", f"{target!r}", f"use one of {', '.join(TARGETS)}")
+    if images is not None and target != "plain_if":
+        raise ConversionError(
+            "--images", f"target {target}", "only plain_if loses anything; calif interop compares the rest"
+        )
+    graph, _, notes = common.network_for(target_file, checkpoint, window)
+    network = Network.from_graph(graph)
+    start = time.perf_counter()
+    stock = lower(network, target, bits=bits)
+    write(out, stock)
+    about: dict[str, Any] = {
+        "file": str(out),
+        "target": target,
+        "T": network.window,
+        "exact": target != "plain_if",
+        "nodes": len(stock.nodes),
+        "bytes": out.stat().st_size,
+        "seconds": time.perf_counter() - start,
+        "precision": stock.metadata["calif_precision"],
+        "layers": [],
+        "lost": [],
+        "losses": [],
+    }
+    if target == "plain_if":
+        about["lost"] = list(LOST)
+        if images is not None:
+            data, about["dataset"] = common.images_for(dataset, notes, data_root, images)
+            from converters.lowering.losses import plain_if_losses
+
+            about["losses"] = [row.as_dict() for row in plain_if_losses(network, data.pixels, data.labels)]
+    else:
+        about["layers"] = [
+            {
+                "name": k.name,
+                "fraction_bits": k.bits,
+                "threshold_bits": k.threshold_bits,
+                "leak_bits": k.leak_bits,
+                "membrane_bits": k.membrane_bits,
+                "boundaries_certified": k.boundaries,
+                "channels_with_ties": int(k.ties.sum()),
+            }
+            for k in certify(network, bits=bits).values()
+        ]
+    if json:
+        common.print_json(about)
+    else:
+        _say(about)
+
+
+def _say(about: dict[str, Any]) -> None:
+    common.say(
+        f"{about['file']}: target {about['target']}, T = {about['T']}, {about['nodes']} nodes, {about['bytes']:,} bytes"
+    )
+    if about["exact"]:
+        columns = [
+            "layer",
+            "fraction\nbits",
+            "threshold\nbits",
+            "leak\nbits",
+            "membrane\nbits",
+            "boundaries",
+            "channels\nwith ties",
+        ]
+        cells = [[str(v) if k == "name" else f"{v:,}" for k, v in row.items()] for row in about["layers"]]
+        common.out.print(common.table("certified integer lattice", columns, cells))
+        common.say(f"exact in float{about['precision']}; feed input spikes for T steps, then nothing until it is quiet")
+        return
+    common.say("LOSSY: " + "; ".join(about["lost"]))
+    if not about["losses"]:
+        common.say("give --images N to measure it in the simulators that are installed")
+        return
+    columns = [
+        "simulator",
+        "version",
+        "counts\ncompared",
+        "mis-\nmatches",
+        "accuracy",
+        "Ca-LIF",
+        "what it makes of an IF",
+    ]
+    cells = [
+        [
+            r["simulator"],
+            r["version"],
+            f"{r['counts_compared']:,}",
+            f"{r['count_mismatches']:,}",
+            "-" if r["accuracy"] is None else f"{100 * r['accuracy']:.2f}%",
+            f"{100 * r['exact_accuracy']:.2f}%",
+            r["lost"] if not r["note"] else f"does not run: {r['note'][:60]}",
+        ]
+        for r in about["losses"]
+    ]
+    common.out.print(common.table(f"on {about['losses'][0]['images']} images of {about['dataset']}", columns, cells))
