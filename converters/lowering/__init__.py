@@ -84,7 +84,10 @@ def lower(
     network = Network.from_graph(graph)
     if set(own) - _OWN.get(target, set()):
         raise ConversionError("options", f"{sorted(own)}", f"target {target} takes {sorted(_OWN.get(target, set()))}")
-    return function(network, {} if target == "plain_if" else certify(network, bits=bits), **own)
+    if target == "plain_if":
+        return function(network, {}, **own)
+    lattices = certify(network, bits=bits)
+    return function(with_lattice(network, lattices), lattices, **own)
 
 
 def lattice_network(graph: nir.NIRGraph | Network, *, bits: int | dict[str, int] | None = None) -> Network:

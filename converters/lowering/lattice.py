@@ -24,8 +24,9 @@ from torch import Tensor
 from calif_plugins.parameters import CaLIFParameters
 from converters.errors import ConversionError
 from converters.lattice import first_integers
+from converters.lowering import sums
 from converters.network import Network, Stage
-from converters.synapses import Conv2d, Flatten, Linear, Op, Scale, SumPool2d
+from converters.synapses import Conv2d, Flatten, Linear, Op, Scale, SumPool2d, Synapse
 
 __all__ = ["MAX_BITS", "LayerLattice", "certify", "charge_ranges", "with_lattice"]
 
@@ -55,6 +56,9 @@ class LayerLattice:
         Bounds of the membrane before its spike, whatever the order of the input spikes.
     boundaries : int
         Decision boundaries compared.
+    weights : tuple of int, optional
+        Shorter weights of a layer of identity synapses, one for each (an addition of branches of unequal scale):
+        the sum is then in other units, and rounds alike for every combination of counts.
     """
 
     name: str
@@ -67,6 +71,7 @@ class LayerLattice:
     lowest: np.ndarray
     highest: np.ndarray
     boundaries: int
+    weights: tuple[int, ...] | None = None
 
     @property
     def reach(self) -> np.ndarray:
@@ -124,7 +129,7 @@ def certify(network: Network, *, bits: Mapping[str, int] | int | None = None) ->
     result = {}
     for stage in network.stages:
         wanted = bits.get(stage.name) if isinstance(bits, Mapping) else bits
-        result[stage.name] = _fit(stage, ranges[stage.name], network.window, wanted)
+        result[stage.name] = _fit(stage, ranges[stage.name], network, wanted)
     return result
 
 
@@ -134,8 +139,16 @@ def with_lattice(network: Network, lattices: Mapping[str, LayerLattice]) -> Netw
     for stage in network.stages:
         k, p, unit = lattices[stage.name], stage.parameters, 2.0 ** -lattices[stage.name].bits
         moved = CaLIFParameters(k.threshold * unit, k.leak * unit, p.y_min, p.y_max, p.tie, k.v_init * unit)
-        stages.append(replace(stage, parameters=moved))
+        synapses = stage.synapses
+        if k.weights is not None:
+            synapses = tuple(_reweighted(s, w) for s, w in zip(synapses, k.weights, strict=True))
+        stages.append(replace(stage, synapses=synapses, parameters=moved))
     return replace(network, stages=tuple(stages))
+
+
+def _reweighted(synapse: Synapse, weight: int) -> Synapse:
+    kept = tuple(op for op in synapse.ops if type(op) is not Scale)
+    return Synapse(synapse.source, (*kept, Scale(weight)))
 
 
 # --- how far charges can go -----------------------------------------------------------------------
@@ -199,19 +212,20 @@ _INTERVAL: dict[type, Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor]]] = 
 
 @dataclass(frozen=True, eq=False)
 class _Problem:
-    """What a layer's lattice must satisfy: at each level, the first integer that ends above it."""
+    """What a layer's lattice must satisfy: at each level, the first integer that ends above it, and the last below."""
 
     threshold: np.ndarray
     bias: np.ndarray
     levels: np.ndarray
-    first: np.ndarray  # (C, levels), clipped to the charges that exist
+    first: np.ndarray  # (C, levels); above the highest charge where none ends above
+    last: np.ndarray  # (C, levels); below the lowest charge where all do
     low: np.ndarray
     high: np.ndarray
     goes_up: np.ndarray  # (levels,): a tie at this boundary rounds up
 
 
-def _fit(stage: Stage, charge: tuple[np.ndarray, np.ndarray], window: int, bits: int | None) -> LayerLattice:
-    p = stage.parameters
+def _fit(stage: Stage, charge: tuple[np.ndarray, np.ndarray], network: Network, bits: int | None) -> LayerLattice:
+    p, window = stage.parameters, network.window
     channels = stage.shape[0]
 
     def per_channel(value: np.ndarray) -> np.ndarray:
@@ -227,12 +241,19 @@ def _fit(stage: Stage, charge: tuple[np.ndarray, np.ndarray], window: int, bits:
     levels = np.arange(bottom, top)
     first = np.clip(first_integers(threshold, bias, levels, p.tie), low[:, None], high[:, None] + 1)
     goes_up = np.ones(len(levels), dtype=bool) if p.tie == "up" else levels % 2 == 1
-    problem = _Problem(threshold, bias, levels, first, low, high, goes_up)
+    problem = _Problem(threshold, bias, levels, first, first - 1, low, high, goes_up)
+    weights = None
+    for short in sums.shorter(stage, network, first):
+        scaled = threshold / short.unit, bias / short.unit
+        tried = _Problem(*scaled, levels, short.first, short.last, *short.charge, goes_up)
+        if _fewest(tried, 0) <= MAX_BITS:
+            problem, weights = tried, short.weights
+            break
     if bits is None:
         bits = min(_fewest(problem, 0), MAX_BITS)
     found, failing = _search(problem, range(channels), bits)
     if found is not None:
-        return _bounded(stage, problem, found, bits, window, top, bottom)
+        return replace(_bounded(stage, problem, found, bits, window, top, bottom), weights=weights)
     need = _fewest(problem, bits + 1) if bits < MAX_BITS else MAX_BITS + 1
     raise ConversionError(
         f"{stage.name}, channel {failing[0]}",
@@ -282,20 +303,20 @@ def _search(q: _Problem, channels: Any, bits: int) -> tuple[tuple[np.ndarray, np
 def _biases(q: _Problem, c: int, halves: np.ndarray, odd: np.ndarray, size: int) -> tuple[int, int] | None:
     """The first of these half thresholds that some bias goes with, and the bias nearest to the exact one.
 
-    The boundary ``m (2y + 1) - b`` must lie in ``(n - 1, n]`` if ties go up there, in ``[n - 1, n)`` if not, in
-    lattice units; without touching an end if possible, since then no input is a tie.
+    The boundary ``m (2y + 1) - b`` must lie in ``(last, first]`` if ties go up there, in ``[last, first)`` if not,
+    in lattice units; without touching an end if possible, since then no input is a tie.
     """
     if not len(halves):
         return None
     target = round(q.bias[c] * size)
-    first = q.first[c]
+    first, last = q.first[c], q.last[c]
     for open_ends in (True, False):
         middle = halves[:, None] * odd
         lower = middle - first * size + np.where(open_ends | ~q.goes_up, 1, 0)
-        upper = middle - (first - 1) * size - np.where(open_ends | q.goes_up, 1, 0)
+        upper = middle - last * size - np.where(open_ends | q.goes_up, 1, 0)
         # beyond the charges that exist there is nothing to round
         lower = np.where(first > q.high[c], np.iinfo(np.int64).min, lower).max(1, initial=np.iinfo(np.int64).min)
-        upper = np.where(first <= q.low[c], np.iinfo(np.int64).max, upper).min(1, initial=np.iinfo(np.int64).max)
+        upper = np.where(last < q.low[c], np.iinfo(np.int64).max, upper).min(1, initial=np.iinfo(np.int64).max)
         good = np.flatnonzero(lower <= upper)
         if len(good):
             k = good[0]

@@ -81,7 +81,7 @@ def test_feature_maps_are_exact(name, simulator, tmp_path):
     assert set(differing(simulator, path, e, nodes).values()) == {0}
 
 
-@pytest.mark.parametrize("name", ["residual", "concat"])
+@pytest.mark.parametrize("name", ["residual", "residual_unequal", "concat"])
 def test_branches_are_exact_where_the_executor_follows_them(name, tmp_path):
     q = GRAPHS[name](levels=8)
     g = converters.to_nir(q)
@@ -95,8 +95,6 @@ def test_branches_are_exact_where_the_executor_follows_them(name, tmp_path):
 
 def test_counts_are_those_of_the_graph_and_of_the_quantised_network():
     for name in GRAPHS:
-        if name == "residual_unequal":
-            continue
         q = GRAPHS[name](levels=8)
         e = expected(lattice_network(converters.to_nir(q)), images(q, 5))
         exact = q.execute(images(q, 5))
@@ -223,7 +221,7 @@ def test_a_tie_rule_half_implemented_would_be_seen(tmp_path):
     assert wrong["h2"] > 0
 
 
-@pytest.mark.parametrize("name", [k for k in GRAPHS if k != "residual_unequal"])
+@pytest.mark.parametrize("name", GRAPHS)
 def test_primitives_are_exact_with_a_map_of_four_entries(name, tmp_path):
     q = GRAPHS[name](levels=8)
     g = converters.to_nir(q)

@@ -120,3 +120,26 @@ def test_trained_networks_are_certified(name):
     hardest = max((k for k in found.values()), key=lambda k: k.bits)
     with pytest.raises(ConversionError, match=rf"{hardest.name}, channel \d+.*it needs {hardest.bits} bits"):
         certify(network, bits={hardest.name: hardest.bits - 1})
+
+
+@pytest.mark.parametrize(("scale", "bits"), [(0.1743219, 12), (0.3000001, 12), (0.9138, 12)])
+def test_additions_of_unequal_scales_get_short_weights(scale, bits):
+    b = GraphBuilder()
+    x = b.input((1,), scale=1.0, q_min=-9, q_max=9)
+    one, minus = Linear(torch.tensor([[1]])), Linear(torch.tensor([[-1]]))
+    u = b.layer("u", [(x, one)], threshold=1.0, y_min=-9, y_max=9, scale=0.3)
+    v = b.layer("v", [(x, minus)], threshold=1.0, y_min=-9, y_max=9, scale=scale)
+    y = b.requantise("add", [(u, 1.0), (v, 1.0)], y_min=-9, y_max=9, scale=0.25)
+    network = Network.from_graph(converters.to_nir(b.build(y), T=9))
+    k = certify(network)["add"]
+    assert k.weights is not None
+    assert max(k.weights).bit_length() <= bits
+    long = [s.ops[0].weight for s in network.stages[-1].synapses]
+    assert max(long) >= 2**29
+    p = network.output.parameters
+    for n in range(-9, 10):
+        for m in range(-9, 10):
+            a, c = n * long[0] + m * long[1], n * k.weights[0] + m * k.weights[1]
+            want = round(Fraction(a) / Fraction(float(p.threshold[0])))
+            got = round(Fraction(c * 2**k.bits + int(k.v_init[0]) - 9 * int(k.leak[0]), int(k.threshold[0])))
+            assert min(max(want, -9), 9) == min(max(got, -9), 9)
