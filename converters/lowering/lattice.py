@@ -253,7 +253,7 @@ def _fit(stage: Stage, charge: tuple[np.ndarray, np.ndarray], network: Network, 
         bits = min(_fewest(problem, 0), MAX_BITS)
     found, failing = _search(problem, range(channels), bits)
     if found is not None:
-        return replace(_bounded(stage, problem, found, bits, window, top, bottom), weights=weights)
+        return replace(_bounded(stage, problem, found, bits, window, y_min, y_max), weights=weights)
     need = _fewest(problem, bits + 1) if bits < MAX_BITS else MAX_BITS + 1
     raise ConversionError(
         f"{stage.name}, channel {failing[0]}",
@@ -325,7 +325,7 @@ def _biases(q: _Problem, c: int, halves: np.ndarray, odd: np.ndarray, size: int)
 
 
 def _bounded(
-    stage: Stage, q: _Problem, found: tuple[np.ndarray, np.ndarray], bits: int, window: int, top: int, bottom: int
+    stage: Stage, q: _Problem, found: tuple[np.ndarray, np.ndarray], bits: int, window: int, y_min: int, y_max: int
 ) -> LayerLattice:
     halves, bias = found
     size = 1 << bits
@@ -336,8 +336,10 @@ def _bounded(
     leak = leak // coarse * coarse
     v_init = bias + window * leak
     start = v_init - leak  # after the first step's leak; the last one's leaves the bias
-    lowest = q.low * size + np.minimum(start, bias) - threshold * top
-    highest = q.high * size + np.maximum(start, bias) - threshold * bottom
+    least, most = q.low * size + np.minimum(start, bias), q.high * size + np.maximum(start, bias)
+    # a count of k needs k - 1/2 thresholds to have come in
+    lowest = least - threshold * np.clip(-(-most // threshold), 0, y_max)
+    highest = most - threshold * np.clip(least // threshold, y_min, 0)
     odd = 2 * q.levels + 1
     boundary = halves[:, None] * odd - bias[:, None]
     inside = (boundary >= q.low[:, None] * size) & (boundary <= q.high[:, None] * size)
