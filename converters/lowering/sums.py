@@ -80,7 +80,7 @@ def shorter(stage: Stage, network: Network, first: np.ndarray) -> Iterator[Short
 
 
 def _sums(weights: list[int] | tuple[int, ...], counts: list[np.ndarray]) -> np.ndarray:
-    total = np.zeros(1, dtype=np.int64)
+    total: np.ndarray = np.zeros(1, dtype=np.int64)
     for w, n in zip(weights, counts, strict=True):
         total = (total[:, None] + np.int64(w) * n[None, :]).reshape(-1)
     return total
