@@ -235,9 +235,9 @@ def _fit(stage: Stage, charge: tuple[np.ndarray, np.ndarray], network: Network, 
     bias = per_channel(p.v_init) - window * per_channel(p.leak)
     y_min, y_max = int(np.min(p.y_min)), int(np.max(p.y_max))
     low, high = charge
-    # no count beyond can be reached, whatever the range allows
-    top = min(y_max, max(0, int(np.ceil(((high + bias) / threshold).max()))))
-    bottom = max(y_min, min(0, int(np.floor(((low + bias) / threshold).min()))))
+    # counts that can be reached, and one more on either side, which must stay out of reach with another threshold
+    top = min(y_max, max(0, int(np.ceil(((high + bias) / threshold).max()))) + 1)
+    bottom = max(y_min, min(0, int(np.floor(((low + bias) / threshold).min()))) - 1)
     levels = np.arange(bottom, top)
     first = np.clip(first_integers(threshold, bias, levels, p.tie), low[:, None], high[:, None] + 1)
     goes_up = np.ones(len(levels), dtype=bool) if p.tie == "up" else levels % 2 == 1

@@ -223,7 +223,7 @@ def networks(draw) -> tuple[QuantGraph, int]:
 @given(networks(), st.integers(0, 2**31))
 def test_random_networks_are_exact(tmp_path_factory, network, seed):
     q, window = network
-    g = converters.to_nir(q, T=window) if window <= q.levels else converters.to_nir(q, T=q.levels)
+    g = converters.to_nir(q, T=window)
     path, nodes = stored(tmp_path_factory.mktemp("stock"), g)
     gen = torch.Generator().manual_seed(seed)
     integers = torch.randint(q.input.q_min, q.input.q_max + 1, (20, 3), generator=gen)

@@ -143,3 +143,17 @@ def test_additions_of_unequal_scales_get_short_weights(scale, bits):
             want = round(Fraction(a) / Fraction(float(p.threshold[0])))
             got = round(Fraction(c * 2**k.bits + int(k.v_init[0]) - 9 * int(k.leak[0]), int(k.threshold[0])))
             assert min(max(want, -9), 9) == min(max(got, -9), 9)
+
+
+def test_counts_out_of_reach_stay_there():
+    """A range far wider than what can come in: a smaller threshold would round the lowest input to another count."""
+    b = GraphBuilder()
+    x = b.input((1,), scale=1.0, q_min=-2, q_max=12)
+    w = Linear(torch.tensor([[4]]))
+    y = b.layer("fc", [(x, w)], threshold=3.8933413, bias=5.00785, y_min=-7, y_max=1, scale=1.0)
+    network = Network.from_graph(converters.to_nir(b.build(y), T=12))
+    k = certify(network)["fc"]
+    for a in range(-8, 49):
+        want, _ = rounded(a, Fraction(3.8933413), Fraction(5.00785), "even")
+        z = a * 2**k.bits + int(k.v_init[0]) - 12 * int(k.leak[0])
+        assert min(max(round(Fraction(z, int(k.threshold[0]))), -7), 1) == min(max(want, -7), 1)
