@@ -1,6 +1,6 @@
 """The Ca-LIF neuron as an snnTorch layer.
 
-The rule is written once, in :func:`calif_step`; :class:`CaLIF` only holds state and parameters.
+The rule is written once, in :func:`calif_plugins.torch_step.calif_step`; :class:`CaLIF` only holds state and parameters.
 """
 
 from __future__ import annotations
@@ -13,70 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from calif_plugins.parameters import CaLIFParameters, TieRule
+from calif_plugins.torch_step import calif_step, shaped
 
 __all__ = ["CaLIF", "calif_step", "reset", "settle"]
-
-
-def calif_step(
-    v: Tensor,
-    y: Tensor,
-    charge: Tensor,
-    threshold: Tensor,
-    leak: Tensor,
-    y_min: Tensor,
-    y_max: Tensor,
-    *,
-    tie: TieRule = "even",
-    half: bool = False,
-    leaking: bool = True,
-    surrogate: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of the rule (equation 2, section 3.2), as :func:`calif_plugins.reference.step` has it.
-
-    Parameters
-    ----------
-    v, y, charge : tensors of one shape
-        Membrane potential, signed count before the step, and what arrives in it.
-    threshold, leak, y_min, y_max : tensors that broadcast against them
-    tie : {"even", "up"}
-        What exactly half a threshold rounds to in the rounding phase.
-    half : bool
-        Thresholds at half their value (rounding phase).
-    leaking : bool
-        Whether the leak acts; it does not after the window.
-    surrogate : callable, optional
-        A step function with a surrogate gradient (``snntorch.surrogate``): gradients then pass through both
-        thresholds, where the gate is open. Values are the same with and without.
-
-    Returns
-    -------
-    v, y, s : tensors of that shape
-        State after the step, and the signed spike in {-1, 0, 1}, in ``v``'s dtype.
-
-    >>> one = torch.tensor(1.0)
-    >>> v, y, s = calif_step(torch.zeros(3), torch.zeros(3), torch.tensor([2.5, 0.5, -1.0]), one, 0 * one, -one, one)
-    >>> s, v
-    (tensor([ 1.,  0., -1.]), tensor([1.5000, 0.5000, 0.0000]))
-    """
-    v = v + charge - leak if leaking else v + charge
-    if not half:
-        up, down = v >= threshold, v <= -threshold
-    else:
-        twice = 2 * v
-        up, down = twice > threshold, twice < -threshold
-        if tie == "up":
-            up = up | (twice == threshold)
-        else:  # a tie fires towards 0 when the count is odd, and so ends on the even one
-            odd = torch.remainder(y, 2) == 1
-            up = up | ((twice == threshold) & odd)
-            down = down | ((twice == -threshold) & odd)
-    may_rise, may_fall = y < y_max, y > y_min
-    s = (up & may_rise).to(v.dtype) - (down & may_fall).to(v.dtype)
-    if surrogate is not None:
-        u = v / (threshold / 2 if half else threshold)
-        g = (surrogate(u - 1) * may_rise - surrogate(-u - 1) * may_fall).to(v.dtype)
-        s = s + (g - g.detach())  # the exact spike forwards, the surrogate's slope backwards
-    return v - s * threshold, y + s, s
 
 
 class CaLIF(snntorch.SpikingNeuron):
@@ -107,6 +46,9 @@ class CaLIF(snntorch.SpikingNeuron):
     packed : bool
         State is one tensor ``(2, N, C, ...)`` of ``v`` and ``y``: ``spk, mem = neuron(x, mem)``. This is what
         :func:`swap_neurons` uses in models written for ``Leaky``, which carry one state.
+    window : int, optional
+        After this many steps since the reset the layer enters the rounding phase by itself, for executors that
+        know nothing of one. Needs ``init_hidden``; without it :func:`settle` does that for a whole network.
 
     Attributes
     ----------
@@ -150,7 +92,10 @@ class CaLIF(snntorch.SpikingNeuron):
         output: bool = False,
         learn_threshold: bool = False,
         packed: bool = False,
+        window: int | None = None,
     ) -> None:
+        if window is not None and (window < 1 or not init_hidden):
+            raise ValueError(f"window: {window} with init_hidden={init_hidden}; give at least one step, and hidden state")
         values = {"threshold": threshold, "leak": leak, "y_min": y_min, "y_max": y_max, "v_init": v_init}
         tensors = {k: _tensor(value) for k, value in values.items()}
         CaLIFParameters(tie=tie, **{k: t.detach().cpu().double().numpy() for k, t in tensors.items()})  # validates
@@ -167,6 +112,8 @@ class CaLIF(snntorch.SpikingNeuron):
             self.register_buffer(name, tensor)
         self.tie: TieRule = tie
         self.packed = packed
+        self.window = window
+        self.steps = 0
         self.half = False
         self.leaking = True
         self.register_buffer("v", torch.zeros(0), persistent=False)
@@ -193,13 +140,14 @@ class CaLIF(snntorch.SpikingNeuron):
     def initial_state(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(v, y)`` before the first step, for input like ``x``."""
         dtype = torch.promote_types(x.dtype, self.threshold.dtype)
-        v = torch.zeros(x.shape, dtype=dtype, device=x.device) + self._shaped(self.v_init, x)
+        v = torch.zeros(x.shape, dtype=dtype, device=x.device) + shaped(self.v_init, x)
         return v.to(dtype), torch.zeros(x.shape, dtype=dtype, device=x.device)
 
     def reset(self) -> None:
         """Forget the state; the next call starts from the initial one."""
         self.v = torch.zeros(0, dtype=self.v.dtype, device=self.v.device)
         self.y = torch.zeros(0, dtype=self.y.dtype, device=self.y.device)
+        self.steps = 0
 
     def reset_mem(self) -> Any:
         """snnTorch's name for it. Returns the empty state that stands for the initial one."""
@@ -208,21 +156,28 @@ class CaLIF(snntorch.SpikingNeuron):
 
     init_leaky = init_lapicque = reset_mem
 
-    def forward(self, x: Tensor, *state: Tensor | None) -> Any:
-        """One step: ``x`` of shape ``(N, C, ...)`` is the charge that arrives."""
-        if self.init_hidden and any(s is not None for s in state):
+    def forward(self, x: Tensor, *given: Tensor | None) -> Any:
+        """One step: ``x`` of shape ``(N, C, ...)`` is the charge that arrives; state follows without ``init_hidden``.
+
+        (No argument is called ``state``: executors of NIR graphs would pass theirs.)
+        """
+        if self.init_hidden and any(s is not None for s in given):
             raise TypeError("CaLIF: the state should not be passed as an argument while `init_hidden=True`")
-        v, y = self._state(x, state)
+        v, y = self._state(x, given)
         v, y, s = self._step(v, y, x)
         if self.init_hidden:
             self.v, self.y = v, y
+            self.steps += 1
         if self.init_hidden and not self.output:
             return s
         return (s, torch.stack([v, y])) if self.packed else (s, v, y)
 
     def _state(self, x: Tensor, given: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:
         if self.init_hidden:
-            return (self.v, self.y) if self.v.shape == x.shape else self.initial_state(x)
+            if self.v.shape == x.shape:
+                return self.v, self.y
+            self.steps = 0
+            return self.initial_state(x)
         if self.packed and len(given) == 1 and given[0] is not None and given[0].numel():
             return given[0][0], given[0][1]
         if not self.packed and len(given) == 2 and given[0] is not None and given[0].numel():
@@ -234,27 +189,22 @@ class CaLIF(snntorch.SpikingNeuron):
         return self.initial_state(x)
 
     def _step(self, v: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        over = self.window is not None and self.steps >= self.window
         differentiable = torch.is_grad_enabled() and not self.surrogate_disable
         v, y, s = calif_step(
             v,
             y,
             x,
-            self._shaped(self.threshold, x),
-            self._shaped(self.leak, x),
-            self._shaped(self.y_min, x),
-            self._shaped(self.y_max, x),
+            shaped(self.threshold, x),
+            shaped(self.leak, x),
+            shaped(self.y_min, x),
+            shaped(self.y_max, x),
             tie=self.tie,
-            half=self.half,
-            leaking=self.leaking,
+            half=self.half or over,
+            leaking=self.leaking and not over,
             surrogate=self.spike_grad if differentiable else None,
         )
         return v, y, s.to(x.dtype)
-
-    @staticmethod
-    def _shaped(t: Tensor, x: Tensor) -> Tensor:
-        if t.numel() == 1 or x.ndim <= 2:
-            return t
-        return t.reshape(-1, *[1] * (x.ndim - 2))
 
 
 def reset(net: nn.Module) -> None:

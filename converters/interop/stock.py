@@ -24,7 +24,7 @@ from torch import Tensor
 
 from converters.errors import ConversionError
 
-__all__ = ["SIMULATORS", "CannotRun", "StockRun", "run_stock"]
+__all__ = ["SIMULATORS", "CannotRun", "StockRun", "run_module", "run_stock"]
 
 DT = 1e-4
 """Time step in seconds that lowered files are written for; SpikingJelly's and snnTorch's own."""
@@ -82,11 +82,28 @@ def run_stock(
     if simulator not in SIMULATORS:
         raise ConversionError("simulator", f"{simulator!r}", f"use one of {', '.join(SIMULATORS)}")
     package, load = SIMULATORS[simulator]
+    return run_module(simulator, package, lambda: load(Path(path), len(inputs[0]), dtype), inputs, nodes, dtype=dtype)
+
+
+def run_module(
+    simulator: str,
+    package: str,
+    load: Callable[[], Any],
+    inputs: Tensor,
+    nodes: Sequence[str],
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> StockRun:
+    """Load an executable graph of one simulator, and step it through ``inputs``; see :func:`run_stock`.
+
+    ``load()`` returns a module that is called as ``y, state = module(x, state)``; ``package`` is the simulator's
+    distribution, ``nodes`` are paths of its submodules.
+    """
     said = io.StringIO()
     try:
         with _quiet(said), torch.no_grad():
             start = time.perf_counter()
-            module = load(Path(path), len(inputs[0]), dtype)
+            module = load()
             middle = time.perf_counter()
             outputs = _step(module, inputs.to(dtype), nodes)
             end = time.perf_counter()
