@@ -18,7 +18,7 @@ _UsageError: Any = typer.BadParameter.__base__  # typer brings its own click, or
 
 
 def _app() -> typer.Typer:
-    from converters.commands import bench, checking, demo, inspecting, lowering, report, running, training
+    from converters.commands import bench, checking, demo, inspecting, interop, lowering, report, running, training
 
     app = typer.Typer(
         name="calif",
@@ -36,6 +36,7 @@ def _app() -> typer.Typer:
     app.command("cross-check")(checking.cross_check)
     app.command("lower")(lowering.lower_command)
     app.command()(inspecting.inspect)
+    app.command()(interop.interop)
     app.command()(report.report)
     app.command()(bench.bench)
     return app

@@ -1,0 +1,123 @@
+"""``calif interop``: the network in simulators that this project did not write, spike for spike."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from converters.backends import run
+from converters.commands import common
+from converters.errors import ConversionError
+from converters.interop.comparing import EXACT, INSTALL, ROUTES, Row, compare_with_simulators, installed
+from converters.results import compare_counts
+
+__all__ = ["interop"]
+
+
+def interop(
+    target: common.Target = None,
+    checkpoint: common.Checkpoint = None,
+    dataset: common.Dataset = None,
+    data_root: common.DataRoot = None,
+    window: Annotated[int | None, typer.Option(help="T, in steps; by default the number of levels.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="How many test images the exact routes run.")] = 2,
+    plain_images: Annotated[
+        int, typer.Option(min=1, help="How many plain_if runs, whose accuracy is of interest; at least --images.")
+    ] = 200,
+    route: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(ROUTES)}; may be repeated; all by default.")
+    ] = None,
+    simulator: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(INSTALL)}; may be repeated; all that are installed by default.")
+    ] = None,
+    stock: Annotated[
+        Path | None, typer.Option(help="A file of calif lower --target chain to run, instead of lowering now.")
+    ] = None,
+    json: common.Json = False,
+) -> None:
+    """Run the network in every installed simulator and compare every spike. Exit 1 if an exact route differs.
+
+    Routes: lowered (stock NIR nodes, target chain), native (the CaLIF node in the simulator's executor), and plain_if
+    (one stock IF per neuron: what a naive export costs).
+    """
+    graph, q, notes = common.network_for(target, checkpoint, window)
+    here = installed()
+    if not here:
+        raise ConversionError("simulators", "none installed", 'pip install "calif-plugins[interop]"')
+    chosen = simulator or list(here)
+    routes = [r for r in ROUTES if r in route] if route and not set(route) - set(ROUTES) else (route or list(ROUTES))
+    data, name = common.images_for(dataset, notes, data_root, max(images, plain_images if "plain_if" in routes else 0))
+    about = _reference(graph, q, data.pixels[:images], data.labels[:images])
+    per_simulator = sum(images if r in EXACT else len(data) for r in routes)
+    with common.progress_bar(json) as bar:
+        task = bar.add_task("comparing", total=per_simulator * len(chosen))
+
+        def progress(simulator: str, route: str, n: int) -> None:
+            bar.update(task, advance=n, description=f"{simulator}, {route}")
+
+        rows = compare_with_simulators(
+            graph, data.pixels, data.labels, routes=routes, simulators=chosen, stock=stock, exact_images=images,
+            progress=progress,
+        )  # fmt: skip
+    missing = [{"simulator": s, "install": how} for s, how in INSTALL.items() if s not in here]
+    if json:
+        found = [asdict(r) for r in rows]
+        common.print_json({"dataset": name, "network": _name(notes, checkpoint, target), **about, "rows": found,
+                           "missing": missing})  # fmt: skip
+    else:
+        common.out.print(_table(f"{_name(notes, checkpoint, target)} on {name}, T = {about['T']}", rows))
+        common.say(
+            f"reference: {about['spikes']:,} spikes in {about['images']} images, {about['negative']:,} of them negative; "
+            f"{about['count_mismatches']} of {about['counts_compared']:,} final counts differ from the {about['compared_with']}"
+        )
+        for r in rows:
+            if r.note:
+                common.say(f"{r.simulator}, {r.route}: {r.note}")
+        for m in missing:
+            common.say(f"{m['simulator']} is not installed: {m['install']}")
+    if any(r.failed for r in rows) or about["count_mismatches"]:
+        raise typer.Exit(1)
+
+
+def _name(notes: dict[str, Any], checkpoint: str | None, target: Path | None) -> str:
+    return str(notes.get("network") or checkpoint or target)
+
+
+def _reference(graph: Any, q: Any, pixels: Any, labels: Any) -> dict[str, Any]:
+    """That the reference simulation ends on the quantised network's integers; then others are held against it."""
+    r = run(graph, pixels, fast=False)
+    exact = q.at_window(r.window).execute(pixels) if q is not None else run(graph, pixels, backend="closed_form").counts
+    counts = compare_counts(r, exact)
+    negative = sum(int(n.sum()) for n in r.negative.values())
+    return {
+        "T": r.window,
+        "images": len(pixels),
+        "spikes": negative + sum(int(n.sum()) for n in r.positive.values()),
+        "negative": negative,
+        "counts_compared": sum(c.compared for c in counts),
+        "count_mismatches": sum(c.differing for c in counts),
+        "compared_with": "quantised network's integers" if q is not None else "closed form",
+        "accuracy": float((r.predictions == labels).double().mean()),
+    }
+
+
+def _table(title: str, rows: list[Row]) -> Any:
+    columns = ["simulator", "version", "route", "layers", "images", "spikes\ncompared", "differing", "accuracy", "seconds"]
+    cells = [
+        [
+            r.simulator,
+            r.version,
+            r.route,
+            str(r.layers),
+            str(r.images),
+            "-" if r.spikes_compared is None else f"{r.spikes_compared:,}",
+            "did not run" if r.differing is None else f"{r.differing:,}",
+            "-" if r.accuracy is None else f"{100 * r.accuracy:.2f}%",
+            "-" if r.seconds is None else f"{r.seconds:.1f}",
+        ]
+        for r in rows
+    ]
+    return common.table(title, columns, cells)

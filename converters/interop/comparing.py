@@ -1,0 +1,312 @@
+"""One Ca-LIF network in every installed simulator, by every route, spike for spike against the reference."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import nir
+import torch
+from torch import Tensor
+
+from converters.errors import ConversionError
+from converters.interop.native import run_native
+from converters.interop.stock import CannotRun, StockRun, run_stock
+from converters.lowering import lattice_network, lower
+from converters.lowering.feeding import Expected, expected, layer_nodes
+from converters.lowering.plain_if import LOST_IN
+from converters.network import Network
+from converters.nir_file import read, write
+
+__all__ = ["INSTALL", "ROUTES", "Row", "compare_with_simulators", "differences", "installed"]
+
+ROUTES = ("lowered", "native", "plain_if")
+EXACT = ("lowered", "native")
+_BYTES = 100_000_000  # of spike trains at a time
+
+INSTALL: dict[str, str] = {
+    "spikingjelly": 'pip install "calif-plugins[spikingjelly]"',
+    "norse": 'pip install "calif-plugins[norse]"',
+    "snntorch": 'pip install snntorch "nirtorch>=2.6,<2.7"',
+    "sinabs": 'pip install --no-deps "sinabs>=3.1,<3.2" pbr',  # it asks for nir 1.0.4, and runs with 1.0.8
+}
+"""How to get each simulator, by its name, which is also its distribution's."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One simulator, one route.
+
+    Attributes
+    ----------
+    simulator, version, route : str
+    layers : int
+        Spiking layers compared.
+    images : int
+    spikes_compared, differing : int or None
+        Places in the spike trains of all layers (step, image, neuron), rounding phase included, and those where the
+        simulator has another spike than the reference. None where it did not run. ``plain_if`` has no rounding phase.
+    counts_differing : int or None
+        Final signed counts that differ from the Ca-LIF network's, which include its rounding phase.
+    seconds : float or None
+        Time of the simulation alone.
+    accuracy : float or None
+        Share of labelled images that the simulator's output spikes classify right.
+    note : str
+        Where the first difference is (of the first batch that has one); for ``plain_if`` what the simulator makes of an
+        IF; or why there is no run, in the simulator's words.
+    """
+
+    simulator: str
+    version: str
+    route: str
+    layers: int
+    images: int
+    spikes_compared: int | None
+    differing: int | None
+    counts_differing: int | None
+    seconds: float | None
+    accuracy: float | None = None
+    note: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """An exact route that was not."""
+        return self.route in EXACT and bool(self.differing)
+
+
+def installed() -> dict[str, str]:
+    """Version of every simulator that is here, by name; none without NIRTorch, which their importers are built on."""
+    found: dict[str, str] = {}
+    if find_spec("nirtorch") is None:
+        return found
+    for name in INSTALL:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def differences(right: Expected, outputs: dict[str, Tensor]) -> tuple[int, int, int, str]:
+    """Compare spike trains, layer by layer.
+
+    Parameters
+    ----------
+    right : Expected
+    outputs : dict of tensors ``(steps, N, ...)``
+        By layer; where a simulator has a vector as a map of one pixel, that is the same.
+
+    Returns
+    -------
+    compared, differing, counts differing, first difference in words
+        "First" is the earliest step, and in it the first layer.
+
+    >>> one = torch.tensor([[[1]], [[0]]], dtype=torch.int8)
+    >>> e = Expected(one.float(), {"fc": one}, {"fc": one[0].int()}, one[0].double(), 1)
+    >>> differences(e, {"fc": torch.tensor([[[1]], [[-1]]])})
+    (2, 1, 1, 'first at step 2, layer fc, image 1, neuron (0,): -1 instead of 0')
+    """
+    compared = differing = counts = 0
+    first: tuple[int, str] | None = None
+    for name, spikes in right.spikes.items():
+        found = outputs[name]
+        if found.numel() != spikes.numel():
+            raise CannotRun(f"layer {name} came out in shape {tuple(found.shape)} instead of {tuple(spikes.shape)}")
+        found = found.reshape(spikes.shape)
+        wrong = found != spikes
+        compared += spikes.numel()
+        differing += int(wrong.sum())
+        counts += int((found.to(torch.int64).sum(0) != right.counts[name]).sum())
+        if bool(wrong.any()):
+            t, image, *place = (int(k) for k in wrong.nonzero()[0])
+            if first is None or t < first[0]:
+                here = (t, image, *place)
+                text = f"first at step {t + 1}, layer {name}, image {image + 1}, neuron {tuple(place)}: "
+                first = (t, text + f"{found[here].item():g} instead of {spikes[here].item():g}")
+    return compared, differing, counts, "" if first is None else first[1]
+
+
+def compare_with_simulators(
+    graph: nir.NIRGraph,
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    routes: Sequence[str] = ROUTES,
+    simulators: Sequence[str] | None = None,
+    stock: str | Path | None = None,
+    exact_images: int | None = None,
+    progress: Callable[[str, str, int], None] | None = None,
+) -> list[Row]:
+    """Run a Ca-LIF network in other simulators and compare every spike.
+
+    Parameters
+    ----------
+    graph : nir.NIRGraph
+        From :func:`converters.to_nir` or :func:`converters.read`.
+    images : float tensor ``(N, *input shape)``
+    labels : int tensor ``(N,)``, optional
+        For the accuracy column.
+    routes : some of "lowered", "native", "plain_if"
+        Stock nodes alone (target ``chain``); the CaLIF node in the simulator's own executor; one stock IF per
+        neuron, which is what a naive export gives, and lossy.
+    simulators : names, optional
+        All that are installed, by default.
+    stock : path, optional
+        A file of ``converters.lower(graph, "chain")`` to run, instead of lowering now.
+    exact_images : int, optional
+        How many of the images the exact routes run, which are slow; ``plain_if`` runs all.
+    progress : callable ``(simulator, route, images)``, optional
+        Called as images are done.
+
+    Returns
+    -------
+    list of Row
+
+    Raises
+    ------
+    ConversionError
+        For an unknown route or simulator, one that is not installed, or a stock file of another network.
+    """
+    here = installed()
+    chosen = list(here) if simulators is None else list(simulators)
+    for name in chosen:
+        if name not in INSTALL:
+            raise ConversionError("simulator", f"{name!r}", f"use one of {', '.join(INSTALL)}")
+        if name not in here:
+            raise ConversionError("simulator", f"that {name} is not installed", INSTALL[name])
+    for route in routes:
+        if route not in ROUTES:
+            raise ConversionError("route", f"{route!r}", f"use one of {', '.join(ROUTES)}")
+    network = Network.from_graph(graph)
+    size = max(1, _BYTES // (network.neurons * (network.window + 16)))
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for route in (r for r in ROUTES if r in routes):
+            n = len(images) if route not in EXACT or exact_images is None else exact_images
+            tallies = [_Tally(name) for name in chosen]
+            prepared = _PREPARE[route](graph, Path(folder), Path(stock) if stock is not None else None)
+            for k in range(0, len(images[:n]), size):
+                part = images[:n][k : k + size]
+                right = expected(prepared.reference, part)
+                if prepared.within_window:
+                    right = _cut(right)
+                known = None if labels is None else labels[:n][k : k + size]
+                for tally in tallies:
+                    tally.add(prepared, right, known, network.output.name)
+                    if progress is not None:
+                        progress(tally.simulator, route, len(part))
+            rows += [tally.row(here[tally.simulator], route, len(images[:n])) for tally in tallies]
+    return rows
+
+
+class _Prepared(NamedTuple):
+    """One route: the network that says what is right, and how to run a batch in a simulator."""
+
+    reference: nir.NIRGraph | Network
+    run: Callable[[str, Expected], StockRun]
+    notes: Mapping[str, str] = {}
+    within_window: bool = False
+
+
+def _cut(right: Expected) -> Expected:
+    """The window alone; the counts stay those after the rounding phase."""
+    spikes = {name: train[: right.window] for name, train in right.spikes.items()}
+    return Expected(right.inputs[: right.window], spikes, right.counts, right.logits, right.window)
+
+
+@dataclass
+class _Tally:
+    """What one simulator did so far; after a refusal it is not asked again."""
+
+    simulator: str
+    layers: int = 0
+    compared: int = 0
+    differing: int = 0
+    counts: int = 0
+    seconds: float = 0.0
+    labelled: int = 0
+    hits: int = 0
+    note: str = ""
+    refused: bool = False
+
+    def add(self, prepared: _Prepared, right: Expected, labels: Tensor | None, output: str) -> None:
+        self.layers = len(right.spikes)
+        if self.refused:
+            return
+        try:
+            result = prepared.run(self.simulator, right)
+            compared, differing, counts, note = differences(right, result.outputs)
+        except CannotRun as error:
+            self.refused, self.note = True, str(error)
+            return
+        self.compared += compared
+        self.differing += differing
+        self.counts += counts
+        self.seconds += result.run_seconds
+        self.note = self.note or prepared.notes.get(self.simulator) or note
+        if labels is not None and output in result.outputs:
+            votes = result.outputs[output].to(torch.float64).sum(0).flatten(1)
+            self.hits += int((votes.argmax(1) == labels).sum())
+            self.labelled += len(labels)
+
+    def row(self, its_version: str, route: str, images: int) -> Row:
+        accuracy = self.hits / self.labelled if self.labelled and not self.refused else None
+        numbers = (self.compared, self.differing, self.counts, self.seconds)
+        compared, differing, counts, seconds = (None,) * 4 if self.refused else numbers
+        return Row(
+            self.simulator, its_version, route, self.layers, images, compared, differing, counts, seconds, accuracy,
+            self.note,
+        )  # fmt: skip
+
+
+def _native(graph: nir.NIRGraph, _folder: Path, _stock: Path | None) -> _Prepared:
+    return _Prepared(graph, lambda simulator, right: run_native(simulator, graph, right.inputs))
+
+
+def _lowered(graph: nir.NIRGraph, folder: Path, stock: Path | None) -> _Prepared:
+    if stock is None:
+        stock = folder / "chain.nir"
+        write(stock, lower(graph, "chain"))
+    return _Prepared(lattice_network(graph), _from_file(stock))
+
+
+def _plain(graph: nir.NIRGraph, folder: Path, _stock: Path | None) -> _Prepared:
+    common, unit = folder / "plain_if.nir", folder / "plain_if_unit.nir"
+    write(common, lower(graph, "plain_if"))
+    write(unit, lower(graph, "plain_if", r=1.0))  # snnTorch demands that of an IF
+    by_default, for_snntorch = _from_file(common), _from_file(unit)
+
+    def run(simulator: str, right: Expected) -> StockRun:
+        return (for_snntorch if simulator == "snntorch" else by_default)(simulator, right)
+
+    return _Prepared(graph, run, LOST_IN, within_window=True)
+
+
+def _from_file(path: Path) -> Callable[[str, Expected], StockRun]:
+    """How to run a stock file from disk; here it is only asked for the names of its nodes."""
+    stock = read(path)
+    nodes = layer_nodes(stock)
+    dtype = torch.float64 if int(stock.metadata.get("calif_precision", 32)) == 64 else torch.float32
+
+    def run(simulator: str, right: Expected) -> StockRun:
+        if set(right.spikes) - set(nodes):
+            raise ConversionError(str(path), f"the layers {', '.join(nodes)}", "give the lowered file of this network")
+        watched = {name: nodes[name] for name in right.spikes}
+        result = run_stock(simulator, path, right.inputs, list(watched.values()), dtype=dtype)
+        result.outputs = {name: result.outputs[node] for name, node in watched.items()}
+        return result
+
+    return run
+
+
+_PREPARE: dict[str, Callable[[nir.NIRGraph, Path, Path | None], _Prepared]] = {
+    "lowered": _lowered,
+    "native": _native,
+    "plain_if": _plain,
+}
