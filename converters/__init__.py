@@ -29,6 +29,7 @@ _HOMES = {
     "from_brevitas": "converters.frontends.brevitas",
     "from_torch_ao": "converters.frontends.torch_ao",
     "from_snntorch": "converters.frontends.snntorch",
+    "swap_if": "converters.frontends.snntorch_swap_if",
     "to_nir": "converters.nir_export",
     "read": "converters.nir_file",
     "write": "converters.nir_file",
@@ -36,6 +37,7 @@ _HOMES = {
     "lower": "converters.lowering",
     "run": "converters.backends",
     "make_report": "converters.report_own",
+    "simulate_stock": "converters.stock_simulation",
     "RunResult": "converters.results",
 }
 

@@ -1,0 +1,179 @@
+"""IF networks of other tools, by way of NIR, with Ca-LIF neurons in place of the IF."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import nir
+import numpy as np
+import torch
+from torch import nn
+
+from calif_plugins.snntorch import CaLIF
+from converters.errors import ConversionError
+from converters.frontends.snntorch import from_snntorch
+
+__all__ = ["swap_if"]
+
+
+def swap_if(
+    graph: nir.NIRGraph,
+    T: int,
+    *,
+    scale: float = 1.0,
+    levels: int | None = None,
+    signed: bool = False,
+    y_max: int | None = None,
+    tie: str = "even",
+) -> nir.NIRGraph:
+    """A chain of stock nodes with its IF neurons replaced by Ca-LIF, ready for every backend.
+
+    What changes: the reset subtracts the threshold instead of going to 0, so no charge is lost; a neuron fires at its
+    threshold, not only above; it takes back a spike too many by a negative one, down to a count of 0; it rounds
+    after the window. So counts become ``clip(round(z / Vth), 0, y_max)`` of the charge ``z`` that came in, whatever
+    the order of the spikes. Weights, biases and thresholds stay.
+
+    Parameters
+    ----------
+    graph : nir.NIRGraph
+        One path of ``Affine``, ``Linear``, ``Conv2d``, ``AvgPool2d``, ``SumPool2d``, ``Flatten`` and ``IF`` nodes, with
+        an IF at its end.
+    T : int
+        Window in steps.
+    scale, levels, signed
+        How pixels become spikes (see :func:`converters.from_snntorch`).
+    y_max : int, optional
+        Ceiling of a neuron's count; ``T`` by default.
+    tie : {"even", "up"}
+
+    Returns
+    -------
+    nir.NIRGraph
+        Of CaLIF nodes, named after the IF nodes that they replace.
+
+    Raises
+    ------
+    ConversionError
+        For branches, for LIF nodes (their decay is not a constant leak), for a reset to another potential than 0, for
+        thresholds that vary within a channel.
+
+    Examples
+    --------
+    >>> one = np.ones(2)
+    >>> g = nir.NIRGraph.from_list(nir.Linear(weight=np.eye(2)), nir.IF(r=one, v_threshold=3 * one))
+    >>> [type(n).__name__ for n in swap_if(g, T=8).nodes.values()]
+    ['Input', 'SpikeEncoder', 'Linear', 'CaLIF', 'Output']
+    """
+    path = _path(graph)
+    shape = tuple(int(n) for n in graph.nodes[path[0]].input_type["input"])
+    here: tuple[int, ...] = shape
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for name in path[1:-1]:
+        node = graph.nodes[name]
+        if type(node) is nir.IF:
+            p = {"threshold": _threshold(name, node, here), "y_max": float(T if y_max is None else y_max)}
+            module: nn.Module = CaLIF(**p, tie=tie, init_hidden=True)  # type: ignore[arg-type]
+        elif type(node) in _MODULES:
+            module = _MODULES[type(node)](name, node, here)
+            try:
+                here = tuple(module(torch.zeros(1, *here, dtype=torch.float64)).shape[1:])
+            except (RuntimeError, IndexError) as error:
+                raise ConversionError(name, f"an input of shape {here} ({error})", "fix the graph") from None
+        else:
+            raise ConversionError(name, f"a {type(node).__name__} node", _REASONS.get(type(node), _ONLY))
+        layers[name.replace(".", "_")] = module
+    return from_snntorch(nn.Sequential(layers), shape, T, scale=scale, levels=levels, signed=signed)
+
+
+def _path(graph: nir.NIRGraph) -> list[str]:
+    """The one path from Input to Output."""
+    after: dict[str, list[str]] = {name: [] for name in graph.nodes}
+    before: dict[str, list[str]] = {name: [] for name in graph.nodes}
+    for a, b in graph.edges:
+        after[a].append(b)
+        before[b].append(a)
+    starts = [n for n, node in graph.nodes.items() if type(node) is nir.Input]
+    if len(starts) != 1:
+        raise ConversionError("graph", f"{len(starts)} inputs", "give a graph with one")
+    path = starts
+    while type(graph.nodes[path[-1]]) is not nir.Output:
+        here = path[-1]
+        if len(after[here]) != 1 or len(before[after[here][0]]) != 1:
+            raise ConversionError(here, "a branch, a join or a feedback", "swap works on one path of nodes")
+        path.append(after[here][0])
+    return path
+
+
+def _threshold(name: str, node: Any, shape: tuple[int, ...]) -> torch.Tensor:
+    """Per channel, in units of the input: one unit adds ``r dt``, and that is 1 (see stock_simulation)."""
+    r = np.unique(node.r)
+    if len(r) != 1 or r[0] <= 0:
+        raise ConversionError(name, f"resistances {r[:5]}", "fold them into the weights")
+    if np.any(node.v_reset):
+        raise ConversionError(name, "a reset to another potential than 0", "Ca-LIF subtracts its threshold")
+    value = np.asarray(node.v_threshold, dtype=np.float64)
+    try:
+        full = np.broadcast_to(value, shape).reshape(shape[0], -1)
+    except ValueError:
+        raise ConversionError(name, f"thresholds of shape {value.shape}", f"the layer has shape {shape}") from None
+    if (full != full[:, :1]).any() or (full <= 0).any():
+        raise ConversionError(name, "thresholds that vary within a channel, or are not positive", "use one per channel")
+    return torch.from_numpy(full[:, 0].copy())
+
+
+def _linear(_name: str, node: Any, _shape: tuple[int, ...]) -> nn.Module:
+    bias = node.bias if type(node) is nir.Affine else None
+    return _filled(nn.Linear(node.weight.shape[1], node.weight.shape[0], bias=bias is not None), node.weight, bias)
+
+
+def _conv(name: str, node: Any, _shape: tuple[int, ...]) -> nn.Module:
+    if isinstance(node.padding, str):
+        raise ConversionError(name, f"padding {node.padding!r}", "give it in numbers")
+    groups = int(np.asarray(node.groups).reshape(-1)[0])
+    out, per_group, *kernel = node.weight.shape
+    sizes = (_pair(node.stride), _pair(node.padding), _pair(node.dilation))
+    return _filled(nn.Conv2d(per_group * groups, out, tuple(kernel), *sizes, groups), node.weight, node.bias)  # type: ignore[arg-type]
+
+
+def _filled(module: Any, weight: Any, bias: Any) -> nn.Module:
+    module.weight.data = torch.from_numpy(np.array(weight, dtype=np.float64))
+    if bias is not None:
+        module.bias.data = torch.from_numpy(np.array(bias, dtype=np.float64))
+    return module
+
+
+def _average(_name: str, node: Any, _shape: tuple[int, ...]) -> nn.Module:
+    return nn.AvgPool2d(_pair(node.kernel_size), _pair(node.stride), _pair(node.padding))
+
+
+def _sum(_name: str, node: Any, shape: tuple[int, ...]) -> nn.Module:
+    kernel, c = _pair(node.kernel_size), shape[0]
+    conv = nn.Conv2d(c, c, kernel, _pair(node.stride), _pair(node.padding), groups=c, bias=False)
+    return _filled(conv, np.ones((c, 1, *kernel)), None)
+
+
+def _flatten(name: str, node: Any, shape: tuple[int, ...]) -> nn.Module:
+    if int(node.start_dim) != 0 or int(node.end_dim) not in (-1, len(shape) - 1):
+        raise ConversionError(name, f"a flatten from {node.start_dim} to {node.end_dim}", "flatten all axes")
+    return nn.Flatten()
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    array = np.broadcast_to(np.asarray(value).reshape(-1), (2,))
+    return int(array[0]), int(array[1])
+
+
+_MODULES: dict[type, Callable[[str, Any, tuple[int, ...]], nn.Module]] = {
+    nir.Affine: _linear,
+    nir.Linear: _linear,
+    nir.Conv2d: _conv,
+    nir.AvgPool2d: _average,
+    nir.SumPool2d: _sum,
+    nir.Flatten: _flatten,
+}
+_ONLY = "swap works on Affine, Linear, Conv2d, AvgPool2d, SumPool2d, Flatten and IF nodes"
+_REASONS: dict[type, str] = {
+    nir.LIF: "its membrane decays, where a Ca-LIF neuron leaks a constant: use IF, or run the file as it is",
+}
