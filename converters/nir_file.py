@@ -29,6 +29,7 @@ MAX_BYTES = 2**30
 _MAX_OBJECTS = 200_000
 _MAX_DEPTH = 4
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
+_NUMBERED = re.compile(r"[0-9][A-Za-z0-9_.]*\Z")  # nodes as exporters of nn.Sequential name them: "0", "1", ...
 # deflate, shuffle, fletcher32, szip, nbit, scaleoffset, lzf: built in; any other would load a plugin
 _FILTERS = {1, 2, 3, 4, 5, 6, 32000}
 
@@ -47,7 +48,7 @@ def write(path: str | os.PathLike, graph: nir.NIRGraph) -> None:
         nir.write(temporary, graph)
 
 
-def read(path: str | os.PathLike, *, max_bytes: int = MAX_BYTES) -> nir.NIRGraph:
+def read(path: str | os.PathLike, *, max_bytes: int = MAX_BYTES, rename: bool = False) -> nir.NIRGraph:
     """Read and validate a ``.nir`` file.
 
     Parameters
@@ -55,6 +56,9 @@ def read(path: str | os.PathLike, *, max_bytes: int = MAX_BYTES) -> nir.NIRGraph
     path : str or path
     max_bytes : int
         Refuse files whose data would take more memory than this.
+    rename : bool
+        Put an underscore before names of nodes that begin with a digit, as other tools write them, instead of
+        refusing them.
 
     Returns
     -------
@@ -67,7 +71,7 @@ def read(path: str | os.PathLike, *, max_bytes: int = MAX_BYTES) -> nir.NIRGraph
         Naming the place in the file, what was found there, and what to do.
     """
     where = str(path)
-    tree = _load(where, Path(path), max_bytes)
+    tree = _load(where, Path(path), max_bytes, rename)
     version = tree.get("version")
     if not isinstance(version, str):
         raise FileFormatError(where, "no NIR version", "write the file with NIR 1.0 or converters.write")
@@ -103,7 +107,7 @@ def register() -> None:
 # --- the walk -------------------------------------------------------------------------------------
 
 
-def _load(where: str, path: Path, max_bytes: int) -> dict[str, Any]:
+def _load(where: str, path: Path, max_bytes: int, rename: bool) -> dict[str, Any]:
     try:
         info = path.stat()
     except (OSError, ValueError):
@@ -116,7 +120,7 @@ def _load(where: str, path: Path, max_bytes: int) -> dict[str, Any]:
         )
     try:
         with h5py.File(path, "r") as file:
-            return _Walk(where, max_bytes, info.st_size).group(file, "", 0)
+            return _Walk(where, max_bytes, info.st_size, rename).group(file, "", 0)
     except FileFormatError:
         raise
     except (
@@ -136,7 +140,8 @@ def _load(where: str, path: Path, max_bytes: int) -> dict[str, Any]:
 
 
 class _Walk:
-    def __init__(self, where: str, max_bytes: int, file_size: int) -> None:
+    def __init__(self, where: str, max_bytes: int, file_size: int, rename: bool) -> None:
+        self.rename = rename
         self.where, self.left, self.file_size = where, max_bytes, file_size
         self.limit = max_bytes
         self.objects = 0
@@ -159,18 +164,30 @@ class _Walk:
                 raise self.fail(place, f"more than {_MAX_OBJECTS} objects", "split the network")
             here = f"{place}/{_shown(name)}"
             if not isinstance(name, str) or len(name) > 200 or not _NAME.match(name):
-                raise self.fail(here, "a name with other characters than letters, digits, _ and .", "rename it")
+                self.numbered(name, place, here)
             link = group.get(name, getlink=True)
             if type(link) is not h5py.HardLink:
                 raise self.fail(here, "a soft or external link", "copy the data into the file")
             item = group[name]
             if isinstance(item, h5py.Group):
-                result[name] = self.group(item, here, depth + 1)
+                new = name if _NAME.match(name) else f"_{name}"
+                if new in group and new != name:
+                    raise self.fail(here, f"both this name and {new!r}", "rename one")
+                result[new] = self.group(item, here, depth + 1)
             elif isinstance(item, h5py.Dataset):
                 result[name] = self.dataset(item, here)
+                if place == "/node" and name == "edges" and self.rename:
+                    result[name] = _renamed(result[name])
             else:
                 raise self.fail(here, f"a {type(item).__name__}", "NIR files hold groups and data sets")
         return result
+
+    def numbered(self, name: Any, place: str, here: str) -> None:
+        """Refuse a name, except a number for a node where that was asked for."""
+        if not isinstance(name, str) or len(name) > 200 or place != "/node/nodes" or not _NUMBERED.match(name):
+            raise self.fail(here, "a name with other characters than letters, digits, _ and .", "rename it")
+        if not self.rename:
+            raise self.fail(here, "a name that begins with a digit", "rename it, or read the file with rename=True")
 
     def dataset(self, data: h5py.Dataset, here: str) -> Any:
         if data.is_virtual or data.external:
@@ -209,6 +226,13 @@ class _Walk:
         if data.dtype.kind == "f" and not np.isfinite(value).all():
             raise self.fail(here, "NaN or infinity", "all parameters must be finite")
         return value
+
+
+def _renamed(edges: Any) -> Any:
+    """Edges between nodes whose names begin with a digit, by their new names."""
+    if not (isinstance(edges, np.ndarray) and edges.dtype.kind == "U"):
+        return edges
+    return np.array([f"_{n}" if _NUMBERED.match(n) else n for n in edges.ravel()]).reshape(edges.shape)
 
 
 def _shown(name: Any) -> str:

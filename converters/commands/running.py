@@ -9,6 +9,7 @@ import typer
 
 from converters.anytime import anytime_curve
 from converters.commands import common
+from converters.commands.running_stock import foreign_graph, run_foreign
 
 __all__ = ["run", "sweep"]
 
@@ -72,9 +73,19 @@ def run(
     images: common.Count = None,
     batch: common.Batch = None,
     coding: common.Coding = "isi",
+    dt: Annotated[
+        float | None, typer.Option(help="Seconds per step, for files of other tools with stock LIF neurons.")
+    ] = None,
     json: common.Json = False,
 ) -> None:
-    """Run a converted network on test images. Exit 1 if a count differs from the quantised network's integer."""
+    """Run a converted network on test images. Exit 1 if a count differs from the quantised network's integer.
+
+    A .nir file of another tool, with stock IF or LIF neurons, is run as NIR defines them.
+    """
+    other = foreign_graph(target) if checkpoint is None else None
+    if other is not None and target is not None:
+        run_foreign(other, target, dataset, data_root, list(window or ()), images, batch, coding, dt, json)
+        return
     windows: list[int | None] = list(window) if window else [None]
     _show(
         _rows(target, checkpoint, dataset, data_root, windows, [phase], backend, images, batch, coding, json), json
