@@ -108,10 +108,8 @@ def _flatten(node: Any, place: _Place) -> list[nir.NIRNode]:
 
 
 def _conv(node: Any, _place: _Place) -> list[nir.NIRNode]:
-    """Importers refuse groups, or take the input's channels for those of one group."""
+    """Importers refuse groups, or take the input's channels for those of one group; some choke on NumPy's numbers."""
     groups = int(np.asarray(node.groups).reshape(-1)[0])
-    if groups == 1:
-        return [node]
     out, per_group, *kernel = np.asarray(node.weight).shape
     full = np.zeros((out, per_group * groups, *kernel), dtype=node.weight.dtype)
     for g in range(groups):  # zeros where a group cuts the connection
@@ -124,12 +122,17 @@ def _conv2d(weight: np.ndarray, stride: Any, padding: Any, dilation: Any, bias: 
     return nir.Conv2d(
         input_shape=None,
         weight=weight,
-        stride=np.asarray(stride),
-        padding=np.asarray(padding),
-        dilation=np.asarray(dilation),
+        stride=_pair(stride),
+        padding=_pair(padding),
+        dilation=_pair(dilation),
         groups=1,
         bias=np.zeros(weight.shape[0], dtype=weight.dtype) if bias is None else bias,
     )
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    array = np.broadcast_to(np.asarray(value).reshape(-1), (2,))
+    return int(array[0]), int(array[1])
 
 
 def _scale(node: Any, _place: _Place) -> list[nir.NIRNode]:
@@ -147,12 +150,12 @@ def _scale(node: Any, _place: _Place) -> list[nir.NIRNode]:
 
 def _pool(node: Any, place: _Place) -> list[nir.NIRNode]:
     """Importers pool by an average times its size, and drop the padding: exact for sizes of 2, 4, 8, ... alone."""
-    kernel = np.broadcast_to(np.asarray(node.kernel_size).reshape(-1), (2,))
-    size = int(kernel.prod())
+    kernel = _pair(node.kernel_size)
+    size = kernel[0] * kernel[1]
     if size & (size - 1) == 0 and not np.asarray(node.padding).any():
-        return [node]
+        return [nir.SumPool2d(np.array(kernel), np.array(_pair(node.stride)), np.array((0, 0)))]
     channels = _channels(place.graph, place.name)
-    weight = np.zeros((channels, channels, *(int(k) for k in kernel)), dtype=np.float32)
+    weight = np.zeros((channels, channels, *kernel), dtype=np.float32)
     weight[range(channels), range(channels)] = 1
     return [_conv2d(weight, node.stride, node.padding, (1, 1))]
 
