@@ -68,6 +68,13 @@ class CaLIF(StatefulLayer):
         self.v, self.y = self.v.new_zeros(0), self.y.new_zeros(0)
         self.steps = 0
 
+    def __deepcopy__(self, memo: Any = None) -> CaLIF:
+        """With the state. (Sinabs' own version knows no parameters of submodules.)"""
+        new = type(self)(**self._param_dict)
+        new.load_state_dict({k: t for k, t in self.state_dict().items() if k.startswith("rule.")}, strict=False)
+        new.v, new.y, new.steps = self.v.clone(), self.y.clone(), self.steps
+        return new.to(self.rule.threshold)
+
     @property
     def does_spike(self) -> bool:
         return True
