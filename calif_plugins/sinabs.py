@@ -10,12 +10,12 @@ from sinabs.layers.reshape import SqueezeMixin
 from torch import Tensor
 
 from calif_plugins.parameters import CaLIFParameters
-from calif_plugins.torch_step import Layer
+from calif_plugins.torch_step import Rule
 
 __all__ = ["CaLIF", "CaLIFSqueeze"]
 
 
-class CaLIF(StatefulLayer):
+class CaLIF(Rule, StatefulLayer):
     """A layer of Ca-LIF neurons on ``(batch, time, C, ...)``; state stays until ``reset_states()``.
 
     Parameters
@@ -39,8 +39,7 @@ class CaLIF(StatefulLayer):
     def __init__(self, parameters: CaLIFParameters, window: int | None = None) -> None:
         super().__init__(state_names=["v", "y"])
         self.parameters_of_neuron = parameters
-        self.window = window
-        self.rule = Layer(parameters, window)
+        self.hold(parameters, window)  # on the layer itself: sinabs.reset_states passes layers with submodules by
         self.steps = 0
 
     def forward(self, input_data: Tensor) -> Tensor:
@@ -49,7 +48,7 @@ class CaLIF(StatefulLayer):
         state = (self.v, self.y, self.steps) if self.v.shape == shape else None
         out = []
         for x in input_data.unbind(1):
-            spikes, state = self.rule(x, state)
+            spikes, state = self.step(x, state)
             out.append(spikes)
         if state is not None:
             self.v, self.y, self.steps = state
@@ -69,11 +68,9 @@ class CaLIF(StatefulLayer):
         self.steps = 0
 
     def __deepcopy__(self, memo: Any = None) -> CaLIF:
-        """With the state. (Sinabs' own version knows no parameters of submodules.)"""
-        new = type(self)(**self._param_dict)
-        new.load_state_dict({k: t for k, t in self.state_dict().items() if k.startswith("rule.")}, strict=False)
-        new.v, new.y, new.steps = self.v.clone(), self.y.clone(), self.steps
-        return new.to(self.rule.threshold)
+        new = super().__deepcopy__(memo)
+        new.steps = self.steps
+        return new
 
     @property
     def does_spike(self) -> bool:

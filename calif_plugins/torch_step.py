@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from calif_plugins.parameters import CaLIFParameters, TieRule
 
-__all__ = ["Layer", "calif_step", "shaped"]
+__all__ = ["Layer", "Rule", "calif_step", "shaped"]
 
 
 def calif_step(
@@ -90,7 +90,59 @@ def shaped(t: Tensor, x: Tensor) -> Tensor:
     return t.reshape(-1, *[1] * (x.ndim - 2))
 
 
-class Layer(nn.Module):
+class Rule:
+    """What a module of one layer holds, and its step as a pure function of input and state; to be mixed into a module.
+
+    For modules that must have no submodules; others take a :class:`Layer`.
+    """
+
+    threshold: Tensor
+    leak: Tensor
+    y_min: Tensor
+    y_max: Tensor
+    v_init: Tensor
+
+    def hold(self, parameters: CaLIFParameters, window: int | None) -> None:
+        """Keep these as parameters without gradient: some simulators own all buffers."""
+        if window is not None and window < 1:
+            raise ValueError(f"window: must be at least one step, found {window}")
+        for name in ("threshold", "leak", "y_min", "y_max", "v_init"):
+            value = torch.tensor(getattr(parameters, name), dtype=torch.float64)
+            setattr(self, name, nn.Parameter(value, requires_grad=False))
+        self.tie: TieRule = parameters.tie
+        self.window = window
+
+    def initial(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(v, y)`` before the first step, for input like ``x``."""
+        dtype = torch.promote_types(x.dtype, self.threshold.dtype)
+        v = torch.zeros(x.shape, dtype=dtype, device=x.device)
+        return v + shaped(self.v_init, x), torch.zeros_like(v)
+
+    def step(
+        self, x: Tensor, state: tuple[Tensor, Tensor, int] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, int]]:
+        """One step: ``x``, the charge that arrives, and ``(v, y, steps done)``, or None at the start.
+
+        Returns the signed spikes, in ``x``'s dtype, and the state after the step.
+        """
+        v, y, t = (*self.initial(x), 0) if state is None else state
+        over = self.window is not None and t >= self.window
+        v, y, s = calif_step(
+            v,
+            y,
+            x,
+            shaped(self.threshold, x),
+            shaped(self.leak, x),
+            shaped(self.y_min, x),
+            shaped(self.y_max, x),
+            tie=self.tie,
+            half=over,
+            leaking=not over,
+        )
+        return s.to(x.dtype), (v, y, t + 1)
+
+
+class Layer(Rule, nn.Module):
     """A layer's parameters, and its step as a pure function of input and state.
 
     Parameters
@@ -117,50 +169,11 @@ class Layer(nn.Module):
     0.0 -0.5
     """
 
-    threshold: Tensor
-    leak: Tensor
-    y_min: Tensor
-    y_max: Tensor
-    v_init: Tensor
-
     def __init__(self, parameters: CaLIFParameters, window: int | None = None) -> None:
         super().__init__()
-        if window is not None and window < 1:
-            raise ValueError(f"window: must be at least one step, found {window}")
-        for name in ("threshold", "leak", "y_min", "y_max", "v_init"):  # parameters: some simulators own all buffers
-            value = torch.tensor(getattr(parameters, name), dtype=torch.float64)
-            setattr(self, name, nn.Parameter(value, requires_grad=False))
-        self.tie: TieRule = parameters.tie
-        self.window = window
+        self.hold(parameters, window)
 
-    def initial(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(v, y)`` before the first step, for input like ``x``."""
-        dtype = torch.promote_types(x.dtype, self.threshold.dtype)
-        v = torch.zeros(x.shape, dtype=dtype, device=x.device)
-        return v + shaped(self.v_init, x), torch.zeros_like(v)
-
-    def forward(
-        self, x: Tensor, state: tuple[Tensor, Tensor, int] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor, int]]:
-        """One step: ``x``, the charge that arrives, and ``(v, y, steps done)``, or None at the start.
-
-        Returns the signed spikes, in ``x``'s dtype, and the state after the step.
-        """
-        v, y, t = (*self.initial(x), 0) if state is None else state
-        over = self.window is not None and t >= self.window
-        v, y, s = calif_step(
-            v,
-            y,
-            x,
-            shaped(self.threshold, x),
-            shaped(self.leak, x),
-            shaped(self.y_min, x),
-            shaped(self.y_max, x),
-            tie=self.tie,
-            half=over,
-            leaking=not over,
-        )
-        return s.to(x.dtype), (v, y, t + 1)
+    forward = Rule.step
 
     def extra_repr(self) -> str:
         return f"threshold={self.threshold.tolist()}, window={self.window}"

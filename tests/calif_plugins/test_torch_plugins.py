@@ -84,7 +84,7 @@ def sinabs_layer(p, x):
 
     layer = module.CaLIF(p, T)
     layer(x.transpose(0, 1)[:, :4])
-    sinabs.reset_states(layer)
+    sinabs.reset_states(torch.nn.Sequential(layer))
     first = layer(x.transpose(0, 1)[:, :4])  # the state stays between calls
     rest = copy.deepcopy(layer)
     out = torch.cat([first, layer(x.transpose(0, 1)[:, 4:])], dim=1)
