@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from importlib.util import find_spec
 
 import _pytest.doctest
 import numpy as np
@@ -16,6 +17,14 @@ import brian2  # noqa: E402
 
 _pytest.doctest.DoctestModule = _original  # type: ignore[misc]
 assert brian2.prefs
+
+# plugins of simulators that are not here cannot be imported for their doctests; the header says so
+_ABSENT = [name for name in ("norse", "spikingjelly", "sinabs") if find_spec(name) is None]
+collect_ignore = [f"calif_plugins/{name}.py" for name in _ABSENT]
+
+
+def pytest_report_header() -> str:
+    return f"simulators not installed, their tests skip: {', '.join(_ABSENT) or 'none'}"
 
 
 @pytest.fixture(autouse=True)

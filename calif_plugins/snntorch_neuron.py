@@ -1,6 +1,7 @@
 """The Ca-LIF neuron as an snnTorch layer.
 
-The rule is written once, in :func:`calif_plugins.torch_step.calif_step`; :class:`CaLIF` only holds state and parameters.
+The rule is written once, in :func:`calif_plugins.torch_step.calif_step`; :class:`CaLIF` only holds state and
+parameters.
 """
 
 from __future__ import annotations
@@ -95,7 +96,9 @@ class CaLIF(snntorch.SpikingNeuron):
         window: int | None = None,
     ) -> None:
         if window is not None and (window < 1 or not init_hidden):
-            raise ValueError(f"window: {window} with init_hidden={init_hidden}; give at least one step, and hidden state")
+            raise ValueError(
+                f"window: {window} with init_hidden={init_hidden}; give at least one step, and hidden state"
+            )
         values = {"threshold": threshold, "leak": leak, "y_min": y_min, "y_max": y_max, "v_init": v_init}
         tensors = {k: _tensor(value) for k, value in values.items()}
         CaLIFParameters(tie=tie, **{k: t.detach().cpu().double().numpy() for k, t in tensors.items()})  # validates

@@ -51,9 +51,7 @@ def stock_neurons(graph: nir.NIRGraph) -> list[str]:
     return [name for name, node in graph.nodes.items() if type(node) in _SPIKING]
 
 
-def simulate_stock(
-    graph: nir.NIRGraph, inputs: Tensor, *, dt: float | None = None, strict: bool = True
-) -> StockResult:
+def simulate_stock(graph: nir.NIRGraph, inputs: Tensor, *, dt: float | None = None, strict: bool = True) -> StockResult:
     """Run a feed-forward NIR graph of stock nodes.
 
     Parameters
@@ -87,7 +85,9 @@ def simulate_stock(
     source, sink = order[0], order[-1]
     expected = tuple(int(n) for n in graph.nodes[source].input_type["input"])
     if tuple(inputs.shape[2:]) != expected:
-        raise ConversionError("inputs", f"shape {tuple(inputs.shape)}", f"give (steps, N, {', '.join(map(str, expected))})")
+        raise ConversionError(
+            "inputs", f"shape {tuple(inputs.shape)}", f"give (steps, N, {', '.join(map(str, expected))})"
+        )
     nodes = {name: _make(name, graph.nodes[name], dt, strict, inputs.device) for name in order[1:-1]}
     trains: dict[str, list[Tensor]] = {name: [] for name in (*stock_neurons(graph), sink)}
     for x in inputs.to(torch.float64):
@@ -95,13 +95,17 @@ def simulate_stock(
         for name in order[1:]:
             parts = [values[a] for a in before[name]]
             if any(p.shape != parts[0].shape for p in parts):
-                raise ConversionError(name, f"inputs of shapes {[tuple(p.shape[1:]) for p in parts]}", "they must agree")
+                raise ConversionError(
+                    name, f"inputs of shapes {[tuple(p.shape[1:]) for p in parts]}", "they must agree"
+                )
             total = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
             if name != sink:
                 try:
                     total = nodes[name](total)
                 except RuntimeError as error:
-                    raise ConversionError(name, f"an input of shape {tuple(total.shape[1:])} ({error})", "fix the graph") from None
+                    raise ConversionError(
+                        name, f"an input of shape {tuple(total.shape[1:])} ({error})", "fix the graph"
+                    ) from None
             values[name] = total
             if name in trains:
                 trains[name].append(total)
@@ -113,10 +117,14 @@ def _order(graph: nir.NIRGraph) -> tuple[list[str], dict[str, list[str]]]:
     """Names in an order to run in, Input first and Output last; and what feeds each."""
     for name, node in graph.nodes.items():
         if type(node) not in _MAKE and type(node) not in (nir.Input, nir.Output):
-            raise ConversionError(name, f"a {type(node).__name__} node", _REASONS.get(type(node), "no meaning is known for it here"))
+            raise ConversionError(
+                name, f"a {type(node).__name__} node", _REASONS.get(type(node), "no meaning is known for it here")
+            )
     ends = [[n for n, node in graph.nodes.items() if type(node) is kind] for kind in (nir.Input, nir.Output)]
     if [len(e) for e in ends] != [1, 1]:
-        raise ConversionError("graph", f"{len(ends[0])} inputs and {len(ends[1])} outputs", "give a graph with one of each")
+        raise ConversionError(
+            "graph", f"{len(ends[0])} inputs and {len(ends[1])} outputs", "give a graph with one of each"
+        )
     (source,), (sink,) = ends
     before: dict[str, list[str]] = {name: [] for name in graph.nodes}
     for a, b in graph.edges:
@@ -229,7 +237,9 @@ def _decay(name: str, node: Any, dt: float, device: torch.device) -> Tensor:
     tau = _tensor(node.tau, device)
     if not bool((tau > 0).all()) or bool((dt > tau * (1 + 1e-6)).any()):
         raise ConversionError(
-            name, f"a time constant of {float(tau.min()):g} s with steps of {dt:g} s", "Euler steps must be shorter; give dt"
+            name,
+            f"a time constant of {float(tau.min()):g} s with steps of {dt:g} s",
+            "Euler steps must be shorter; give dt",
         )
     return dt / tau
 

@@ -31,7 +31,8 @@ def interop(
         list[str] | None, typer.Option(help=f"{', '.join(ROUTES)}; may be repeated; all by default.")
     ] = None,
     simulator: Annotated[
-        list[str] | None, typer.Option(help=f"{', '.join(INSTALL)}; may be repeated; all that are installed by default.")
+        list[str] | None,
+        typer.Option(help=f"{', '.join(INSTALL)}; may be repeated; all that are installed by default."),
     ] = None,
     stock: Annotated[
         Path | None, typer.Option(help="A file of calif lower --target chain to run, instead of lowering now.")
@@ -69,9 +70,10 @@ def interop(
                            "missing": missing})  # fmt: skip
     else:
         common.out.print(_table(f"{_name(notes, checkpoint, target)} on {name}, T = {about['T']}", rows))
+        wrong, compared = about["count_mismatches"], about["counts_compared"]
         common.say(
-            f"reference: {about['spikes']:,} spikes in {about['images']} images, {about['negative']:,} of them negative; "
-            f"{about['count_mismatches']} of {about['counts_compared']:,} final counts differ from the {about['compared_with']}"
+            f"reference: {about['spikes']:,} spikes in {about['images']} images, {about['negative']:,} of them "
+            f"negative; {wrong} of {compared:,} final counts differ from the {about['compared_with']}"
         )
         for r in rows:
             if r.note:
@@ -105,7 +107,17 @@ def _reference(graph: Any, q: Any, pixels: Any, labels: Any) -> dict[str, Any]:
 
 
 def _table(title: str, rows: list[Row]) -> Any:
-    columns = ["simulator", "version", "route", "layers", "images", "spikes\ncompared", "differing", "accuracy", "seconds"]
+    columns = [
+        "simulator",
+        "version",
+        "route",
+        "layers",
+        "images",
+        "spikes\ncompared",
+        "differing",
+        "accuracy",
+        "seconds",
+    ]
     cells = [
         [
             r.simulator,

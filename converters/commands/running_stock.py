@@ -28,7 +28,9 @@ def foreign_graph(target: Path | None) -> nir.NIRGraph | None:
         return None
     if "calif_target" in graph.metadata:
         raise ConversionError(
-            str(target), "a lowered network", "run it where it is meant to run: calif interop --stock, with its original"
+            str(target),
+            "a lowered network",
+            "run it where it is meant to run: calif interop --stock, with its original",
         )
     return graph
 

@@ -74,7 +74,7 @@ def swap_if(
         node = graph.nodes[name]
         if type(node) is nir.IF:
             p = {"threshold": _threshold(name, node, here), "y_max": float(T if y_max is None else y_max)}
-            module: nn.Module = CaLIF(**p, tie=tie, init_hidden=True)  # type: ignore[arg-type]
+            module: nn.Module = CaLIF(**p, tie=tie, init_hidden=True)
         elif type(node) in _MODULES:
             module = _MODULES[type(node)](name, node, here)
             try:
@@ -134,7 +134,7 @@ def _conv(name: str, node: Any, _shape: tuple[int, ...]) -> nn.Module:
     groups = int(np.asarray(node.groups).reshape(-1)[0])
     out, per_group, *kernel = node.weight.shape
     sizes = (_pair(node.stride), _pair(node.padding), _pair(node.dilation))
-    return _filled(nn.Conv2d(per_group * groups, out, tuple(kernel), *sizes, groups), node.weight, node.bias)  # type: ignore[arg-type]
+    return _filled(nn.Conv2d(per_group * groups, out, tuple(kernel), *sizes, groups), node.weight, node.bias)
 
 
 def _filled(module: Any, weight: Any, bias: Any) -> nn.Module:

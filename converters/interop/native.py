@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import nir
-import nirtorch
 import torch
 from torch import Tensor, nn
 
@@ -38,8 +37,8 @@ def native(simulator: str, graph: nir.NIRGraph, *, batch: int = 1) -> tuple[nn.M
     Returns
     -------
     module : nn.Module
-        Called step by step, ``y, state = module(x, state)``, from ``state=None``; float64. ``x`` are the input spikes of
-        one step, ``(batch, *input shape)``. The rounding phase begins by itself after the window.
+        Called step by step, ``y, state = module(x, state)``, from ``state=None``; float64. ``x`` are the
+        input spikes of one step, ``(batch, *input shape)``. The rounding phase begins by itself after the window.
     layers : dict
         Path of the submodule of each Ca-LIF layer, by the layer's name.
 
@@ -104,13 +103,16 @@ def _executor(graph: nir.NIRGraph, mapped: NodeMap) -> nn.Module:
 
     The older one walks depth first and would run a join before its second branch.
     """
+    import nirtorch
+
     if not _joins(graph):
         return nirtorch.load(graph, mapped)
     kinds = {type(node) for node in graph.nodes.values()} - {nir.Input, nir.Output}
-    return nirtorch.nir_to_torch(graph, {kind: mapped for kind in kinds}, dtype=torch.float64)
+    return nirtorch.nir_to_torch(graph, dict.fromkeys(kinds, mapped), dtype=torch.float64)
 
 
 def _snntorch(graph: nir.NIRGraph, _batch: int) -> nn.Module:
+    import nirtorch
     from snntorch.import_nir import _nir_to_snntorch_module
 
     from calif_plugins.snntorch import CaLIF as Neuron
@@ -133,6 +135,7 @@ def _norse(graph: nir.NIRGraph, _batch: int) -> nn.Module:
 
 
 def _spikingjelly(graph: nir.NIRGraph, _batch: int) -> nn.Module:
+    import nirtorch
     from spikingjelly.activation_based.nir_exchange.from_nir import _NIRStatefulModule, _NodeMapper
 
     from calif_plugins.spikingjelly import CaLIFNode
@@ -149,7 +152,7 @@ def _sinabs(graph: nir.NIRGraph, batch: int) -> nn.Module:
     def mapped(node: Any) -> nn.Module | None:
         if type(node) is CaLIF:
             return CaLIFSqueeze(node.parameters, node.window, batch_size=batch)
-        return _import_sinabs_module(node, batch, None)  # type: ignore[arg-type]
+        return _import_sinabs_module(node, batch, None)
 
     return _executor(graph, mapped)
 

@@ -146,6 +146,6 @@ def test_bad_windows():
     with pytest.raises(ValueError, match="window: 4 with init_hidden=False"):
         CaLIF(window=4)
     with pytest.raises(ValueError, match="start from one state"):
-        pytest.importorskip("calif_plugins.sinabs", reason="Sinabs is not installed").CaLIF(
-            parameters()
-        ).reset_states(randomize=True)
+        pytest.importorskip("calif_plugins.sinabs", reason="Sinabs is not installed").CaLIF(parameters()).reset_states(
+            randomize=True
+        )

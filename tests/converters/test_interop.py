@@ -159,8 +159,12 @@ def test_errors():
     for change in ({"routes": ["road"]}, {"simulators": ["nest"]}):
         with pytest.raises(ConversionError, match="use one of"):
             compare_with_simulators(graph, x, **change)
-    for call in (lambda: native("nest", graph), lambda: run_native("nest", graph, x[None]), lambda: spell(graph, "nest")):
-        with pytest.raises(ConversionError, match="^simulator: found 'nest'"):
+    for call in (
+        lambda: native("nest", graph),
+        lambda: run_native("nest", graph, x[None]),
+        lambda: spell(graph, "nest"),
+    ):
+        with pytest.raises(ConversionError, match=r"^simulator: found 'nest'"):
             call()
     with pytest.raises(ConversionError, match="coding 'direct'"):
         spell(converters.to_nir(q, coding="direct"), "norse")

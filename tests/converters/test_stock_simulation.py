@@ -26,7 +26,12 @@ def from_snntorch(tmp_path, beta=0.9, shape=(2, 6, 6), classes=5):
     from snntorch.export_nir import export_to_nir
 
     def neuron(n):
-        kw = {"beta": torch.full((n,), beta), "threshold": torch.ones(n), "reset_mechanism": "zero", "reset_delay": False}
+        kw = {
+            "beta": torch.full((n,), beta),
+            "threshold": torch.ones(n),
+            "reset_mechanism": "zero",
+            "reset_delay": False,
+        }
         return snn.Leaky(init_hidden=True, **kw)
 
     size = int(np.prod(shape))
@@ -148,7 +153,7 @@ REFUSED = [
 def test_what_is_not_clear_is_refused(make, dt, message):
     with pytest.raises(ConversionError, match=f"^{message}"):
         simulate_stock(make(), torch.ones(2, 1, 1), dt=dt)
-    with pytest.raises(ConversionError, match="^inputs: found shape"):
+    with pytest.raises(ConversionError, match=r"^inputs: found shape"):
         simulate_stock(one_if(), torch.ones(2, 1, 7))
 
 
@@ -236,7 +241,7 @@ def test_what_cannot_be_swapped(change, message):
         converters.swap_if(with_node(change), 8)
     branching = relu_network()
     branching.edges.append(("if", "if_1"))
-    with pytest.raises(ConversionError, match="^if: found a branch"):
+    with pytest.raises(ConversionError, match=r"^if: found a branch"):
         converters.swap_if(branching, 8)
 
 
