@@ -85,9 +85,8 @@ def simulate_stock(graph: nir.NIRGraph, inputs: Tensor, *, dt: float | None = No
     source, sink = order[0], order[-1]
     expected = tuple(int(n) for n in graph.nodes[source].input_type["input"])
     if tuple(inputs.shape[2:]) != expected:
-        raise ConversionError(
-            "inputs", f"shape {tuple(inputs.shape)}", f"give (steps, N, {', '.join(map(str, expected))})"
-        )
+        wanted = ", ".join(str(n) for n in expected)
+        raise ConversionError("inputs", f"shape {tuple(inputs.shape)}", f"give (steps, N, {wanted})")
     nodes = {name: _make(name, graph.nodes[name], dt, strict, inputs.device) for name in order[1:-1]}
     trains: dict[str, list[Tensor]] = {name: [] for name in (*stock_neurons(graph), sink)}
     for x in inputs.to(torch.float64):
