@@ -57,8 +57,8 @@ def simulate_stock(graph: nir.NIRGraph, inputs: Tensor, *, dt: float | None = No
     Parameters
     ----------
     graph : nir.NIRGraph
-        Of ``Affine``, ``Linear``, ``Conv2d``, ``AvgPool2d``, ``SumPool2d``, ``Flatten``, ``Scale``, ``IF``, ``LIF``, ``LI``,
-        ``I`` and ``Threshold`` nodes, with one Input and one Output.
+        Of ``Affine``, ``Linear``, ``Conv2d``, ``AvgPool2d``, ``SumPool2d``, ``Flatten``, ``Scale``, ``IF``, ``LIF``,
+        ``LI``, ``I`` and ``Threshold`` nodes, with one Input and one Output.
     inputs : tensor ``(steps, N, *input shape)``
         Input at each step: spikes, or currents.
     dt : float, optional
