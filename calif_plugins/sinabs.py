@@ -1,4 +1,4 @@
-"""The Ca-LIF neuron as a Sinabs layer. Needs ``pip install "calif-plugins[sinabs]"``."""
+"""The Ca-LIF neuron as a Sinabs layer. Needs ``pip install --no-deps "sinabs>=3.1.3,<3.2" pbr``: it pins an old NIR."""
 
 from __future__ import annotations
 
