@@ -170,7 +170,8 @@ class CaLIF(snntorch.SpikingNeuron):
         v, y, s = self._step(v, y, x)
         if self.init_hidden:
             self.v, self.y = v, y
-            self.steps += 1
+            if self.window is not None:  # a counter makes torch.compile compile each step anew
+                self.steps += 1
         if self.init_hidden and not self.output:
             return s
         return (s, torch.stack([v, y])) if self.packed else (s, v, y)
