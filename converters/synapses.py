@@ -227,14 +227,14 @@ class Synapse:
                 if type(op) is not Flatten:
                     return op.fan_out(s).reshape(shape)
             return torch.ones(shape, dtype=torch.float64)
-        structure = [_structure(op) for op in self.ops]
+        return _adjoint_of_ones(self.structure(), shape)
 
-        def act(x: Tensor) -> Tensor:
-            for op in structure:
-                x = op(x)
-            return x
+    def structure(self) -> Synapse:
+        """The same connections with weight 1 where there is one, and 0 where it is a placed 0.
 
-        return _adjoint_of_ones(act, shape)
+        On spikes without sign it counts those that reach each neuron.
+        """
+        return Synapse(self.source, tuple(_structure(op) for op in self.ops))
 
 
 def _structure(op: Op) -> Op:

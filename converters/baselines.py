@@ -1,0 +1,224 @@
+"""Other neurons on the same quantised weights: what conversion costs with each of them.
+
+Every baseline gets the network as it is: the quantised network's integers as weights, its thresholds, its bias as
+the constant current ``-lambda`` per step, the same input spikes, all layers within one time step. Only the neuron
+differs. Two readings favour the baselines, and are the custom of the field: layers of a signed range (a branch
+before an addition, the logits) use the rule mirrored, with negative spikes too, where a purely positive neuron
+would lose half of the values; and the prediction is the last layer's net charge, not its spikes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import nir
+import torch
+from torch import Tensor
+
+from converters.errors import ConversionError
+from converters.input_spikes import InputSpikes
+from converters.network import Network, Stage, float64
+from converters.results import RunResult, merge
+
+__all__ = ["BASELINES", "Baseline", "run_baseline"]
+
+
+class _State:
+    """Membranes ``v``, signed counts ``y`` and emitted spikes of one layer, in float64."""
+
+    def __init__(self, stage: Stage, start: float, n: int, device: torch.device) -> None:
+        p = stage.parameters.for_shape(stage.shape)
+        self.stage = stage
+        self.threshold, self.leak = float64(p.threshold, device), float64(p.leak, device)
+        self.y_min, self.y_max = float64(p.y_min, device), float64(p.y_max, device)
+        self.signed = self.y_min < 0
+        self.z = float64(p.v_init, device).expand(n, *stage.shape).contiguous()  # net charge
+        self.v = self.z + start * self.threshold
+        self.y = torch.zeros_like(self.v)
+        self.fired = torch.zeros(n, *stage.shape, dtype=torch.float32, device=device)
+        self.dtype = torch.float32 if stage.gain < 2**24 else torch.float64
+
+
+def _soft(s: _State) -> tuple[Tensor, Tensor]:
+    spikes = _whole(s)
+    return spikes, s.v - spikes * s.threshold
+
+
+def _hard(s: _State) -> tuple[Tensor, Tensor]:
+    spikes = _whole(s)
+    return spikes, torch.where(spikes != 0, 0.0, s.v)
+
+
+def _whole(s: _State) -> Tensor:
+    return (s.v >= s.threshold).double() - ((s.v <= -s.threshold) & s.signed).double()
+
+
+def _half(s: _State) -> tuple[Tensor, Tensor]:
+    spikes = (s.v >= s.threshold).double() - ((s.v < 0) & s.signed).double()
+    return spikes, s.v - spikes * s.threshold
+
+
+def _tracked(s: _State) -> tuple[Tensor, Tensor]:
+    up, down = (s.v >= s.threshold) & (s.y < s.y_max), (s.v < 0) & (s.y > s.y_min)
+    spikes = up.double() - down.double()
+    return spikes, s.v - spikes * s.threshold
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A neuron.
+
+    Attributes
+    ----------
+    title, source : str
+        For tables.
+    fire : callable
+        State after this step's charge, to spikes in {-1, 0, 1} and the membrane after the reset.
+    start : float
+        Membrane before the first step, in thresholds.
+    on_events : bool
+        The threshold is looked at only in steps that bring a spike (equation 2); the leak acts at all of them.
+    until_quiet : bool
+        Go on after the window, without input and leak, until no neuron fires.
+    """
+
+    title: str
+    source: str
+    fire: Callable[[_State], tuple[Tensor, Tensor]]
+    start: float = 0.0
+    on_events: bool = False
+    until_quiet: bool = False
+
+
+BASELINES: dict[str, Baseline] = {
+    "if_hard": Baseline("IF, hard reset", "Diehl et al. 2015", _hard),
+    "if_soft": Baseline("IF, soft reset (RMP)", "Han et al. 2020", _soft),
+    "lif": Baseline("LIF of equation 2", "Gao et al. 2023, section 2.3", _soft, on_events=True),
+    "qcfs": Baseline("IF, soft reset, start at half a threshold (QCFS)", "Bu et al. 2022", _half, start=0.5),
+    "stbif": Baseline("signed IF with memory (ST-BIF), stopped at T", "You et al. 2024", _tracked, start=0.5),
+    "stbif_quiet": Baseline(
+        "signed IF with memory (ST-BIF), until quiet", "You et al. 2024", _tracked, start=0.5, until_quiet=True
+    ),
+}
+
+
+def run_baseline(
+    graph: nir.NIRGraph | Network,
+    images: Tensor | None = None,
+    *,
+    name: str,
+    integers: Tensor | None = None,
+    batch: int | None = None,
+) -> RunResult:
+    """Run a converted network with another neuron in every layer.
+
+    Parameters
+    ----------
+    graph : nir.NIRGraph
+    images : float tensor ``(N, *input shape)``
+    name : str
+        One of :data:`BASELINES`.
+    integers : int tensor, optional
+        The input's integers instead of images.
+    batch : int, optional
+        Images at a time.
+
+    Returns
+    -------
+    RunResult
+        Counts of all spiking layers; ``logits`` from the net charge of the last one.
+
+    Raises
+    ------
+    ConversionError
+        For an unknown name, or images of another shape.
+
+    Examples
+    --------
+    >>> import converters
+    >>> from converters.quantised import GraphBuilder
+    >>> from converters.synapses import Linear
+    >>> b = GraphBuilder()
+    >>> x = b.input((1,), scale=0.25, q_min=0, q_max=4)
+    >>> y = b.layer("fc", [(x, Linear(torch.tensor([[1]])))], threshold=2.0, y_min=0, y_max=4, scale=1.0)
+    >>> g, image = converters.to_nir(b.build(y), T=4), torch.tensor([[0.75]])  # a net charge of 1.5 thresholds
+    >>> [int(run_baseline(g, image, name=n).counts["fc"]) for n in ("if_soft", "qcfs")]
+    [1, 2]
+    """
+    if name not in BASELINES:
+        raise ConversionError("baseline", f"{name!r}", f"use one of {', '.join(BASELINES)}")
+    network = Network.from_graph(graph)
+    if (images is None) == (integers is None):
+        raise ConversionError("images", "both images and integers, or neither", "give one of them")
+    values = network.spec.quantise(images) if images is not None else integers
+    if values is None:  # pragma: no cover (excluded above; for type checkers)
+        raise ConversionError("images", "none", "give images or integers")
+    size = batch or max(1, min(256, 1_000_000 // max(network.neurons, 1)))
+    with torch.no_grad():
+        parts = [_simulate(network, part, name) for part in (values.split(size) if len(values) else [values])]
+    return merge(parts)
+
+
+def _simulate(network: Network, integers: Tensor, name: str) -> RunResult:
+    baseline = BASELINES[name]
+    n, window, device = len(integers), network.window, integers.device
+    source = InputSpikes(network, integers)
+    states = [_State(stage, baseline.start, n, device) for stage in network.stages]
+    structures = {s.name: [(k.source, k.structure()) for k in s.synapses] for s in network.stages if baseline.on_events}
+    extra = torch.zeros(n, dtype=torch.int64, device=device)
+    t = 0
+    while t < window or baseline.until_quiet:
+        spikes = {source.name: source.at(t)}
+        active = torch.zeros(n, dtype=torch.bool, device=device)
+        for s in states:
+            stage = s.stage
+            charge = stage.charge({k.source: spikes[k.source].to(s.dtype) for k in stage.synapses}).double()
+            direct = source.direct(stage.name, t)
+            if direct is not None:
+                charge = charge + direct
+            if t < window:
+                charge = charge - s.leak
+            s.v, s.z = s.v + charge, s.z + charge
+            out, after = (torch.zeros_like(s.v), s.v) if stage.readout else baseline.fire(s)
+            if baseline.on_events and direct is None:
+                event = sum((k(spikes[name].abs().to(s.dtype)) for name, k in structures[stage.name]), torch.zeros(()))
+                out, after = out * (event > 0), torch.where(event > 0, after, s.v)
+            s.v, s.y = after, s.y + out
+            spikes[stage.name] = out.to(torch.float32)
+            s.fired += spikes[stage.name].abs()
+            active |= out.flatten(1).any(1)
+        if t >= window:
+            if not bool(active.any()):
+                break
+            extra[active] = t + 1 - window
+        t += 1
+    return _result(network, integers, name, states, extra)
+
+
+def _result(network: Network, integers: Tensor, name: str, states: list[_State], extra: Tensor) -> RunResult:
+    direct = network.encoder.coding == "direct"
+    emitted = {} if direct else {network.encoder_name: (integers.abs().double(), integers.double())}
+    emitted |= {s.stage.name: (s.fired.double(), s.y) for s in states}
+    sops = torch.zeros(len(integers), dtype=torch.float64, device=integers.device)
+    for layer, (fired, _) in emitted.items():
+        sops += (fired * network.fan_out[layer].to(fired.device)).flatten(1).sum(1)
+    macs = torch.zeros_like(sops)
+    if direct:
+        macs = ((integers != 0) * network.fan_out[network.encoder_name].to(integers.device)).flatten(1).sum(1)
+    last = states[-1]
+    return RunResult(
+        backend="baseline",
+        phase=name,
+        window=network.window,
+        output_name=last.stage.name,
+        counts={s.stage.name: s.y.to(torch.int32) for s in states if not s.stage.readout},
+        membranes={last.stage.name: last.v},
+        logits=last.z / last.threshold * last.stage.scale,
+        positive={k: ((f + y) / 2).flatten(1).sum(1).long() for k, (f, y) in emitted.items()},
+        negative={k: ((f - y) / 2).flatten(1).sum(1).long() for k, (f, y) in emitted.items()},
+        extra_steps=extra,
+        sops=sops,
+        macs=macs,
+        route="step loop",
+    )
