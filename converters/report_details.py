@@ -173,7 +173,7 @@ def traces(network: Network, data: Images, *, phase: str = "settle", shown: int 
     ``output`` is the signed count of each class after each step, or the membrane over its threshold.
     """
     chosen = _different(data.labels, shown)
-    pixels = data.pixels[chosen]
+    pixels = data[chosen].pixels
     integers = network.spec.quantise(pixels)
     r = run(network, integers=integers, phase=phase, record="spikes")  # type: ignore[arg-type]
     trains = {k: t.cpu() for k, t in (r.spikes or {}).items()}

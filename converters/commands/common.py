@@ -128,8 +128,9 @@ def measure(
     worst = 0
     label, route = "simulation", ""
     size = max(16, min(500, 20_000_000 // network.neurons))  # all counts of a piece are kept
-    pieces = list(zip(data.pixels.split(size), data.labels.split(size), strict=True))
-    for pixels, labels in pieces:
+    for start in range(0, len(data), size):
+        part = data[start : start + size]
+        pixels, labels = part.pixels, part.labels
         r = run(network, pixels, backend=backend, phase=phase, batch=batch, **own)  # type: ignore[arg-type]
         if shrunk is not None:
             values = shrunk.execute(pixels)

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,24 +16,9 @@ from torch import Tensor
 
 from converters.atomic import atomic_path
 from converters.errors import ConversionError
+from converters.zoo.images import Images
 
 __all__ = ["DATASETS", "Images", "load"]
-
-
-@dataclass(frozen=True, eq=False)
-class Images:
-    """``pixels`` float32 ``(N, C, H, W)`` in [0, 1], ``labels`` int64 ``(N,)``, and the number of classes."""
-
-    pixels: Tensor
-    labels: Tensor
-    classes: int
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def first(self, n: int | None) -> Images:
-        """The first ``n`` images, or all."""
-        return self if n is None else Images(self.pixels[:n], self.labels[:n], self.classes)
 
 
 def load(name: str, split: str, *, root: str | os.PathLike | None = None, download: bool = True) -> Images:
@@ -203,7 +187,7 @@ def _folder(root: Path, split: str) -> Images:
 
 
 def _from_bytes(pixels: np.ndarray, labels: object, classes: int) -> Images:
-    x = torch.from_numpy(np.ascontiguousarray(pixels)).float().div_(255)
+    x = torch.from_numpy(np.ascontiguousarray(pixels))
     return Images(x, torch.as_tensor(np.asarray(labels), dtype=torch.int64), classes)
 
 

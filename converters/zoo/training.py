@@ -136,7 +136,7 @@ def train(
         If a checkpoint in the folder belongs to another network, recipe or seed.
     """
     folder = Path(folder)
-    shape = tuple(data.pixels.shape[1:])
+    shape = data.shape
     about = {"network": network, "shape": list(shape), "classes": data.classes, "images": len(data), "seed": seed}
     torch.manual_seed(seed)
     model = build(network, shape[0], data.classes, shape[-1])
@@ -151,7 +151,7 @@ def train(
 
     prepare, finish = TOOLKITS[toolkit]
     options = {"levels": levels, "weight_bits": weight_bits, "quantise_output": quantise_output}
-    qat = prepare(model, data.pixels[: recipe.batch], signed_input=bool((data.pixels < 0).any()), **options)
+    qat = prepare(model, data[: recipe.batch].pixels, signed_input=data.signed, **options)
     settings = {**asdict(recipe), **options} | ({} if toolkit == "pt2e" else {"toolkit": toolkit})
     path = folder / f"{name}.qat.pt"
     if recipe.fast:
@@ -160,11 +160,11 @@ def train(
     qat_log = run(qat, recipe.qat_epochs, recipe.qat_lr)
     if not qat_log:  # without training it must at least see data
         qat.train()
-        qat(data.pixels[: recipe.batch])
+        qat(data[: recipe.batch].pixels)
     qat.eval()
-    graph = finish(qat, data.pixels[:2])
-    right = (graph.predict(test.pixels) == test.labels).double().mean()
-    return TrainResult(graph, float_accuracy, float(right), log + qat_log)
+    graph = finish(qat, data[:2].pixels)
+    right = sum(int((graph.predict(part.pixels) == part.labels).sum()) for part in _split(test, 512))
+    return TrainResult(graph, float_accuracy, right / max(len(test), 1), log + qat_log)
 
 
 def _pt2e(model: nn.Module, example: Tensor, **options: Any) -> nn.Module:
@@ -250,7 +250,8 @@ class _Run:
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self.data))
         for index in order.split(self.recipe.batch):
-            yield _augment(self.data.pixels[index], self.recipe), self.data.labels[index]
+            part = self.data[index]
+            yield _augment(part.pixels, self.recipe), part.labels
 
     def _save(self, model: nn.Module, optimiser: Optimisers, log: list[dict[str, Any]]) -> None:
         state = {
@@ -299,12 +300,14 @@ def accuracy(model: nn.Module, data: Images, batch: int = 512) -> float:
     """Share of right arg-max predictions, in evaluation mode."""
     training = model.training
     model.eval()
-    right = sum(
-        int((model(x).argmax(1) == labels).sum())
-        for x, labels in zip(data.pixels.split(batch), data.labels.split(batch), strict=True)
-    )
+    right = sum(int((model(part.pixels).argmax(1) == part.labels).sum()) for part in _split(data, batch))
     model.train(training)
     return right / max(len(data), 1)
+
+
+def _split(data: Images, size: int) -> Iterator[Images]:
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
 
 
 def _augment(x: Tensor, recipe: Recipe) -> Tensor:

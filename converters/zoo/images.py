@@ -1,0 +1,67 @@
+"""Labelled images: bytes where they came as bytes, and floats one batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+__all__ = ["Images"]
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Images of one size with their labels.
+
+    Attributes
+    ----------
+    stored : float32 or uint8 tensor ``(N, C, H, W)``
+        Pixels in [0, 1] (or of both signs), or bytes from 0 to 255.
+    labels : int64 tensor ``(N,)``
+    classes : int
+        Number of classes.
+    filter : callable, optional
+        Applied to every batch of floats, and of the same shape: a difference of Gaussians.
+
+    Examples
+    --------
+    >>> data = Images(torch.full((3, 1, 2, 2), 255, dtype=torch.uint8), torch.arange(3), 3)
+    >>> data[1:].pixels.max(), len(data[1:]), data.shape
+    (tensor(1.), 2, (1, 2, 2))
+    """
+
+    stored: Tensor
+    labels: Tensor
+    classes: int
+    filter: Callable[[Tensor], Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: slice | list[int] | Tensor) -> Images:
+        """Some of them, still as they are stored."""
+        return replace(self, stored=self.stored[index], labels=self.labels[index])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image, ``(C, H, W)``."""
+        return tuple(self.stored.shape[1:])
+
+    @property
+    def pixels(self) -> Tensor:
+        """All of them as float32, filtered. Of a large set, take a part first: ``data[start:stop].pixels``."""
+        x = self.stored.float().div_(255) if self.stored.dtype == torch.uint8 else self.stored
+        return x if self.filter is None else self.filter(x)
+
+    @property
+    def signed(self) -> bool:
+        """Whether there are negative pixels."""
+        if self.stored.dtype == torch.uint8:
+            return self.filter is not None
+        return bool((self.stored < 0).any()) or self.filter is not None
+
+    def first(self, n: int | None) -> Images:
+        """The first ``n`` images, or all."""
+        return self if n is None else self[:n]
