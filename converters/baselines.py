@@ -5,6 +5,10 @@ the constant current ``-lambda`` per step, the same input spikes, all layers wit
 differs. Two readings favour the baselines, and are the custom of the field: layers of a signed range (a branch
 before an addition, the logits) use the rule mirrored, with negative spikes too, where a purely positive neuron
 would lose half of the values; and the prediction is the last layer's net charge, not its spikes.
+
+Stepped by a clock, the LIF of equation 2 is the soft-reset IF whose bias is a current: one row, ``if_soft``. The row
+``lif`` takes the equation by its word: the membrane is looked at when a spike arrives, so that a neuron without
+input stays silent, whatever its bias.
 """
 
 from __future__ import annotations
@@ -94,7 +98,7 @@ class Baseline:
 BASELINES: dict[str, Baseline] = {
     "if_hard": Baseline("IF, hard reset", "Diehl et al. 2015", _hard),
     "if_soft": Baseline("IF, soft reset (RMP)", "Han et al. 2020", _soft),
-    "lif": Baseline("LIF of equation 2", "Gao et al. 2023, section 2.3", _soft, on_events=True),
+    "lif": Baseline("LIF of equation 2, event by event", "Gao et al. 2023, section 2.3", _soft, on_events=True),
     "qcfs": Baseline("IF, soft reset, start at half a threshold (QCFS)", "Bu et al. 2022", _half, start=0.5),
     "stbif": Baseline("signed IF with memory (ST-BIF), stopped at T", "You et al. 2024", _tracked, start=0.5),
     "stbif_quiet": Baseline(

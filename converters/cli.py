@@ -18,7 +18,18 @@ _UsageError: Any = typer.BadParameter.__base__  # typer brings its own click, or
 
 
 def _app() -> typer.Typer:
-    from converters.commands import bench, checking, demo, inspecting, interop, lowering, report, running, training
+    from converters.commands import (
+        bench,
+        checking,
+        demo,
+        inspecting,
+        interop,
+        lowering,
+        report,
+        reproduce,
+        running,
+        training,
+    )
 
     app = typer.Typer(
         name="calif",
@@ -39,6 +50,7 @@ def _app() -> typer.Typer:
     app.command()(interop.interop)
     app.command()(report.report)
     app.command()(bench.bench)
+    app.command()(reproduce.reproduce)
     return app
 
 

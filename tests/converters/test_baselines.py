@@ -49,8 +49,7 @@ class Leaky(torch.nn.Module):
 def stbif(stage):
     p = stage.parameters
     low, high = float(p.y_min.min()), float(p.y_max.max())
-    node = neuron.STBIFNode(torch.tensor(1.0), 16, pos_max=high, neg_min=low, step_mode="s").double()
-    return node
+    return neuron.STBIFNode(torch.tensor(1.0), 16, pos_max=high, neg_min=low, step_mode="s").double()
 
 
 FOREIGN = {
