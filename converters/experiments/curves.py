@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from calif_plugins.parameters import CaLIFParameters
 from calif_plugins.reference import closed_form
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["fig2", "fig3"]
 
 _IMAGES = 20  # behind figure 3's real neurons
-_POINTS = 4000
 
 
 def _series(window: int, inhibition: float) -> dict[str, list[float]]:
@@ -37,7 +37,7 @@ def _series(window: int, inhibition: float) -> dict[str, list[float]]:
 
 def fig2(session: Session) -> Outcome:
     """ReLU, basic LIF, quantised ReLU; and Ca-LIF, with charge that comes evenly."""
-    window = session.windows[0] if session.windows else 8
+    window = 8
     series = _series(window, 0.0)
     same = series["Ca-LIF"] == series["quantised ReLU"]
     data = {"T": window, "series": series, "calif_equals_quantised": same}
@@ -65,7 +65,7 @@ def _panels(series: dict[str, list[float]], window: int) -> Figure:
 
 def fig3(session: Session) -> Outcome:
     """With inhibition that comes late; and on the neurons of a real network."""
-    window = session.windows[0] if session.windows else 12
+    window = 12
     series = _series(window, 4.0)
     same = series["Ca-LIF"] == series["quantised ReLU"]
     real = None
@@ -74,7 +74,7 @@ def fig3(session: Session) -> Outcome:
         real = _real(session, chosen)
     data: dict[str, Any] = {"T": window, "inhibition": 4.0, "series": series, "calif_equals_quantised": same}
     if real is not None:
-        data["network"] = {k: v for k, v in real.items() if k != "points"}
+        data["network"] = real
     wrong = int(not same) + (real["wrong"]["Ca-LIF"] if real is not None else 0)
     return Outcome(
         "Late inhibition: LIF misses, Ca-LIF does not", data, None, lambda: _two(series, window, real), wrong
@@ -94,24 +94,28 @@ def _real(session: Session, c: Available) -> dict[str, Any] | None:
     lif, ours = run_baseline(network, pixels, name="if_soft"), run(network, pixels)
     names = [s.name for s in network.stages if s.parameters.y_min.min() == 0 and s.name in ours.counts]
     worst = max(names, key=lambda n: float((lif.counts[n] != expected[n]).double().mean()))
-    truth = expected[worst].flatten().numpy()
-    keep = np.random.default_rng(0).permutation(len(truth))[:_POINTS]
-    counts = {"LIF": lif.counts[worst].flatten().numpy(), "Ca-LIF": ours.counts[worst].flatten().numpy()}
+    truth = expected[worst]
+    off = {"LIF": lif.counts[worst] - truth, "Ca-LIF": ours.counts[worst] - truth}
     return {
         "checkpoint": c.name,
         "layer": worst,
         "T": t,
         "images": len(pixels),
-        "compared": len(truth),
-        "wrong": {k: int((v != truth).sum()) for k, v in counts.items()},
-        "points": {"integer": truth[keep], **{k: v[keep] for k, v in counts.items()}},
+        "compared": truth.numel(),
+        "wrong": {k: int((v != 0).sum()) for k, v in off.items()},
+        "differences": {k: _histogram(v) for k, v in off.items()},
     }
+
+
+def _histogram(x: Tensor) -> dict[int, int]:
+    values, counts = x.unique(return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def _two(series: dict[str, list[float]], window: int, real: dict[str, Any] | None) -> Figure:
     from matplotlib.figure import Figure
 
-    from calif_plugins.plots_style import GREY, NEGATIVE, POSITIVE, RIVAL
+    from calif_plugins.plots_style import GREY, NEGATIVE, POSITIVE, RIVAL, whole_numbers
 
     figure = Figure(figsize=(10 if real else 5.4, 4.2), layout="constrained")
     ax = figure.add_subplot(1, 2 if real else 1, 1)
@@ -124,16 +128,16 @@ def _two(series: dict[str, list[float]], window: int, real: dict[str, Any] | Non
     axes = [ax]
     if real:
         ax = figure.add_subplot(1, 2, 2)
-        x = real["points"]["integer"]
-        jitter = np.random.default_rng(1).uniform(-0.3, 0.3, len(x))  # equal points side by side
-        label = {k: f"{k}: {100 * n / real['compared']:.3g} % wrong" for k, n in real["wrong"].items()}
-        lif, ours = real["points"]["LIF"] - x, real["points"]["Ca-LIF"] - x
-        ax.plot(x + jitter, lif + jitter, "x", color=RIVAL, markersize=4, alpha=0.5, label=label["LIF"])
-        ax.plot(x + jitter, ours, "o", color=POSITIVE, markersize=2.5, label=label["Ca-LIF"])
+        for k, (name, colour) in enumerate((("LIF", RIVAL), ("Ca-LIF", POSITIVE))):
+            off = sorted(real["differences"][name].items())
+            share = [100 * n / real["compared"] for _, n in off]
+            label = f"{name}: {100 * real['wrong'][name] / real['compared']:.3g} % wrong"
+            ax.bar([d + 0.4 * k - 0.2 for d, _ in off], share, 0.38, color=colour, label=label)
         ax.set(
-            xlabel="integer of the quantised network", ylabel="spike count − integer",
+            xlabel="spike count − integer of the quantised network", ylabel="neurons (%)", yscale="log",
             title=f"{real['checkpoint']}, layer {real['layer']}, T = {real['T']}",
         )  # fmt: skip
+        whole_numbers(ax.xaxis)
         ax.legend(frameon=False)
         axes.append(ax)
     for ax in axes:

@@ -175,7 +175,7 @@ def spiking_row(
     return result
 
 
-def _fast(pixels: Tensor) -> dict[str, bool]:
+def _fast(pixels: Tensor) -> dict[str, Any]:
     from converters.backends.snntorch_fast import usable
 
     return {"fast": True} if usable(pixels.device) else {}

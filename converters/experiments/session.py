@@ -217,5 +217,7 @@ class Session:
 def wrong(rows: Iterable[dict[str, Any]]) -> int:
     """Wrong final counts and differing predictions of the rows of phase ``settle``."""
     return sum(
-        r["count_mismatches"] + r["predictions_differing"] for r in rows if r.get("phase", r.get("neuron")) == "settle"
+        r["count_mismatches"] + r["predictions_differing"]
+        for r in rows
+        if r.get("neuron", r.get("phase")) in ("settle", "settle_from_0")
     )

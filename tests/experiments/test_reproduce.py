@@ -1,0 +1,186 @@
+"""``calif reproduce``: files that say what was measured, what is missing, and whether it is exact."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from converters.cli import main
+from converters.commands.reproduce import EXPERIMENTS
+from converters.experiments.paper import DATASETS, NETWORKS, PAPER, TABLE2, TABLE3, TABLE4, reported_by_paper
+from converters.experiments.session import Outcome, Session, wrong
+from converters.quantised_file import save_quantised
+from converters.zoo import networks as zoo
+from converters.zoo.datasets import load
+from converters.zoo.named import load_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def options(tmp_path):
+    """LeNet-5 as it ships, on the digits: images that every machine has."""
+    arguments = ["--dataset", "digits", "--images", "12", "--out", "paper"]
+    for levels in (127, 8):
+        q, notes = load_checkpoint(f"lenet5-mnist-{levels}")
+        path = tmp_path / f"lenet5-digits-{levels}.safetensors"
+        save_quantised(path, q, notes={**notes, "dataset": "digits"})
+        arguments += ["--checkpoint", str(path)]
+    return arguments
+
+
+@pytest.fixture
+def calif(capsys):
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return int(stopped.value.code or 0), out, err
+
+    return call
+
+
+def test_a_table(calif, options, tmp_path):
+    code, out, err = calif("reproduce", "table3", *options, "--window", 8, "--window", 127, "--json")
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    assert result["mismatches"] == 0
+    data = result["experiments"]["table3"]
+    assert json.loads((tmp_path / "paper" / "table3.json").read_text()) == data
+    rows = data["rows"]
+    found = {(r["checkpoint"], r["T"], r["protocol"]) for r in rows}
+    assert found == {
+        *(("lenet5-digits-127", t, p) for t in (8, 127) for p in ("shorter", "shorter-direct")),
+        *(("lenet5-digits-8", 8, p) for p in ("levels", "levels-direct")),
+    }
+    test = load("digits", "test")
+    for row in rows:
+        q, _ = load_checkpoint(f"lenet5-mnist-{row['levels']}")
+        right = float((q.at_window(row["T"]).predict(test.pixels) == test.labels).double().mean())
+        assert row["quantised_accuracy"] == row["snn_accuracy"] == pytest.approx(right)
+        assert row["whole_test_set"]["images"] == 359
+        assert row["simulated"]["images"] == 12
+        assert row["T"] <= row["latency_steps_mean"] <= row["latency_steps"]
+        assert row["paper_snn_accuracy"] is None
+        assert (row["macs_per_image"] > 0) == (row["coding"] == "direct")
+    longest = next(r for r in rows if r["T"] == 127)["snn_accuracy"]
+    assert all(r["against_longest"] == pytest.approx(r["snn_accuracy"] - longest) for r in rows)
+    page = (tmp_path / "paper" / "table3.md").read_text()
+    lines = [line.split(" | ") for line in page.splitlines() if line.startswith("| digits")]
+    assert [line[5] for line in lines] == [f"{100 * r['snn_accuracy']:.2f}" for r in rows]
+    assert f"calif reproduce table3 --checkpoint {tmp_path}" in page
+
+
+def test_figures_are_drawn(calif, options, tmp_path):
+    code, out, _ = calif("reproduce", "fig2", "fig3", "fig4", "fig5", *options, "--window", 127)
+    assert code == 0
+    for name in ("fig2", "fig3", "fig4", "fig5"):
+        assert (tmp_path / "paper" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert f"paper/{name}.png" in out
+    data = json.loads((tmp_path / "paper" / "fig3.json").read_text())
+    series = data["series"]
+    assert data["calif_equals_quantised"]
+    z = series["z"]
+    expected = [float(min(max(round(x), 0), 12)) for x in z]  # Python rounds half to even, as the neuron does
+    assert series["Ca-LIF"] == series["quantised ReLU"] == expected
+    assert series["LIF"] != expected
+    real = data["network"]
+    assert real["wrong"]["Ca-LIF"] == 0
+    assert 0 < real["wrong"]["LIF"] <= real["compared"]
+    assert sum(real["differences"]["LIF"].values()) == real["compared"]
+
+
+def test_ablation_and_energy(calif, options, tmp_path):
+    code, out, _ = calif("reproduce", "ablation", "energy", *options, "--window", 8, "--json")
+    assert code == 0
+    result = json.loads(out)["experiments"]
+    rows = {(r["checkpoint"], r["neuron"]): r for r in result["ablation"]["rows"]}
+    assert len(rows) == 2 * 10
+    for name in ("lenet5-digits-127", "lenet5-digits-8"):
+        assert rows[name, "settle"]["count_mismatches"] == rows[name, "settle_from_0"]["count_mismatches"] == 0
+        exact = ("settle", "settle_from_0", "stbif_quiet")
+        assert all(rows[name, n]["count_mismatches"] > 0 for k, n in rows if k == name and n not in exact)
+    for row in result["energy"]["rows"]:
+        sops, macs = row["sops_per_image"], row["macs_per_image"]
+        assert row["energy_uj"]["spiking"]["INT8"] == pytest.approx(1e-6 * (0.23 * macs + 0.03 * sops))
+        assert row["energy_uj"]["spiking"]["FP32"] == pytest.approx(1e-6 * (4.6 * macs + 0.9 * sops))
+        assert row["energy_uj"]["dense"]["INT8"] == pytest.approx(1e-6 * 0.23 * 416_520)
+        bench = row["neurobench"]["spiking"]
+        assert bench["synaptic_operations"]["Effective_ACs"] <= sops
+        assert 0 < bench["activation_sparsity"] < 1
+    page = (tmp_path / "paper" / "energy.md").read_text()
+    cheaper = [
+        r for r in result["energy"]["rows"] if r["energy_uj"]["spiking"]["INT8"] < r["energy_uj"]["dense"]["INT8"]
+    ]
+    dearer = len(result["energy"]["rows"]) - len(cheaper)
+    assert f"the dense network is cheaper than the spiking one in {dearer} of 4 rows" in page
+
+
+def test_what_is_missing_is_named_with_its_command(calif, tmp_path):
+    code, out, _ = calif(
+        "reproduce", "table4", "--dataset", "cifar100", "--network", "vgg16", "--out", "paper", "--json"
+    )
+    assert code == 0
+    data = json.loads(out)["experiments"]["table4"]
+    command = "calif train --network vgg16 --dataset cifar100 --levels 127"
+    assert data["missing"] == [{"wanted": "vgg16-cifar100-127", "why": "no checkpoint", "command": command}]
+    page = (tmp_path / "paper" / "table4.md").read_text()
+    assert command in page
+    assert "| Bu et al. 2022 | 76.28 | 73.96 |" in page  # reported ones stand by themselves
+    assert data["rows"] == []
+
+
+def test_missing_images_are_named_too(tmp_path, monkeypatch):
+    monkeypatch.delenv("CALIF_DATA", raising=False)
+    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    session = Session.open(networks=["lenet5"], datasets=["mnist"], root=tmp_path)
+    assert session.row(session.checkpoints[0], 8) is None
+    (row,) = session.missing
+    assert row["wanted"] == "test images of mnist"
+    assert f"put t10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz into {tmp_path}" in row["command"]
+
+
+def test_a_mismatch_is_exit_1(calif, monkeypatch):
+    rows = [{"neuron": "settle", "count_mismatches": 2, "predictions_differing": 1}]
+    rows += [{"neuron": "paper", "count_mismatches": 9, "predictions_differing": 9}]
+    assert wrong(rows) == 3
+    monkeypatch.setitem(EXPERIMENTS, "fig2", lambda session: Outcome("as if", {}, None, None, wrong(rows)))
+    code, out, _ = calif("reproduce", "fig2", "--out", "paper", "--json")
+    assert code == 1
+    assert json.loads(out)["mismatches"] == 3
+
+
+def test_bad_usage(calif):
+    assert calif("reproduce", "table9")[::2] == (
+        2,
+        f"calif: NAME: found 'table9'; use {', '.join(EXPERIMENTS)} or all\n",
+    )
+    code, _, err = calif("reproduce", "fig2", "--window", 0)
+    assert code == 2
+    assert re.match(r"calif: --window: found 0; use at least 1 step\n", err)
+
+
+def test_the_papers_numbers():
+    """Against another column of the same table: its losses."""
+    losses = {
+        "mnist": (-0.02, -0.03, -0.04, -0.06),
+        "cifar10": (0.26, 0.08, -0.06, 0.49, 0.34),
+        "cifar100": (1.53, 0.19, 1.05, -0.38),
+        "tinyimagenet": (1.59, 1.08, 1.00),
+    }
+    for dataset, expected in losses.items():
+        rows = [r for r in TABLE2 if r.dataset == dataset and r.source == PAPER]
+        assert [round(r.ann - r.snn, 2) for r in rows] == list(expected)
+        assert all(r.network in NETWORKS.values() and r.dataset in DATASETS for r in rows)
+    for dataset, table in (("cifar10", TABLE3), ("cifar100", TABLE4)):
+        assert reported_by_paper("vgg16", dataset) == table[PAPER][1][128]
+        ours = next(r for r in TABLE2 if (r.dataset, r.source, r.network) == (dataset, PAPER, "VGG-16"))
+        assert (ours.ann, ours.snn) == (table[PAPER][0], table[PAPER][1][128])
+    assert set(NETWORKS) == set(zoo.NETWORKS)
