@@ -18,8 +18,10 @@ from converters.experiments.ablation import ablation
 from converters.experiments.accuracy import fig4, table2
 from converters.experiments.curves import fig2, fig3
 from converters.experiments.energy import energy
+from converters.experiments.kept import Kept
 from converters.experiments.session import Outcome, Session
 from converters.experiments.windows import fig5, table3, table4
+from converters.zoo.datasets import cache_folder
 
 __all__ = ["EXPERIMENTS", "reproduce"]
 
@@ -50,6 +52,7 @@ def reproduce(
     window: common.Windows = None,
     images: Annotated[int, typer.Option(min=1, help="Test images whose every spike is simulated.")] = 1000,
     out: Annotated[Path, typer.Option(help="Folder for the JSON files, figures and tables.")] = Path("tutorials/paper"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what an earlier call has measured.")] = False,
     json: common.Json = False,
 ) -> None:
     """Measure the paper's figures and tables again. Exit 1 if a settled count or prediction differs."""
@@ -67,6 +70,7 @@ def reproduce(
         images=images,
         windows=tuple(window or ()),
         root=data_root,
+        kept=Kept(cache_folder() / "rows", fresh),
     )
     out.mkdir(parents=True, exist_ok=True)
     command = _command(names, checkpoint, network, dataset, window, images)

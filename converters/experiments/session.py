@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters.errors import ConversionError
+from converters.experiments.kept import Kept, of_images, of_network
 from converters.experiments.measuring import Tick, spiking_row, whole_row
 from converters.experiments.paper import DATASETS, NETWORKS
 from converters.quantised import QuantGraph
@@ -79,6 +80,8 @@ class Session:
         The only ones that were asked for; empty: all.
     started : callable ``(text, total) -> tick``, optional
         Told of every measurement that begins.
+    kept : Kept
+        Rows of earlier calls.
     missing : list of dict
         What was wanted and not there: ``wanted``, ``why``, ``command``.
     """
@@ -90,9 +93,11 @@ class Session:
     networks: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     started: Callable[[str, int], Any] | None = None
+    kept: Kept = field(default_factory=lambda: Kept(None))
     missing: list[dict[str, str]] = field(default_factory=list)
     _data: dict[str, Images | ConversionError] = field(default_factory=dict)
     _rows: dict[tuple, dict[str, Any]] = field(default_factory=dict)
+    _digests: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -163,7 +168,9 @@ class Session:
         key = (c.name, window)
         if key not in self._rows:
             with self.step(f"{c.name}, T = {window}, all test images", len(data)) as tick:
-                self._rows[key] = whole_row(c.q, data, window, tick)
+                self._rows[key] = self.once(
+                    c, {"row": "whole", "T": window}, lambda: whole_row(c.q, data, window, tick)
+                )
         return self._rows[key]
 
     def spikes(self, c: Available, window: int, **options: Any) -> dict[str, Any] | None:
@@ -175,8 +182,9 @@ class Session:
         if key not in self._rows:
             part = data.first(self.images)
             text = f"{c.name}, T = {window}, {options.get('neuron', 'settle')}, {options.get('coding', 'isi')}"
+            about = {"row": "spikes", "T": window, "images": len(part), **options}
             with self.step(text, len(part)) as tick:
-                self._rows[key] = spiking_row(c.q, part, window, tick=tick, **options)
+                self._rows[key] = self.once(c, about, lambda: spiking_row(c.q, part, window, tick=tick, **options))
         return self._rows[key]
 
     def row(self, c: Available, window: int, coding: str = "isi") -> dict[str, Any] | None:
@@ -207,6 +215,15 @@ class Session:
             "whole_test_set": whole,
             "simulated": spikes,
         }
+
+    def once(self, c: Available, about: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A row of a checkpoint whose images are there, measured or kept from an earlier call."""
+        data = self.data(c)
+        if data is None:
+            return measure()
+        if c.dataset not in self._digests:
+            self._digests[c.dataset] = of_images(data)
+        return self.kept(of_network(c.q), self._digests[c.dataset], about, measure)
 
     @contextmanager
     def step(self, text: str, total: int) -> Iterator[Tick]:

@@ -18,7 +18,7 @@ from converters.atomic import atomic_path
 from converters.errors import ConversionError
 from converters.zoo.images import Images
 
-__all__ = ["DATASETS", "Images", "load"]
+__all__ = ["DATASETS", "Images", "cache_folder", "load"]
 
 
 def load(name: str, split: str, *, root: str | os.PathLike | None = None, download: bool = True) -> Images:
@@ -60,10 +60,11 @@ def _roots(root: str | os.PathLike | None) -> list[Path]:
         return [Path(root)]
     given = [os.environ["CALIF_DATA"]] if os.environ.get("CALIF_DATA") else []
     here = Path(__file__).resolve().parents[2]  # beside a source checkout
-    return [*map(Path, given), Path("../shared/data"), here.parent / "shared" / "data", _cache()]
+    return [*map(Path, given), Path("../shared/data"), here.parent / "shared" / "data", cache_folder()]
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where downloads and decoded images are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "calif"
 
 
@@ -154,7 +155,7 @@ def _zipped(path: Path, split: str) -> Images:
     from PIL import Image
 
     info = path.stat()
-    kept = _cache() / f"{path.stem}-{split}-{info.st_size}-{int(info.st_mtime)}-mixed.npz"
+    kept = cache_folder() / f"{path.stem}-{split}-{info.st_size}-{int(info.st_mtime)}-mixed.npz"
     if not kept.is_file():
         with zipfile.ZipFile(path) as archive:
             names = sorted(n for n in archive.namelist() if n.startswith(f"{split}/") and not n.endswith("/"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -20,6 +21,7 @@ from converters.zoo.named import load_checkpoint
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -165,6 +167,24 @@ def test_bad_usage(calif):
     code, _, err = calif("reproduce", "fig2", "--window", 0)
     assert code == 2
     assert re.match(r"calif: --window: found 0; use at least 1 step\n", err)
+
+
+def test_rows_are_kept_and_found_again_only_for_the_same(calif, options, tmp_path):
+    arguments = ["reproduce", "fig4", *options, "--json"]
+    first = json.loads(calif(*arguments)[1])["experiments"]["fig4"]["rows"]
+    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache" / "calif" / "rows").glob("*.json")}
+    assert len(files) == 2  # the whole set, and the spikes
+    assert json.loads(calif(*arguments)[1])["experiments"]["fig4"]["rows"] == first
+    assert {p: p.stat().st_mtime_ns for p in files} == files
+    assert json.loads(calif(*arguments, "--fresh")[1])["experiments"]["fig4"]["rows"] == first
+    assert all(p.stat().st_mtime_ns > before for p, before in files.items())
+    q, notes = load_checkpoint("lenet5-mnist-127")
+    changed = replace(q, layers=(*q.layers[:-1], replace(q.layers[-1], threshold=q.layers[-1].threshold * 2)))
+    save_quantised("lenet5-digits-127.safetensors", changed, notes={**notes, "dataset": "digits"})
+    other = json.loads(calif(*arguments)[1])["experiments"]["fig4"]["rows"]
+    assert other != first
+    test = load("digits", "test")
+    assert other[0]["snn_accuracy"] == float((changed.predict(test.pixels) == test.labels).double().mean())
 
 
 def test_the_papers_numbers():
