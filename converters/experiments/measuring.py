@@ -34,7 +34,7 @@ def pieces(data: Images, size: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _piece(network: Network) -> int:
-    return max(16, min(500, 20_000_000 // network.neurons))  # counts of all layers are kept for a piece
+    return max(16, min(256, 2_000_000 // network.neurons))  # small enough for the caches
 
 
 def whole_row(q: QuantGraph, data: Images, window: int, tick: Tick = lambda n: None) -> dict[str, Any]:
