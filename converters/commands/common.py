@@ -36,7 +36,9 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard 
 Checkpoint = Annotated[
     str | None, typer.Option(help="Quantised network: a name such as lenet5-mnist-127, or a file of calif train.")
 ]
-Dataset = Annotated[str | None, typer.Option(help="digits, mnist, cifar10, or a folder with train/ and test/.")]
+Dataset = Annotated[
+    str | None, typer.Option(help="digits, mnist, cifar10, cifar100, caltech101, tinyimagenet, a folder.")
+]
 DataRoot = Annotated[Path | None, typer.Option(help="Where the data set's files are.")]
 Windows = Annotated[list[int] | None, typer.Option("--window", help="T, in steps; may be repeated.")]
 Phase = Annotated[str, typer.Option(help="Rounding phase: settle (exact), paper or none.")]
@@ -99,7 +101,7 @@ def images_for(dataset: str | None, notes: dict[str, Any], root: Path | None, co
     """Test images of the data set asked for, or of the one that the network was trained on."""
     name = dataset or notes.get("dataset")
     if not name:
-        raise ConversionError("--dataset", "none", "say which images to run: digits, mnist, cifar10 or a folder")
+        raise ConversionError("--dataset", "none", "say which images to run: mnist, cifar10, ..., or a folder")
     return load(name, "test", root=root).first(count), name
 
 

@@ -90,7 +90,9 @@ def train_network(
 
 def train(
     network: Annotated[str, typer.Option(help="lenet5, vgg9, resnet11h, mobilenet20 or vgg16.")] = "lenet5",
-    dataset: Annotated[str, typer.Option(help="digits, mnist, cifar10, or a folder with train/ and test/.")] = "digits",
+    dataset: Annotated[
+        str, typer.Option(help="digits, mnist, cifar10, cifar100, caltech101, tinyimagenet, or a folder.")
+    ] = "digits",
     data_root: common.DataRoot = None,
     toolkit: Annotated[str, typer.Option(help="Quantisation toolkit: pt2e or brevitas.")] = "pt2e",
     levels: Annotated[int, typer.Option(min=1, help="Largest activation level; T for a window of T steps.")] = 127,

@@ -1,4 +1,8 @@
-"""Data sets as tensors: images in [0, 1], channels first, without normalisation (so without negative pixels)."""
+"""Data sets by name: the paper's five (table 1), the scikit-learn digits, and folders of images.
+
+Images in [0, 1], channels first, without normalisation; Caltech-101's go through a difference of Gaussians, and so
+have pixels of both signs.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import gzip
 import os
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converters.atomic import atomic_path
 from converters.errors import ConversionError
+from converters.zoo.cifar import cifar10, cifar100
 from converters.zoo.images import Images
+from converters.zoo.pictures import caltech101, image_folder, tiny_imagenet
+from converters.zoo.places import absent, allow_download, cache_folder, data_roots
 
 __all__ = ["DATASETS", "Images", "cache_folder", "load"]
 
@@ -26,7 +31,7 @@ def load(name: str, split: str, *, root: str | os.PathLike | None = None, downlo
 
     Parameters
     ----------
-    name : {"digits", "mnist", "cifar10"}, or a folder
+    name : {"digits", "mnist", "cifar10", "cifar100", "caltech101", "tinyimagenet"}, or a folder
         ``digits`` ships with scikit-learn. A folder holds ``train/<class>/`` and ``test/<class>/`` with images.
     split : {"train", "test"}
     root : path, optional
@@ -47,25 +52,12 @@ def load(name: str, split: str, *, root: str | os.PathLike | None = None, downlo
     if split not in ("train", "test"):
         raise ConversionError("split", f"{split!r}", "use train or test")
     if name in DATASETS:
-        return DATASETS[name](split, _roots(root), download)
+        return DATASETS[name](split, data_roots(root), download)
     if Path(name).is_dir():
-        return _folder(Path(name), split)
+        return image_folder(Path(name), split)
     raise ConversionError(
         "dataset", f"{name!r}", f"use one of {', '.join(DATASETS)}, or a folder with train/<class>/ and test/<class>/"
     )
-
-
-def _roots(root: str | os.PathLike | None) -> list[Path]:
-    if root is not None:
-        return [Path(root)]
-    given = [os.environ["CALIF_DATA"]] if os.environ.get("CALIF_DATA") else []
-    here = Path(__file__).resolve().parents[2]  # beside a source checkout
-    return [*map(Path, given), Path("../shared/data"), here.parent / "shared" / "data", cache_folder()]
-
-
-def cache_folder() -> Path:
-    """Where downloads and decoded images are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "calif"
 
 
 def _pad(x: Tensor) -> Tensor:
@@ -105,10 +97,10 @@ def _mnist(split: str, roots: list[Path], download: bool) -> Images:
             images, labels = (_idx(p) for p in found if p)
             return Images(_pad(images.unsqueeze(1).float() / 255), labels.long(), 10)
     try:
-        _allow(download)
+        allow_download(download)
         MNIST(str(roots[-1]), train=split == "train", download=True)
     except (OSError, RuntimeError) as error:
-        raise _absent("MNIST", f"{files[0]}.gz and {files[1]}.gz", "MNIST/raw", roots, error) from None
+        raise absent("MNIST", f"{files[0]}.gz and {files[1]}.gz", "MNIST/raw", roots, error) from None
     return _mnist(split, roots, False)
 
 
@@ -127,87 +119,12 @@ def _idx(path: Path) -> Tensor:
         return read_sn3_pascalvincent_tensor(plain.name)
 
 
-def _cifar10(split: str, roots: list[Path], download: bool) -> Images:
-    """CIFAR-10 (Krizhevsky 2009): torchvision's files, or ``cifar10.zip`` with ``train/<class>/`` and ``test/``."""
-    from torchvision.datasets import CIFAR10
-
-    for root in roots:
-        if (root / "cifar-10-batches-py").is_dir():
-            try:
-                data = CIFAR10(str(root), train=split == "train")
-            except (OSError, RuntimeError) as error:
-                raise ConversionError(
-                    str(root / "cifar-10-batches-py"), f"damaged files ({error})", "unpack cifar-10-python.tar.gz again"
-                ) from None
-            return _from_bytes(data.data.transpose(0, 3, 1, 2), data.targets, 10)
-        if (root / "cifar10.zip").is_file():
-            return _zipped(root / "cifar10.zip", split)
-    try:
-        _allow(download)
-        CIFAR10(str(roots[-1]), train=split == "train", download=True)
-    except (OSError, RuntimeError) as error:
-        raise _absent("CIFAR-10", "the unpacked cifar-10-python.tar.gz", "cifar-10-batches-py", roots, error) from None
-    return _cifar10(split, roots, False)
-
-
-def _zipped(path: Path, split: str) -> Images:
-    """Images of a zip, decoded once and kept in the cache."""
-    from PIL import Image
-
-    info = path.stat()
-    kept = cache_folder() / f"{path.stem}-{split}-{info.st_size}-{int(info.st_mtime)}-mixed.npz"
-    if not kept.is_file():
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(n for n in archive.namelist() if n.startswith(f"{split}/") and not n.endswith("/"))
-            classes = sorted({n.split("/")[1] for n in names})
-            pixels = np.stack([np.asarray(Image.open(archive.open(n)).convert("RGB")) for n in names])
-        labels = np.array([classes.index(n.split("/")[1]) for n in names])
-        # names are sorted by class; mixed, the first n images are a fair sample
-        order = np.random.default_rng(0).permutation(len(labels))
-        pixels, labels = pixels[order], labels[order]
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(kept) as temporary, temporary.open("wb") as f:
-            np.savez(f, pixels=pixels.transpose(0, 3, 1, 2), labels=labels)
-    with np.load(kept) as data:
-        return _from_bytes(data["pixels"], data["labels"], int(data["labels"].max()) + 1)
-
-
-def _folder(root: Path, split: str) -> Images:
-    """Any torchvision ``ImageFolder`` with ``train/`` and ``test/``; all images of one size."""
-    from torchvision.datasets import ImageFolder
-
-    try:
-        data = ImageFolder(str(root / split))
-    except (OSError, RuntimeError) as error:
-        raise ConversionError(str(root), f"no images ({error})", "it needs train/<class>/ and test/<class>/") from None
-    pictures = [np.asarray(image.convert("RGB")) for image, _ in data]
-    sizes = {p.shape for p in pictures}
-    if len(sizes) > 1:
-        raise ConversionError(str(root), f"images of {len(sizes)} sizes", "resize them to one")
-    return _from_bytes(np.stack(pictures).transpose(0, 3, 1, 2), data.targets, len(data.classes))
-
-
-def _from_bytes(pixels: np.ndarray, labels: object, classes: int) -> Images:
-    x = torch.from_numpy(np.ascontiguousarray(pixels))
-    return Images(x, torch.as_tensor(np.asarray(labels), dtype=torch.int64), classes)
-
-
-def _allow(download: bool) -> None:
-    if not download:
-        raise OSError("not asked for")
-
-
-def _absent(name: str, files: str, folder: str, roots: list[Path], error: Exception) -> ConversionError:
-    first = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-    return ConversionError(
-        name,
-        f"no files in {', '.join(str(r) for r in roots)}, and no download ({first})",
-        f"put {files} into {roots[-1] / folder}, or name another place with --data-root or CALIF_DATA",
-    )
-
-
+# name: what reads a split from the first of the folders that has it
 DATASETS: dict[str, Callable[[str, list[Path], bool], Images]] = {
     "digits": _digits,
     "mnist": _mnist,
-    "cifar10": _cifar10,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "caltech101": caltech101,
+    "tinyimagenet": tiny_imagenet,
 }

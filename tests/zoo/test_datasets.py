@@ -77,7 +77,14 @@ def test_damaged_mnist(home):
 
 
 @pytest.mark.parametrize(
-    ("name", "files"), [("mnist", "train-images-idx3-ubyte.gz"), ("cifar10", "the unpacked cifar-10-python.tar.gz")]
+    ("name", "files"),
+    [
+        ("mnist", "train-images-idx3-ubyte.gz"),
+        ("cifar10", "the unpacked cifar-10-python.tar.gz"),
+        ("cifar100", "the unpacked cifar-100-python.tar.gz"),
+        ("caltech101", "the unpacked 101_ObjectCategories"),
+        ("tinyimagenet", "the unpacked tiny-imagenet-200.zip"),
+    ],
 )
 def test_absent_data_says_what_to_put_where(home, name, files):
     with pytest.raises(ConversionError) as caught:
@@ -147,7 +154,11 @@ def test_image_folder(home):
                 picture(k, 16).save(folder / f"{k}.png")
     data = load(str(home / "own"), "train")
     assert data.pixels.shape == (6, 3, 16, 16)
-    assert data.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert sorted(data.labels.tolist()) == [0, 0, 0, 1, 1, 1]
+    assert data.labels.tolist() != sorted(data.labels.tolist())  # the first n are no single class
+    written = [torch.from_numpy(np.asarray(picture(k, 16)).copy()).permute(2, 0, 1).float() / 255 for k in range(3)]
+    found = [next(k for k in range(3) if torch.equal(p, written[k])) for p in data.pixels]
+    assert sorted(zip(found, data.labels.tolist(), strict=True)) == [(k, c) for k in range(3) for c in (0, 1)]
     assert data.classes == 2
     picture(9, 20).save(home / "own" / "test" / "cat" / "odd.png")
     with pytest.raises(ConversionError, match="images of 2 sizes; resize"):
