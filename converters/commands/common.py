@@ -26,6 +26,7 @@ from converters.quantised import QuantGraph
 from converters.results import compare_counts
 from converters.zoo.datasets import Images, load
 from converters.zoo.named import load_checkpoint
+from converters.zoo.processes import team
 
 __all__ = ["Json", "images_for", "measure", "network_for", "out", "print_json", "progress_bar", "table"]
 
@@ -62,7 +63,8 @@ def print_json(value: dict[str, Any]) -> None:
 
 @contextmanager
 def progress_bar(silent: bool = False) -> Iterator[Progress]:
-    """A bar on standard error, where that is a terminal."""
+    """A bar on standard error, where that is a terminal; of several processes, the first one's."""
+    silent = silent or not team().first
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=silent or not err.is_terminal) as bar:
         yield bar
@@ -123,6 +125,8 @@ def measure(
     """
     network = Network.from_graph(graph)
     shrunk = q.at_window(network.window) if q is not None else None
+    crew, whole = team(), len(data)
+    data = data[crew.share(whole)]
     task = bar.add_task(f"T = {network.window}, {phase}", total=len(data)) if bar is not None else None
     totals = dict.fromkeys(
         ("quantised", "right", "compared", "wrong", "agree", "spikes", "latency", "sops", "macs"), 0.0
@@ -155,7 +159,9 @@ def measure(
         label, route = r.exact_from, r.route
         if bar is not None and task is not None:
             bar.update(task, advance=len(pixels))
-    n = max(len(data), 1)
+    totals = dict(zip(totals, crew.total(*totals.values()), strict=True))
+    worst = int(crew.largest(worst))
+    n = max(whole, 1)
     simulated = label == "simulation"
     return {
         "T": network.window,
@@ -163,7 +169,7 @@ def measure(
         "backend": backend,
         "counts_from": label,
         "route": route,
-        "images": len(data),
+        "images": whole,
         "quantised_accuracy": totals["quantised"] / n,
         "snn_accuracy": totals["right"] / n,
         "counts_compared": int(totals["compared"]),

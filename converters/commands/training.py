@@ -16,6 +16,7 @@ from converters.nir_file import write
 from converters.quantised_file import save_quantised
 from converters.zoo.datasets import load
 from converters.zoo.named import load_checkpoint
+from converters.zoo.processes import team
 
 __all__ = ["convert", "train", "train_network"]
 
@@ -33,15 +34,19 @@ def train_network(
     folder: Path,
     bar: Progress,
     qat_epochs: int | None = None,
+    kind: str = "fast",
+    patience: int = 0,
 ) -> dict[str, Any]:
     """Train, save the quantised network beside the checkpoints, and return what was measured."""
-    from converters.zoo.training import RECIPES, TOOLKITS, Recipe
+    from converters.zoo.training import TOOLKITS, recipe_for
     from converters.zoo.training import train as fit
 
     if toolkit not in TOOLKITS:
         raise ConversionError("--toolkit", f"{toolkit!r}", f"calif trains with {', '.join(TOOLKITS)}")
-    recipe = RECIPES.get(dataset, Recipe())
-    if epochs is not None:
+    recipe = replace(recipe_for(dataset, kind), patience=patience)
+    if epochs is not None and kind == "paper":
+        recipe = replace(recipe, qat_epochs=epochs)
+    elif epochs is not None:
         recipe = replace(recipe, epochs=epochs, qat_epochs=max(1, epochs // 2))
     if qat_epochs is not None:
         recipe = replace(recipe, qat_epochs=qat_epochs)
@@ -82,9 +87,13 @@ def train_network(
         f"--weight-bits {weight_bits} --seed {seed}"
         + (f" --toolkit {toolkit}" if toolkit != "pt2e" else "")
         + (f" --epochs {epochs}" if epochs is not None else "")
-        + (f" --qat-epochs {qat_epochs}" if qat_epochs is not None else ""),
+        + (f" --qat-epochs {qat_epochs}" if qat_epochs is not None else "")
+        + (f" --recipe {kind}" if kind != "fast" else "")
+        + (f" --patience {patience}" if patience else ""),
     }
-    save_quantised(path, result.graph, notes=notes)
+    if team().first:
+        save_quantised(path, result.graph, notes=notes)
+    team().wait()
     return {**notes, "checkpoint": str(path), "log": result.log}
 
 
@@ -99,13 +108,22 @@ def train(
     weight_bits: Annotated[int, typer.Option(min=2, max=8)] = 8,
     epochs: Annotated[int | None, typer.Option(min=1, help="Float epochs; half as many quantised ones.")] = None,
     qat_epochs: Annotated[int | None, typer.Option(min=1, help="Quantised epochs.")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="fast (float, then quantised) or paper (quantised from scratch, plain SGD).")
+    ] = "fast",
+    patience: Annotated[
+        int, typer.Option(min=0, help="End a phase after so many looks at the test images without a better one.")
+    ] = 0,
     seed: common.Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for checkpoints; a run that was stopped goes on there.")] = Path(
         "runs"
     ),
     json: common.Json = False,
 ) -> None:
-    """Train a network, float and then quantised. Stopped runs go on where they were."""
+    """Train a network, float and then quantised. Stopped runs go on where they were.
+
+    With several processes: torchrun --nproc-per-node 2 -m converters.cli train ...
+    """
     with common.progress_bar(json) as bar:
         result = train_network(
             network=network,
@@ -119,13 +137,16 @@ def train(
             seed=seed,
             folder=out,
             bar=bar,
+            kind=recipe,
+            patience=patience,
         )
+    if not team().first:
+        return
     if json:
         common.print_json(result)
         return
-    common.out.print(
-        f"float {100 * result['float_accuracy']:.2f} %, quantised {100 * result['quantised_accuracy']:.2f} %"
-    )
+    before = "" if result["float_accuracy"] is None else f"float {100 * result['float_accuracy']:.2f} %, "
+    common.say(f"{before}quantised {100 * result['quantised_accuracy']:.2f} %")
     common.say(f"wrote {result['checkpoint']}")
 
 

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -47,17 +48,24 @@ from converters.frontends.aten import (
 __all__ = ["CaLIFQuantizer", "RangeObserver"]
 
 
+def _every_kth(x: Tensor, size: int) -> Tensor:
+    flat = x.detach().flatten()
+    return flat[:: max(1, flat.numel() // size)]
+
+
 class RangeObserver(MovingAverageMinMaxObserver):
     """Moving average of the range with the least squared quantisation error, of a sample of each batch.
 
-    With 127 levels that is nearly the minimum and maximum; with few, a range that clips outliers.
+    With 127 levels that is nearly the minimum and maximum; with few, a range that clips outliers. ``sampler`` takes
+    the sample: a caller whose batch lies on several processes sets its own.
     """
 
+    sampler: Callable[[Tensor, int], Tensor] = staticmethod(_every_kth)
+
     def forward(self, x: Tensor) -> Tensor:
-        if x.numel() == 0:
+        sample = self.sampler(x, 8192)
+        if sample.numel() == 0:
             return x
-        sample = x.detach().flatten()
-        sample = sample[:: max(1, sample.numel() // 8192)]
         top = sample.abs().max()
         if self.qscheme == torch.per_tensor_affine:  # unsigned: the range starts at 0, and so the zero point is 0
             sample = sample.clamp(min=0)

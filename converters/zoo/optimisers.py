@@ -29,9 +29,11 @@ class Optimisers:
     kind : {"sgd", "muon"}
     lr, weight_decay : float
         Of SGD. Weights decay, biases and batch norms do not.
+    nesterov : bool
+        Whether SGD's momentum is Nesterov's.
     """
 
-    def __init__(self, model: nn.Module, kind: str, *, lr: float, weight_decay: float) -> None:
+    def __init__(self, model: nn.Module, kind: str, *, lr: float, weight_decay: float, nesterov: bool = True) -> None:
         if kind not in OPTIMISERS:
             raise ConversionError("optimiser", f"{kind!r}", f"use one of {', '.join(OPTIMISERS)}")
         self.hidden: list[nn.Parameter] = []
@@ -42,7 +44,7 @@ class Optimisers:
         decay, other = [p for p in rest if p.ndim > 1], [p for p in rest if p.ndim <= 1]
         groups = [{"params": decay, "weight_decay": weight_decay}, {"params": other, "weight_decay": 0.0}]
         self.members: list[tuple[torch.optim.Optimizer, float]] = [
-            (torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True), 1.0)
+            (torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=nesterov), 1.0)
         ]
         self.matrices = [nn.Parameter(_matrix(p.data, p.is_contiguous())) for p in self.hidden]
         if self.hidden:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from converters.atomic import atomic_path
 from converters.errors import ConversionError
 from converters.frontends.pt2e import freeze_observers, from_pt2e, prepare_qat
+from converters.frontends.quantizer import RangeObserver
 from converters.quantised import QuantGraph
 from converters.zoo.datasets import Images
 from converters.zoo.networks import build
 from converters.zoo.optimisers import Optimisers
+from converters.zoo.processes import team
 
-__all__ = ["RECIPES", "Recipe", "TrainResult", "accuracy", "train"]
+__all__ = ["RECIPES", "Recipe", "TrainResult", "accuracy", "recipe_for", "train"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -52,6 +54,11 @@ class Recipe:
         weights and scales, so nothing of it reaches the integers.
     evaluate_every : int
         Epochs from one look at the test images to the next; the last epoch of a phase always takes one.
+    nesterov : bool
+        Whether SGD's momentum is Nesterov's.
+    patience : int
+        A phase ends after so many looks without a better accuracy; 0: never. (Whoever reports a test accuracy should
+        give images of their own to look at, for example a part of the training set in a folder's ``test/``.)
     """
 
     epochs: int = 12
@@ -66,6 +73,8 @@ class Recipe:
     optimiser: str = "sgd"
     fast: bool = False
     evaluate_every: int = 1
+    nesterov: bool = True
+    patience: int = 0
 
 
 RECIPES: dict[str, Recipe] = {
@@ -87,12 +96,41 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+RECIPES |= {
+    "cifar100": RECIPES["cifar10"],
+    "tinyimagenet": RECIPES["cifar10"],
+    "caltech101": replace(RECIPES["cifar10"], batch=64, shift=8),
+}
+
+
+def recipe_for(dataset: str, kind: str = "fast") -> Recipe:
+    """How to train on a data set.
+
+    ``fast``: its entry in :data:`RECIPES`, float first. ``paper``: as section 4.3 has it, quantisation-aware from
+    scratch, with SGD of plain momentum 0.9, for as many epochs as the fast one takes in all, 30 at least; rates, batch
+    and augmentation, which the paper does not give, are the fast one's, with a peak rate of 0.05.
+
+    >>> recipe_for("mnist", "paper").epochs, recipe_for("mnist", "paper").nesterov
+    (0, False)
+    """
+    recipe = RECIPES.get(Path(dataset).name, Recipe())
+    if kind == "fast":
+        return recipe
+    if kind != "paper":
+        raise ConversionError("--recipe", f"{kind!r}", "use fast or paper")
+    epochs = max(30, recipe.epochs + recipe.qat_epochs)
+    return replace(recipe, epochs=0, qat_epochs=epochs, qat_lr=0.05, optimiser="sgd", nesterov=False)
+
+
 @dataclass(frozen=True, eq=False)
 class TrainResult:
-    """The quantised network, its accuracy and the float network's on the test images, and one row per epoch."""
+    """The quantised network, its accuracy and the float network's on the test images, and one row per epoch.
+
+    ``float_accuracy`` is None where no float network was trained.
+    """
 
     graph: QuantGraph
-    float_accuracy: float
+    float_accuracy: float | None
     quantised_accuracy: float
     log: list[dict[str, Any]]
 
@@ -133,9 +171,15 @@ def train(
     Raises
     ------
     ConversionError
-        If a checkpoint in the folder belongs to another network, recipe or seed.
+        If a checkpoint in the folder belongs to another network, recipe or seed; with several processes, for
+        ``brevitas``, whose observers look at each process's share alone.
+
+    Under ``torchrun`` each process computes its share of every batch (:mod:`converters.zoo.processes`); the first
+    one writes.
     """
-    folder = Path(folder)
+    folder, crew = Path(folder), team()
+    if crew.count > 1 and toolkit != "pt2e":
+        raise ConversionError("--toolkit", f"{toolkit!r} with {crew.count} processes", "use pt2e, or one process")
     shape = data.shape
     about = {"network": network, "shape": list(shape), "classes": data.classes, "images": len(data), "seed": seed}
     torch.manual_seed(seed)
@@ -143,16 +187,19 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     if recipe.fast:
         model = model.to(memory_format=torch.channels_last)
-    settings = {k: v for k, v in asdict(recipe).items() if not k.startswith("qat")}
+    settings = {k: v for k, v in _settings(recipe).items() if not k.startswith("qat")}
     base = name.rsplit("-", 1)[0]
     run = _Run("float", folder / f"{base}.float.pt", {**about, **settings}, recipe, data, test, seed, progress)
     log = run(model, recipe.epochs, recipe.lr)
-    float_accuracy = log[-1]["accuracy"] if log else accuracy(model, test)
+    float_accuracy = log[-1]["accuracy"] if log else None
 
     prepare, finish = TOOLKITS[toolkit]
     options = {"levels": levels, "weight_bits": weight_bits, "quantise_output": quantise_output}
     qat = prepare(model, data[: recipe.batch].pixels, signed_input=data.signed, **options)
-    settings = {**asdict(recipe), **options} | ({} if toolkit == "pt2e" else {"toolkit": toolkit})
+    for module in qat.modules():
+        if crew.count > 1 and type(module) is RangeObserver:
+            module.sampler = crew.sampler
+    settings = {**_settings(recipe), **options} | ({} if toolkit == "pt2e" else {"toolkit": toolkit})
     path = folder / f"{name}.qat.pt"
     if recipe.fast:
         qat = qat.to(memory_format=torch.channels_last)  # the exporter has made its weights contiguous
@@ -160,11 +207,20 @@ def train(
     qat_log = run(qat, recipe.qat_epochs, recipe.qat_lr)
     if not qat_log:  # without training it must at least see data
         qat.train()
-        qat(data[: recipe.batch].pixels)
+        some = data[: recipe.batch]
+        with crew.whole_batch(len(some)):
+            qat(some[crew.share(len(some))].pixels)
     qat.eval()
     graph = finish(qat, data[:2].pixels)
-    right = sum(int((graph.predict(part.pixels) == part.labels).sum()) for part in _split(test, 512))
-    return TrainResult(graph, float_accuracy, right / max(len(test), 1), log + qat_log)
+    mine = test[crew.share(len(test))]
+    right = sum(int((graph.predict(part.pixels) == part.labels).sum()) for part in _split(mine, 512))
+    return TrainResult(graph, float_accuracy, crew.total(right)[0] / max(len(test), 1), log + qat_log)
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """What a checkpoint says of its recipe; later settings only where they change what was done before."""
+    plain = asdict(Recipe())
+    return {k: v for k, v in asdict(recipe).items() if k not in ("nesterov", "patience") or v != plain[k]}
 
 
 def _pt2e(model: nn.Module, example: Tensor, **options: Any) -> nn.Module:
@@ -210,10 +266,13 @@ class _Run:
 
     def __call__(self, model: nn.Module, epochs: int, lr: float) -> list[dict[str, Any]]:
         kind = self.recipe.optimiser if self.phase == "float" else "sgd"
-        optimiser = Optimisers(model, kind, lr=lr, weight_decay=self.recipe.weight_decay)
+        optimiser = Optimisers(model, kind, lr=lr, weight_decay=self.recipe.weight_decay, nesterov=self.recipe.nesterov)
         log = self._resume(model, optimiser)
         steps = math.ceil(len(self.data) / self.recipe.batch)
+        crew = team()
         for epoch in range(len(log), epochs):
+            if self._finished(log):
+                break
             if self.freeze and epoch == max(1, (2 * epochs) // 3):
                 freeze_observers(model)
             model.train()
@@ -222,14 +281,18 @@ class _Run:
             for k, (x, labels) in enumerate(self._batches()):
                 done = epoch * steps + k
                 optimiser.set_rate(_rate(lr, done, epochs * steps, warm=steps // 2))
-                loss = self._loss(model, x, labels)
+                part = crew.share(len(labels))
+                with crew.whole_batch(len(labels)):
+                    loss = self._loss(model, x[part], labels[part], len(labels))
                 optimiser.zero_grad()
                 loss.backward()
+                crew.sum_gradients(model)
                 optimiser.step()
                 total += loss.detach()
                 if self.progress is not None:
                     self.progress(self.phase, done + 1, epochs * steps)
-            row: dict[str, Any] = {"phase": self.phase, "epoch": epoch + 1, "loss": round(float(total) / steps, 6)}
+            mean = crew.total(float(total))[0] / steps
+            row: dict[str, Any] = {"phase": self.phase, "epoch": epoch + 1, "loss": round(mean, 6)}
             if (epoch + 1) % self.recipe.evaluate_every == 0 or epoch + 1 == epochs:
                 row["accuracy"] = accuracy(model, self.test)
             if not math.isfinite(row["loss"]):
@@ -239,13 +302,23 @@ class _Run:
         model.eval()
         return log
 
-    def _loss(self, model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    def _finished(self, log: list[dict[str, Any]]) -> bool:
+        """Whether the last ``patience`` looks brought nothing better."""
+        looks = [row["accuracy"] for row in log if "accuracy" in row]
+        p = self.recipe.patience
+        return bool(p) and len(looks) > p and max(looks[-p:]) <= max(looks[:-p])
+
+    def _loss(self, model: nn.Module, x: Tensor, labels: Tensor, whole: int) -> Tensor:
+        """The mean over the whole batch, or this process's share of it."""
         if self.recipe.fast:
             with torch.autocast(x.device.type, dtype=torch.bfloat16):
                 out = model(x.contiguous(memory_format=torch.channels_last))
         else:
             out = model(x)
-        return F.cross_entropy(out.float(), labels, label_smoothing=self.recipe.label_smoothing)
+        smoothing = self.recipe.label_smoothing
+        if len(labels) == whole:
+            return F.cross_entropy(out.float(), labels, label_smoothing=smoothing)
+        return F.cross_entropy(out.float(), labels, label_smoothing=smoothing, reduction="sum") / whole
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self.data))
@@ -254,6 +327,9 @@ class _Run:
             yield _augment(part.pixels, self.recipe), part.labels
 
     def _save(self, model: nn.Module, optimiser: Optimisers, log: list[dict[str, Any]]) -> None:
+        if not team().first:
+            team().wait()
+            return
         state = {
             "about": json.dumps(self.about, sort_keys=True),
             "model": model.state_dict(),
@@ -264,6 +340,7 @@ class _Run:
             torch.save(state, temporary)
         with atomic_path(self.path.with_suffix(".jsonl")) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in log))
+        team().wait()
 
     def _resume(self, model: nn.Module, optimiser: Optimisers) -> list[dict[str, Any]]:
         if not self.path.is_file():
@@ -297,12 +374,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, data: Images, batch: int = 512) -> float:
-    """Share of right arg-max predictions, in evaluation mode."""
+    """Share of right arg-max predictions, in evaluation mode; ranges do not move for the images looked at."""
     training = model.training
     model.eval()
-    right = sum(int((model(part.pixels).argmax(1) == part.labels).sum()) for part in _split(data, batch))
+    moving: list[Any] = [m.observer_enabled for m in model.modules() if hasattr(m, "observer_enabled")]
+    before = [switch.clone() for switch in moving]
+    for switch in moving:
+        switch.zero_()
+    crew = team()
+    mine = data[crew.share(len(data))]
+    right = sum(int((model(part.pixels).argmax(1) == part.labels).sum()) for part in _split(mine, batch))
+    for switch, value in zip(moving, before, strict=True):
+        switch.copy_(value)
     model.train(training)
-    return right / max(len(data), 1)
+    return crew.total(right)[0] / max(len(data), 1)
 
 
 def _split(data: Images, size: int) -> Iterator[Images]:
