@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,19 +18,33 @@ from converters.network import Network, Stage
 from converters.nir_export import certify, to_nir
 from converters.nir_file import read
 from converters.synapses import Conv2d, Linear
+from converters.zoo.counting import count
 from converters.zoo.named import find_checkpoint, load_checkpoint
+from converters.zoo.networks import NETWORKS, build
 
 __all__ = ["inspect"]
 
 
 def inspect(
-    target: Annotated[str, typer.Argument(help="A .nir file, a file of calif train, or a checkpoint's name.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="A .nir file, a file of calif train, a checkpoint's name, a network of the zoo, or networks: all five."
+        ),
+    ],
     window: Annotated[
         int | None, typer.Option(help="T, for a quantised network; the number of levels by default.")
     ] = None,
+    shape: Annotated[str, typer.Option(help="Of an image, for a network of the zoo: channels x height x width.")] = (
+        "3x32x32"
+    ),
+    classes: Annotated[int, typer.Option(min=1, help="For a network of the zoo.")] = 10,
     json: common.Json = False,
 ) -> None:
     """Layers, thresholds, fan-in, synapses, weights, and the bit widths of the certified integer lattice."""
+    if target == "networks" or (target in NETWORKS and not Path(target).exists()):
+        _networks(list(NETWORKS) if target == "networks" else [target], shape, classes, json)
+        return
     notes: dict[str, Any] = {}
     certificates = None
     if target.endswith(".nir"):
@@ -67,6 +82,7 @@ def inspect(
         "neurons": network.neurons,
         "synapses": sum(r["synapses"] for r in rows),
         "weights": sum(r["weights"] for r in rows),
+        "macs": sum(r["macs"] for r in rows),
         "notes": notes,
         "layers": rows,
         "no_integers": missing,
@@ -82,6 +98,7 @@ def inspect(
         "fan-in",
         "synapses",
         "weights",
+        "MACs",
         "weight bits",
         "threshold",
         "range",
@@ -96,6 +113,7 @@ def inspect(
             f"{r['fan_in']:,}",
             f"{r['synapses']:,}",
             f"{r['weights']:,}",
+            f"{r['macs']:,}",
             str(r["weight_bits"]),
             f"{r['threshold'][0]:.4g} to {r['threshold'][1]:.4g}",
             f"{r['range'][0]} to {r['range'][1]}",
@@ -105,7 +123,8 @@ def inspect(
         for r in rows
     ]
     columns += ["threshold\nbits", "leak\nbits", "membrane\nbits"]
-    title = f"{Path(target).name}: T = {network.window}, {network.neurons:,} neurons, {about['synapses']:,} synapses"
+    title = f"{Path(target).name}: T = {network.window}, {network.neurons:,} neurons, {about['synapses']:,} synapses, "
+    title += f"{about['weights']:,} weights, {about['macs']:,} MACs"
     common.out.print(common.table(title, columns, cells))
     if certificates is not None:
         total = sum(r["boundaries_certified"] for r in rows)
@@ -119,10 +138,41 @@ def inspect(
         )
 
 
+def _networks(names: list[str], shape: str, classes: int, json: bool) -> None:
+    """Parameters and MACs of networks of the zoo, before training."""
+    parts = shape.lower().replace(",", "x").split("x")
+    if len(parts) != 3 or not all(p.strip().isdigit() and int(p) > 0 for p in parts) or parts[1] != parts[2]:
+        raise ConversionError("--shape", f"{shape!r}", "give channels x height x width of a square image: 3x32x32")
+    size = int(parts[0]), int(parts[1]), int(parts[2])
+    found: list[dict[str, Any]] = []
+    for name in names:
+        model = build(name, size[0], classes, size[1])
+        layers = count(model, size)
+        total = sum(p.numel() for p in model.parameters())
+        rows = [asdict(layer) for layer in layers]
+        found.append({"network": name, "parameters": total, "macs": sum(x.macs for x in layers), "layers": rows})
+    if json:
+        common.print_json({"shape": list(size), "classes": classes, "networks": found})
+        return
+    title = f"{'x'.join(map(str, size))}, {classes} classes"
+    if len(found) > 1:
+        cells = [[f["network"], str(len(f["layers"])), f"{f['parameters']:,}", f"{f['macs']:,}"] for f in found]
+        common.out.print(common.table(title, ["network", "layers", "parameters", "MACs"], cells))
+        return
+    (one,) = found
+    cells = [
+        [r["name"], r["kind"], "x".join(map(str, r["shape"])), f"{r['parameters']:,}", f"{r['macs']:,}"]
+        for r in one["layers"]
+    ]
+    common.out.print(common.table(f"{one['network']}, {title}", ["layer", "", "output", "parameters", "MACs"], cells))
+    common.say(f"parameters {one['parameters']:,} (batch norms included), MACs {one['macs']:,}")
+
+
 def _row(stage: Stage, network: Network) -> dict[str, Any]:
     weights = [op.weight for s in stage.synapses for op in s.ops if isinstance(op, Conv2d | Linear)]
     largest = max((int(w.to(torch.int64).abs().max()) for w in weights if w.numel()), default=1)
     p = stage.parameters
+    multiplied = [s for s in stage.synapses if any(isinstance(op, Conv2d | Linear) for op in s.ops)]
     synapses = sum(
         float(s.fan_out(network.shapes[s.source]).sum()) for s in stage.synapses
     )  # every connection once, seen from its source
@@ -134,6 +184,7 @@ def _row(stage: Stage, network: Network) -> dict[str, Any]:
         "fan_in": round(synapses / stage.size),
         "synapses": int(synapses),
         "weights": sum(w.numel() for w in weights),
+        "macs": int(sum(float(s.fan_out(network.shapes[s.source]).sum()) for s in multiplied)),
         "weight_bits": int(np.ceil(np.log2(largest + 1))) + 1,
         "threshold": [float(p.threshold.min()), float(p.threshold.max())],
         "leak": [float(p.leak.min()), float(p.leak.max())],

@@ -1,0 +1,83 @@
+"""MACs against PyTorch's own counter of floating-point operations, and `calif inspect` against both."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from converters.cli import main
+from converters.experiments.energy_metrics import dense_macs
+from converters.zoo.counting import count
+from converters.zoo.named import load_checkpoint
+from converters.zoo.networks import NETWORKS, build
+
+
+@pytest.mark.parametrize(("size", "classes"), [(32, 10), (64, 200)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_against_pytorchs_flop_counter(name, size, classes):
+    model = build(name, 3, classes, size)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model.eval()(torch.zeros(1, 3, size, size))
+    layers = count(model, (3, size, size))
+    assert 2 * sum(layer.macs for layer in layers) == counter.get_total_flops()
+    norms = sum(p.numel() for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d) for p in m.parameters())
+    assert sum(layer.parameters for layer in layers) + norms == sum(p.numel() for p in model.parameters())
+
+
+def test_published_figures():
+    """VGG-9 of Lee et al. 2020 and VGG-16 on CIFAR-10, in millions."""
+    assert sum(x.macs for x in count(build("vgg9", 3), (3, 32, 32))) == pytest.approx(190e6, rel=0.03)
+    convolutions = [x for x in count(build("vgg16", 3), (3, 32, 32)) if x.kind == "Conv2d"]
+    assert sum(x.macs for x in convolutions) == pytest.approx(313e6, rel=0.01)
+
+
+@pytest.fixture
+def calif(capsys):
+    def call(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main(list(arguments))
+        out, err = capsys.readouterr()
+        return int(stopped.value.code or 0), out, err
+
+    return call
+
+
+def test_inspect_networks(calif):
+    code, out, _ = calif("inspect", "networks", "--shape", "3x64x64", "--classes", "200", "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert [n["network"] for n in result["networks"]] == list(NETWORKS)
+    for n in result["networks"]:
+        assert n["parameters"] == sum(p.numel() for p in build(n["network"], 3, 200, 64).parameters())
+        assert n["macs"] == sum(x["macs"] for x in n["layers"])
+    code, out, _ = calif("inspect", "lenet5", "--shape", "1x32x32")
+    assert code == 0
+    assert "parameters 61,706 (batch norms included), MACs 416,520" in out
+    assert "features.3" in out
+    code, out, _ = calif("inspect", "networks")
+    assert code == 0
+    assert all(name in out for name in NETWORKS)
+
+
+def test_inspect_a_checkpoint(calif):
+    code, out, _ = calif("inspect", "resnet11h-cifar10-127", "--json")
+    assert code == 0
+    about = json.loads(out)
+    q, _ = load_checkpoint("resnet11h-cifar10-127")
+    assert about["macs"] == dense_macs(q) > 0
+    assert [r["name"] for r in about["layers"] if not r["macs"]] == [
+        *(layer.name for layer in q.layers if not any(hasattr(op, "gain") and hasattr(op, "weight") and
+          not isinstance(op.weight, int) for s in layer.synapses for op in s.ops))
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", ["3x32", "axbxc", "3x32x16", "0x8x8"])
+def test_bad_shape(calif, shape):
+    code, _, err = calif("inspect", "vgg9", "--shape", shape)
+    assert code == 2
+    assert err == f"calif: --shape: found '{shape}'; give channels x height x width of a square image: 3x32x32\n"
