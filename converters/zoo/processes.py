@@ -122,7 +122,8 @@ def team() -> Team:
 
 
 def _device() -> str:
-    return "cuda" if dist.is_initialized() and dist.get_backend() == "nccl" else "cpu"
+    joined = dist.is_available() and dist.is_initialized()
+    return "cuda" if joined and dist.get_backend() == "nccl" else "cpu"
 
 
 def _multiples(n: int, step: int) -> int:
