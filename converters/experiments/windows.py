@@ -137,13 +137,13 @@ def table3(session: Session) -> Outcome:
     """Short windows on CIFAR-10, and on MNIST where there are checkpoints for them."""
     long = tuple((network, "cifar10", 127) for network in ("vgg16", "vgg9", "resnet11h"))
     wanted = long + tuple((network, "cifar10", t) for network in ("vgg9", "resnet11h") for t in (8, 4))
-    return _table("Table 3: short windows on CIFAR-10", session, ("cifar10", "mnist"), wanted, "3", TABLE3)
+    return _table("Table 3: short windows", session, ("cifar10", "mnist"), wanted, "3", TABLE3)
 
 
 def table4(session: Session) -> Outcome:
     """Short windows on CIFAR-100."""
     wanted = tuple((network, "cifar100", 127) for network in ("vgg16", "resnet11h"))
-    return _table("Table 4: short windows on CIFAR-100", session, ("cifar100",), wanted, "4", TABLE4)
+    return _table("Table 4: short windows, CIFAR-100", session, ("cifar100",), wanted, "4", TABLE4)
 
 
 def _table(
