@@ -134,7 +134,7 @@ def _two(series: dict[str, list[float]], window: int, real: dict[str, Any] | Non
             label = f"{name}: {100 * real['wrong'][name] / real['compared']:.3g} % wrong"
             ax.bar([d + 0.4 * k - 0.2 for d, _ in off], share, 0.38, color=colour, label=label)
         ax.set(
-            xlabel="spike count − integer of the quantised network", ylabel="neurons (%)", yscale="log",
+            xlabel="spike count − integer of the quantised network", ylabel="neurons (%)",
             title=f"{real['checkpoint']}, layer {real['layer']}, T = {real['T']}",
         )  # fmt: skip
         whole_numbers(ax.xaxis)
