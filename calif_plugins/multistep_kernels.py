@@ -12,9 +12,11 @@
 ``pool_scan(x, kh, kw, sh, sw, ph, pw, oh, ow, v, ...)`` computes the charge itself, as the sum over windows
 of spikes ``x``, uint8 ``(B, N, H, W, C)``; rows are those of the image: ``P = N * oh``, ``R = ow * C``.
 
-``event_scan(x, weight, lines, kh, kw, sh, sw, ph, pw, dh, dw, oh, ow, v, ...)`` too, spike by spike: ``weight``
-float32 ``(C_in, kh, kw, C_out)``; ``lines``, for stride and dilation 1, the same with the columns from right to
-left, as ``(C_in, kh, L)``, filled up with zeros to a multiple of 32. Rows as for pools.
+``event_scan(x, features, place, line, lines, kh, size, tall, wide, top, side, v, ...)`` too, spike by spike. ``x``:
+flat, ``features`` bytes per image and step. A spike of input ``m`` adds ``kh`` lines of ``size`` weights (a multiple
+of 32 integers, those of ``lines`` from ``line[m]`` on) to an image of charges, ``tall`` lines of ``wide``: the first
+of them from ``place[m]`` on, each further one a line of the image higher. Row ``r`` of the neurons begins at line
+``top + r``, position ``side``: margins take what falls outside. Rows as for pools; a dense layer has one.
 
 ``isi(counts, t, window, out)`` writes the encoder's spikes + 1 (section 4.1), uint8 ``(B, n)``, of int32 counts
 ``(n,)``, for ``B`` steps from ``t``, and returns how many there are.
@@ -24,6 +26,8 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+
+from calif_plugins.multistep_vectors import LANES, add_lanes, fired64, first_bit, subtract_lanes
 
 __all__ = ["event_scan", "isi", "pool_scan", "scan"]
 
@@ -71,41 +75,23 @@ def scan(charge, v, y, fired, threshold, leak, y_min, y_max, t, window, half_fro
             )  # fmt: skip
 
 
-@numba.njit(cache=True)
-def _line(width, channels):
-    """A line of the image, channels last: its size, how often eight fit, and each byte's column and channel."""
-    size = width * channels
-    column, channel = np.empty(size, dtype=np.int32), np.empty(size, dtype=np.int32)
-    for m in range(size):  # tables: divisions would cost more than the spike
-        column[m], channel[m] = m // channels, m % channels
-    return size, size // 8, column, channel
-
-
 @numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
 def pool_scan(
     x, kh, kw, sh, sw, ph, pw, oh, ow, v, y, fired, threshold, leak, y_min, y_max, t, window, half_from, even,
     out, active,
 ):  # fmt: skip
     steps, _images, height, width, channels = x.shape
-    first = np.empty(ow * channels, dtype=np.int32)  # where each output's window begins, in a line with its margins
-    for m in range(ow * channels):
-        first[m] = (m // channels) * sw * channels + m % channels
     for p in numba.prange(v.shape[0]):
         n, top = p // oh, (p % oh) * sh - ph
-        row = np.empty(ow * channels, dtype=np.float32)
-        column = np.zeros((width + 2 * pw) * channels, dtype=np.float32)
-        inside = column[pw * channels : (pw + width) * channels]
+        row = np.empty(ow * channels, dtype=np.int16)
         for b in range(steps):
-            inside[:] = 0  # sums over the lines first: whole lines at a time
+            row[:] = 0
             for i in range(max(top, 0), min(top + kh, height)):
                 line = x[b, n, i].reshape(-1)
-                for m in range(line.shape[0]):
-                    inside[m] += np.float32(line[m]) - np.float32(1.0)
-            for m in range(row.shape[0]):
-                total = np.float32(0.0)
-                for j in range(kw):
-                    total += column[first[m] + j * channels]
-                row[m] = total
+                for o in range(ow):
+                    for j in range(max(o * sw - pw, 0), min(o * sw - pw + kw, width)):
+                        for c in range(channels):
+                            row[o * channels + c] += np.int16(line[j * channels + c]) - np.int16(1)
             active[b, p] = _row(
                 row, v[p], y[p], fired[p], threshold, leak, y_min, y_max,
                 t + b < window, t + b >= half_from, even, out[b, p],
@@ -113,88 +99,75 @@ def pool_scan(
 
 
 @numba.njit(inline="always")
-def _scatter(charge, weight, lines, sign, c, iy, ix, kh, kw, sh, sw, dh, dw):
-    """Add one spike's weights to every neuron that it reaches; ``charge`` has a margin, so nothing is cut off."""
-    targets = weight.shape[3]
-    if sh == 1 and sw == 1 and dh == 1 and dw == 1:  # neighbours in the kernel are neighbours in the row
-        for i in range(kh):
-            line, w = charge[iy + kh - 1 - i], lines[c, i]
-            start = ix * targets
-            place = line[start : start + w.shape[0]]
-            for o in range(w.shape[0]):
-                place[o] += sign * w[o]
-        return
-    for i in range(kh):
-        y = iy + (kh - 1 - i) * dh
-        if y % sh:
-            continue
-        for j in range(kw):
-            x = ix + (kw - 1 - j) * dw
-            if x % sw:
-                continue
-            place, w1 = charge[y // sh, (x // sw) * targets :], weight[c, i, j]
-            for o in range(targets):
-                place[o] += sign * w1[o]
+def _fired(x, at, end):
+    """Which of the next 64 bytes are spikes, as bits; none from ``end`` on."""
+    if at + 64 <= x.shape[0]:
+        mask = fired64(x, at)
+        return mask if at + 64 <= end else mask & ((np.uint64(1) << np.uint64(end - at)) - np.uint64(1))
+    mask = np.uint64(0)  # nothing is read beyond the array
+    for k in range(end - at):
+        mask |= np.uint64(x[at + k] != 1) << np.uint64(k)
+    return mask
 
 
 @numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
 def event_scan(
-    x, weight, lines, kh, kw, sh, sw, ph, pw, dh, dw, oh, ow, v, y, fired, threshold, leak, y_min, y_max, t,
-    window, half_from, even, out, active,
+    x, features, place, line, lines, kh, size, tall, wide, top, side, v, y, fired, threshold, leak, y_min, y_max,
+    t, window, half_from, even, out, active,
 ):  # fmt: skip
-    steps, images, height, width, channels = x.shape
-    size, words, of_column, of_channel = _line(width, channels)
-    silent = np.uint64(0x0101010101010101)
-    targets = weight.shape[3]
-    # coordinates shifted so that the furthest reach of the first input is a whole number of strides from 0
-    up, left = -((ph - (kh - 1) * dh) // sh) * sh, -((pw - (kw - 1) * dw) // sw) * sw
-    top, side = up + ph - (kh - 1) * dh, left + pw - (kw - 1) * dw
-    tall = (height - 1 + top + (kh - 1) * dh) // sh + 1
-    wide = (width - 1 + side + (kw - 1) * dw) // sw + 1
-    first_row, first = up // sh, (left // sw) * targets
-    tall, wide = max(tall, first_row + oh), max(wide, left // sw + ow)
+    steps = out.shape[0]
+    images = x.shape[0] // (steps * features)
+    rows = v.shape[0] // images
+    width = v.shape[1]
     for n in numba.prange(images):
-        charge = np.empty((tall, wide * targets + lines.shape[2]), dtype=np.float32)
+        charge = np.empty(tall * wide + size, dtype=lines.dtype)
         for b in range(steps):
             charge[:] = 0
-            for iy in range(height):
-                spikes = x[b, n, iy].reshape(-1)
-                eights = spikes[: words * 8].view(np.uint64)
-                for k in range(words + 1):  # eight silent inputs at a glance; the last turn is what is left over
-                    if k < words and eights[k] == silent:
-                        continue
-                    for m in range(8 * k, min(8 * k + 8, size)):
-                        s = spikes[m]
-                        if s != 1:
-                            sign = np.float32(1.0) if s == 2 else np.float32(-1.0)
-                            _scatter(
-                                charge, weight, lines, sign, of_channel[m], iy + top, of_column[m] + side,
-                                kh, kw, sh, sw, dh, dw,
-                            )  # fmt: skip
-            for r in range(oh):
-                p = n * oh + r
-                row = charge[first_row + r, first : first + ow * targets]
+            start = (b * images + n) * features
+            for k in range(0, features, 64):
+                mask = _fired(x, start + k, start + features)
+                while mask:
+                    m = k + first_bit(mask)
+                    mask &= mask - np.uint64(1)
+                    at, w = np.intp(place[m]), np.intp(line[m])
+                    up = x[start + m] == 2
+                    for _ in range(kh):
+                        for part in range(0, size, LANES):
+                            if up:
+                                add_lanes(charge, at + part, lines, w + part)
+                            else:
+                                subtract_lanes(charge, at + part, lines, w + part)
+                        at, w = at - wide, w + size
+            for r in range(rows):
+                p, begin = n * rows + r, (top + r) * wide + side
                 active[b, p] = _row(
-                    row, v[p], y[p], fired[p], threshold, leak, y_min, y_max,
+                    charge[begin : begin + width], v[p], y[p], fired[p], threshold, leak, y_min, y_max,
                     t + b < window, t + b >= half_from, even, out[b, p],
                 )  # fmt: skip
 
 
+_INPUTS = 256  # that a thread encodes at a time
+
+
 @numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
 def isi(counts, t, window, out):
-    largest = 0
-    for k in range(counts.shape[0]):
-        largest = max(largest, abs(counts[k]))
+    steps = max(0, min(out.shape[0], window - t))
+    out[steps:] = 1
     total = 0
-    for b in numba.prange(out.shape[0]):
-        step, row, here = t + b + 1, out[b], 0
-        fires = np.zeros(largest + 1, dtype=np.uint8)  # by count: divisions once per count, not once per input
-        if step <= window:
-            for n in range(largest + 1):
-                fires[n] = ((step + 1) * n + window - 1) // window - (step * n + window - 1) // window
-        for k in range(counts.shape[0]):
-            s = fires[abs(counts[k])]
-            row[k] = np.uint8(1 + s) if counts[k] > 0 else np.uint8(1 - s)
-            here += s
-        total += here
+    for part in numba.prange((counts.shape[0] + _INPUTS - 1) // _INPUTS):
+        here = slice(part * _INPUTS, min((part + 1) * _INPUTS, counts.shape[0]))
+        signed = counts[here]
+        size, sign, left = np.abs(signed), np.sign(signed), np.empty_like(signed)
+        for k in range(signed.shape[0]):  # ceil(step * n / T) = (step * n + left) / T
+            left[k] = np.int32((-(t + 1) * np.int64(size[k])) % window)
+        sent = np.int32(0)
+        for b in range(steps):
+            row = out[b, here]
+            for k in range(signed.shape[0]):
+                after = left[k] - size[k]
+                fires = np.int32(after < 0)
+                left[k] = after + fires * np.int32(window)
+                row[k] = np.uint8(1 + fires * sign[k])
+                sent += fires * (sign[k] != 0)
+        total += sent
     return total

@@ -83,7 +83,7 @@ class _Layer:
         self.pool: SumPool2d | None = None
         ops = [s.ops for s in stage.synapses]
         if len(ops) == 1 and len(ops[0]) == 1 and type(ops[0][0]) is SumPool2d:
-            self.pool = ops[0][0]
+            self.pool = ops[0][0] if stage.gain < 2**15 else None
         self.inputs = [_Input(s.source, self._charge(s, network.shapes[s.source])) for s in stage.synapses]
         p, channels = stage.parameters, stage.shape[0]
         # a row of the kernels is a row of the image, channels last: long enough to be vectorised
@@ -92,7 +92,7 @@ class _Layer:
             k: float64(getattr(p, k)).reshape(-1).expand(channels).repeat(self.repeat)
             for k in ("threshold", "leak", "y_min", "y_max", "v_init")
         }
-        self.events = _Events.of(stage, network) if self.dtype is torch.float32 else None
+        self.events = _Events.of(stage, network)
 
     def _charge(self, synapse: Synapse, shape: Shape) -> Charge:
         ops = synapse.ops
@@ -111,46 +111,55 @@ class _Layer:
 
 @dataclass
 class _Events:
-    """A convolution or dense layer taken spike by spike, where that is less work than all its products."""
+    """A convolution or dense layer taken spike by spike, where that is less work than all its products.
 
-    weight: np.ndarray  # float32 (C_in, kh, kw, C_out)
-    lines: np.ndarray  # (C_in, kh, kw * C_out), columns from right to left, filled up to a multiple of 32
-    geometry: tuple[int, ...]
-    out: tuple[int, int]
-    spatial: bool
+    The tables of :func:`calif_plugins.multistep_kernels.event_scan`, whose integers hold the largest charge.
+    """
+
+    arguments: tuple[Any, ...]
     share: float
     """Below this share of inputs that spike, adding up their weights one by one is faster."""
 
     @classmethod
     def of(cls, stage: Stage, network: Network) -> _Events | None:
-        if len(stage.synapses) != 1:
+        if len(stage.synapses) != 1 or stage.gain >= 2**31:
             return None
         ops, shape = stage.synapses[0].ops, network.shapes[stage.synapses[0].source]
-        op = ops[-1] if ops else None
-        if len(ops) == 1 and isinstance(op, Conv2d) and op.groups == 1:
-            w = op.weight.permute(1, 2, 3, 0)
-            geometry = (*w.shape[1:3], *op.stride, *op.padding, *op.dilation)
+        op, dtype = ops[-1] if ops else None, np.int16 if stage.gain < 2**15 else np.int32
+        if len(ops) == 1 and type(op) is Conv2d and op.groups == 1 and op.stride == op.dilation == (1, 1):
             # few input channels leave integer kernels idle; many make spike by spike slow at the usual rates
-            share = EVENT_SHARE * max(1.0, 96 / (op.weight.shape[1] * w.shape[1] * w.shape[2]))
-            return cls(*_float32(w), geometry, stage.shape[1:], True, share)  # type: ignore[arg-type]
-        if isinstance(op, Linear) and (len(ops) == 1 or (len(ops) == 2 and type(ops[0]) is Flatten)):
-            w = _reordered(op.weight, shape).T[:, None, None, :]
-            return cls(*_float32(w), (1, 1, 1, 1, 0, 0, 1, 1), (1, 1), False, EVENT_SHARE)
+            share = EVENT_SHARE * max(1.0, 96 / op.weight[0].numel())
+            return cls(_convolution(op, shape, stage.shape, dtype), share)
+        if type(op) is Linear and (len(ops) == 1 or (len(ops) == 2 and type(ops[0]) is Flatten)):
+            weight = _lines(_reordered(op.weight, shape).T.numpy().astype(dtype))
+            features, size = weight.shape
+            nowhere, line = np.zeros(features, dtype=np.int32), np.arange(features, dtype=np.int64) * size
+            return cls((features, nowhere, line, weight.reshape(-1), 1, size, 1, size, 0, 0), EVENT_SHARE)
         return None
-
-    def arguments(self, x: Tensor) -> tuple[Any, ...]:
-        if not self.spatial:
-            x = x.reshape(*x.shape[:2], 1, 1, -1)
-        return (x.numpy(), self.weight, self.lines, *self.geometry, *self.out)
 
 
 EVENT_SHARE = 0.08  # of inputs that spike in a step; measured on two AVX-512 cores
 
 
-def _float32(w: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    weight = np.ascontiguousarray(w.numpy().astype(np.float32))
-    lines = np.ascontiguousarray(weight[:, :, ::-1]).reshape(*weight.shape[:2], -1)
-    return weight, np.pad(lines, ((0, 0), (0, 0), (0, -lines.shape[2] % 32)))
+def _convolution(op: Conv2d, shape: Shape, out: Shape, dtype: type) -> tuple[Any, ...]:
+    """Arguments of ``event_scan``: a spike's weights are ``kh`` lines of an image of charges with margins."""
+    channels, height, width = shape
+    targets, (kh, kw), (ph, pw) = len(op.weight), op.weight.shape[2:], op.padding
+    # lines from bottom to top, in each the columns from right to left: a spike at (y, x) reaches (y + p - i, x + p - j)
+    lines = _lines(op.weight.permute(1, 2, 3, 0).flip(2).reshape(channels * kh, kw * targets).numpy().astype(dtype))
+    size = lines.shape[1]
+    up, left = max(0, ph - kh + 1), max(0, pw - kw + 1)  # where the padding is wider than the kernel
+    top, side = kh - 1 - ph + up, kw - 1 - pw + left  # of the neurons within the image of charges
+    tall, wide = max(height + kh - 1 + up, top + out[1]), max(width + kw - 1 + left, side + out[2]) * targets
+    y, x, c = (k.reshape(-1) for k in np.indices((height, width, channels)))  # channels last
+    place = ((y + kh - 1 + up) * wide + (x + left) * targets).astype(np.int32)
+    line = c.astype(np.int64) * (kh * size)
+    return (len(c), place, line, lines.reshape(-1), kh, size, tall, wide, top, side * targets)
+
+
+def _lines(weight: np.ndarray) -> np.ndarray:
+    """Lines filled up with zeros to a multiple of 32."""
+    return np.ascontiguousarray(np.pad(weight, ((0, 0), (0, -weight.shape[1] % 32))))
 
 
 def _identity(weight: int, dtype: torch.dtype) -> Charge:
@@ -302,7 +311,7 @@ class _Run:
         if layer.events is not None and not direct:
             source = layer.inputs[0].source
             if self.share[source] < layer.events.share:
-                k.event_scan(*layer.events.arguments(spikes[source]), *common)
+                k.event_scan(spikes[source].numpy().reshape(-1), *layer.events.arguments, *common)
                 return
         total: Tensor | None = None
         for given in layer.inputs:
