@@ -88,9 +88,9 @@ class CaLIFMultiStep(nn.Module):
         active = torch.empty(steps, places, dtype=torch.int32)
         use_threads_of_torch()
         kernels().scan(
-            last.reshape(steps, places, channels).numpy(), self.v.numpy(), self.y.numpy(), self.fired.numpy(),
-            *(p[k].numpy() for k in ("threshold", "leak", "y_min", "y_max")),
-            self.t, self.window, self.window, self.neuron.tie == "even", out.numpy(), active.numpy(),
+            last.reshape(-1).numpy(), (self.v.numpy(), self.y.numpy(), self.fired.numpy()),
+            tuple(p[k].numpy() for k in ("threshold", "leak", "y_min", "y_max")),
+            (self.t, self.window, self.window, self.neuron.tie == "even"), out.numpy(), active.numpy(),
         )  # fmt: skip
         self.t += steps
         return (out.to(charge.dtype) - 1).reshape(last.shape).movedim(-1, 2)

@@ -1,22 +1,23 @@
 """The compiled kernels of the fast simulator: many steps of the rule in one pass. Imported with Numba only.
 
-``scan(charge, v, y, fired, threshold, leak, y_min, y_max, t, window, half_from, even, out, active)``
+``scan(charge, state, parameters, clock, out, active)``
 
-* ``charge`` float ``(B, P, R)``: what arrives in ``B`` steps at ``P`` rows of ``R`` neurons each. A row holds the
-  channels of one place, or of several: then parameters repeat.
-* ``v``, ``y`` float64 and ``fired`` int32 ``(P, R)``: state, changed in place;
-* ``threshold, leak, y_min, y_max`` float64 ``(R,)``;
-* ``t``: number of the first step; the leak acts before ``window``, thresholds are half from ``half_from``;
-* ``even``: the tie rule; ``out`` uint8 ``(B, P, R)``; ``active`` int32 ``(B, P)``: how many fired there.
+* ``charge``, flat ``(B, P, R)``: what arrives in ``B`` steps at ``P`` rows of ``R`` neurons each, integers in any
+  type. A row holds the channels of one place, or of several: then parameters repeat;
+* ``state``, changed in place, ``parameters`` and ``clock``: see :mod:`calif_plugins.multistep_rows`;
+* ``out`` uint8 ``(B, P, R)``; ``active`` int32 ``(B, P)``: how many fired there.
 
-``pool_scan(x, kh, kw, sh, sw, ph, pw, oh, ow, v, ...)`` computes the charge itself, as the sum over windows
+``pool_scan(x, kh, kw, sh, sw, ph, pw, oh, ow, state, ...)`` computes the charge itself, as the sum over windows
 of spikes ``x``, uint8 ``(B, N, H, W, C)``; rows are those of the image: ``P = N * oh``, ``R = ow * C``.
 
-``event_scan(x, features, place, line, lines, kh, size, tall, wide, top, side, v, ...)`` too, spike by spike. ``x``:
+``event_scan(x, features, place, line, lines, kh, size, tall, wide, top, side, state, ...)`` too, spike by spike. ``x``:
 flat, ``features`` bytes per image and step. A spike of input ``m`` adds ``kh`` lines of ``size`` weights (a multiple
 of 32 integers, those of ``lines`` from ``line[m]`` on) to an image of charges, ``tall`` lines of ``wide``: the first
 of them from ``place[m]`` on, each further one a line of the image higher. Row ``r`` of the neurons begins at line
 ``top + r``, position ``side``: margins take what falls outside. Rows as for pools; a dense layer has one.
+
+``pool_event_scan(x, features, place, state, ...)`` is this for windows that do not overlap: a spike of input ``m`` adds
+1 to neuron ``place[m]`` of its image, or to none, which is the number after the last.
 
 ``isi(counts, t, window, out)`` writes the encoder's spikes + 1 (section 4.1), uint8 ``(B, n)``, of int32 counts
 ``(n,)``, for ``B`` steps from ``t``, and returns how many there are.
@@ -27,75 +28,35 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from calif_plugins.multistep_rows import row
 from calif_plugins.multistep_vectors import LANES, add_lanes, fired64, first_bit, subtract_lanes
 
-__all__ = ["event_scan", "isi", "pool_scan", "scan"]
-
-
-@numba.njit(inline="always")
-def _row(row, v, y, fired, threshold, leak, y_min, y_max, leaking, half, even, out):
-    total = np.int32(0)
-    if not half:
-        for c in range(row.shape[0]):
-            now = v[c] + row[c] - (leak[c] if leaking else 0.0)
-            up = (now >= threshold[c]) & (y[c] < y_max[c])
-            down = (now <= -threshold[c]) & (y[c] > y_min[c])
-            s = np.int32(up) - np.int32(down)
-            v[c] = now - s * threshold[c]
-            y[c] += s
-            fired[c] += abs(s)
-            out[c] = np.uint8(s + 1)
-            total += abs(s)
-    else:
-        for c in range(row.shape[0]):
-            now = v[c] + row[c] - (leak[c] if leaking else 0.0)
-            twice = 2 * now
-            # a tie fires towards 0 when the count is odd ("even"), or always upwards ("up")
-            odd = (y[c] - 2 * np.floor(0.5 * y[c])) == 1.0
-            tie_up = (twice == threshold[c]) & (odd | (not even))
-            tie_down = (twice == -threshold[c]) & odd & even
-            up = ((twice > threshold[c]) | tie_up) & (y[c] < y_max[c])
-            down = ((twice < -threshold[c]) | tie_down) & (y[c] > y_min[c])
-            s = np.int32(up) - np.int32(down)
-            v[c] = now - s * threshold[c]
-            y[c] += s
-            fired[c] += abs(s)
-            out[c] = np.uint8(s + 1)
-            total += abs(s)
-    return total
+__all__ = ["event_scan", "isi", "pool_event_scan", "pool_scan", "scan"]
 
 
 @numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
-def scan(charge, v, y, fired, threshold, leak, y_min, y_max, t, window, half_from, even, out, active):
-    for p in numba.prange(v.shape[0]):
-        for b in range(charge.shape[0]):
-            active[b, p] = _row(
-                charge[b, p], v[p], y[p], fired[p], threshold, leak, y_min, y_max,
-                t + b < window, t + b >= half_from, even, out[b, p],
-            )  # fmt: skip
-
-
-@numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
-def pool_scan(
-    x, kh, kw, sh, sw, ph, pw, oh, ow, v, y, fired, threshold, leak, y_min, y_max, t, window, half_from, even,
-    out, active,
-):  # fmt: skip
-    steps, _images, height, width, channels = x.shape
-    for p in numba.prange(v.shape[0]):
-        n, top = p // oh, (p % oh) * sh - ph
-        row = np.empty(ow * channels, dtype=np.int16)
+def scan(charge, state, parameters, clock, out, active):
+    steps, rows, width = out.shape
+    for p in numba.prange(rows):
         for b in range(steps):
-            row[:] = 0
+            active[b, p] = row(charge, (b * rows + p) * width, width, p, state, parameters, clock, b, out)
+
+
+@numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
+def pool_scan(x, kh, kw, sh, sw, ph, pw, oh, ow, state, parameters, clock, out, active):
+    steps, _images, height, width, channels = x.shape
+    for p in numba.prange(out.shape[1]):
+        n, top = p // oh, (p % oh) * sh - ph
+        charge = np.empty(ow * channels, dtype=np.int16)
+        for b in range(steps):
+            charge[:] = 0
             for i in range(max(top, 0), min(top + kh, height)):
                 line = x[b, n, i].reshape(-1)
                 for o in range(ow):
                     for j in range(max(o * sw - pw, 0), min(o * sw - pw + kw, width)):
                         for c in range(channels):
-                            row[o * channels + c] += np.int16(line[j * channels + c]) - np.int16(1)
-            active[b, p] = _row(
-                row, v[p], y[p], fired[p], threshold, leak, y_min, y_max,
-                t + b < window, t + b >= half_from, even, out[b, p],
-            )  # fmt: skip
+                            charge[o * channels + c] += np.int16(line[j * channels + c]) - np.int16(1)
+            active[b, p] = row(charge, 0, ow * channels, p, state, parameters, clock, b, out)
 
 
 @numba.njit(inline="always")
@@ -111,14 +72,10 @@ def _fired(x, at, end):
 
 
 @numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
-def event_scan(
-    x, features, place, line, lines, kh, size, tall, wide, top, side, v, y, fired, threshold, leak, y_min, y_max,
-    t, window, half_from, even, out, active,
-):  # fmt: skip
-    steps = out.shape[0]
+def event_scan(x, features, place, line, lines, kh, size, tall, wide, top, side, state, parameters, clock, out, active):
+    steps, _, width = out.shape
     images = x.shape[0] // (steps * features)
-    rows = v.shape[0] // images
-    width = v.shape[1]
+    rows = out.shape[1] // images
     for n in numba.prange(images):
         charge = np.empty(tall * wide + size, dtype=lines.dtype)
         for b in range(steps):
@@ -140,10 +97,28 @@ def event_scan(
                         at, w = at - wide, w + size
             for r in range(rows):
                 p, begin = n * rows + r, (top + r) * wide + side
-                active[b, p] = _row(
-                    charge[begin : begin + width], v[p], y[p], fired[p], threshold, leak, y_min, y_max,
-                    t + b < window, t + b >= half_from, even, out[b, p],
-                )  # fmt: skip
+                active[b, p] = row(charge, begin, width, p, state, parameters, clock, b, out)
+
+
+@numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
+def pool_event_scan(x, features, place, state, parameters, clock, out, active):
+    steps, _, width = out.shape
+    images = x.shape[0] // (steps * features)
+    rows = out.shape[1] // images
+    for n in numba.prange(images):
+        charge = np.empty(rows * width + 1, dtype=np.int16)
+        for b in range(steps):
+            charge[:] = 0
+            start = (b * images + n) * features
+            for k in range(0, features, 64):
+                mask = _fired(x, start + k, start + features)
+                while mask:
+                    m = k + first_bit(mask)
+                    mask &= mask - np.uint64(1)
+                    charge[place[m]] += np.int16(x[start + m]) - np.int16(1)
+            for r in range(rows):
+                p = n * rows + r
+                active[b, p] = row(charge, r * width, width, p, state, parameters, clock, b, out)
 
 
 _INPUTS = 256  # that a thread encodes at a time

@@ -12,7 +12,7 @@ import converters
 from calif_plugins import reference
 from calif_plugins.multistep import CaLIFMultiStep, kernels
 from calif_plugins.parameters import CaLIFParameters
-from converters.backends import snntorch_fast
+from converters.backends import snntorch_fast, snntorch_fast_plan
 from converters.errors import MissingExtraError
 from converters.network import Network
 from converters.quantised import GraphBuilder
@@ -101,10 +101,10 @@ def test_vgg9(window):
 @pytest.mark.parametrize("share", [0.0, 1.1])
 def test_every_route_of_a_layer(monkeypatch, share, int8):
     """Integer kernels, float kernels and spike by spike, forced one after the other: the same spikes."""
-    if int8 and not snntorch_fast.int8_kernels():
+    if int8 and not snntorch_fast_plan.int8_kernels():
         pytest.skip("this processor has no integer kernels")
-    monkeypatch.setattr(snntorch_fast, "EVENT_SHARE", share)
-    monkeypatch.setattr(snntorch_fast, "int8_kernels", lambda: int8)
+    monkeypatch.setattr(snntorch_fast_plan, "EVENT_SHARE", share)
+    monkeypatch.setattr(snntorch_fast_plan, "int8_kernels", lambda: int8)
     for name in GRAPHS:
         both(Network.from_graph(converters.to_nir(GRAPHS[name](), T=15)), images(GRAPHS[name](), 3))
 
@@ -115,7 +115,7 @@ def test_every_route_of_a_layer(monkeypatch, share, int8):
      ((2, 3), (3, 2), (0, 2), (2, 1)), ((1, 1), (2, 3), (0, 0), (1, 1)), ((5, 5), (1, 2), (2, 4), (1, 2))],
 )  # fmt: skip
 def test_events_reach_what_convolutions_reach(monkeypatch, kernel, stride, padding, dilation):
-    monkeypatch.setattr(snntorch_fast, "EVENT_SHARE", 1.1)
+    monkeypatch.setattr(snntorch_fast_plan, "EVENT_SHARE", 1.1)
     gen = torch.Generator().manual_seed(1)
     b = GraphBuilder()
     x = b.input((2, 9, 11), scale=1 / 15, q_min=-15, q_max=15)

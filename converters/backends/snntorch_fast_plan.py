@@ -1,0 +1,227 @@
+"""How the fast simulator computes each layer's charges: what does not depend on the images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from converters.backends.snntorch_fast_state import Parameters
+from converters.network import Network, Stage
+from converters.synapses import Conv2d, Flatten, Linear, Scale, Shape, SumPool2d, Synapse
+
+__all__ = ["Layer", "Plan", "first", "int8_kernels", "last"]
+
+_EXACT = 2**24
+
+
+def int8_kernels() -> bool:
+    """Whether the processor multiplies bytes (VNNI); without it float kernels are the faster ones."""
+    probe = getattr(torch.cpu, "_is_vnni_supported", None)  # private: its absence means float kernels
+    return bool(probe is not None and probe() and hasattr(torch.ops.onednn, "qconv2d_pointwise"))
+
+
+Charge = Callable[[Tensor], Tensor]  # uint8 spikes + 1, (B, N, *shape, channels last) -> float (B, places, C)
+
+
+@dataclass
+class _Input:
+    source: str
+    charge: Charge
+
+
+class Plan:
+    """For every layer: how its charges are computed, and its parameters as the kernels take them."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.stages = [Layer(network, stage) for stage in network.stages]
+        self.fan_out = {k: last(v[None])[0] for k, v in network.fan_out.items()}
+
+
+class Layer:
+    def __init__(self, network: Network, stage: Stage) -> None:
+        self.stage = stage
+        self.dtype = torch.float32 if stage.gain < _EXACT else torch.float64
+        self.pool: SumPool2d | None = None
+        ops = [s.ops for s in stage.synapses]
+        if len(ops) == 1 and len(ops[0]) == 1 and type(ops[0][0]) is SumPool2d:
+            self.pool = ops[0][0] if stage.gain < 2**15 else None
+        self.pool_events = None
+        if self.pool is not None:
+            self.pool_events = _PoolEvents.of(self.pool, network.shapes[stage.synapses[0].source], stage.shape)
+        self.inputs = [_Input(s.source, self._charge(s, network.shapes[s.source])) for s in stage.synapses]
+        # a row of the kernels is a row of the image, channels last: long enough to be vectorised
+        repeat = stage.shape[2] if len(stage.shape) == 3 else 1
+        self.parameters = Parameters.of(stage, repeat, network.window, self._charged_directly(network))
+        self.events = _Events.of(stage, network)
+
+    def _charged_directly(self, network: Network) -> bool:
+        sources = [s.source for s in self.stage.synapses]
+        return network.encoder.coding == "direct" and network.encoder_name in sources
+
+    def _charge(self, synapse: Synapse, shape: Shape) -> Charge:
+        ops = synapse.ops
+        if not ops or (len(ops) == 1 and type(ops[0]) is Scale):
+            return _identity(ops[0].weight if ops else 1, self.dtype)  # type: ignore[union-attr,arg-type]
+        if self.dtype is torch.float32 and int8_kernels():
+            if len(ops) == 1 and type(ops[0]) is Conv2d and ops[0].weight.dtype == torch.int8:
+                return _conv(ops[0])
+            if type(ops[-1]) is Linear and ops[-1].weight.dtype == torch.int8 and len(ops) <= 2:
+                if len(ops) == 1:
+                    return _linear(ops[-1].weight)
+                if type(ops[0]) is Flatten:
+                    return _linear(_reordered(ops[-1].weight, shape))
+        return _any(synapse, self.dtype)
+
+
+@dataclass
+class _PoolEvents:
+    """A pool whose windows do not overlap, spike by spike: ``features, place`` of ``pool_event_scan``."""
+
+    arguments: tuple[Any, ...]
+    share: float
+
+    @classmethod
+    def of(cls, op: SumPool2d, shape: Shape, out: Shape) -> _PoolEvents | None:
+        if any(s < k for s, k in zip(op.stride, op.kernel, strict=True)):
+            return None
+        c, h, w = (k.reshape(-1) for k in np.indices(shape).transpose(0, 2, 3, 1))  # channels last
+        (y, below), (x, right) = (np.divmod(k + p, s) for k, p, s in zip((h, w), op.padding, op.stride, strict=True))
+        inside = (y < out[1]) & (x < out[2]) & (below < op.kernel[0]) & (right < op.kernel[1])
+        nowhere = int(np.prod(out))
+        place = np.where(inside, (y * out[2] + x) * out[0] + c, nowhere).astype(np.int32)
+        # sums over a window are vectors of channels: with few, they cost as much as a good many spikes
+        return cls((len(place), place), 0.3 if shape[0] < 32 else 0.02)
+
+
+@dataclass
+class _Events:
+    """A convolution or dense layer taken spike by spike, where that is less work than all its products.
+
+    The tables of :func:`calif_plugins.multistep_kernels.event_scan`, whose integers hold the largest charge.
+    """
+
+    arguments: tuple[Any, ...]
+    share: float
+    """Below this share of inputs that spike, adding up their weights one by one is faster."""
+
+    @classmethod
+    def of(cls, stage: Stage, network: Network) -> _Events | None:
+        if len(stage.synapses) != 1 or stage.gain >= 2**31:
+            return None
+        ops, shape = stage.synapses[0].ops, network.shapes[stage.synapses[0].source]
+        op, dtype = ops[-1] if ops else None, np.int16 if stage.gain < 2**15 else np.int32
+        if len(ops) == 1 and type(op) is Conv2d and op.groups == 1 and op.stride == op.dilation == (1, 1):
+            # few input channels leave integer kernels idle; many make spike by spike slow at the usual rates
+            share = EVENT_SHARE * max(1.0, 96 / op.weight[0].numel())
+            return cls(_convolution(op, shape, stage.shape, dtype), share)
+        if type(op) is Linear and (len(ops) == 1 or (len(ops) == 2 and type(ops[0]) is Flatten)):
+            weight = _lines(_reordered(op.weight, shape).T.numpy().astype(dtype))
+            features, size = weight.shape
+            nowhere, line = np.zeros(features, dtype=np.int32), np.arange(features, dtype=np.int64) * size
+            return cls((features, nowhere, line, weight.reshape(-1), 1, size, 1, size, 0, 0), EVENT_SHARE)
+        return None
+
+
+EVENT_SHARE = 0.08  # of inputs that spike in a step; measured on two AVX-512 cores
+
+
+def _convolution(op: Conv2d, shape: Shape, out: Shape, dtype: type) -> tuple[Any, ...]:
+    """Arguments of ``event_scan``: a spike's weights are ``kh`` lines of an image of charges with margins."""
+    channels, height, width = shape
+    targets, (kh, kw), (ph, pw) = len(op.weight), op.weight.shape[2:], op.padding
+    # lines from bottom to top, in each the columns from right to left: a spike at (y, x) reaches (y + p - i, x + p - j)
+    lines = _lines(op.weight.permute(1, 2, 3, 0).flip(2).reshape(channels * kh, kw * targets).numpy().astype(dtype))
+    size = lines.shape[1]
+    up, left = max(0, ph - kh + 1), max(0, pw - kw + 1)  # where the padding is wider than the kernel
+    top, side = kh - 1 - ph + up, kw - 1 - pw + left  # of the neurons within the image of charges
+    tall, wide = max(height + kh - 1 + up, top + out[1]), max(width + kw - 1 + left, side + out[2]) * targets
+    y, x, c = (k.reshape(-1) for k in np.indices((height, width, channels)))  # channels last
+    place = ((y + kh - 1 + up) * wide + (x + left) * targets).astype(np.int32)
+    line = c.astype(np.int64) * (kh * size)
+    return (len(c), place, line, lines.reshape(-1), kh, size, tall, wide, top, side * targets)
+
+
+def _lines(weight: np.ndarray) -> np.ndarray:
+    """Lines filled up with zeros to a multiple of 32."""
+    return np.ascontiguousarray(np.pad(weight, ((0, 0), (0, -weight.shape[1] % 32))))
+
+
+def _identity(weight: int, dtype: torch.dtype) -> Charge:
+    def charge(x: Tensor) -> Tensor:
+        s = x.to(dtype).sub_(1)
+        return _places(s if weight == 1 else s.mul_(weight))
+
+    return charge
+
+
+def _conv(op: Conv2d) -> Charge:
+    out = op.weight.shape[0]
+    ones, zeros = torch.ones(out), torch.zeros(out, dtype=torch.int64)
+    geometry = (list(op.stride), list(op.padding), list(op.dilation), op.groups)
+    packed: dict[tuple, Tensor] = {}
+
+    def charge(x: Tensor) -> Tensor:
+        steps, n, h, w, channels = x.shape
+        images = x.reshape(steps * n, h, w, channels).permute(0, 3, 1, 2)  # NCHW by name, channels last in memory
+        key = tuple(images.shape)
+        if key not in packed:
+            packed[key] = torch.ops.onednn.qconv_prepack(op.weight, ones, 1.0, 1, *geometry, list(key))
+        y = torch.ops.onednn.qconv2d_pointwise(
+            images, 1.0, 1, packed[key], ones, zeros, None, *geometry, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return y.permute(0, 2, 3, 1).reshape(steps, -1, out)
+
+    return charge
+
+
+def _linear(weight: Tensor) -> Charge:
+    out, features = weight.shape
+    ones, zeros = torch.ones(out), torch.zeros(out, dtype=torch.int64)
+    packed: dict[int, Tensor] = {}
+
+    def charge(x: Tensor) -> Tensor:
+        steps, n = x.shape[:2]
+        flat = x.reshape(steps * n, features)
+        if steps * n not in packed:
+            packed[steps * n] = torch.ops.onednn.qlinear_prepack(weight.contiguous(), [steps * n, features])
+        y = torch.ops.onednn.qlinear_pointwise(
+            flat, 1.0, 1, packed[steps * n], ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return y.reshape(steps, n, out)
+
+    return charge
+
+
+def _reordered(weight: Tensor, shape: Shape) -> Tensor:
+    """Columns from channels first to channels last."""
+    if len(shape) < 3:
+        return weight
+    return weight.reshape(len(weight), *shape).permute(0, 2, 3, 1).reshape(len(weight), -1)
+
+
+def _any(synapse: Synapse, dtype: torch.dtype) -> Charge:
+    def charge(x: Tensor) -> Tensor:
+        s = first(x.flatten(0, 1)).to(dtype).sub_(1)
+        return _places(last(synapse(s)).reshape(*x.shape[:2], *last(synapse(s[:1])).shape[1:]))
+
+    return charge
+
+
+def last(x: Tensor) -> Tensor:
+    """``(N, C, H, W)`` to channels last; anything else as it is."""
+    return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+
+
+def first(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
+
+
+def _places(x: Tensor) -> Tensor:
+    """``(B, N, ..., C)`` to ``(B, places, C)``."""
+    return x.reshape(len(x), -1, x.shape[-1])

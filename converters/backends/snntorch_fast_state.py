@@ -1,0 +1,117 @@
+"""Neurons of one layer for the compiled kernels: in float64, or in int32 where that is proven the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from converters.network import Stage, float64
+
+__all__ = ["Parameters", "State"]
+
+_CLEAR = 500  # thresholds this many times the doubtful distance: then exact decisions cost less than they save
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """A layer's parameters as :mod:`calif_plugins.multistep_rows` takes them.
+
+    ``narrow`` is None where int32 could overflow within the window, where rounding would leave too much in doubt, or
+    where float64 is not exact itself, so that there is nothing to equal. Those layers are wide.
+    """
+
+    rows: int
+    """Neurons per row: channels times ``repeat`` places."""
+    wide: tuple[Any, ...]
+    v_init: np.ndarray
+    narrow: tuple[Any, ...] | None
+
+    @classmethod
+    def of(cls, stage: Stage, repeat: int, window: int, charged_directly: bool) -> Parameters:
+        p = stage.parameters
+
+        def row(value: Any) -> np.ndarray:
+            one = float64(value).reshape(-1).expand(stage.shape[0]).repeat(repeat)
+            return one.numpy()
+
+        wide = tuple(row(v) for v in (p.threshold, p.leak, p.y_min, p.y_max))
+        v_init = row(p.v_init)
+        narrow = None if charged_directly else _narrow(*wide, v_init, stage.gain, window)
+        return cls(len(v_init), wide, v_init, narrow)
+
+
+def _narrow(
+    threshold: np.ndarray, leak: np.ndarray, y_min: np.ndarray, y_max: np.ndarray, v_init: np.ndarray, gain: int,
+    window: int,
+) -> tuple[Any, ...] | None:  # fmt: skip
+    levels = int(max(-y_min.min(), y_max.max())) + 2
+    alike = bool((y_min == y_min[0]).all() and (y_max == y_max[0]).all())
+    if not alike or max(levels, window) >= 2**15:
+        return None
+    # any membrane within the window, and any threshold times a count: these are paid for by charge and leak
+    span = np.abs(v_init).max() + window * (gain + np.abs(leak).max()) + 2 * threshold.max()
+    shift = 30 - int(np.ceil(np.log2(span)))
+    if shift < 0 or not _exact(span, threshold, leak, v_init):
+        return None
+    scaled = [np.ldexp(x, shift) for x in (threshold, leak, v_init)]
+    units = [np.rint(x).astype(np.int32) for x in scaled]
+    off = [float(np.abs(x - u).max()) for x, u in zip(scaled, units, strict=True)]
+    doubt = levels * off[0] + window * off[1] + off[2]
+    close = int(np.ceil(doubt)) + 1 if doubt else 0
+    if units[0].min() < 1 or np.median(units[0]) < _CLEAR * close:
+        return None
+    limits = int(y_min[0]) * 65536, int(y_max[0]) * 65536
+    return (units[0], units[1], *limits, units[2], shift, close, threshold, leak, v_init)
+
+
+def _exact(span: float, *parameters: np.ndarray) -> bool:
+    """Whether float64 adds whole numbers and these without rounding, as long as sums stay within ``span``."""
+    bits = 53 - int(np.ceil(np.log2(span)))  # of fraction that remain
+    return all(bool((np.ldexp(x, bits) == np.rint(np.ldexp(x, bits))).all()) for x in parameters)
+
+
+class State:
+    """Membranes and counts of a layer for ``n`` images, channels last; narrow at first where that is possible."""
+
+    def __init__(self, parameters: Parameters, shape: tuple[int, ...], n: int) -> None:
+        self.parameters = parameters
+        self.shape = (n, *shape[1:], shape[0])
+        self.rows = int(np.prod(self.shape)) // parameters.rows
+        self.arrays: tuple[Tensor, ...]
+        if parameters.narrow is not None:
+            v = torch.from_numpy(parameters.narrow[4]).repeat(self.rows, 1)  # a copy, also of a single row
+            self.arrays = v, torch.zeros_like(v)
+        else:
+            v = torch.from_numpy(parameters.v_init).repeat(self.rows, 1)
+            self.arrays = v, torch.zeros_like(v), torch.zeros(v.shape, dtype=torch.int32)
+
+    def arguments(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """State and parameters for a kernel."""
+        narrow = self.parameters.narrow
+        if len(self.arrays) == 3 or narrow is None:
+            return tuple(a.numpy() for a in self.arrays), self.parameters.wide
+        addresses = tuple(x.ctypes.data if isinstance(x, np.ndarray) else x for x in narrow)
+        return tuple(a.data_ptr() for a in self.arrays), addresses
+
+    def widen(self, t: int) -> None:
+        """From step ``t`` on in float64: membranes that int32 determines, exactly (see ``multistep_rows``)."""
+        if len(self.arrays) == 3:
+            return
+        narrow = self.parameters.narrow
+        assert narrow is not None
+        units, (v, count) = [torch.from_numpy(narrow[k]).to(torch.int64) for k in (0, 1, 4)], self.arrays
+        y = (count << 16) >> 16
+        fired = (count - y) >> 16
+        charge = (v - units[2] + t * units[1] + y * units[0]) >> narrow[5]
+        threshold, leak, v_init = (torch.from_numpy(x) for x in narrow[7:])
+        net = y.to(torch.float64)
+        self.arrays = charge + v_init - t * leak - net * threshold, net, fired
+
+    def nchw(self, x: Tensor) -> Tensor:
+        """Channels first."""
+        x = x.reshape(self.shape)
+        return (x.permute(0, 3, 1, 2) if x.ndim == 4 else x).contiguous()
