@@ -28,7 +28,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from calif_plugins.multistep_rows import row
+from calif_plugins.multistep_rows import rows
 from calif_plugins.multistep_vectors import LANES, add_lanes, fired64, first_bit, subtract_lanes
 
 __all__ = ["event_scan", "isi", "pool_event_scan", "pool_scan", "scan"]
@@ -36,10 +36,10 @@ __all__ = ["event_scan", "isi", "pool_event_scan", "pool_scan", "scan"]
 
 @numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
 def scan(charge, state, parameters, clock, out, active):
-    steps, rows, width = out.shape
-    for p in numba.prange(rows):
+    steps, places, width = out.shape
+    for p in numba.prange(places):
         for b in range(steps):
-            active[b, p] = row(charge, (b * rows + p) * width, width, p, state, parameters, clock, b, out)
+            rows(charge, (b * places + p) * width, 0, 1, p, state, parameters, clock, b, out, active)
 
 
 @numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
@@ -56,7 +56,7 @@ def pool_scan(x, kh, kw, sh, sw, ph, pw, oh, ow, state, parameters, clock, out, 
                     for j in range(max(o * sw - pw, 0), min(o * sw - pw + kw, width)):
                         for c in range(channels):
                             charge[o * channels + c] += np.int16(line[j * channels + c]) - np.int16(1)
-            active[b, p] = row(charge, 0, ow * channels, p, state, parameters, clock, b, out)
+            rows(charge, 0, 0, 1, p, state, parameters, clock, b, out, active)
 
 
 @numba.njit(inline="always")
@@ -73,9 +73,9 @@ def _fired(x, at, end):
 
 @numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
 def event_scan(x, features, place, line, lines, kh, size, tall, wide, top, side, state, parameters, clock, out, active):
-    steps, _, width = out.shape
+    steps = out.shape[0]
     images = x.shape[0] // (steps * features)
-    rows = out.shape[1] // images
+    tall_out = out.shape[1] // images
     for n in numba.prange(images):
         charge = np.empty(tall * wide + size, dtype=lines.dtype)
         for b in range(steps):
@@ -95,18 +95,16 @@ def event_scan(x, features, place, line, lines, kh, size, tall, wide, top, side,
                             else:
                                 subtract_lanes(charge, at + part, lines, w + part)
                         at, w = at - wide, w + size
-            for r in range(rows):
-                p, begin = n * rows + r, (top + r) * wide + side
-                active[b, p] = row(charge, begin, width, p, state, parameters, clock, b, out)
+            rows(charge, top * wide + side, wide, tall_out, n * tall_out, state, parameters, clock, b, out, active)
 
 
 @numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
 def pool_event_scan(x, features, place, state, parameters, clock, out, active):
     steps, _, width = out.shape
     images = x.shape[0] // (steps * features)
-    rows = out.shape[1] // images
+    tall_out = out.shape[1] // images
     for n in numba.prange(images):
-        charge = np.empty(rows * width + 1, dtype=np.int16)
+        charge = np.empty(tall_out * width + 1, dtype=np.int16)
         for b in range(steps):
             charge[:] = 0
             start = (b * images + n) * features
@@ -116,9 +114,7 @@ def pool_event_scan(x, features, place, state, parameters, clock, out, active):
                     m = k + first_bit(mask)
                     mask &= mask - np.uint64(1)
                     charge[place[m]] += np.int16(x[start + m]) - np.int16(1)
-            for r in range(rows):
-                p = n * rows + r
-                active[b, p] = row(charge, r * width, width, p, state, parameters, clock, b, out)
+            rows(charge, 0, width, tall_out, n * tall_out, state, parameters, clock, b, out, active)
 
 
 _INPUTS = 256  # that a thread encodes at a time

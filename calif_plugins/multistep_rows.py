@@ -1,7 +1,8 @@
-"""One row of neurons through one step of the rule, compiled: in float64, or in int32 where that is proven the same.
+"""Rows of neurons through one step of the rule, compiled: in float64, or in int32 where that is proven the same.
 
-``row(charge, at, width, p, state, parameters, clock, b, out)`` runs row ``p`` through step ``b`` of a block, with the
-charge that begins at ``at``, and returns how many neurons fired. ``clock`` is ``(t, window, half_from, even)``: the
+``rows(charge, at, apart, n, p, state, parameters, clock, b, out, active)`` runs ``n`` rows, from ``p`` on, through step
+``b`` of a block. Their charges begin at ``at``, the next row's ``apart`` further on. ``out`` and ``active`` take spikes
+and how many they are (see ``multistep_kernels``). ``clock`` is ``(t, window, half_from, even)``: the
 number of the block's first step; the leak acts before ``window``, thresholds are half from ``half_from``; the tie rule.
 
 *Wide*: ``state = (v, y, fired)``, float64, float64 and int32 ``(P, R)``; ``parameters = (threshold, leak, y_min,
@@ -28,7 +29,7 @@ from numba.extending import overload
 
 from calif_plugins.multistep_vectors import narrow_row, pointer
 
-__all__ = ["row"]
+__all__ = ["rows"]
 
 
 @numba.njit(inline="always")
@@ -97,31 +98,39 @@ def _decide(at, width, state, parameters, leaks, out, o):
     return more
 
 
-def row(charge: Any, at: int, width: int, p: int, state: Any, parameters: Any, clock: Any, b: int, out: Any) -> int:
+def rows(
+    charge: Any, at: int, apart: int, n: int, p: int, state: Any, parameters: Any, clock: Any, b: int, out: Any,
+    active: Any,
+) -> None:  # fmt: skip
     """See the module. Called from compiled code only."""
     raise NotImplementedError
 
 
-@overload(row)
-def _row(charge, at, width, p, state, parameters, clock, b, out):
+@overload(rows)
+def _rows(charge, at, apart, n, p, state, parameters, clock, b, out, active):
     if len(state) == 2:
 
-        def narrow(charge, at, width, p, state, parameters, clock, b, out):
+        def narrow(charge, at, apart, n, p, state, parameters, clock, b, out, active):
+            width, leaks = out.shape[2], np.int64(clock[0] + b + 1)
             o = (b * out.shape[1] + p) * width
-            found = narrow_row(charge, at, width, state, p * width, parameters, out, o)
-            if found >= 2**24:
-                found += _decide(p * width, width, state, parameters, np.int64(clock[0] + b + 1), out, o) - 2**24
-            return found
+            for r in range(n):
+                here, begin = (p + r) * width, at + r * apart
+                found = narrow_row(charge, begin, width, state, here, parameters, out, o + r * width)
+                if found >= 2**24:
+                    found += _decide(here, width, state, parameters, leaks, out, o + r * width) - 2**24
+                active[b, p + r] = found
 
         return narrow
 
-    def wide(charge, at, width, p, state, parameters, clock, b, out):
+    def wide(charge, at, apart, n, p, state, parameters, clock, b, out, active):
         v, y, fired = state
         threshold, leak, y_min, y_max = parameters
         t, window, half_from, even = clock
-        return _wide(
-            charge[at : at + width], v[p], y[p], fired[p], threshold, leak, y_min, y_max,
-            t + b < window, t + b >= half_from, even, out[b, p],
-        )  # fmt: skip
+        for r in range(n):
+            begin = at + r * apart
+            active[b, p + r] = _wide(
+                charge[begin : begin + out.shape[2]], v[p + r], y[p + r], fired[p + r], threshold, leak, y_min, y_max,
+                t + b < window, t + b >= half_from, even, out[b, p + r],
+            )  # fmt: skip
 
     return wide
