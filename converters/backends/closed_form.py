@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from converters.backends.closed_form_integers import integer_layers
 from converters.errors import ConversionError
 from converters.network import Network, Stage, float64
 from converters.results import RunResult, read_out
@@ -28,24 +29,37 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
         raise ConversionError("phase", f"{options.phase!r}", "only 'settle' has a closed form; use backend 'snntorch'")
     if options.record == "spikes":
         raise ConversionError("record", "'spikes'", "the closed form has none; use backend 'snntorch'")
-    values: dict[str, Tensor] = {network.encoder_name: integers}
+    signed: dict[str, Tensor] = {network.encoder_name: integers}
     reach = {network.encoder_name: max(-network.spec.q_min, network.spec.q_max)}
     membranes: dict[str, Tensor] = {}
+    integer = integer_layers(network) if integers.device.type == "cpu" and len(integers) else {}
+    bytes_: dict[str, Tensor] = {}
+
+    def values(name: str) -> Tensor:
+        if name not in signed:
+            signed[name] = integer[name].counts_of(bytes_[name])
+        return signed[name]
+
     for stage in network.stages:
+        reach[stage.name] = int(max(-stage.parameters.y_min.min(), stage.parameters.y_max.max()))
+        layer = integer.get(stage.name)
+        if layer is not None and stage is not network.output:
+            if layer.source not in bytes_:
+                bytes_[layer.source] = layer.bytes_of(values(layer.source))
+            bytes_[stage.name], _ = layer(bytes_[layer.source])
+            continue
         bound = sum(s.gain * reach[s.source] for s in stage.synapses)
         dtype = torch.float32 if bound < 2**24 else torch.float64  # integers, exact in either
-        acc = stage.charge({s.source: values[s.source].to(dtype) for s in stage.synapses})
-        values[stage.name], z = _count(stage, acc, network.window)
+        acc = stage.charge({s.source: values(s.source).to(dtype) for s in stage.synapses})
+        signed[stage.name], z = _count(stage, acc, network.window)
         if stage is network.output:
             p = stage.parameters
             view = (1, -1) + (1,) * (acc.ndim - 2)
             v = float64(p.threshold, acc.device).reshape(-1).view(view)
-            membranes[stage.name] = z - values[stage.name] * v
-        reach[stage.name] = int(max(-stage.parameters.y_min.min(), stage.parameters.y_max.max()))
+            membranes[stage.name] = z - values(stage.name) * v
     out = network.output
-    counts = {s.name: values[s.name].to(torch.int32) for s in network.stages if not s.readout}
-    if options.record == "output":
-        counts = {k: v for k, v in counts.items() if k == out.name}
+    kept = network.stages if options.record != "output" else (out,)
+    counts = {s.name: values(s.name).to(torch.int32) for s in kept if not s.readout}
     return RunResult(
         backend="closed_form",
         phase=options.phase,
@@ -53,7 +67,7 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
         output_name=out.name,
         counts=counts,
         membranes=membranes,
-        logits=read_out(out, values[out.name], membranes[out.name]),
+        logits=read_out(out, values(out.name), membranes[out.name]),
         exact_from="closed form",
     )
 

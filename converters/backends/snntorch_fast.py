@@ -29,6 +29,7 @@ __all__ = ["simulate", "usable"]
 BLOCK = 32  # steps per call within the window
 _TAIL = 8  # and in the rounding phase, which is short
 _CHUNK_BYTES = 16 * 2**20  # of the largest layer's charges in one block
+_SMALL = 2**20  # an image's share of that, up to which four times as much: starting threads costs more than the cache
 
 
 def usable(device: torch.device) -> bool:
@@ -42,8 +43,13 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
     plan = network.__dict__.get("_fast_plan")
     if plan is None:
         plan = network.__dict__["_fast_plan"] = Plan(network)
-    chunk = max(1, _CHUNK_BYTES // (4 * BLOCK * max(s.size for s in network.stages)))
-    return merge([_Run(plan, part, options).result() for part in integers.split(chunk)])
+    return merge([_Run(plan, part, options).result() for part in integers.split(images_at_a_time(network))])
+
+
+def images_at_a_time(network: Network) -> int:
+    """So many that memory stays within a fixed bound, whatever the batch and the window."""
+    one = 4 * BLOCK * max(s.size for s in network.stages)
+    return max(1, (_CHUNK_BYTES if one > _SMALL else 4 * _CHUNK_BYTES) // one)
 
 
 class _Run:
@@ -106,7 +112,8 @@ class _Run:
             return
         if layer.events is not None and not direct:
             source = layer.inputs[0].source
-            if self.share[source] < layer.events.share:
+            busy = min(1.0, self.n / torch.get_num_threads())  # threads share out images
+            if self.share[source] < layer.events.share * busy:
                 k.event_scan(spikes[source].numpy().reshape(-1), *layer.events.arguments, *common)
                 return
         total: Tensor | None = None

@@ -11,18 +11,13 @@ import torch
 from torch import Tensor
 
 from converters.backends.snntorch_fast_state import Parameters
+from converters.integer_kernels import convolution, dense, int8_kernels, reordered
 from converters.network import Network, Stage
 from converters.synapses import Conv2d, Flatten, Linear, Scale, Shape, SumPool2d, Synapse
 
-__all__ = ["Layer", "Plan", "first", "int8_kernels", "last"]
+__all__ = ["Layer", "Plan", "first", "last"]
 
 _EXACT = 2**24
-
-
-def int8_kernels() -> bool:
-    """Whether the processor multiplies bytes (VNNI); without it float kernels are the faster ones."""
-    probe = getattr(torch.cpu, "_is_vnni_supported", None)  # private: its absence means float kernels
-    return bool(probe is not None and probe() and hasattr(torch.ops.onednn, "qconv2d_pointwise"))
 
 
 Charge = Callable[[Tensor], Tensor]  # uint8 spikes + 1, (B, N, *shape, channels last) -> float (B, places, C)
@@ -75,7 +70,7 @@ class Layer:
                 if len(ops) == 1:
                     return _linear(ops[-1].weight)
                 if type(ops[0]) is Flatten:
-                    return _linear(_reordered(ops[-1].weight, shape))
+                    return _linear(reordered(ops[-1].weight, shape))
         return _any(synapse, self.dtype)
 
 
@@ -121,7 +116,7 @@ class _Events:
             share = EVENT_SHARE * max(1.0, 96 / op.weight[0].numel())
             return cls(_convolution(op, shape, stage.shape, dtype), share)
         if type(op) is Linear and (len(ops) == 1 or (len(ops) == 2 and type(ops[0]) is Flatten)):
-            weight = _lines(_reordered(op.weight, shape).T.numpy().astype(dtype))
+            weight = _lines(reordered(op.weight, shape).T.numpy().astype(dtype))
             features, size = weight.shape
             nowhere, line = np.zeros(features, dtype=np.int32), np.arange(features, dtype=np.int64) * size
             return cls((features, nowhere, line, weight.reshape(-1), 1, size, 1, size, 0, 0), EVENT_SHARE)
@@ -161,48 +156,13 @@ def _identity(weight: int, dtype: torch.dtype) -> Charge:
 
 
 def _conv(op: Conv2d) -> Charge:
-    out = op.weight.shape[0]
-    ones, zeros = torch.ones(out), torch.zeros(out, dtype=torch.int64)
-    geometry = (list(op.stride), list(op.padding), list(op.dilation), op.groups)
-    packed: dict[tuple, Tensor] = {}
-
-    def charge(x: Tensor) -> Tensor:
-        steps, n, h, w, channels = x.shape
-        images = x.reshape(steps * n, h, w, channels).permute(0, 3, 1, 2)  # NCHW by name, channels last in memory
-        key = tuple(images.shape)
-        if key not in packed:
-            packed[key] = torch.ops.onednn.qconv_prepack(op.weight, ones, 1.0, 1, *geometry, list(key))
-        y = torch.ops.onednn.qconv2d_pointwise(
-            images, 1.0, 1, packed[key], ones, zeros, None, *geometry, 1.0, 0, torch.float32, "none", [], ""
-        )
-        return y.permute(0, 2, 3, 1).reshape(steps, -1, out)
-
-    return charge
+    kernel = convolution(op, 1)
+    return lambda x: kernel(x.flatten(0, 1)).reshape(len(x), -1, len(op.weight))
 
 
 def _linear(weight: Tensor) -> Charge:
-    out, features = weight.shape
-    ones, zeros = torch.ones(out), torch.zeros(out, dtype=torch.int64)
-    packed: dict[int, Tensor] = {}
-
-    def charge(x: Tensor) -> Tensor:
-        steps, n = x.shape[:2]
-        flat = x.reshape(steps * n, features)
-        if steps * n not in packed:
-            packed[steps * n] = torch.ops.onednn.qlinear_prepack(weight.contiguous(), [steps * n, features])
-        y = torch.ops.onednn.qlinear_pointwise(
-            flat, 1.0, 1, packed[steps * n], ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
-        )
-        return y.reshape(steps, n, out)
-
-    return charge
-
-
-def _reordered(weight: Tensor, shape: Shape) -> Tensor:
-    """Columns from channels first to channels last."""
-    if len(shape) < 3:
-        return weight
-    return weight.reshape(len(weight), *shape).permute(0, 2, 3, 1).reshape(len(weight), -1)
+    kernel = dense(weight, 1)
+    return lambda x: kernel(x.reshape(-1, weight.shape[1])).reshape(len(x), -1, len(weight))
 
 
 def _any(synapse: Synapse, dtype: torch.dtype) -> Charge:

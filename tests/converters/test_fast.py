@@ -12,6 +12,7 @@ import converters
 from calif_plugins import reference
 from calif_plugins.multistep import CaLIFMultiStep, kernels
 from calif_plugins.parameters import CaLIFParameters
+from converters import integer_kernels
 from converters.backends import snntorch_fast, snntorch_fast_plan
 from converters.errors import MissingExtraError
 from converters.network import Network
@@ -101,7 +102,7 @@ def test_vgg9(window):
 @pytest.mark.parametrize("share", [0.0, 1.1])
 def test_every_route_of_a_layer(monkeypatch, share, int8):
     """Integer kernels, float kernels and spike by spike, forced one after the other: the same spikes."""
-    if int8 and not snntorch_fast_plan.int8_kernels():
+    if int8 and not integer_kernels.int8_kernels():
         pytest.skip("this processor has no integer kernels")
     monkeypatch.setattr(snntorch_fast_plan, "EVENT_SHARE", share)
     monkeypatch.setattr(snntorch_fast_plan, "int8_kernels", lambda: int8)
@@ -183,8 +184,8 @@ def test_memory_does_not_grow_with_batch_or_window():
     q, _ = load_checkpoint("lenet5-mnist-8")
     network = Network.from_graph(converters.to_nir(q, T=128))
     largest = max(s.size for s in network.stages)
-    chunk = max(1, snntorch_fast._CHUNK_BYTES // (4 * snntorch_fast.BLOCK * largest))
-    assert chunk * snntorch_fast.BLOCK * largest * 4 <= snntorch_fast._CHUNK_BYTES
+    chunk = snntorch_fast.images_at_a_time(network)
+    assert chunk * snntorch_fast.BLOCK * largest * 4 <= 4 * snntorch_fast._CHUNK_BYTES
     r = converters.run(network, pixels(chunk + 3, (1, 32, 32)), batch=chunk + 3)
     assert len(r.predictions) == chunk + 3
     assert torch.equal(r.predictions[-3:], converters.run(network, pixels(chunk + 3, (1, 32, 32))[-3:]).predictions)

@@ -1,0 +1,139 @@
+"""The closed form on bytes: oneDNN's integer kernels for sums, one compiled pass for the rounding, all exact.
+
+A layer takes this road if it is one convolution, dense layer or pool of int8 weights and its counts fit a byte. Sums
+are int32 and come as float32; that is harmless beyond 2**24 as long as no decision lies there, which is looked up
+(see :mod:`converters.integer_kernels`). All other layers, and other devices, go the way of ``closed_form``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calif_plugins import multistep
+from converters.errors import ConversionError
+from converters.integer_kernels import Kernel, convolution, dense, int8_kernels, reordered
+from converters.lattice import first_integers
+from converters.network import Network, Stage, float64
+from converters.synapses import Conv2d, Flatten, Linear, SumPool2d
+
+__all__ = ["IntegerLayer", "integer_layers"]
+
+_EXACT = 2**24
+
+
+def integer_layers(network: Network) -> dict[str, IntegerLayer]:
+    """The layers that can go this way, made once per network."""
+    layers = network.__dict__.get("_integer_layers")
+    if layers is None:
+        layers = {}
+        if multistep.available() and int8_kernels():
+            ranges = {network.encoder_name: (network.spec.q_min, network.spec.q_max)}
+            for stage in network.stages:
+                p = stage.parameters
+                ranges[stage.name] = int(p.y_min.min()), int(p.y_max.max())
+                layer = IntegerLayer.of(stage, network, ranges)
+                if layer is not None:
+                    layers[stage.name] = layer
+        network.__dict__["_integer_layers"] = layers
+    return layers
+
+
+@dataclass
+class IntegerLayer:
+    """One layer: uint8 counts less their lowest value, channels last, to the same of the next layer."""
+
+    source: str
+    zero_point: int
+    """What a silent input is as a byte."""
+    shape: tuple[int, ...]
+    kernel: Kernel | None
+    pool: tuple[Any, ...]
+    rounding: tuple[Any, ...]
+    low: int
+
+    @classmethod
+    def of(cls, stage: Stage, network: Network, ranges: dict[str, tuple[int, int]]) -> IntegerLayer | None:
+        p = stage.parameters
+        low, high = ranges[stage.name]
+        alike = p.y_min.min() == p.y_min.max() and p.y_max.min() == p.y_max.max()
+        if len(stage.synapses) != 1 or not alike or not 0 < high - low <= 255:
+            return None
+        synapse = stage.synapses[0]
+        least, most = ranges[synapse.source]
+        reach = synapse.gain * max(-least, most)
+        if most - least > 255 or reach >= 2**31:
+            return None
+        rounding = _rounding(stage, network.window, low, high, reach)
+        if rounding is None:
+            return None
+        ops, kernel, pool = synapse.ops, None, ()
+        shape = stage.shape if len(stage.shape) == 1 else (*stage.shape[1:], stage.shape[0])
+        if len(ops) == 1 and type(ops[0]) is Conv2d and ops[0].weight.dtype == torch.int8:
+            kernel = convolution(ops[0], -least)
+        elif ops and type(ops[-1]) is Linear and ops[-1].weight.dtype == torch.int8 and (
+            len(ops) == 1 or (len(ops) == 2 and type(ops[0]) is Flatten)
+        ):  # fmt: skip
+            kernel = dense(reordered(ops[-1].weight, network.shapes[synapse.source]), -least)
+        elif len(ops) == 1 and type(ops[0]) is SumPool2d:
+            pool = (np.int32(-least), *ops[0].kernel, *ops[0].stride, *ops[0].padding)
+        else:
+            return None
+        return cls(synapse.source, -least, shape, kernel, pool, rounding, low)
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Counts of the next layer, and its accumulator where it exists on its own."""
+        from calif_plugins import rounding_kernels
+
+        multistep.use_threads_of_torch()
+        out = torch.empty(len(x), *self.shape, dtype=torch.uint8)
+        if self.kernel is None:
+            rounding_kernels.pool_to_counts(x.numpy(), *self.pool, *self.rounding, out.numpy())
+            return out, None
+        acc = self.kernel(x if len(self.shape) > 1 else x.reshape(len(x), -1))
+        acc = acc.contiguous()
+        width = len(self.rounding[0])
+        rounding_kernels.to_counts(
+            acc.reshape(-1, width).numpy(), *self.rounding, out.reshape(-1, width).numpy()
+        )  # fmt: skip
+        return out, acc
+
+    def bytes_of(self, counts: Tensor) -> Tensor:
+        """Signed counts ``(N, C, ...)`` as this layer's input."""
+        x = counts.permute(0, 2, 3, 1) if counts.ndim == 4 else counts
+        return (x + self.zero_point).to(torch.uint8).contiguous()
+
+    def counts_of(self, out: Tensor) -> Tensor:
+        """What this layer put out as signed counts, float64 ``(N, C, ...)``."""
+        x = out.permute(0, 3, 1, 2) if out.ndim == 4 else out
+        return x.to(torch.float64) + self.low
+
+
+def _rounding(stage: Stage, window: int, low: int, high: int, reach: int) -> tuple[Any, ...] | None:
+    """Arguments of the rounding kernels, or None where float32 could be wrong and not know it."""
+    p, channels = stage.parameters, stage.shape[0]
+    threshold = float64(p.threshold).reshape(-1).expand(channels).numpy()
+    bias = (float64(p.v_init).reshape(-1) - window * float64(p.leak).reshape(-1)).expand(channels).numpy()
+    levels = np.arange(low, high)
+    pairs, inverse = np.unique(np.stack([threshold, bias]), axis=1, return_inverse=True)
+    try:
+        first = np.clip(first_integers(pairs[0], pairs[1], levels, p.tie), -reach, reach + 1)[inverse.reshape(-1)]
+    except (ConversionError, OverflowError):
+        return None
+    if reach >= _EXACT and (np.abs(first[(first > -reach) & (first <= reach)]) > _EXACT).any():
+        return None
+    factor, offset = (1 / threshold).astype(np.float32), (bias / threshold).astype(np.float32)
+    # within the range, both terms are at most the levels and the offset: a few roundings of that size
+    doubt = np.float32((max(-low, high) + 2 + 2 * np.abs(offset).max()) * 2.0**-21)
+    if not doubt < 0.1:
+        return None
+    places = stage.shape[2] if len(stage.shape) == 3 else 1
+
+    def row(x: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(np.tile(x, (places,) + (1,) * (x.ndim - 1)))
+
+    return row(factor), row(offset), doubt, row(first), np.float32(low), np.float32(high)
