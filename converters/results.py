@@ -45,6 +45,8 @@ class RunResult:
         ``"simulation"``, or ``"closed form"`` where counts were computed and no spike was simulated.
     route : str
         ``"fast"`` or ``"step loop"``: how backend ``snntorch`` got there. The numbers are the same.
+    checked, check_mismatches : int
+        Images of a closed form that were simulated too (option ``check``), and how many of their counts differ.
     """
 
     backend: str
@@ -62,6 +64,8 @@ class RunResult:
     spikes: dict[str, Tensor] | None = None
     exact_from: str = "simulation"
     route: str = ""
+    checked: int = 0
+    check_mismatches: int = 0
 
     @property
     def predictions(self) -> Tensor:

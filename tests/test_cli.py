@@ -80,6 +80,10 @@ def test_closed_form_is_labelled(calif):
     assert (row["counts_from"], row["count_mismatches"]) == ("closed form", 0)
     assert row["latency_steps"] is None
     assert row["spikes_per_image"] is None
+    assert row["images_simulated"] == 4
+    _, out, err = calif("run", *FAST, "--backend", "closed_form")
+    assert "settle, closed form" in " ".join((out + err).split())
+    assert "4 images simulated too, 0 of their counts differ" in " ".join((out + err).split())
 
 
 def test_convert_inspect_run(calif, tmp_path):
@@ -159,10 +163,13 @@ def test_a_failed_check_exits_with_1(calif, monkeypatch):
     from converters.backends import closed_form
 
     exact = closed_form.exact_round
+    monkeypatch.setattr(closed_form, "integer_layers", lambda _: {})
     monkeypatch.setattr(closed_form, "exact_round", lambda *a: exact(*a) * 0)
     code, out, _ = calif("run", *FAST, "--backend", "closed_form", "--json")
     assert code == 1
-    assert one_object(out)["windows"][0]["count_mismatches"] > 0
+    (row,) = one_object(out)["windows"]
+    assert row["count_mismatches"] > 0
+    assert row["simulation_mismatches"] > 0
 
 
 # --- mistakes: exit 2, one line, nothing on standard output -----------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
@@ -21,7 +21,7 @@ __all__ = ["BACKENDS", "Options", "run"]
 # name: (module with simulate(network, integers, options), extra that brings its simulator, its own options)
 BACKENDS: dict[str, tuple[str, str, frozenset[str]]] = {
     "snntorch": ("converters.backends.snntorch", "", frozenset({"fast"})),
-    "closed_form": ("converters.backends.closed_form", "", frozenset()),
+    "closed_form": ("converters.backends.closed_form", "", frozenset({"check"})),
     "brian2": ("converters.backends.brian2", "", frozenset({"target", "max_synapses"})),
 }
 
@@ -85,7 +85,8 @@ def run(
         Where to run; by default where the images are.
     progress : callable ``(done, total)``, optional
     **own
-        Options of one backend (``target`` of brian2).
+        Options of one backend: ``fast`` of snntorch, ``target`` of brian2; ``check`` of closed_form, how many of the
+        images to simulate as well and compare, neuron for neuron, spread evenly over them (``check_mismatches``).
 
     Raises
     ------
@@ -139,7 +140,21 @@ def run(
             done += len(part)
             if progress is not None:
                 progress(done, len(integers))
-    return merge(parts)
+    result = merge(parts)
+    if own.get("check"):
+        result = _checked(network, integers, result, int(own["check"]), settle_from)
+    return result
+
+
+def _checked(network: Network, integers: Tensor, result: RunResult, n: int, settle_from: int) -> RunResult:
+    """The closed form's result, after as many of its images as asked for have been simulated."""
+    n = min(n, len(integers))
+    if n < 1:
+        return result
+    sample = torch.linspace(0, len(integers) - 1, n).round().to(torch.int64).to(integers.device)
+    simulated = run(network, integers=integers[sample], settle_from=settle_from)
+    differing = sum(int((simulated.counts[k] != v[sample]).sum()) for k, v in result.counts.items())
+    return replace(result, checked=n, check_mismatches=differing)
 
 
 def _integers(network: Network, images: Tensor | None, integers: Tensor | None) -> Tensor:

@@ -71,7 +71,8 @@ class IntegerLayer:
         rounding = _rounding(stage, network.window, low, high, reach)
         if rounding is None:
             return None
-        ops, kernel, pool = synapse.ops, None, ()
+        ops, kernel = synapse.ops, None
+        pool: tuple[Any, ...] = ()
         shape = stage.shape if len(stage.shape) == 1 else (*stage.shape[1:], stage.shape[0])
         if len(ops) == 1 and type(ops[0]) is Conv2d and ops[0].weight.dtype == torch.int8:
             kernel = convolution(ops[0], -least)
@@ -89,15 +90,16 @@ class IntegerLayer:
         """Counts of the next layer, and its accumulator where it exists on its own."""
         from calif_plugins import rounding_kernels
 
+        kernels: Any = rounding_kernels  # compiled: their signatures are not Python's
         multistep.use_threads_of_torch()
         out = torch.empty(len(x), *self.shape, dtype=torch.uint8)
         if self.kernel is None:
-            rounding_kernels.pool_to_counts(x.numpy(), *self.pool, *self.rounding, out.numpy())
+            kernels.pool_to_counts(x.numpy(), *self.pool, *self.rounding, out.numpy())
             return out, None
         acc = self.kernel(x if len(self.shape) > 1 else x.reshape(len(x), -1))
         acc = acc.contiguous()
         width = len(self.rounding[0])
-        rounding_kernels.to_counts(
+        kernels.to_counts(
             acc.reshape(-1, width).numpy(), *self.rounding, out.reshape(-1, width).numpy()
         )  # fmt: skip
         return out, acc

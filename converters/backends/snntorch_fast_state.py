@@ -38,7 +38,7 @@ class Parameters:
             one = float64(value).reshape(-1).expand(stage.shape[0]).repeat(repeat)
             return one.numpy()
 
-        wide = tuple(row(v) for v in (p.threshold, p.leak, p.y_min, p.y_max))
+        wide = row(p.threshold), row(p.leak), row(p.y_min), row(p.y_max)
         v_init = row(p.v_init)
         narrow = None if charged_directly else _narrow(*wide, v_init, stage.gain, window)
         return cls(len(v_init), wide, v_init, narrow)

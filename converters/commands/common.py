@@ -107,6 +107,9 @@ def images_for(dataset: str | None, notes: dict[str, Any], root: Path | None, co
     return load(name, "test", root=root).first(count), name
 
 
+SAMPLE = 4  # images of each piece of a closed form that are simulated too
+
+
 def measure(
     graph: nir.NIRGraph,
     q: QuantGraph | None,
@@ -132,7 +135,9 @@ def measure(
         ("quantised", "right", "compared", "wrong", "agree", "spikes", "latency", "sops", "macs"), 0.0
     )
     worst = 0
-    label, route = "simulation", ""
+    label, route, checked, check_mismatches = "simulation", "", 0, 0
+    if backend == "closed_form":
+        own.setdefault("check", SAMPLE)
     size = max(16, min(500, 20_000_000 // network.neurons))  # all counts of a piece are kept
     for start in range(0, len(data), size):
         part = data[start : start + size]
@@ -157,6 +162,7 @@ def measure(
             totals["macs"] += float(r.macs.sum())
             totals["spikes"] += (r.spikes_per_image or 0.0) * len(pixels)
         label, route = r.exact_from, r.route
+        checked, check_mismatches = checked + r.checked, check_mismatches + r.check_mismatches
         if bar is not None and task is not None:
             bar.update(task, advance=len(pixels))
     totals = dict(zip(totals, crew.total(*totals.values()), strict=True))
@@ -168,6 +174,8 @@ def measure(
         "phase": phase,
         "backend": backend,
         "counts_from": label,
+        "images_simulated": len(data) if simulated else checked,
+        "simulation_mismatches": check_mismatches,
         "route": route,
         "images": whole,
         "quantised_accuracy": totals["quantised"] / n,
@@ -191,7 +199,7 @@ def windows_table(title: str, rows: list[dict[str, Any]]) -> Table:
     cells = [
         [
             str(r["T"]),
-            r["phase"],
+            r["phase"] if r["counts_from"] == "simulation" else f"{r['phase']}, {r['counts_from']}",
             f"{100 * r['quantised_accuracy']:.2f}%",
             f"{100 * r['snn_accuracy']:.2f}%",
             f"{100 * r['prediction_agreement']:.4g}%",

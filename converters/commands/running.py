@@ -56,12 +56,17 @@ def _show(result: dict[str, Any], json: bool) -> None:
     else:
         common.out.print(common.windows_table(f"{result['network']} on {result['dataset']}", result["windows"]))
         for row in result["windows"]:
+            if row["counts_from"] != "simulation":
+                n, wrong = row["images_simulated"], row["simulation_mismatches"]
+                found = f"{n} images simulated too, {wrong} of their counts differ"
+                common.say(f"T = {row['T']}: final counts from the {row['counts_from']}, no spikes; {found}")
             if "anytime" in row:
                 curve, t = row["anytime"], row["T"]
                 shown = [*range(max(0, t - 3), len(curve))]
                 steps = ", ".join(f"{k + 1}: {100 * curve[k]:.2f}%" for k in shown[:12])
                 common.say(f"T = {t}, {row['phase']}, stopped after step {steps}")
-    if any(r["count_mismatches"] for r in result["windows"] if r["phase"] == "settle"):
+    failed = [r["count_mismatches"] or r["simulation_mismatches"] for r in result["windows"] if r["phase"] == "settle"]
+    if any(failed):
         raise typer.Exit(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from calif_plugins import reference
 from calif_plugins.multistep import CaLIFMultiStep, kernels
 from calif_plugins.parameters import CaLIFParameters
 from converters import integer_kernels
-from converters.backends import snntorch_fast, snntorch_fast_plan
+from converters.backends import snntorch_fast, snntorch_fast_plan, snntorch_fast_state
 from converters.errors import MissingExtraError
 from converters.network import Network
 from converters.quantised import GraphBuilder
@@ -53,7 +54,38 @@ def both(network, x, **options):
 @pytest.mark.parametrize("name", GRAPHS)
 def test_every_spike(name, window, coding):
     network = Network.from_graph(converters.to_nir(GRAPHS[name](), T=window, coding=coding))
-    both(network, images(GRAPHS[name](), 5))
+    r = both(network, images(GRAPHS[name](), 5))
+    if window >= 7 and name not in ("concat", "signed_input"):
+        assert sum(int(v.sum()) for v in r.negative.values()) > 0
+
+
+@pytest.mark.parametrize("doubted", [0, 1, 1000])
+def test_neurons_in_int32(monkeypatch, doubted):
+    """However many neurons are decided from the exact membrane, the spikes are those of float64."""
+    q, _ = load_checkpoint("lenet5-mnist-127")
+    network = Network.from_graph(converters.to_nir(q, T=40))
+    plan = snntorch_fast.Plan(network)
+    for layer in plan.stages:
+        narrow = layer.parameters.narrow
+        assert narrow is not None
+        close = narrow[6] if doubted == 0 else narrow[6] * doubted
+        layer.parameters = replace(layer.parameters, narrow=(*narrow[:6], close, *narrow[7:]))
+    monkeypatch.setitem(network.__dict__, "_fast_plan", plan)
+    both(network, pixels(2, (1, 32, 32)) ** 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [({"threshold": 0.1}, "float64 rounds sums of 0.1"), ({"y_max": 40_000.0}, "counts of 16 bits"),
+     ({"gain": 2**30}, "membranes of 32 bits"), ({"threshold": 3.0 + 2.0**-36}, None)],
+)  # fmt: skip
+def test_when_int32_is_taken(change, why):
+    """Only where it provably cannot differ: no overflow, parameters that float64 adds exactly."""
+    values = {"threshold": 50.0, "leak": 0.0, "y_min": 0.0, "y_max": 127.0, "v_init": 0.0} | change
+    gain = values.pop("gain", 100)
+    rows = [np.full(4, values[k]) for k in ("threshold", "leak", "y_min", "y_max", "v_init")]
+    narrow = snntorch_fast_state._narrow(*rows, gain, 128)
+    assert (narrow is None) == (why is not None)
 
 
 @pytest.mark.parametrize(("phase", "settle_from"), [("paper", None), ("none", None), ("settle", 0), ("settle", 11)])

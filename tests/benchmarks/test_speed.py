@@ -1,0 +1,92 @@
+"""What a slowdown would show in: ``make bench`` times these, ``make test`` runs each of them once.
+
+The oracle of each is the plainest other way to the same numbers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import converters
+from calif_plugins import reference
+from calif_plugins.encoding import isi_encode
+from calif_plugins.multistep import CaLIFMultiStep
+from calif_plugins.parameters import CaLIFParameters
+from calif_plugins.snntorch import calif_step
+from converters.network import Network
+from converters.zoo.named import load_checkpoint
+from tests.networks import pixels
+
+
+@pytest.fixture(scope="module")
+def lenet():
+    q, _ = load_checkpoint("lenet5-mnist-8")
+    return q, Network.from_graph(converters.to_nir(q, T=8)), pixels(4, (1, 32, 32))
+
+
+def charges(steps: int, n: int) -> torch.Tensor:
+    return torch.randint(-20, 40, (steps, n, 64, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.float64)
+
+
+def test_reference_step(benchmark):
+    p = CaLIFParameters(threshold=10.0, y_min=0, y_max=127)
+    v, y, charge = np.zeros((4, 64, 8, 8)), np.zeros((4, 64, 8, 8)), charges(1, 4)[0].numpy()
+    after, count, spikes = benchmark(reference.step, v, y, charge, p)
+    assert (after == charge - 10 * spikes).all()
+    assert (count == (charge >= 10)).all()
+
+
+def test_snntorch_step(benchmark):
+    charge = charges(1, 4)[0]
+    v, y = torch.zeros_like(charge), torch.zeros_like(charge)
+    limits = [torch.tensor(k, dtype=torch.float64) for k in (10.0, 0.0, 0.0, 127.0)]
+    after, count, spikes = benchmark(calif_step, v, y, charge, *limits)
+    assert torch.equal(count, (charge >= 10).to(count.dtype))
+    assert torch.equal(after, charge - 10 * spikes)
+
+
+def test_many_steps(benchmark):
+    p, charge = CaLIFParameters(threshold=10.0, y_min=0, y_max=127), charges(16, 4)
+
+    def run():
+        return CaLIFMultiStep(p, window=16)(charge)
+
+    spikes = benchmark(run)
+    v = y = np.zeros(charge.shape[1:])
+    for now, s in zip(charge.numpy(), spikes.numpy(), strict=True):
+        v, y, expected = reference.step(v, y, now, p)
+        assert (s == expected).all()
+
+
+def test_encode(benchmark):
+    counts = np.random.default_rng(0).integers(-127, 128, (16, 3, 32, 32))
+    assert (benchmark(lambda: isi_encode(counts=counts, window=128)).sum(0, dtype=int) == counts).all()
+
+
+def test_convert(benchmark, lenet):
+    q, network, _ = lenet
+    graph = benchmark(converters.to_nir, q, T=8)
+    assert [s.name for s in Network.from_graph(graph).stages] == [s.name for s in network.stages]
+
+
+def test_write_and_read(benchmark, lenet, tmp_path):
+    graph = converters.to_nir(lenet[0], T=8)
+
+    def there_and_back():
+        converters.write(tmp_path / "net.nir", graph)
+        return converters.read(tmp_path / "net.nir")
+
+    found = benchmark(there_and_back)
+    one, two = Network.from_graph(found), Network.from_graph(graph)
+    for a, b in zip(one.stages, two.stages, strict=True):
+        assert (a.parameters.threshold == b.parameters.threshold).all()
+
+
+@pytest.mark.parametrize(("backend", "options"), [("snntorch", {"fast": True}), ("closed_form", {})])
+def test_run(benchmark, lenet, backend, options):
+    q, network, x = lenet
+    r = benchmark(lambda: converters.run(network, x, backend=backend, **options))
+    expected = q.at_window(8).execute(x)
+    assert all(torch.equal(v.to(torch.int64), expected[k]) for k, v in r.counts.items())
