@@ -20,14 +20,18 @@ __all__ = ["pool_to_counts", "to_counts"]
 @numba.njit(inline="always")
 def _row(acc, factor, offset, doubt, first, low, high, out):
     half, one = np.float32(0.5), np.float32(1.0)
-    worst = np.float32(0.0)
-    for c in range(acc.shape[0]):
+    bottom, top, tie = low - one, high + one, half - doubt
+    doubtful = np.int32(0)
+    for c in range(acc.shape[0]):  # comparisons, as min and max of floats mind NaN and are not vectorised
         x = acc[c] * factor[c] + offset[c]
-        x = min(max(x, low - one), high + one)
+        x = x if x > bottom else bottom
+        x = x if x < top else top
         y = np.floor(x + half)
-        worst = max(worst, abs(x - y))  # 1/2 at a tie
-        out[c] = np.uint8(np.int32(min(max(y, low), high) - low))
-    if worst < half - doubt:
+        doubtful |= np.int32(abs(x - y) >= tie)  # it is 1/2 at a tie
+        y = y if y > low else low
+        y = y if y < high else high
+        out[c] = np.uint8(np.int32(y - low))
+    if not doubtful:
         return
     for c in range(acc.shape[0]):
         x = acc[c] * factor[c] + offset[c]

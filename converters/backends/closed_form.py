@@ -43,19 +43,20 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
     for stage in network.stages:
         reach[stage.name] = int(max(-stage.parameters.y_min.min(), stage.parameters.y_max.max()))
         layer = integer.get(stage.name)
-        if layer is not None and stage is not network.output:
+        if layer is not None and (stage is not network.output or layer.exact):
             if layer.source not in bytes_:
                 bytes_[layer.source] = layer.bytes_of(values(layer.source))
-            bytes_[stage.name], _ = layer(bytes_[layer.source])
+            bytes_[stage.name], sums = layer(bytes_[layer.source])
+            if stage is network.output and sums is not None:
+                z, v = _net_charge(stage, layer.channels_first(sums), network.window)
+                membranes[stage.name] = z - values(stage.name) * v
             continue
         bound = sum(s.gain * reach[s.source] for s in stage.synapses)
         dtype = torch.float32 if bound < 2**24 else torch.float64  # integers, exact in either
         acc = stage.charge({s.source: values(s.source).to(dtype) for s in stage.synapses})
-        signed[stage.name], z = _count(stage, acc, network.window)
+        signed[stage.name] = _count(stage, acc, network.window)
         if stage is network.output:
-            p = stage.parameters
-            view = (1, -1) + (1,) * (acc.ndim - 2)
-            v = float64(p.threshold, acc.device).reshape(-1).view(view)
+            z, v = _net_charge(stage, acc, network.window)
             membranes[stage.name] = z - values(stage.name) * v
     out = network.output
     kept = network.stages if options.record != "output" else (out,)
@@ -72,14 +73,25 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
     )
 
 
-def _count(stage: Stage, acc: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    p, channels, device = stage.parameters, stage.shape[0], acc.device
+def _rows(stage: Stage, window: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Bias and threshold of each channel, float64."""
+    p = stage.parameters
 
     def row(value: Any) -> Tensor:
-        return float64(value, device).reshape(-1).expand(channels)
+        return float64(value, device).reshape(-1).expand(stage.shape[0])
 
-    bias = row(p.v_init) - window * row(p.leak)  # on the lattice, so exact
+    return row(p.v_init) - window * row(p.leak), row(p.threshold)  # on the lattice, so exact
+
+
+def _net_charge(stage: Stage, acc: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """``z`` and the threshold, ready to broadcast against it."""
+    bias, threshold = _rows(stage, window, acc.device)
     view = (1, -1) + (1,) * (acc.ndim - 2)
-    z = acc.to(torch.float64) + bias.view(view)
+    return acc.to(torch.float64) + bias.view(view), threshold.view(view)
+
+
+def _count(stage: Stage, acc: Tensor, window: int) -> Tensor:
+    p = stage.parameters
+    bias, threshold = _rows(stage, window, acc.device)
     low, high = int(p.y_min.min()), int(p.y_max.max())
-    return exact_round(acc.to(torch.int64), bias, row(p.threshold), p.tie, low, high), z
+    return exact_round(acc.to(torch.int64), bias, threshold, p.tie, low, high)

@@ -29,6 +29,8 @@ _EXACT = 2**24
 def integer_layers(network: Network) -> dict[str, IntegerLayer]:
     """The layers that can go this way, made once per network."""
     layers = network.__dict__.get("_integer_layers")
+    if multistep.available():
+        multistep.use_threads_of_torch()
     if layers is None:
         layers = {}
         if multistep.available() and int8_kernels():
@@ -55,6 +57,8 @@ class IntegerLayer:
     pool: tuple[Any, ...]
     rounding: tuple[Any, ...]
     low: int
+    exact: bool
+    """Whether its sums are exact themselves, and not just on the right side of every decision."""
 
     @classmethod
     def of(cls, stage: Stage, network: Network, ranges: dict[str, tuple[int, int]]) -> IntegerLayer | None:
@@ -84,14 +88,13 @@ class IntegerLayer:
             pool = (np.int32(-least), *ops[0].kernel, *ops[0].stride, *ops[0].padding)
         else:
             return None
-        return cls(synapse.source, -least, shape, kernel, pool, rounding, low)
+        return cls(synapse.source, -least, shape, kernel, pool, rounding, low, kernel is not None and reach < _EXACT)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Counts of the next layer, and its accumulator where it exists on its own."""
         from calif_plugins import rounding_kernels
 
         kernels: Any = rounding_kernels  # compiled: their signatures are not Python's
-        multistep.use_threads_of_torch()
         out = torch.empty(len(x), *self.shape, dtype=torch.uint8)
         if self.kernel is None:
             kernels.pool_to_counts(x.numpy(), *self.pool, *self.rounding, out.numpy())
@@ -111,8 +114,10 @@ class IntegerLayer:
 
     def counts_of(self, out: Tensor) -> Tensor:
         """What this layer put out as signed counts, float64 ``(N, C, ...)``."""
-        x = out.permute(0, 3, 1, 2) if out.ndim == 4 else out
-        return x.to(torch.float64) + self.low
+        return self.channels_first(out).to(torch.float64) + self.low
+
+    def channels_first(self, x: Tensor) -> Tensor:
+        return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
 
 
 def _rounding(stage: Stage, window: int, low: int, high: int, reach: int) -> tuple[Any, ...] | None:
