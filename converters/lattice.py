@@ -62,6 +62,9 @@ def first_integers(threshold: np.ndarray, bias: np.ndarray, levels: np.ndarray, 
     array([[2, 3],
            [2, 4]])
     """
+    # channels of one layer are often alike, those of a pool always, and there every other boundary is in doubt
+    pairs, channel = np.unique(np.stack([threshold, bias]), axis=1, return_inverse=True)
+    threshold, bias = pairs
     boundary = threshold[:, None] * (levels + 0.5) - bias[:, None]
     result = np.floor(boundary).astype(np.int64) + 1
     size = np.abs(threshold[:, None] * (levels + 0.5)) + np.abs(bias[:, None]) + 1
@@ -70,7 +73,7 @@ def first_integers(threshold: np.ndarray, bias: np.ndarray, levels: np.ndarray, 
         exact = Fraction(float(threshold[c])) * Fraction(2 * y + 1, 2) - Fraction(float(bias[c]))
         tie_goes_up = exact.denominator == 1 and (tie == "up" or y % 2 == 1)
         result[c, k] = exact.numerator if tie_goes_up else exact.numerator // exact.denominator + 1
-    return result
+    return result[channel.reshape(-1)]
 
 
 def fit(layer: Layer, reach: int, *, bits: int | None = None) -> Certificate:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from calif_plugins import multistep
-from converters.errors import ConversionError
 from converters.integer_kernels import Kernel, convolution, dense, int8_kernels, reordered
 from converters.lattice import first_integers
 from converters.network import Network, Stage, float64
@@ -126,11 +125,7 @@ def _rounding(stage: Stage, window: int, low: int, high: int, reach: int) -> tup
     threshold = float64(p.threshold).reshape(-1).expand(channels).numpy()
     bias = (float64(p.v_init).reshape(-1) - window * float64(p.leak).reshape(-1)).expand(channels).numpy()
     levels = np.arange(low, high)
-    pairs, inverse = np.unique(np.stack([threshold, bias]), axis=1, return_inverse=True)
-    try:
-        first = np.clip(first_integers(pairs[0], pairs[1], levels, p.tie), -reach, reach + 1)[inverse.reshape(-1)]
-    except (ConversionError, OverflowError):
-        return None
+    first = np.clip(first_integers(threshold, bias, levels, p.tie), -reach, reach + 1)
     if reach >= _EXACT and (np.abs(first[(first > -reach) & (first <= reach)]) > _EXACT).any():
         return None
     factor, offset = (1 / threshold).astype(np.float32), (bias / threshold).astype(np.float32)
