@@ -32,7 +32,10 @@ PROMISES: dict[str, tuple[str, Any]] = {
         "[report.spikes_compared, report.spike_mismatches, broken.spike_mismatches, first.layer]",
         lambda v: v[0] > 3000 and v[1] == 0 and v[2] > 0 and v[3] == "hidden",
     ),
-    "5": ("[compared, wrong, 'cut.nir' in message]", lambda v: v[0] == 44 * 8084 and v[1:] == [0, True]),
+    "5": (
+        "[compared, wrong, 'cut.nir' in message, spikes, differing, reference.negative]",
+        lambda v: v[0] == 44 * 8084 and v[1:3] == [0, True] and v[3] > 100_000 and v[4] == 0 < v[5],
+    ),
     "6": (
         "[[r['differ'] for r in rows], at4[4], at4[31], energy[4], energy[31]]",
         lambda v: not any(v[0]) and v[1] > 0.85 and v[1] > v[2] - 0.02 and v[3][0] < v[3][1] and v[3][1] == v[4][1],
