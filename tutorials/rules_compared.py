@@ -51,7 +51,7 @@ def simulate(
     nodes = {s.name: make(s, len(integers)) for s in network.stages if not s.readout}
     total = {s.name: torch.zeros(len(integers), *s.shape, dtype=torch.float64) for s in network.stages}
     fired, t = 0.0, 0
-    while True:
+    while until_quiet or t < network.window:
         now = {network.encoder_name: source.at(t)}
         for stage in network.stages:
             p = stage.parameters.for_shape(stage.shape)
@@ -64,9 +64,10 @@ def simulate(
                 now[stage.name] = nodes[stage.name](charge / float64(p.threshold))
                 total[stage.name] += now[stage.name]
         spikes = sum(float(s.abs().sum()) for s in now.values())
-        if t >= network.window and (not spikes or not until_quiet):
-            return total, fired / len(integers), t
+        if t >= network.window and not spikes:
+            break
         fired, t = fired + spikes, t + 1
+    return total, fired / len(integers), t
 
 
 def ours(network: Network, images: torch.Tensor, **options) -> tuple[Counts, float, int]:
