@@ -20,7 +20,7 @@ from converters.interop.stock import CannotRun, StockRun, run_stock
 from converters.lowering import lattice_network, lower
 from converters.lowering.feeding import Expected, expected, layer_nodes
 from converters.lowering.plain_if import LOST_IN
-from converters.network import Network
+from converters.network import Network, float64
 from converters.nir_file import read, write
 
 __all__ = ["INSTALL", "ROUTES", "Row", "compare_with_simulators", "differences", "installed"]
@@ -198,7 +198,7 @@ def compare_with_simulators(
                     right = _cut(right)
                 known = None if labels is None else labels[:n][k : k + size]
                 for tally in tallies:
-                    tally.add(prepared, right, known, network.output.name)
+                    tally.add(prepared, right, known, network)
                     if progress is not None:
                         progress(tally.simulator, route, len(part))
             rows += [tally.row(here[tally.simulator], route, len(images[:n])) for tally in tallies]
@@ -235,7 +235,7 @@ class _Tally:
     note: str = ""
     refused: bool = False
 
-    def add(self, prepared: _Prepared, right: Expected, labels: Tensor | None, output: str) -> None:
+    def add(self, prepared: _Prepared, right: Expected, labels: Tensor | None, network: Network) -> None:
         self.layers = len(right.spikes)
         if self.refused:
             return
@@ -250,8 +250,8 @@ class _Tally:
         self.counts += counts
         self.seconds += result.run_seconds
         self.note = self.note or prepared.notes.get(self.simulator) or note
-        if labels is not None and output in result.outputs:
-            votes = result.outputs[output].to(torch.float64).sum(0).flatten(1)
+        if labels is not None:
+            votes = _votes(network, {network.encoder_name: right.inputs, **result.outputs})
             self.hits += int((votes.argmax(1) == labels).sum())
             self.labelled += len(labels)
 
@@ -263,6 +263,22 @@ class _Tally:
             self.simulator, its_version, route, self.layers, images, compared, differing, counts, seconds, accuracy,
             self.note,
         )  # fmt: skip
+
+
+def _votes(network: Network, trains: Mapping[str, Tensor]) -> Tensor:
+    """The output ``(N, classes)`` of a simulator's spikes: counts, or the charge of a layer read from its membrane."""
+
+    def count(name: str) -> Tensor:
+        train = trains[name]
+        return train.to(torch.float64).sum(0).reshape(train.shape[1], *network.shapes[name])
+
+    stage = network.output
+    if not stage.readout:
+        return count(stage.name).flatten(1)
+    p = stage.parameters.for_shape(stage.shape)
+    charge = stage.charge({s.source: count(s.source) for s in stage.synapses})
+    bias = float64(p.v_init) - network.window * float64(p.leak)
+    return ((charge + bias) / float64(p.threshold)).flatten(1)
 
 
 def _native(graph: nir.NIRGraph, _folder: Path, _stock: Path | None) -> _Prepared:

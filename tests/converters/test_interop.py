@@ -98,13 +98,16 @@ def test_lenet5_on_mnist_at_full_size(simulator):
     assert all(torch.equal(r.outputs[k].long().sum(0), integers[k]) for k in e.spikes)
 
 
-def tiny():
-    gen = torch.Generator().manual_seed(1)
+def tiny(spiking=True):
+    gen = torch.Generator().manual_seed(11)  # all three labels occur
     b = GraphBuilder()
     x = b.input((5,), scale=1 / 7, q_min=0, q_max=7)
     w = [Linear(torch.randint(-7, 8, s, generator=gen, dtype=torch.int8)) for s in ((6, 5), (3, 6))]
     h = b.layer("h", [(x, w[0])], threshold=6.1, bias=1.7, y_min=0, y_max=7, scale=0.1)
-    return b.build(b.layer("o", [(h, w[1])], threshold=5.3, bias=-0.4, y_min=-7, y_max=7, scale=0.1))
+    top = 7 if spiking else 0
+    return b.build(
+        b.layer("o", [(h, w[1])], threshold=5.3, bias=-0.4, y_min=-top, y_max=top, scale=0.1, spiking=spiking)
+    )
 
 
 def test_the_table_of_all_routes(tmp_path):
@@ -131,6 +134,21 @@ def test_the_table_of_all_routes(tmp_path):
         else:
             assert r.note, "a refusal has a reason"
     assert sum(n for _, route, n in seen if route == "native") == 3 * len(installed())
+
+
+def test_accuracy_of_an_output_read_from_its_membrane():
+    q = tiny(spiking=False)
+    graph, x = converters.to_nir(q), images(q, 12)
+    labels = q.logits(q.execute(x)).argmax(1)
+    assert len(set(labels.tolist())) > 1
+    rows = [
+        r for r in compare_with_simulators(graph, x, labels, routes=["lowered", "native"]) if r.differing is not None
+    ]
+    assert rows
+    assert all((r.differing, r.accuracy, r.layers) == (0, 1, 1) for r in rows), rows
+    wrong = (labels + 1) % 3
+    (row,) = compare_with_simulators(graph, x, wrong, routes=["native"], simulators=[next(iter(installed()))])
+    assert row.accuracy == 0
 
 
 def test_a_broken_stock_file_is_seen(tmp_path):
