@@ -90,11 +90,12 @@ def train_network(
         + (f" --qat-epochs {qat_epochs}" if qat_epochs is not None else "")
         + (f" --recipe {kind}" if kind != "fast" else "")
         + (f" --patience {patience}" if patience else ""),
+        "log": result.log,
     }
     if team().first:
         save_quantised(path, result.graph, notes=notes)
     team().wait()
-    return {**notes, "checkpoint": str(path), "log": result.log}
+    return {**notes, "checkpoint": str(path)}
 
 
 def train(
