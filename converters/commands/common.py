@@ -131,11 +131,10 @@ def measure(
     crew, whole = team(), len(data)
     data = data[crew.share(whole)]
     task = bar.add_task(f"T = {network.window}, {phase}", total=len(data)) if bar is not None else None
-    totals = dict.fromkeys(
-        ("quantised", "right", "compared", "wrong", "agree", "spikes", "latency", "sops", "macs"), 0.0
-    )
+    names = ("quantised", "right", "compared", "wrong", "agree", "spikes", "latency", "sops", "macs")
+    totals = dict.fromkeys((*names, "checked", "check_mismatches"), 0.0)
     worst = 0
-    label, route, checked, check_mismatches = "simulation", "", 0, 0
+    label, route = "simulation", ""
     if backend == "closed_form":
         own.setdefault("check", SAMPLE)
     size = max(16, min(500, 20_000_000 // network.neurons))  # all counts of a piece are kept
@@ -162,7 +161,8 @@ def measure(
             totals["macs"] += float(r.macs.sum())
             totals["spikes"] += (r.spikes_per_image or 0.0) * len(pixels)
         label, route = r.exact_from, r.route
-        checked, check_mismatches = checked + r.checked, check_mismatches + r.check_mismatches
+        totals["checked"] += len(pixels) if r.exact_from == "simulation" else r.checked
+        totals["check_mismatches"] += r.check_mismatches
         if bar is not None and task is not None:
             bar.update(task, advance=len(pixels))
     totals = dict(zip(totals, crew.total(*totals.values()), strict=True))
@@ -174,8 +174,8 @@ def measure(
         "phase": phase,
         "backend": backend,
         "counts_from": label,
-        "images_simulated": len(data) if simulated else checked,
-        "simulation_mismatches": check_mismatches,
+        "images_simulated": int(totals["checked"]),
+        "simulation_mismatches": int(totals["check_mismatches"]),
         "route": route,
         "images": whole,
         "quantised_accuracy": totals["quantised"] / n,
