@@ -121,7 +121,7 @@ def _attempt(layer: Layer, reach: int, span: float, bits: int) -> tuple[Certific
     unit = 2.0**-bits
     t = np.maximum(np.round(threshold / unit), 1) * unit
     b = np.round(bias / unit) * unit
-    width = int(np.ceil(np.log2(span))) + bits + 1
+    width = int(np.ceil(np.log2(2 * span))) + bits + 1  # charge out again below what spikes took: twice the span
     none = np.empty(0, dtype=np.int64)
     if not layer.spiking:
         return Certificate(bits, t, b, 0, 0, width), none
