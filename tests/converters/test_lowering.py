@@ -63,6 +63,7 @@ def stored(tmp_path: Path, graph: nir.NIRGraph, **options) -> tuple[Path, dict[s
 @pytest.mark.parametrize("simulator", ["spikingjelly", "snntorch", "norse", "sinabs"])
 @pytest.mark.parametrize("tie", ["even", "up"])
 def test_dense_networks_are_exact_in_every_simulator(simulator, tie, tmp_path):
+    pytest.importorskip(simulator, reason=f"{simulator} is not installed")
     q = dense(tie=tie)
     g = converters.to_nir(q)
     path, nodes = stored(tmp_path, g)
@@ -123,6 +124,7 @@ def test_wide_layers_run_in_float64_and_need_it(tmp_path):
 
 
 def test_an_executor_that_cannot_says_why(tmp_path):
+    pytest.importorskip("sinabs", reason="sinabs is not installed")
     path, nodes = stored(tmp_path, converters.to_nir(GRAPHS["lenet"](levels=8)))
     with pytest.raises(CannotRun, match="truth value of an array"):
         run_stock("sinabs", path, torch.zeros(2, 1, 1, 8, 8), list(nodes.values()))
