@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 
 import converters
-from converters.cli import main
 from converters.quantised_file import load_quantised, save_quantised
 from converters.zoo.named import load_checkpoint
 from tests.converters.graphs import lenet
@@ -32,20 +31,6 @@ FIELDS = {
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def calif(capsys):
-    """Runs a command line; returns exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return call
 
 
 def one_object(out: str) -> dict:

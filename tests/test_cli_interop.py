@@ -9,25 +9,15 @@ import pytest
 import torch
 
 import converters
-from converters.cli import main
 from converters.interop.comparing import EXACT, ROUTES, installed
 from converters.lowering import lower
 from converters.quantised import GraphBuilder, average_pool
 from converters.synapses import Linear
 
 
-@pytest.fixture
-def calif(capsys, tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture

@@ -5,21 +5,10 @@ import json
 import nir
 import pytest
 
-from converters.cli import main
 
-
-@pytest.fixture
-def calif(capsys, tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return call
 
 
 def test_lower_writes_a_stock_file_and_says_its_lattice(calif, tmp_path):

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 import converters
-from converters.cli import main
 from converters.network import Network
 from converters.report import load_run, render
 from converters.report_charts import accuracy_chart
@@ -24,18 +23,6 @@ from converters.report_sections import energy_rows
 from converters.zoo.datasets import Images, load
 from converters.zoo.named import load_checkpoint
 from tests.converters.graphs import lenet, residual
-
-
-@pytest.fixture
-def calif(capsys):
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 
-from converters.cli import main
 from converters.commands.reproduce import EXPERIMENTS
 from converters.experiments.paper import DATASETS, NETWORKS, PAPER, TABLE2, TABLE3, TABLE4, reported_by_paper
 from converters.experiments.session import Outcome, Session, wrong
@@ -34,18 +33,6 @@ def options(tmp_path):
         save_quantised(path, q, notes={**notes, "dataset": "digits"})
         arguments += ["--checkpoint", str(path)]
     return arguments
-
-
-@pytest.fixture
-def calif(capsys):
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return call
 
 
 def test_a_table(calif, options, tmp_path):
