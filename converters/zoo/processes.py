@@ -14,6 +14,7 @@ What remains are the last bits of sums taken in another order.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,7 +119,15 @@ def team() -> Team:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(_leave)
     return Team()
+
+
+def _leave() -> None:
+    # Gloo's threads that outlive the interpreter end one run of two processes in four with SIGABRT, after all its work
+    # is done (pytorch/pytorch issue 190489; torch 2.14)
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _device() -> str:

@@ -160,6 +160,13 @@ def test_command_line_and_evaluation(tmp_path):
     assert rows[0]["counts_compared"] == 33 * 8084
 
 
+def test_processes_end_in_peace(tmp_path):
+    """Without leaving the group, about one run in four aborted on its way out."""
+    (tmp_path / "job.py").write_text("from converters.zoo.processes import team\nteam().total(1.0)\n")
+    for _ in range(4):  # eight processes
+        processes(2, "job.py", cwd=tmp_path)
+
+
 def test_brevitas_needs_one_process(monkeypatch, tmp_path):
     from converters.zoo import training
 
