@@ -38,12 +38,13 @@ def train_network(
     patience: int = 0,
 ) -> dict[str, Any]:
     """Train, save the quantised network beside the checkpoints, and return what was measured."""
-    from converters.zoo.training import TOOLKITS, recipe_for
+    from converters.zoo.recipes import recipe_for
+    from converters.zoo.training import TOOLKITS
     from converters.zoo.training import train as fit
 
     if toolkit not in TOOLKITS:
         raise ConversionError("--toolkit", f"{toolkit!r}", f"calif trains with {', '.join(TOOLKITS)}")
-    recipe = replace(recipe_for(dataset, kind), patience=patience)
+    recipe = replace(recipe_for(dataset, kind, network), patience=patience)
     if epochs is not None and kind == "paper":
         recipe = replace(recipe, qat_epochs=epochs)
     elif epochs is not None:

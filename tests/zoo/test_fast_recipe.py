@@ -9,7 +9,8 @@ import torch
 
 import converters
 from converters.zoo.datasets import load
-from converters.zoo.training import RECIPES, Recipe, train
+from converters.zoo.recipes import RECIPES, Recipe
+from converters.zoo.training import train
 
 TINY = Recipe(epochs=2, qat_epochs=1, batch=16, lr=0.05, shift=1, optimiser="muon", fast=True, evaluate_every=2)
 

@@ -16,7 +16,8 @@ from PIL import Image
 from converters.errors import ConversionError
 from converters.quantised_file import load_quantised
 from converters.zoo.datasets import load
-from converters.zoo.training import Recipe, recipe_for, train
+from converters.zoo.recipes import Recipe, recipe_for
+from converters.zoo.training import train
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = """
@@ -26,7 +27,8 @@ from torch import nn
 from converters.zoo.datasets import load
 from converters.zoo.networks import NETWORKS
 from converters.zoo.processes import team
-from converters.zoo.training import Recipe, train
+from converters.zoo.recipes import Recipe
+from converters.zoo.training import train
 
 class Small(nn.Module):
     def __init__(self, channels, classes, size):
