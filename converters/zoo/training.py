@@ -23,6 +23,7 @@ from converters.frontends.pt2e import freeze_observers, from_pt2e, prepare_qat
 from converters.frontends.quantizer import RangeObserver
 from converters.quantised import QuantGraph
 from converters.zoo.datasets import Images
+from converters.zoo.depthwise import DenseDepthwise
 from converters.zoo.networks import build
 from converters.zoo.optimisers import Optimisers
 from converters.zoo.processes import team
@@ -222,7 +223,7 @@ class _Run:
     def _loss(self, model: nn.Module, x: Tensor, labels: Tensor, whole: int) -> Tensor:
         """The mean over the whole batch, or this process's share of it."""
         if self.recipe.fast:
-            with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            with torch.autocast(x.device.type, dtype=torch.bfloat16), DenseDepthwise():
                 out = model(x.contiguous(memory_format=torch.channels_last))
         else:
             out = model(x)
