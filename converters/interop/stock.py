@@ -1,7 +1,7 @@
 """Stock NIR files in unmodified simulators, each through its own importer and executor.
 
 One function per simulator: it reads the file from disk, steps through the inputs, and returns what the observed
-nodes emitted. Where a simulator cannot run a graph, the reason is raised as :class:`CannotRun`, in that
+nodes emitted. Where a simulator cannot run a graph, the reason is raised as :class:`CannotRun`, with that
 simulator's own words.
 """
 
@@ -32,6 +32,16 @@ DT = 1e-4
 
 class CannotRun(Exception):
     """The simulator refused the graph or failed on it; the text says how."""
+
+
+_FLOAT32 = "its spikes are float32 whatever the weights are, and this file needs float64; "
+# what a simulator's own words mean, where they do not say it: (simulator, part of its message, reason)
+_REASONS = (
+    ("snntorch", "Input type (float)", _FLOAT32),
+    ("snntorch", "Float and Double", _FLOAT32),
+    ("snntorch", "got (tuple", "its importer's IF neuron returns spikes and membrane as a tuple to the next layer; "),
+    ("sinabs", "truth value", "its importer checks leaks with Python's any(), which fails on feature maps; "),
+)
 
 
 @dataclass(eq=False)
@@ -109,7 +119,8 @@ def run_module(
             end = time.perf_counter()
     except Exception as error:  # whatever a foreign package raises is its answer
         reason = " ".join(str(error).split()) or "no message"
-        raise CannotRun(f"{type(error).__name__}: {reason[:300]}") from error
+        why = next((w for s, part, w in _REASONS if s == simulator and part in reason), "")
+        raise CannotRun(why + f"{type(error).__name__}: {reason[:300]}") from error
     lines = [line for line in said.getvalue().splitlines() if line.strip()]
     return StockRun(simulator, version(package), outputs, middle - start, end - middle, dtype, lines)
 

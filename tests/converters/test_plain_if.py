@@ -57,7 +57,7 @@ def test_losses_are_measured_and_reasons_given():
         assert row.accuracy == row.prediction_agreement
         assert "hard reset" in row.lost
         assert row.note == ""
-    assert "tuple" in rows["snntorch"].note  # its IF returns its state into the next layer
+    assert "returns spikes and membrane as a tuple" in rows["snntorch"].note
     assert rows["snntorch"].accuracy is None
 
 
