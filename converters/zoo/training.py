@@ -132,7 +132,7 @@ def train(
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """What a checkpoint says of its recipe; later settings only where they change what was done before."""
     plain = asdict(Recipe())
-    return {k: v for k, v in asdict(recipe).items() if k not in ("nesterov", "patience") or v != plain[k]}
+    return {k: v for k, v in asdict(recipe).items() if k not in ("nesterov", "patience", "cutout") or v != plain[k]}
 
 
 def _pt2e(model: nn.Module, example: Tensor, **options: Any) -> nn.Module:
@@ -317,6 +317,13 @@ def _augment(x: Tensor, recipe: Recipe) -> Tensor:
         x = padded[torch.arange(n)[:, None, None, None], torch.arange(c)[None, :, None, None], rows, columns]
     if recipe.flip:
         x = torch.where((torch.rand(len(x)) < 0.5)[:, None, None, None], x.flip(3), x)
+    if recipe.cutout:
+        n, _, h, w = x.shape
+        top, left = torch.randint(0, h, (n, 1, 1, 1)), torch.randint(0, w, (n, 1, 1, 1))
+        rows = torch.arange(h).view(1, 1, h, 1) - top + recipe.cutout // 2
+        columns = torch.arange(w).view(1, 1, 1, w) - left + recipe.cutout // 2
+        inside = (rows >= 0) & (rows < recipe.cutout) & (columns >= 0) & (columns < recipe.cutout)
+        x = x.masked_fill(inside, 0.0)
     return x
 
 

@@ -10,7 +10,7 @@ import torch
 import converters
 from converters.zoo.datasets import load
 from converters.zoo.recipes import RECIPES, Recipe
-from converters.zoo.training import train
+from converters.zoo.training import _augment, train
 
 TINY = Recipe(epochs=2, qat_epochs=1, batch=16, lr=0.05, shift=1, optimiser="muon", fast=True, evaluate_every=2)
 
@@ -49,3 +49,18 @@ def test_exact_spikes_and_the_same_bits_after_a_stop(tmp_path):
 def test_large_networks_take_it():
     assert RECIPES["cifar10"].fast
     assert RECIPES["cifar10"].optimiser == "muon"
+
+
+def test_cutout():
+    """A square of zeros, cut off at the border: its place anywhere, its centre inside of the image."""
+    torch.manual_seed(0)
+    seen = set()
+    for image in _augment(torch.ones(500, 3, 9, 7), Recipe(cutout=4)):
+        assert torch.equal(image[0], image[1])
+        rows, columns = (image[0] == 0).nonzero().unbind(1)
+        top, bottom, left, right = (int(v) for v in (rows.min(), rows.max(), columns.min(), columns.max()))
+        assert len(rows) == (bottom - top + 1) * (right - left + 1)  # a full rectangle
+        assert bottom - top == 3 or top == 0 or bottom == 8
+        assert right - left == 3 or left == 0 or right == 6
+        seen.add((top, left))
+    assert {(0, 0), (5, 3)} <= seen
