@@ -48,7 +48,7 @@ def from_brevitas(model: nn.Module, example: Tensor) -> QuantGraph:
     MissingExtraError
         If Brevitas is not installed.
     ConversionError
-        For what has no exact Ca-LIF form, naming the module's path and the way out.
+        For what is not converted, naming the module's path and the way out.
 
     Examples
     --------

@@ -40,7 +40,7 @@ def from_torch_ao(model: nn.Module, example: Tensor) -> QuantGraph:
     Raises
     ------
     ConversionError
-        For what has no exact Ca-LIF form: an activation without fake-quantiser, a max pool, an unknown
+        For what is not converted: an activation without fake-quantiser, a max pool, an unknown
         module... The message names the module's path and the way out.
 
     Notes

@@ -120,7 +120,7 @@ class Walker:
         kind = {"call_module": "module", "call_method": "method"}.get(node.op, "function")
         raise ConversionError(
             where_is(node),
-            f"the {kind} {what}, for which there is no exact Ca-LIF form",
+            f"the {kind} {what}, which is not converted",
             "use convolutions, linear layers, ReLU, average pools, additions and concatenations",
         )
 
