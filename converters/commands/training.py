@@ -36,6 +36,7 @@ def train_network(
     qat_epochs: int | None = None,
     kind: str = "fast",
     patience: int = 0,
+    start: Path | None = None,
 ) -> dict[str, Any]:
     """Train, save the quantised network beside the checkpoints, and return what was measured."""
     from converters.zoo.recipes import recipe_for
@@ -71,6 +72,7 @@ def train_network(
         weight_bits=weight_bits,
         seed=seed,
         toolkit=toolkit,
+        start=start,
         quantise_output=levels >= 32,  # with few levels the logits are read from the membrane
         progress=progress,
     )
@@ -90,7 +92,8 @@ def train_network(
         + (f" --epochs {epochs}" if epochs is not None else "")
         + (f" --qat-epochs {qat_epochs}" if qat_epochs is not None else "")
         + (f" --recipe {kind}" if kind != "fast" else "")
-        + (f" --patience {patience}" if patience else ""),
+        + (f" --patience {patience}" if patience else "")
+        + (f" --start {start.name}" if start is not None else ""),
         "log": result.log,
     }
     if team().first:
@@ -116,6 +119,9 @@ def train(
     patience: Annotated[
         int, typer.Option(min=0, help="End a phase after so many looks at the test images without a better one.")
     ] = 0,
+    start: Annotated[
+        Path | None, typer.Option(help="A .float.pt of an earlier run whose weights the float phase starts from.")
+    ] = None,
     seed: common.Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for checkpoints; a run that was stopped goes on there.")] = Path(
         "runs"
@@ -141,6 +147,7 @@ def train(
             bar=bar,
             kind=recipe,
             patience=patience,
+            start=start,
         )
     if not team().first:
         return

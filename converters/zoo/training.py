@@ -60,6 +60,7 @@ def train(
     seed: int = 0,
     quantise_output: bool = True,
     toolkit: str = "pt2e",
+    start: str | os.PathLike | None = None,
     progress: Progress | None = None,
 ) -> TrainResult:
     """Train a network of the zoo, float and then quantised.
@@ -77,6 +78,9 @@ def train(
     levels, weight_bits, quantise_output
         See :func:`converters.prepare_qat`.
     toolkit : {"pt2e", "brevitas"}
+    start : path, optional
+        A ``.float.pt`` of an earlier run of the same network: its weights instead of random ones. The result's log
+        begins with that run's.
     seed : int
     progress : callable ``(phase, done, total)`` in batches, optional
 
@@ -97,6 +101,10 @@ def train(
     torch.manual_seed(seed)
     model = build(network, shape[0], data.classes, shape[-1])
     folder.mkdir(parents=True, exist_ok=True)
+    before: list[dict[str, Any]] = []
+    if start is not None:
+        before = _load_start(model, Path(start), about)
+        about["start"] = f"{Path(start).name} after {len(before)} epochs"
     if recipe.fast:
         model = model.to(memory_format=torch.channels_last)
     settings = {k: v for k, v in _settings(recipe).items() if not k.startswith("qat")}
@@ -126,7 +134,22 @@ def train(
     graph = finish(qat, data[:2].pixels)
     mine = test[crew.share(len(test))]
     right = sum(int((graph.predict(part.pixels) == part.labels).sum()) for part in _split(mine, 512))
-    return TrainResult(graph, float_accuracy, crew.total(right)[0] / max(len(test), 1), log + qat_log)
+    return TrainResult(graph, float_accuracy, crew.total(right)[0] / max(len(test), 1), before + log + qat_log)
+
+
+def _load_start(model: nn.Module, path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Weights of an earlier run into ``model``; its log."""
+    state = read_checkpoint(path)
+    theirs = json.loads(state["about"])
+    differ = [k for k in ("network", "shape", "classes") if theirs.get(k) != about[k]]
+    if differ:
+        found = ", ".join(f"{k} {theirs.get(k)} instead of {about[k]}" for k in differ)
+        raise ConversionError(str(path), f"a checkpoint with {found}", "start from a .float.pt of the same network")
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError:
+        raise ConversionError(str(path), "a quantised run", "start from a .float.pt") from None
+    return json.loads(state["log"])
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:

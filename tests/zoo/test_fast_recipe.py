@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import converters
+from converters.errors import ConversionError
 from converters.zoo.datasets import load
 from converters.zoo.recipes import RECIPES, Recipe
 from converters.zoo.training import _augment, train
@@ -64,3 +65,23 @@ def test_cutout():
         assert right - left == 3 or left == 0 or right == 6
         seen.add((top, left))
     assert {(0, 0), (5, 3)} <= seen
+
+
+def test_a_run_that_starts_from_another(tmp_path):
+    data, test = load("digits", "train").first(48), load("digits", "test").first(12)
+    options = {"name": "lenet5-digits-127", "recipe": TINY}
+    first = train("lenet5", data, test, folder=tmp_path / "a", **options)
+    path = tmp_path / "a" / "lenet5-digits.float.pt"
+    still = Recipe(epochs=1, qat_epochs=1, batch=16, lr=0.0, qat_lr=0.0, weight_decay=0.0)  # nothing moves
+    second = train("lenet5", data, test, folder=tmp_path / "b", name="lenet5-digits-127", recipe=still, start=path)
+    assert second.log[:2] == first.log[:2]
+    assert second.log[2]["accuracy"] == first.float_accuracy
+    weights, theirs = (torch.load(tmp_path / k / path.name, weights_only=True)["model"] for k in "ab")
+    assert all(torch.equal(weights[k], theirs[k]) for k in weights)
+    with pytest.raises(ConversionError, match="a checkpoint with network lenet5 instead of resnet11h"):
+        train("resnet11h", data, test, folder=tmp_path / "c", name="x-y-7", recipe=TINY, start=path)
+    with pytest.raises(ConversionError, match="use another --out"):  # what was begun from elsewhere
+        train("lenet5", data, test, folder=tmp_path / "b", name="lenet5-digits-127", recipe=still)
+    quantised = tmp_path / "a" / "lenet5-digits-127.qat.pt"
+    with pytest.raises(ConversionError, match=r"a quantised run; start from a \.float\.pt"):
+        train("lenet5", data, test, folder=tmp_path / "d", name="x-y-7", recipe=TINY, start=quantised)
