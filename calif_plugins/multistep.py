@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from calif_plugins.parameters import CaLIFParameters
 
-__all__ = ["CaLIFMultiStep", "available", "kernels", "use_threads_of_torch"]
+__all__ = ["CaLIFMultiStep", "available", "kernels", "totals", "use_threads_of_torch"]
 
 
 def use_threads_of_torch() -> None:
@@ -39,6 +39,13 @@ def kernels() -> Any:
     from calif_plugins import multistep_kernels
 
     return multistep_kernels
+
+
+def totals() -> Any:
+    """The compiled passes at the end of a run, :mod:`calif_plugins.multistep_totals`."""
+    from calif_plugins import multistep_totals
+
+    return multistep_totals
 
 
 class CaLIFMultiStep(nn.Module):

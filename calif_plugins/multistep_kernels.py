@@ -76,14 +76,20 @@ def event_scan(x, features, place, line, lines, kh, size, tall, wide, top, side,
     steps = out.shape[0]
     images = x.shape[0] // (steps * features)
     tall_out = out.shape[1] // images
+    t, window, half_from, _even = clock
     for n in numba.prange(images):
-        charge = np.empty(tall * wide + size, dtype=lines.dtype)
+        first, end = n * tall_out, (n + 1) * tall_out
+        charge = np.zeros(tall * wide + size, dtype=lines.dtype)
+        heard, still = False, False
         for b in range(steps):
-            charge[:] = 0
+            if heard:
+                charge[:] = 0
+            heard = False
             start = (b * images + n) * features
             for k in range(0, features, 64):
                 mask = _fired(x, start + k, start + features)
                 while mask:
+                    heard = True
                     m = k + first_bit(mask)
                     mask &= mask - np.uint64(1)
                     at, w = np.intp(place[m]), np.intp(line[m])
@@ -95,7 +101,11 @@ def event_scan(x, features, place, line, lines, kh, size, tall, wide, top, side,
                             else:
                                 subtract_lanes(charge, at + part, lines, w + part)
                         at, w = at - wide, w + size
-            rows(charge, top * wide + side, wide, tall_out, n * tall_out, state, parameters, clock, b, out, active)
+            if still and not heard:  # after the window, who was silent stays so until something arrives
+                out[b, first:end], active[b, first:end] = 1, 0
+                continue
+            rows(charge, top * wide + side, wide, tall_out, first, state, parameters, clock, b, out, active)
+            still = t + b >= max(window, half_from) and not active[b, first:end].any()
 
 
 @numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
@@ -103,18 +113,28 @@ def pool_event_scan(x, features, place, state, parameters, clock, out, active):
     steps, _, width = out.shape
     images = x.shape[0] // (steps * features)
     tall_out = out.shape[1] // images
+    t, window, half_from, _even = clock
     for n in numba.prange(images):
-        charge = np.empty(tall_out * width + 1, dtype=np.int16)
+        first, end = n * tall_out, (n + 1) * tall_out
+        charge = np.zeros(tall_out * width + 1, dtype=np.int16)
+        heard, still = False, False
         for b in range(steps):
-            charge[:] = 0
+            if heard:
+                charge[:] = 0
+            heard = False
             start = (b * images + n) * features
             for k in range(0, features, 64):
                 mask = _fired(x, start + k, start + features)
                 while mask:
+                    heard = True
                     m = k + first_bit(mask)
                     mask &= mask - np.uint64(1)
                     charge[place[m]] += np.int16(x[start + m]) - np.int16(1)
-            rows(charge, 0, width, tall_out, n * tall_out, state, parameters, clock, b, out, active)
+            if still and not heard:
+                out[b, first:end], active[b, first:end] = 1, 0
+                continue
+            rows(charge, 0, width, tall_out, first, state, parameters, clock, b, out, active)
+            still = t + b >= max(window, half_from) and not active[b, first:end].any()
 
 
 _INPUTS = 256  # that a thread encodes at a time

@@ -64,6 +64,11 @@ class Stage:
         """Largest charge that one step can bring."""
         return sum(s.gain for s in self.synapses)
 
+    @cached_property
+    def reach(self) -> int:
+        """Largest size of a count."""
+        return int(max(-self.parameters.y_min.min(), self.parameters.y_max.max()))
+
 
 @dataclass(frozen=True, eq=False)
 class Network:

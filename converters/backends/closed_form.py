@@ -41,7 +41,7 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
         return signed[name]
 
     for stage in network.stages:
-        reach[stage.name] = int(max(-stage.parameters.y_min.min(), stage.parameters.y_max.max()))
+        reach[stage.name] = stage.reach
         layer = integer.get(stage.name)
         if layer is not None and (stage is not network.output or layer.exact):
             if layer.source not in bytes_:
@@ -75,12 +75,15 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
 
 def _rows(stage: Stage, window: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Bias and threshold of each channel, float64."""
-    p = stage.parameters
+    kept: dict[Any, tuple[Tensor, Tensor]] = stage.__dict__.setdefault("_closed_form_rows", {})
+    if (window, device) not in kept:
+        p = stage.parameters
 
-    def row(value: Any) -> Tensor:
-        return float64(value, device).reshape(-1).expand(stage.shape[0])
+        def row(value: Any) -> Tensor:
+            return float64(value, device).reshape(-1).expand(stage.shape[0])
 
-    return row(p.v_init) - window * row(p.leak), row(p.threshold)  # on the lattice, so exact
+        kept[window, device] = row(p.v_init) - window * row(p.leak), row(p.threshold)  # on the lattice, so exact
+    return kept[window, device]
 
 
 def _net_charge(stage: Stage, acc: Tensor, window: int) -> tuple[Tensor, Tensor]:

@@ -62,6 +62,7 @@ class _Run:
         self.states = [State(layer.parameters, layer.stage.shape, self.n) for layer in plan.stages]
         self.last = torch.zeros(self.n, dtype=torch.int64)  # last step in which the image's network fired
         self.share: dict[str, float] = {}  # of neurons that fire in a step, of each layer
+        self.still: set[str] = set()  # layers that stay silent until something arrives: no leak, thresholds are half
         self.trains: dict[str, list[Tensor]] = {k: [] for k in self.network.shapes}
         window = self.network.window
         for t in range(0, window, BLOCK):
@@ -83,9 +84,17 @@ class _Run:
             name = layer.stage.name
             out = torch.empty(steps, state.rows, layer.parameters.rows, dtype=torch.uint8)
             fired = torch.empty(steps, state.rows, dtype=torch.int32)
-            self._scan(layer, state, spikes, t, steps, out, fired)
+            if name in self.still and not any(self.share[given.source] for given in layer.inputs):
+                out.fill_(1)
+                fired.zero_()
+            else:
+                self._scan(layer, state, spikes, t, steps, out, fired)
             spikes[name] = out.reshape(steps, *state.shape)
             self.share[name] = float(fired.sum()) / out.numel()
+            if t + steps > max(self.network.window, self._half_from()) and not bool(fired[-1].any()):
+                self.still.add(name)
+            else:
+                self.still.discard(name)
             active |= fired.reshape(steps, self.n, -1).any(2)
         when = torch.arange(t + 1, t + steps + 1)[:, None] * active
         self.last = torch.maximum(self.last, when.amax(0))
@@ -152,21 +161,15 @@ class _Run:
 
     def result(self) -> RunResult:
         network, options, window = self.network, self.options, self.network.window
-        positive, negative = {}, {}
-        sops = torch.zeros(self.n, dtype=torch.float64)
-        emitted: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         name = network.encoder_name
+        emitted: dict[str, Tensor] = {}
         if not self.source.coded_directly:
-            net = last(self.integers).to(torch.float64)
-            emitted[name] = net.abs(), net, self.plan.fan_out[name]
+            net = last(self.integers)
+            found = net.clamp(min=0), -net.clamp(max=0), net.abs() * self.plan.fan_out[name]
+            emitted[name] = torch.stack([k.flatten(1).sum(1) for k in found], dim=1)
         for layer, state in zip(self.plan.stages, self.states, strict=True):
-            key = layer.stage.name
-            _, net, fired = (a.to(torch.float64).reshape(state.shape) for a in state.arrays)
-            emitted[key] = fired, net, self.plan.fan_out[key]
-        for key, (fired, net, fan_out) in emitted.items():
-            positive[key] = ((fired + net) / 2).flatten(1).sum(1).to(torch.int64)
-            negative[key] = ((fired - net) / 2).flatten(1).sum(1).to(torch.int64)
-            sops += (fired * fan_out).flatten(1).sum(1)
+            emitted[layer.stage.name] = state.emitted(self.plan.fan_out[layer.stage.name])
+        sops = torch.stack([e[:, 2] for e in emitted.values()]).sum(0).to(torch.float64)
         macs = torch.zeros(self.n, dtype=torch.float64)
         if self.source.coded_directly:
             macs = ((self.integers != 0) * network.fan_out[name]).flatten(1).sum(1)
@@ -183,8 +186,8 @@ class _Run:
             counts={k.stage.name: s.nchw(s.arrays[1]).to(torch.int32) for k, s in kept if not k.stage.readout},
             membranes={k.stage.name: s.nchw(s.arrays[0]) for k, s in with_membrane},
             logits=read_out(out_layer.stage, count, membrane),
-            positive=positive,
-            negative=negative,
+            positive={k: e[:, 0].clone() for k, e in emitted.items()},
+            negative={k: e[:, 1].clone() for k, e in emitted.items()},
             extra_steps=(self.last - window).clamp_(min=0),
             sops=sops,
             macs=macs,

@@ -35,7 +35,7 @@ class Plan:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.stages = [Layer(network, stage) for stage in network.stages]
-        self.fan_out = {k: last(v[None])[0] for k, v in network.fan_out.items()}
+        self.fan_out = {k: last(v[None])[0].to(torch.int64).contiguous() for k, v in network.fan_out.items()}
 
 
 class Layer:
@@ -112,8 +112,8 @@ class _Events:
         ops, shape = stage.synapses[0].ops, network.shapes[stage.synapses[0].source]
         op, dtype = ops[-1] if ops else None, np.int16 if stage.gain < 2**15 else np.int32
         if len(ops) == 1 and type(op) is Conv2d and op.groups == 1 and op.stride == op.dilation == (1, 1):
-            # few input channels leave integer kernels idle; many make spike by spike slow at the usual rates
-            share = EVENT_SHARE * max(1.0, 96 / op.weight[0].numel())
+            # few input channels leave integer kernels idle; sums of 32 bits are half as many per instruction
+            share = EVENT_SHARE * max(1.0, 96 / op.weight[0].numel()) * (1.0 if dtype is np.int16 else 0.6)
             return cls(_convolution(op, shape, stage.shape, dtype), share)
         if type(op) is Linear and (len(ops) == 1 or (len(ops) == 2 and type(ops[0]) is Flatten)):
             weight = _lines(reordered(op.weight, shape).T.numpy().astype(dtype))

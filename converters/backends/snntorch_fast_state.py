@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calif_plugins import multistep
 from converters.network import Stage, float64
 
 __all__ = ["Parameters", "State"]
@@ -103,13 +104,20 @@ class State:
             return
         narrow = self.parameters.narrow
         assert narrow is not None
-        units, (v, count) = [torch.from_numpy(narrow[k]).to(torch.int64) for k in (0, 1, 4)], self.arrays
-        y = (count << 16) >> 16
-        fired = (count - y) >> 16
-        charge = (v - units[2] + t * units[1] + y * units[0]) >> narrow[5]
-        threshold, leak, v_init = (torch.from_numpy(x) for x in narrow[7:])
-        net = y.to(torch.float64)
-        self.arrays = charge + v_init - t * leak - net * threshold, net, fired
+        v, count = self.arrays
+        wide = torch.empty(v.shape, dtype=torch.float64), torch.empty(v.shape, dtype=torch.float64), torch.empty_like(v)
+        multistep.totals().widen(v.numpy(), count.numpy(), narrow, t, tuple(a.numpy() for a in wide))
+        self.arrays = wide
+
+    def emitted(self, fan_out: Tensor) -> Tensor:
+        """Positive and negative spikes and synaptic operations of each image, int64 ``(N, 3)``; the state is wide."""
+        _, net, fired = self.arrays
+        n = self.shape[0]
+        found = torch.zeros(n, 3, dtype=torch.int64)
+        multistep.totals().emitted(
+            fired.reshape(n, -1).numpy(), net.reshape(n, -1).numpy(), fan_out.reshape(-1).numpy(), found.numpy()
+        )
+        return found
 
     def nchw(self, x: Tensor) -> Tensor:
         """Channels first."""
