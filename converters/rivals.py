@@ -1,4 +1,4 @@
-"""The same quantised network on other simulators, for timing: one process each, run when it is told to.
+"""The same quantised network on other simulators, for timing (:mod:`converters.benchmark`).
 
 What a user of each would write: convolutions in float32 with weights divided by the threshold, the bias as
 constant current, and the simulator's own integrate-and-fire neuron. Their spikes are their own (see
@@ -7,10 +7,6 @@ constant current, and the simulator's own integrate-and-fire neuron. Their spike
 
 from __future__ import annotations
 
-import json
-import resource
-import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -21,14 +17,13 @@ from torch import Tensor, nn
 
 from calif_plugins.encoding import isi_encode
 from converters.backends import run
-from converters.errors import ConversionError, MissingExtraError
+from converters.errors import ConversionError
 from converters.network import Network, Stage, float64
 from converters.synapses import Conv2d, Flatten, Linear, SumPool2d
 
-__all__ = ["RIVALS", "missing", "worker"]
+__all__ = ["RIVALS", "Step", "missing"]
 
 Step = Callable[[], Any]
-TURN = 0.1  # seconds; what is shorter runs again within its turn: one run alone would time how its threads wake up
 
 
 class _Weights(nn.Module):
@@ -215,40 +210,3 @@ def missing(name: str) -> str | None:
     except PackageNotFoundError:
         return package
     return None
-
-
-def worker() -> None:
-    """A process that times one simulator: reads lines, runs once for each, and answers with JSON."""
-    import logging
-    import warnings
-
-    from converters.nir_file import read
-
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    name, graph, data, threads = sys.argv[1:5]
-    torch.set_num_threads(int(threads))
-    network = Network.from_graph(read(graph))
-    integers = torch.load(data, weights_only=True)
-    if missing(name):
-        raise MissingExtraError(RIVALS[name][0], "rivals")
-    with torch.no_grad():
-        start = time.perf_counter()
-        step = RIVALS[name][1](network, integers)
-        step()
-        warm_up = time.perf_counter() - start
-        sys.stdout.write(json.dumps({"warm_up": warm_up}) + "\n")
-        sys.stdout.flush()
-        for _ in sys.stdin:
-            start, runs = time.perf_counter(), 0
-            while not runs or time.perf_counter() - start < TURN:
-                step()
-                runs += 1
-            seconds = (time.perf_counter() - start) / runs
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 2**20)
-            sys.stdout.write(json.dumps({"seconds": seconds, "peak_memory_mb": peak}) + "\n")
-            sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    worker()

@@ -3,63 +3,32 @@
 from __future__ import annotations
 
 import json as json_module
-import os
-import subprocess
-import sys
-import tempfile
+import math
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
-import torch
 import typer
 
+from converters.atomic import atomic_path
+from converters.benchmark import pages, random_networks
+from converters.benchmark.files import files as time_files
+from converters.benchmark.measuring import Case, machine, measure
+from converters.benchmark.worker import GROWTH
 from converters.commands import common
-from converters.errors import ConversionError
-from converters.network import Network
-from converters.nir_export import to_nir
-from converters.nir_file import write
-from converters.quantised import GraphBuilder, QuantGraph
+from converters.errors import ConversionError, MissingExtraError
+from converters.quantised import QuantGraph
 from converters.rivals import RIVALS, missing
-from converters.synapses import Conv2d, Linear, SumPool2d
-from converters.zoo.datasets import load
 from converters.zoo.named import load_checkpoint
 
 __all__ = ["bench"]
 
-
-def _vgg9() -> QuantGraph:
-    """VGG-9 with random integers, and thresholds that keep layers about as active as trained ones."""
-    gen = torch.Generator().manual_seed(0)
-    b = GraphBuilder()
-    value = b.input((3, 32, 32), scale=1 / 127, q_min=0, q_max=127)
-    channels = 3
-    clip: dict[str, Any] = {"y_min": 0, "y_max": 127, "scale": 1.0}
-    for k, out in enumerate([64, 64, 0, 128, 128, 0, 256, 256, 256, 0]):
-        if out:
-            w = torch.randint(-127, 128, (out, channels, 3, 3), generator=gen, dtype=torch.int8)
-            op = Conv2d(w, padding=(1, 1))
-            value = b.layer(f"conv{k}", [(value, op)], threshold=73.0 * (9 * channels) ** 0.5 * 0.9, **clip)
-            channels = out
-        else:
-            value = b.layer(f"pool{k}", [(value, SumPool2d((2, 2), (2, 2)))], threshold=4.0, **clip)
-    w = torch.randint(-127, 128, (1024, 4096), generator=gen, dtype=torch.int8)
-    value = b.layer("fc1", [(b.flatten(value), Linear(w))], threshold=73.0 * 64, **clip)
-    w = torch.randint(-127, 128, (10, 1024), generator=gen, dtype=torch.int8)
-    return b.build(b.layer("fc2", [(value, Linear(w))], threshold=73.0 * 32, y_min=-127, y_max=127, scale=1.0))
-
-
-def _images(network: Network, n: int, seed: int) -> torch.Tensor:
-    """Real images where there are some of this shape, in a seeded order; else random ones over the whole range."""
-    generator = torch.Generator().manual_seed(seed)
-    for name in ("mnist", "cifar10", "digits"):
-        try:
-            found = load(name, "test", download=False).pixels
-        except ConversionError:
-            continue
-        if found.shape[1:] == network.spec.shape:
-            return found[torch.randint(len(found), (n,), generator=generator)]
-    return torch.rand(n, *network.spec.shape, generator=generator) * network.spec.scale * network.spec.q_max
+FULL = [Case(n, t, b) for n in ("lenet5-mnist-127", "vgg9-cifar10-127") for t in (8, 32, 128) for b in (1, 16, 64)]
+# along one axis at a time
+SCALING = {
+    "T": [Case("lenet5-mnist-127", t, 64) for t in (8, 32, 128, 512, 2048)],
+    "batch": [Case("lenet5-mnist-127", 32, n) for n in (1, 4, 16, 64, 256, 1024)],
+    "network": [Case(n, 32, 16) for n in ("lenet5-mnist-127", "resnet11h-cifar10-127", "vgg9-cifar10-127")],
+}
 
 
 def bench(
@@ -67,87 +36,153 @@ def bench(
     window: Annotated[list[int] | None, typer.Option("--window", help="T; may be repeated. 128 by default.")] = None,
     batch: Annotated[list[int] | None, typer.Option("--batch", help="May be repeated. 64 by default.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Rows to run; may be repeated; all by default.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="LeNet-5 and VGG-9, T = 8, 32 and 128, batches of 1, 16 and 64.")
+    ] = False,
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="Ours alone: time and memory as T, batch and network grow.")
+    ] = False,
+    files: Annotated[
+        bool, typer.Option("--files", help="Convert, write and read a VGG-16 (15 million weights) instead.")
+    ] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Turns; medians are shown.")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="Of each process.")] = 2,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File for the rows (.json), kept case by case and gone on with; a .md page beside it."),
+    ] = None,
     seed: common.Seed = 0,
     json: common.Json = False,
 ) -> None:
     """Time every simulator on the same quantised network; medians and ratios of one run."""
-    names = list(only or RIVALS)
-    unknown = [n for n in names if n not in RIVALS]
+    if full + scaling + files > 1:
+        raise ConversionError("options", "several of --full, --scaling and --files", "give one of them")
+    if out is not None and out.suffix != ".json":
+        raise ConversionError("--out", str(out), "give a name that ends in .json")
+    if files:
+        _files(window, repeats, threads, out, json)
+        return
+    names = list(GROWTH if scaling else only or RIVALS)
+    unknown = [n for n in only or () if n not in RIVALS]
     if unknown:
         raise ConversionError("--only", f"{unknown[0]!r}", f"use one of {', '.join(RIVALS)}")
-    if network == "vgg9":
-        q = _vgg9()
-    else:
-        q, _ = load_checkpoint("lenet5-mnist-127" if network == "lenet5" else network)
-    rows: list[dict[str, Any]] = []
-    for t in window or [128]:
-        for n in batch or [64]:
-            with common.progress_bar(json) as bar:
-                task = bar.add_task(f"T = {t}, batch {n}", total=len(names) * (repeats + 1))
-                rows += _measure(q, names, t, n, repeats, threads, seed, lambda: bar.advance(task))  # noqa: B023
-            if not json:
-                _show(network, [r for r in rows if (r["T"], r["batch"]) == (t, n)], t, n)
-    absent = {n: missing(n) for n in names if missing(n)}
-    machine = {"threads": threads, "torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}
+    cases: list[tuple[str, Case]] = [("", c) for c in FULL]
+    if scaling:
+        cases = [(axis, c) for axis, some in SCALING.items() for c in some]
+        if out is not None:
+            _plots_possible()
+    elif not full:
+        cases = [("", Case(network, t, n)) for t in window or [128] for n in batch or [64]]
+    absent = {n: missing(n) for n in names if n in RIVALS and missing(n)}
+    names = [n for n in names if n not in absent]
+    data: dict[str, Any] = {"networks": list(dict.fromkeys(c.network for _, c in cases)), "machine": machine(threads)}
+    data |= {"missing": absent, "rows": [], "failed": []}
+    kept = _kept(out, data)
+    graphs: dict[str, QuantGraph] = {}
+    for axis, case in cases:
+        q = graphs.setdefault(case.network, _graph(case.network))
+        done = [r for r in kept if (r["network"], r["T"], r["batch"], r.get("axis", "")) == (*_key(case), axis)]
+        ready = {r["name"] for r in done}
+        wanted = [n for n in names if n not in ready]
+        with common.progress_bar(json) as bar:
+            task = bar.add_task(f"{case.network}, T = {case.T}, batch {case.batch}", total=len(wanted) * (repeats + 1))
+            rows, failed = (
+                measure(
+                    q, case, wanted, repeats=repeats, threads=threads, seed=seed, tick=lambda: bar.advance(task),  # noqa: B023
+                ) if wanted else ([], [])
+            )  # fmt: skip
+        if scaling:
+            neurons = sum(math.prod(layer.shape) for layer in q.layers)
+            rows, failed = ([r | {"axis": axis, "neurons": neurons} for r in some] for some in (rows, failed))
+        order = {n: k for k, n in enumerate(names)}
+        rows = sorted(
+            [r for r in done if "failed" not in r and r["name"] in order] + rows, key=lambda r: order[r["name"]]
+        )
+        data["rows"] += rows
+        data["failed"] += [r for r in done if "failed" in r] + failed
+        if not json:
+            _show(case, rows)
+        if out is not None:
+            _write(out, data)
+    if out is not None:
+        _page(out, data, scaling, full)
     if json:
-        common.print_json({"network": network, "machine": machine, "missing": absent, "rows": rows})
-    elif absent:
+        common.print_json(data)
+        return
+    if absent:
         common.say("not installed: " + ", ".join(f"{package} ({name})" for name, package in absent.items()))
+    for f in data["failed"]:
+        common.say(f"{f['name']} cannot run {f['network']}, T = {f['T']}, batch {f['batch']}: {f['failed']}")
 
 
-def _measure(q: QuantGraph, names: list[str], t: int, n: int, repeats: int, threads: int, seed: int, tick: Any) -> list:
-    with tempfile.TemporaryDirectory() as folder:
-        graph, data = Path(folder) / "net.nir", Path(folder) / "images.pt"
-        write(graph, to_nir(q, T=t))
-        network = Network.from_graph(to_nir(q, T=t))
-        torch.save(network.spec.quantise(_images(network, n, seed)), data)
-        env = {**os.environ, "OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
-        processes = {}
-        found: dict[str, dict[str, Any]] = {}
-        try:
-            for name in names:
-                if missing(name):
-                    tick()
-                    continue
-                command = [sys.executable, "-m", "converters.rivals", name, str(graph), str(data), str(threads)]
-                processes[name] = subprocess.Popen(
-                    command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-                )
-                found[name] = {"times": [], "warm_up": _answer(processes[name], name)["warm_up"]}
-                tick()
-            for _ in range(repeats):  # in turn, so that a slow minute of the machine is everybody's
-                for name, process in processes.items():
-                    assert process.stdin is not None
-                    process.stdin.write("go\n")
-                    process.stdin.flush()
-                    answer = _answer(process, name)
-                    found[name]["times"].append(answer["seconds"])
-                    found[name]["peak"] = answer["peak_memory_mb"]
-                    tick()
-        finally:
-            for process in processes.values():
-                process.kill()
-                process.communicate()
-    rows = []
-    for name, f in found.items():
-        seconds = median(f["times"])
-        row = {"name": name, "T": t, "batch": n, "seconds": seconds, "images_per_second": n / seconds}
-        rows.append(row | {"peak_memory_mb": f["peak"], "warm_up_seconds": f["warm_up"], "times": f["times"]})
+def _key(case: Case) -> tuple[str, int, int]:
+    return case.network, case.T, case.batch
+
+
+def _graph(name: str) -> QuantGraph:
+    if name == "vgg9":
+        return random_networks.vgg9()
+    return load_checkpoint("lenet5-mnist-127" if name == "lenet5" else name)[0]
+
+
+def _plots_possible() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("matplotlib", "plot") from None
+
+
+def _kept(out: Path | None, data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of an earlier, unfinished run into the same file."""
+    if out is None or not out.exists():
+        return []
+    try:
+        found = json_module.loads(out.read_text(encoding="utf-8"))
+        rows, where = [*found["rows"], *found["failed"]], found["machine"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConversionError("--out", f"{out}, not a file of calif bench", "give another name") from None
+    if where != data["machine"]:
+        raise ConversionError("--out", f"{out}, rows of another machine or other versions", "give another name")
     return rows
 
 
-def _answer(process: subprocess.Popen, name: str) -> dict[str, Any]:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        error = (process.communicate()[1] or "no message").strip().splitlines()[-1]
-        raise ConversionError(name, f"a process that stopped ({error[:200]})", "leave it out with --only")
-    return json_module.loads(line)
+def _write(out: Path, data: dict[str, Any]) -> None:
+    with atomic_path(out) as temporary:
+        temporary.write_text(json_module.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
-def _show(network: str, rows: list[dict[str, Any]], t: int, n: int) -> None:
+def _page(out: Path, data: dict[str, Any], scaling: bool, full: bool) -> None:
+    name = out.as_posix()
+    if scaling:
+        picture = out.with_suffix(".png")
+        text = pages.growth(data, f"calif bench --scaling --out {name}", picture.name)
+        with atomic_path(picture) as temporary:
+            pages.growth_plot(data["rows"]).savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+    else:
+        text = pages.comparison(data, f"calif bench {'--full ' if full else ''}--out {name}")
+    with atomic_path(out.with_suffix(".md")) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _files(window: list[int] | None, repeats: int, threads: int, out: Path | None, json: bool) -> None:
+    if len(window or ()) > 1:
+        raise ConversionError("--window", f"{len(window or ())} windows", "give one with --files")
+    rows = time_files(random_networks.vgg16(), (window or [128])[0], repeats)
+    data = {"networks": ["vgg16 (random integers)"], "machine": machine(threads), "rows": rows}
+    if out is not None:
+        _write(out, data)
+    if json:
+        common.print_json(data)
+        return
+    cells = [
+        [r["name"], f"{r['seconds']:.3g}", ", ".join(f"{whose} {100 * v:.0f} %" for whose, v in r["shares"].items())]
+        for r in rows
+    ]
+    title = f"VGG-16, {rows[0]['weights']:,} weights, file of {rows[0]['file_bytes'] / 2**20:.1f} MB"
+    common.out.print(common.table(title, ["", "seconds", "of them"], cells))
+
+
+def _show(case: Case, rows: list[dict[str, Any]]) -> None:
     seconds = {r["name"]: r["seconds"] for r in rows}
     floor, loop = seconds.get("float_passes_T"), seconds.get("snntorch_loop")
     cells = [
@@ -158,9 +193,11 @@ def _show(network: str, rows: list[dict[str, Any]], t: int, n: int) -> None:
             "-" if floor is None else f"{r['seconds'] / floor:.3g}",
             "-" if loop is None else f"{loop / r['seconds']:.3g}",
             f"{r['peak_memory_mb']:,.0f}",
+            f"{pages.megabytes(r):,.0f}",
             f"{r['warm_up_seconds']:.1f}",
         ]
         for r in rows
     ]
-    columns = ["", "seconds", "images/s", f"of {t} float\npasses", "times\nsnnTorch", "peak MB", "warm-up, s"]
-    common.out.print(common.table(f"{network}, T = {t}, batch {n}", columns, cells))
+    columns = ["", "seconds", "images/s", f"of {case.T} float\npasses", "times\nsnnTorch", "peak MB", "MB of\nthe run"]
+    columns.append("warm-up, s")
+    common.out.print(common.table(f"{case.network}, T = {case.T}, batch {case.batch}", columns, cells))

@@ -1,0 +1,59 @@
+"""How long converting, writing and reading take, and in whose code."""
+
+from __future__ import annotations
+
+import cProfile
+import pstats
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from converters.network import Network
+from converters.nir_export import to_nir
+from converters.nir_file import read, write
+from converters.quantised import QuantGraph
+
+__all__ = ["files"]
+
+_WHOSE = (("h5py", "HDF5 and its compression"), ("nir", "HDF5 and its compression"), ("converters", "converters"))
+
+
+def files(q: QuantGraph, window: int, repeats: int) -> list[dict[str, Any]]:
+    """Seconds of each operation, the fastest of ``repeats``, and the share of each package's code in them.
+
+    Compiled functions count for the package that called them: deflate for HDF5, PyTorch's and NumPy's for whoever
+    uses them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.nir"
+        graph = to_nir(q, T=window)
+        rows = [
+            _timed("convert (to_nir)", repeats, lambda: to_nir(q, T=window)),
+            _timed("write", repeats, lambda: write(path, graph)),
+            _timed("read, validated", repeats, lambda: read(path)),
+        ]
+        weights = sum(getattr(op, "weight").numel()  # noqa: B009  of the operations that have one
+                      for s in Network.from_graph(graph).stages for w in s.synapses for op in w.ops
+                      if hasattr(getattr(op, "weight", None), "numel"))  # fmt: skip
+        size = path.stat().st_size
+    return [r | {"weights": weights, "file_bytes": size} for r in rows]
+
+
+def _timed(name: str, repeats: int, operation: Callable[[], Any]) -> dict[str, Any]:
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        operation()
+        times.append(time.perf_counter() - start)
+    profile = cProfile.Profile(builtins=False)  # what is compiled then counts as its caller's time
+    profile.runcall(operation)
+    shares: dict[str, float] = {}
+    stats: Any = pstats.Stats(profile)
+    for (file, _line, _function), (_calls, _all, own, _cumulative, _callers) in stats.stats.items():
+        parts = Path(file).parts
+        whose = next((label for package, label in _WHOSE if package in parts), "NumPy, PyTorch, Python")
+        shares[whose] = shares.get(whose, 0.0) + own
+    total = sum(shares.values())
+    return {"name": name, "seconds": min(times), "times": times, "shares": {k: v / total for k, v in shares.items()}}

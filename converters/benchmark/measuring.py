@@ -1,0 +1,134 @@
+"""One case of ``calif bench``: a network, a window and a batch, on every simulator in turn."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from converters.errors import ConversionError
+from converters.network import Network
+from converters.nir_export import to_nir
+from converters.nir_file import write
+from converters.quantised import QuantGraph
+from converters.zoo.datasets import load
+
+__all__ = ["Case", "images", "machine", "measure"]
+
+PACKAGES = ("torch", "snntorch", "spikingjelly", "sinabs", "norse", "numba")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is simulated: a network by name, ``T`` and the number of images."""
+
+    network: str
+    T: int
+    batch: int
+
+
+def images(network: Network, n: int, seed: int) -> torch.Tensor:
+    """Real images where there are some of this shape, in a seeded order; else random ones over the whole range."""
+    generator = torch.Generator().manual_seed(seed)
+    for name in ("mnist", "cifar10", "digits"):
+        try:
+            found = load(name, "test", download=False).pixels
+        except ConversionError:
+            continue
+        if found.shape[1:] == network.spec.shape:
+            return found[torch.randint(len(found), (n,), generator=generator)]
+    return torch.rand(n, *network.spec.shape, generator=generator) * network.spec.scale * network.spec.q_max
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Where it was measured, and with which packages."""
+    about = Path("/proc/cpuinfo")  # Linux; elsewhere the instruction set has to do
+    lines = about.read_text(encoding="utf-8").splitlines() if about.is_file() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {"threads": threads, "cpu": f"{model} ({torch.backends.cpu.get_cpu_capability()})".strip(), **versions}
+
+
+def measure(
+    q: QuantGraph, case: Case, names: Sequence[str], *, repeats: int, threads: int, seed: int,
+    tick: Callable[[], Any] = lambda: None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
+    """Rows of this case, and what a simulator could not do (``failed``: why).
+
+    All processes start at once, then build and run one at a time: ``repeats`` turns of each, in alternation, so that
+    a slow minute of the machine is everybody's. Seconds are medians over the turns.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        graph, data = Path(folder) / "net.nir", Path(folder) / "images.pt"
+        write(graph, to_nir(q, T=case.T))
+        network = Network.from_graph(to_nir(q, T=case.T))
+        torch.save(network.spec.quantise(images(network, case.batch, seed)), data)
+        env = {**os.environ, "OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
+        processes: dict[str, subprocess.Popen] = {}
+        found: dict[str, dict[str, Any]] = {}
+        failed: dict[str, str] = {}
+        try:
+            for name in names:
+                command = [sys.executable, "-m", "converters.benchmark.worker", name, str(graph), str(data)]
+                processes[name] = subprocess.Popen(
+                    [*command, str(threads)], env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                )  # fmt: skip
+            for turn in range(repeats + 1):
+                for name, process in list(processes.items()):
+                    answer = _answer(process, name)
+                    tick()
+                    if "failed" in answer:
+                        failed[name] = answer["failed"]
+                        found.pop(name, None)
+                        _end(processes.pop(name))
+                    elif turn == 0:
+                        found[name] = {**answer, "times": []}
+                    else:
+                        found[name]["times"].append(answer["seconds"])
+                        found[name]["peak_memory_mb"] = answer["peak_memory_mb"]
+        finally:
+            for process in processes.values():
+                _end(process)
+    about = {"network": case.network, "T": case.T, "batch": case.batch}
+    rows = []
+    for name, f in found.items():
+        seconds = median(f["times"])
+        row = {"name": name, **about, "seconds": seconds, "images_per_second": case.batch / seconds, **f}
+        rows.append({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
+    return rows, [{"name": name, **about, "failed": why} for name, why in failed.items()]
+
+
+def _end(process: subprocess.Popen) -> None:
+    process.kill()
+    process.communicate()
+
+
+def _answer(process: subprocess.Popen, name: str) -> dict[str, Any]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+    except BrokenPipeError:
+        line = ""
+    if not line:
+        text = process.communicate()[1].strip().splitlines() if process.stderr is not None else []
+        raise ConversionError(name, f"a process that stopped ({(text or ['no message'])[-1][:200]})", "see --only")
+    return json.loads(line)
