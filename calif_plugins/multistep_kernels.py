@@ -16,6 +16,9 @@ of 32 integers, those of ``lines`` from ``line[m]`` on) to an image of charges, 
 of them from ``place[m]`` on, each further one a line of the image higher. Row ``r`` of the neurons begins at line
 ``top + r``, position ``side``: margins take what falls outside. Rows as for pools; a dense layer has one.
 
+``crowd(x, height, width, channels, kh, kw)``: the largest number of spikes that any window of ``kh x kw`` places sees
+in any image and step of ``x``, flat: so many weights at most make up a charge.
+
 ``pool_event_scan(x, features, place, state, ...)`` is this for windows that do not overlap: a spike of input ``m`` adds
 1 to neuron ``place[m]`` of its image, or to none, which is the number after the last.
 
@@ -29,9 +32,9 @@ import numba
 import numpy as np
 
 from calif_plugins.multistep_rows import rows
-from calif_plugins.multistep_vectors import LANES, add_lanes, fired64, first_bit, subtract_lanes
+from calif_plugins.multistep_vectors import LANES, add_lanes, fired64, first_bit, how_many, subtract_lanes
 
-__all__ = ["event_scan", "isi", "pool_event_scan", "pool_scan", "scan"]
+__all__ = ["crowd", "event_scan", "isi", "pool_event_scan", "pool_scan", "scan"]
 
 
 @numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
@@ -135,6 +138,32 @@ def pool_event_scan(x, features, place, state, parameters, clock, out, active):
                 continue
             rows(charge, 0, width, tall_out, first, state, parameters, clock, b, out, active)
             still = t + b >= max(window, half_from) and not active[b, first:end].any()
+
+
+@numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
+def crowd(x, height, width, channels, kh, kw):
+    size = height * width * channels
+    images = x.shape[0] // size
+    found = np.zeros(images, dtype=np.int64)
+    for n in numba.prange(images):
+        lines = np.zeros((kh, width), dtype=np.int64)  # the last kh lines: spikes at each place
+        most = np.int64(0)
+        for i in range(height + kh - 1):  # windows reach over the edge
+            line = lines[i % kh]
+            line[:] = 0
+            if i < height:
+                for j in range(width):
+                    at = n * size + (i * width + j) * channels
+                    for c in range(0, channels, 64):
+                        line[j] += how_many(_fired(x, at + c, at + channels))
+            here = np.int64(0)
+            for j in range(width + kw - 1):
+                for r in range(kh):
+                    here += lines[r, j] if j < width else 0
+                    here -= lines[r, j - kw] if j >= kw else 0
+                most = max(most, here)
+        found[n] = most
+    return found.max() if images else 0
 
 
 _INPUTS = 256  # that a thread encodes at a time

@@ -5,7 +5,8 @@ take 6). LLVM makes whatever the processor has out of them: AVX-512, AVX2, NEON 
 
 ``add_lanes(target, at, source, k)`` and ``subtract_lanes``: 32 elements of the flat integer array ``source`` from
 ``k`` on, added to those of ``target`` from ``at`` on. ``fired64(x, at)``: bit ``k`` says that byte ``at + k`` of
-the flat uint8 array is not 1, a spike. ``first_bit(mask)``: the number of the lowest 1. Nothing is checked.
+the flat uint8 array is not 1, a spike. ``first_bit(mask)``: the number of the lowest 1; ``how_many(mask)``: of ones.
+Nothing is checked.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["LANES", "add_lanes", "fired64", "first_bit", "subtract_lanes", "vector"]
+__all__ = ["LANES", "add_lanes", "fired64", "first_bit", "how_many", "subtract_lanes", "vector"]
 
 LANES = 32
 
@@ -62,5 +63,13 @@ def fired64(typing: Any, x: Any, at: Any) -> Any:
 def first_bit(typing: Any, mask: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.intp(types.uint64), generate
+
+
+@intrinsic
+def how_many(typing: Any, mask: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
 
     return types.intp(types.uint64), generate

@@ -1,12 +1,19 @@
 """Compiled kernels of the closed form: an integer accumulator to its count, and pools of counts. With Numba only.
 
-``to_counts(acc, factor, offset, doubt, first, low, high, out)``: uint8 ``out = count - low`` for float32 ``acc``
-of shape ``(P, R)``, whole numbers. The count is ``acc * factor + offset`` rounded and clipped to ``[low, high]``, which
-float32 decides unless it is within ``doubt`` of a tie. Then ``first`` does, int64 ``(R, high - low)``: the smallest
-integer that ends above level ``low + k``. So neither ties nor the last bit of a float matter.
+``to_counts(acc, rounding, out)``: uint8 ``out = count - low`` for float32 ``acc``, whole numbers, flat ``(P, R)``;
+``rounding`` is ``(factor, offset, doubt, first, low, high)``, of ``R`` neurons. The count is ``acc * factor + offset``
+rounded and clipped to ``[low, high]``, which float32 decides unless it is within ``doubt`` of a tie. Then ``first``
+does, int64 ``(R, high - low)``: the smallest integer that ends above level ``low + k``. So neither ties nor the last
+bit of a float matter.
 
-``pool_to_counts(x, zero_point, kh, kw, sh, sw, ph, pw, factor, ...)`` takes uint8 counts ``(N, H, W, C)`` and sums
-them over windows first; ``out`` is ``(N, oh, ow, C)``.
+``pool_to_counts(x, shape, pool, rounding, out)`` takes uint8 counts, flat ``(N, H, W, C)``, and sums them over windows
+first; ``out`` is flat ``(N, oh, ow, C)``. ``shape`` is ``(N, H, W, C, oh, ow)`` and ``pool`` ``(zero point, kh, kw, sh,
+sw, ph, pw)``.
+
+``to_pooled_counts(acc, rounding, counts, shape, pool, pool_rounding, out)`` is a convolution's rounding of ``acc`` to
+``counts``, and the pool after it, image by image while they are in the cache.
+
+Arrays are flat: ``reshape`` of a row would cost more than its neurons.
 """
 
 from __future__ import annotations
@@ -14,7 +21,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-__all__ = ["pool_to_counts", "to_counts"]
+__all__ = ["pool_to_counts", "to_counts", "to_pooled_counts"]
 
 
 @numba.njit(inline="always")
@@ -46,30 +53,60 @@ def _row(acc, factor, offset, doubt, first, low, high, out):
 
 
 @numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
-def to_counts(acc, factor, offset, doubt, first, low, high, out):
-    for p in numba.prange(acc.shape[0]):
-        _row(acc[p], factor, offset, doubt, first, low, high, out[p])
+def to_counts(acc, rounding, out):
+    factor, offset, doubt, first, low, high = rounding
+    width = factor.shape[0]
+    for p in numba.prange(acc.shape[0] // width):
+        at, end = p * width, (p + 1) * width
+        _row(acc[at:end], factor, offset, doubt, first, low, high, out[at:end])
+
+
+@numba.njit(inline="always")
+def _pool(x, shape, pool, factor, offset, doubt, first, low, high, out):
+    _, height, width, channels, oh, ow = shape
+    zero_point, kh, kw, sh, sw, ph, pw = pool
+    column = np.zeros((width + 2 * pw) * channels, dtype=np.int32)
+    total, acc = np.empty_like(column), np.empty(ow * channels, dtype=np.float32)
+    line, margin, end = width * channels, pw * channels, (width + 2 * pw - kw + 1) * channels
+    inside = column[margin : margin + line]
+    for r in range(oh):
+        top = r * sh - ph
+        inside[:] = 0  # sums over the lines first: whole lines at a time
+        for i in range(max(top, 0), min(top + kh, height)):
+            counts = x[i * line : (i + 1) * line]
+            for m in range(line):
+                inside[m] += np.int32(counts[m]) - zero_point
+        total[:end] = column[:end]  # then over columns, at every place: cheaper than to step
+        for j in range(1, kw):
+            moved = column[j * channels : j * channels + end]
+            for m in range(end):
+                total[m] += moved[m]
+        for o in range(ow):
+            for c in range(channels):
+                acc[o * channels + c] = np.float32(total[o * sw * channels + c])
+        _row(acc, factor, offset, doubt, first, low, high, out[r * ow * channels : (r + 1) * ow * channels])
 
 
 @numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
-def pool_to_counts(x, zero_point, kh, kw, sh, sw, ph, pw, factor, offset, doubt, first, low, high, out):
-    _, height, width, channels = x.shape
-    images, oh, ow, _ = out.shape
-    for n in numba.prange(images):
-        column = np.zeros((width + 2 * pw) * channels, dtype=np.int32)
-        inside = column[pw * channels : (pw + width) * channels]
-        acc = np.empty(ow * channels, dtype=np.float32)
-        for r in range(oh):
-            top = r * sh - ph
-            inside[:] = 0  # sums over the lines first: whole lines at a time
-            for i in range(max(top, 0), min(top + kh, height)):
-                line = x[n, i].reshape(-1)
-                for m in range(line.shape[0]):
-                    inside[m] += np.int32(line[m]) - zero_point
-            for o in range(ow):
-                for c in range(channels):
-                    total = np.int32(0)
-                    for j in range(kw):
-                        total += column[(o * sw + j) * channels + c]
-                    acc[o * channels + c] = np.float32(total)
-            _row(acc, factor, offset, doubt, first, low, high, out[n, r].reshape(-1))
+def pool_to_counts(x, shape, pool, rounding, out):
+    factor, offset, doubt, first, low, high = rounding
+    size, pooled = shape[1] * shape[2] * shape[3], shape[3] * shape[4] * shape[5]
+    for n in numba.prange(shape[0]):
+        _pool(
+            x[n * size : (n + 1) * size], shape, pool, factor, offset, doubt, first, low, high,
+            out[n * pooled : (n + 1) * pooled],
+        )  # fmt: skip
+
+
+@numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
+def to_pooled_counts(acc, rounding, counts, shape, pool, pool_rounding, out):
+    factor, offset, doubt, first, low, high = rounding
+    factor2, offset2, doubt2, first2, low2, high2 = pool_rounding
+    row, size, pooled = factor.shape[0], shape[1] * shape[2] * shape[3], shape[3] * shape[4] * shape[5]
+    for n in numba.prange(shape[0]):
+        for at in range(n * size, (n + 1) * size, row):
+            _row(acc[at : at + row], factor, offset, doubt, first, low, high, counts[at : at + row])
+        _pool(
+            counts[n * size : (n + 1) * size], shape, pool, factor2, offset2, doubt2, first2, low2, high2,
+            out[n * pooled : (n + 1) * pooled],
+        )  # fmt: skip

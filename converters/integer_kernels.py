@@ -26,22 +26,55 @@ def int8_kernels() -> bool:
 
 def convolution(op: Conv2d, zero_point: int) -> Kernel:
     """Uint8 ``(N, H, W, C)`` to float32 of the same layout; ``op`` has int8 weights."""
-    out = op.weight.shape[0]
-    ones, zeros = torch.ones(out), torch.zeros(out, dtype=torch.int64)
-    geometry = (list(op.stride), list(op.padding), list(op.dilation), op.groups)
-    packed: dict[tuple[int, ...], Tensor] = {}
+    packed: dict[tuple[int, ...], tuple[Tensor, int, tuple]] = {}
+
+    def pack(shape: tuple[int, ...]) -> tuple[Tensor, int, tuple]:
+        images, height, width, channels = shape
+        n = _columns_at_once(op, width)
+        weight = op.weight if n == 1 else _for_columns(op.weight, n)
+        out = len(weight)
+        view = [images, channels * n, height, width // n]
+        geometry = (list(op.stride), list(op.padding), list(op.dilation), op.groups)
+        ones, zeros = torch.ones(out), torch.zeros(out, dtype=torch.int64)
+        prepacked = torch.ops.onednn.qconv_prepack(weight, ones, 1.0, zero_point, *geometry, view)
+        return prepacked, n, (ones, zeros, None, *geometry, 1.0, 0, torch.float32, "none", [], "")
 
     def run(x: Tensor) -> Tensor:
-        images = x.permute(0, 3, 1, 2)  # NCHW by name, channels last in memory
-        key = tuple(images.shape)
+        key = tuple(x.shape)
         if key not in packed:
-            packed[key] = torch.ops.onednn.qconv_prepack(op.weight, ones, 1.0, zero_point, *geometry, list(key))
-        y = torch.ops.onednn.qconv2d_pointwise(
-            images, 1.0, zero_point, packed[key], ones, zeros, None, *geometry, 1.0, 0, torch.float32, "none", [], ""
-        )
-        return y.permute(0, 2, 3, 1)
+            packed[key] = pack(key)
+        weight, n, rest = packed[key]
+        if n > 1:
+            x = x.view(key[0], key[1], key[2] // n, key[3] * n)
+        # NCHW by name, channels last in memory
+        y = torch.ops.onednn.qconv2d_pointwise(x.permute(0, 3, 1, 2), 1.0, zero_point, weight, *rest)
+        y = y.permute(0, 2, 3, 1)
+        return y if n == 1 else y.reshape(*y.shape[:2], y.shape[2] * n, y.shape[3] // n)
 
     return run
+
+
+COLUMNS = 4
+
+
+def _columns_at_once(op: Conv2d, width: int) -> int:
+    """How many columns to take as channels: with a channel or two, the kernels' products of four are mostly empty."""
+    kw, channels = op.weight.shape[3], op.weight.shape[1]
+    plain = op.groups == 1 and op.stride == op.dilation == (1, 1) and op.padding[1] == 0
+    if not plain or channels > 2 or width % COLUMNS or (width - kw + 1) % COLUMNS:
+        return 1
+    return COLUMNS
+
+
+def _for_columns(weight: Tensor, n: int) -> Tensor:
+    """The same convolution on ``n`` neighbouring columns as channels, to ``n`` columns of outputs as channels."""
+    out, channels, kh, kw = weight.shape
+    wide = torch.zeros(n, out, n, channels, kh, (n + kw - 2) // n + 1, dtype=weight.dtype)
+    for p in range(n):
+        for j in range(kw):
+            block, place = divmod(p + j, n)
+            wide[p, :, place, :, :, block] = weight[:, :, :, j]
+    return wide.reshape(n * out, n * channels, kh, -1)
 
 
 def dense(weight: Tensor, zero_point: int) -> Kernel:

@@ -43,9 +43,15 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
     for stage in network.stages:
         reach[stage.name] = stage.reach
         layer = integer.get(stage.name)
+        if stage.name in bytes_ and stage is not network.output:
+            continue  # a pool, with the convolution before it
         if layer is not None and (stage is not network.output or layer.exact):
             if layer.source not in bytes_:
                 bytes_[layer.source] = layer.bytes_of(values(layer.source))
+            if layer.pooled and layer.pooled != network.output.name:
+                pool = integer[layer.pooled]
+                bytes_[stage.name], bytes_[layer.pooled] = layer.with_pool(bytes_[layer.source], pool)
+                continue
             bytes_[stage.name], sums = layer(bytes_[layer.source])
             if stage is network.output and sums is not None:
                 z, v = _net_charge(stage, layer.channels_first(sums), network.window)

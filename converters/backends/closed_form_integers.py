@@ -40,6 +40,9 @@ def integer_layers(network: Network) -> dict[str, IntegerLayer]:
                 layer = IntegerLayer.of(stage, network, ranges)
                 if layer is not None:
                     layers[stage.name] = layer
+                    before = layers.get(layer.source)
+                    if layer.pool and before is not None and before.kernel is not None and not before.pooled:
+                        before.pooled = stage.name
         network.__dict__["_integer_layers"] = layers
     return layers
 
@@ -58,6 +61,8 @@ class IntegerLayer:
     low: int
     exact: bool
     """Whether its sums are exact themselves, and not just on the right side of every decision."""
+    pooled: str = ""
+    """A pool that takes these counts, to be computed at once."""
 
     @classmethod
     def of(cls, stage: Stage, network: Network, ranges: dict[str, tuple[int, int]]) -> IntegerLayer | None:
@@ -95,16 +100,33 @@ class IntegerLayer:
 
         kernels: Any = rounding_kernels  # compiled: their signatures are not Python's
         out = torch.empty(len(x), *self.shape, dtype=torch.uint8)
+        flat = out.reshape(-1).numpy()
         if self.kernel is None:
-            kernels.pool_to_counts(x.numpy(), *self.pool, *self.rounding, out.numpy())
+            kernels.pool_to_counts(x.reshape(-1).numpy(), self._pooled_shape(x), self.pool, self.rounding, flat)
             return out, None
-        acc = self.kernel(x if len(self.shape) > 1 else x.reshape(len(x), -1))
-        acc = acc.contiguous()
-        width = len(self.rounding[0])
-        kernels.to_counts(
-            acc.reshape(-1, width).numpy(), *self.rounding, out.reshape(-1, width).numpy()
-        )  # fmt: skip
+        acc = self._sums(x)
+        kernels.to_counts(acc.reshape(-1).numpy(), self.rounding, flat)
         return out, acc
+
+    def _pooled_shape(self, x: Tensor) -> tuple[int, ...]:
+        return *x.shape, *self.shape[:2]
+
+    def _sums(self, x: Tensor) -> Tensor:
+        assert self.kernel is not None
+        return self.kernel(x if len(self.shape) > 1 else x.reshape(len(x), -1)).contiguous()
+
+    def with_pool(self, x: Tensor, pool: IntegerLayer) -> tuple[Tensor, Tensor]:
+        """Counts of this convolution and of the pool after it."""
+        from calif_plugins import rounding_kernels
+
+        kernels: Any = rounding_kernels
+        out = torch.empty(len(x), *self.shape, dtype=torch.uint8)
+        pooled = torch.empty(len(x), *pool.shape, dtype=torch.uint8)
+        kernels.to_pooled_counts(
+            self._sums(x).reshape(-1).numpy(), self.rounding, out.reshape(-1).numpy(),
+            pool._pooled_shape(out), pool.pool, pool.rounding, pooled.reshape(-1).numpy(),
+        )  # fmt: skip
+        return out, pooled
 
     def bytes_of(self, counts: Tensor) -> Tensor:
         """Signed counts ``(N, C, ...)`` as this layer's input."""

@@ -122,8 +122,9 @@ class _Run:
         if layer.events is not None and not direct:
             source = layer.inputs[0].source
             busy = min(1.0, self.n / torch.get_num_threads())  # threads share out images
-            if self.share[source] < layer.events.share * busy:
-                k.event_scan(spikes[source].numpy().reshape(-1), *layer.events.arguments, *common)
+            flat = spikes[source].numpy().reshape(-1)
+            if self.share[source] < layer.events.share * busy and layer.events.exact(flat):
+                k.event_scan(flat, *layer.events.arguments, *common)
                 return
         total: Tensor | None = None
         for given in layer.inputs:

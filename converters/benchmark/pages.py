@@ -27,8 +27,8 @@ titles = {
 }
 
 
-_LEGEND = """The same quantised network, images and window on every simulator, each in a process of its own, one at a time
-in turn; medians. Others' neurons have no ceiling, gate or rounding phase, so their spikes are not these spikes.
+_LEGEND = """The same quantised network, images and window on every simulator, each in a process of its own, one at a
+time in turn; medians. Others' neurons have no ceiling, gate or rounding phase, so their spikes are not these spikes.
 *s*: seconds for the batch. *floor*: as a share of T passes of the float network. *x snnTorch*: how many times faster
 than snnTorch's step loop. *MB*: peak memory of the process, packages included. *warm-up, s*: the first run, with
 whatever is compiled or packed then."""

@@ -11,6 +11,7 @@ import torch
 
 import converters
 from calif_plugins import rounding_kernels
+from converters import integer_kernels
 from converters.backends import closed_form
 from converters.backends.closed_form_integers import integer_layers
 from converters.integer_kernels import int8_kernels
@@ -49,12 +50,10 @@ def test_rounding_kernel(threshold, bias, tie):
     first = first_integers(np.array([threshold]), np.array([bias]), np.arange(low, high), tie)
     row = np.full(len(acc), 1 / threshold, dtype=np.float32), np.full(len(acc), bias / threshold, dtype=np.float32)
     for doubt in (1e-4, 0.3):  # the more is doubted, the more is looked up
-        out = np.empty((1, len(acc)), dtype=np.uint8)
-        rounding_kernels.to_counts(
-            acc.astype(np.float32)[None], *row, np.float32(doubt), np.repeat(first, len(acc), 0), np.float32(low),
-            np.float32(high), out,
-        )  # fmt: skip
-        assert (out[0].astype(int) + low == wanted).all()
+        out = np.empty(len(acc), dtype=np.uint8)
+        rounding = *row, np.float32(doubt), np.repeat(first, len(acc), 0), np.float32(low), np.float32(high)
+        rounding_kernels.to_counts(acc.astype(np.float32), rounding, out)
+        assert (out.astype(int) + low == wanted).all()
 
 
 @needs_bytes
@@ -78,6 +77,25 @@ def test_sums_beyond_float32():
     large = network.stages[0]
     large = replace(large, parameters=replace(large.parameters, threshold=np.full(2, 200_000.5)))
     assert "small" not in integer_layers(Network(network.encoder, network.encoder_name, (large,), 127))
+
+
+@needs_bytes
+@pytest.mark.parametrize(
+    ("channels", "kernel", "width", "padding", "columns"),
+    [(1, (5, 5), 32, (0, 0), 4), (2, (3, 5), 12, (2, 0), 4), (1, (2, 9), 16, (1, 0), 4), (1, (1, 1), 8, (0, 0), 4),
+     (1, (3, 3), 8, (1, 1), 1), (1, (3, 3), 8, (0, 0), 1), (3, (5, 5), 12, (0, 0), 1)],
+)  # fmt: skip
+def test_convolution_on_bytes(channels, kernel, width, padding, columns):
+    """With neighbouring columns taken as channels, where there are few, and without: the sums of float64."""
+    gen = torch.Generator().manual_seed(0)
+    op = Conv2d(torch.randint(-127, 128, (6, channels, *kernel), generator=gen, dtype=torch.int8), padding=padding)
+    assert integer_kernels._columns_at_once(op, width) == columns
+    x = torch.randint(0, 256, (3, 9, width, channels), generator=gen, dtype=torch.uint8)
+    run = integer_kernels.convolution(op, 7)
+    signed = x.permute(0, 3, 1, 2).to(torch.float64) - 7
+    wanted = torch.nn.functional.conv2d(signed, op.weight.to(torch.float64), padding=padding).permute(0, 2, 3, 1)
+    for _ in range(2):
+        assert torch.equal(run(x).to(torch.float64), wanted)
 
 
 def test_check_simulates_some_images():
