@@ -20,7 +20,7 @@ __all__ = ["BACKENDS", "Options", "run"]
 
 # name: (module with simulate(network, integers, options), extra that brings its simulator, its own options)
 BACKENDS: dict[str, tuple[str, str, frozenset[str]]] = {
-    "snntorch": ("converters.backends.snntorch", "", frozenset({"fast"})),
+    "snntorch": ("converters.backends.snntorch", "", frozenset({"fast", "dtype"})),
     "closed_form": ("converters.backends.closed_form", "", frozenset({"check"})),
     "brian2": ("converters.backends.brian2", "", frozenset({"target", "max_synapses"})),
 }
@@ -85,8 +85,9 @@ def run(
         Where to run; by default where the images are.
     progress : callable ``(done, total)``, optional
     **own
-        Options of one backend: ``fast`` of snntorch, ``target`` of brian2; ``check`` of closed_form, how many of the
-        images to simulate as well and compare, neuron for neuron, spread evenly over them (``check_mismatches``).
+        Options of one backend: ``fast`` and ``dtype`` of snntorch, ``target`` of brian2; ``check`` of closed_form, how
+        many of the images to simulate as well and compare, neuron for neuron, spread evenly over them
+        (``check_mismatches``).
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """The snnTorch backend: Ca-LIF layers stepping together within each time step, batch by batch.
 
-Charges are sums of small integers and are computed in float32 where these stay below ``2**24``; membranes
-live on the network's lattice in float64. So every number here is exact.
+Charges are sums of small integers, computed in a type that holds them (:mod:`converters.charges`); membranes live on
+the network's lattice in float64. So every number here is exact, on any device.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from calif_plugins.snntorch import calif_step
 from converters.backends import snntorch_fast
-from converters.errors import MissingExtraError
+from converters.charges import DTYPES, Charges
+from converters.errors import ConversionError, MissingExtraError
 from converters.input_spikes import InputSpikes
 from converters.network import Network, Stage, float64
 from converters.results import RunResult, read_out
@@ -28,18 +29,26 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
     """Every spike of every layer, for input ``integers`` of shape ``(N, *input shape)``.
 
     Own option ``fast``: True for :mod:`converters.backends.snntorch_fast`, False for the step loop below; by
-    default the fast path wherever it runs, but not for spike trains, which are there to be compared.
+    default the fast path wherever it runs, but not for spike trains, which are there to be compared. ``dtype``, of
+    the step loop: the arithmetic of charges, one of :data:`converters.charges.DTYPES`; float32 by default. Layers whose
+    sums it does not hold exactly take a larger one, so the results are the same.
     """
-    fast = options.own.get("fast")
+    fast, dtype = options.own.get("fast"), options.own.get("dtype")
+    if dtype is not None and (dtype not in DTYPES or fast):
+        raise ConversionError(
+            "dtype",
+            f"{dtype!r}{' with fast=True' if fast else ''}",
+            f"use one of {', '.join(DTYPES)}, in the step loop",
+        )
     if fast is None:
-        fast = options.record != "spikes" and snntorch_fast.usable(integers.device)
+        fast = dtype is None and options.record != "spikes" and snntorch_fast.usable(integers.device)
     elif fast and not snntorch_fast.usable(integers.device):
         raise MissingExtraError("numba", "fast", f"on {integers.device}, the fast path runs on a CPU with Numba")
     if fast and len(integers):
         return snntorch_fast.simulate(network, integers, options)
     n, device, window = len(integers), integers.device, network.window
     source = InputSpikes(network, integers)
-    layers = [_Layer(stage, n, device) for stage in network.stages]
+    layers = [_Layer(stage, n, device, dtype or "float32") for stage in network.stages]
     quiet_from = torch.zeros(n, dtype=torch.int64, device=device)
     trains: dict[str, list[Tensor]] = {name: [] for name in network.shapes}
     last = {"settle": None, "paper": window + 1, "none": window}[options.phase]
@@ -68,7 +77,7 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
 class _Layer:
     """State of one layer: membrane, count, and how often each neuron fired."""
 
-    def __init__(self, stage: Stage, n: int, device: torch.device) -> None:
+    def __init__(self, stage: Stage, n: int, device: torch.device, dtype: str) -> None:
         self.stage = stage
         p = stage.parameters.for_shape(stage.shape)
 
@@ -77,11 +86,10 @@ class _Layer:
         self.v = float64(p.v_init, device).expand(n, *stage.shape).contiguous()
         self.y = torch.zeros_like(self.v)
         self.fired = torch.zeros(n, *stage.shape, dtype=torch.float32, device=device)
-        self.dtype = torch.float32 if stage.gain < 2**24 else torch.float64
+        self.charges = Charges(stage, dtype, device)
 
     def step(self, spikes: dict[str, Tensor], direct: Tensor | None, *, half: bool, leaking: bool) -> Tensor:
-        charge = self.stage.charge({s.source: spikes[s.source].to(self.dtype) for s in self.stage.synapses})
-        charge = charge.to(torch.float64)
+        charge = self.charges(spikes)
         if direct is not None:
             charge = charge + direct
         self.v, self.y, s = calif_step(

@@ -56,10 +56,16 @@ def main() -> None:
             try:
                 answer, step = _turn(name, network, integers, step)
             except (ConversionError, RuntimeError, MemoryError) as error:  # what a simulator cannot do is a result too
-                lines = str(error).strip().splitlines() or [type(error).__name__]
-                answer = {"failed": lines[0][:200]}
+                answer = {"failed": _reason(error)}
             sys.stdout.write(json.dumps(answer) + "\n")
             sys.stdout.flush()
+
+
+def _reason(error: Exception) -> str:
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, MemoryError) or "allocate memory" in text:
+        return f"it needs more memory than its limit here, {_half_of_memory() / 2**30:.1f} GB (half of the machine's)"
+    return text[:200]
 
 
 def _turn(name: str, network: Network, integers: Tensor, step: Step | None) -> tuple[dict[str, Any], Step]:
@@ -87,9 +93,13 @@ def peak_memory() -> float:
 
 def _limit_memory() -> None:
     """To half of the machine's: an allocation that fails is a message, one too many ends other processes."""
-    half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    half = _half_of_memory()
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (half if hard == resource.RLIM_INFINITY else min(half, hard), hard))
+
+
+def _half_of_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 if __name__ == "__main__":

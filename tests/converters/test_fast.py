@@ -104,15 +104,16 @@ def test_lenet_at_full_size(window):
         assert sum(int(v.sum()) for v in r.negative.values()) > 20
 
 
-def vgg9():
-    """Full-size VGG-9 with random integers in front of average ranges: as wide as it gets."""
+def vgg9(width: float = 1.0):
+    """VGG-9 with random integers in front of average ranges, all channels times ``width``."""
     gen = torch.Generator().manual_seed(0)
     b = GraphBuilder()
     value = b.input((3, 32, 32), scale=1 / 127, q_min=0, q_max=127)
     clip = {"y_min": 0, "y_max": 127, "scale": 1.0}
     channels = 3
-    for k, out in enumerate([64, 64, 0, 128, 128, 0, 256, 256, 256, 0]):
-        if out:
+    for k, full in enumerate([64, 64, 0, 128, 128, 0, 256, 256, 256, 0]):
+        if full:
+            out = int(full * width)
             w = torch.randint(-127, 128, (out, channels, 3, 3), generator=gen, dtype=torch.int8)
             value = b.layer(
                 f"conv{k}", [(value, Conv2d(w, padding=(1, 1)))], threshold=40.0 * channels**0.5 * 9, bias=500.0, **clip
@@ -120,14 +121,27 @@ def vgg9():
             channels = out
         else:
             value = b.layer(f"pool{k}", [(value, SumPool2d((2, 2), (2, 2)))], threshold=4.0, **clip)
-    w = torch.randint(-127, 128, (10, 256 * 16), generator=gen, dtype=torch.int8)
-    return b.build(b.layer("fc", [(b.flatten(value), Linear(w))], threshold=9000.0, y_min=-127, y_max=127, scale=1.0))
+    for name, out in (("fc1", int(1024 * width)), ("fc2", 10)):
+        features = channels * 16 if name == "fc1" else int(1024 * width)
+        w = torch.randint(-127, 128, (out, features), generator=gen, dtype=torch.int8)
+        limits = clip if name == "fc1" else {**clip, "y_min": -127}
+        value = b.flatten(value) if name == "fc1" else value
+        value = b.layer(name, [(value, Linear(w))], threshold=140.0 * features**0.5, **limits)
+    return b.build(value)
 
 
-@pytest.mark.parametrize("window", [7, pytest.param(128, marks=pytest.mark.slow)])
-def test_vgg9(window):
+@pytest.mark.parametrize("window", WINDOWS)
+def test_vgg9_with_an_eighth_of_its_channels(window):
+    r = both(Network.from_graph(converters.to_nir(vgg9(1 / 8), T=window)), pixels(2, (3, 32, 32)))
+    if window > 1:
+        assert sum(int(v.sum()) for v in r.negative.values()) > 100
+
+
+@pytest.mark.parametrize("window", [pytest.param(t, marks=pytest.mark.slow) if t != 7 else t for t in WINDOWS])
+def test_vgg9_at_full_size(window):
     r = both(Network.from_graph(converters.to_nir(vgg9(), T=window)), pixels(1, (3, 32, 32)))
-    assert sum(int(v.sum()) for v in r.negative.values()) > 100
+    if window > 1:
+        assert sum(int(v.sum()) for v in r.negative.values()) > 100
 
 
 @pytest.mark.parametrize("int8", [True, False])

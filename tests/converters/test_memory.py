@@ -1,0 +1,63 @@
+"""Memory of the fast simulator: flat in batch and window for counts, linear only where trains are asked for."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from converters.benchmark.worker import peak_memory
+
+# peaks in MB after each of some runs, in one process: what a later run needs beyond all before it
+RUN = """
+import json, sys, torch, converters
+from converters.benchmark.worker import peak_memory
+from converters.network import Network
+from converters.zoo.named import load_checkpoint
+torch.set_num_threads(1)
+q, _ = load_checkpoint("lenet5-mnist-8")
+gen, peaks, sizes = torch.Generator().manual_seed(0), [], []
+for window, n, record in json.loads(sys.argv[1]):
+    network = Network.from_graph(converters.to_nir(q, T=window))
+    integers = torch.randint(0, 9, (n, 1, 32, 32), generator=gen)
+    r = converters.run(network, integers=integers, record=record, batch=n, fast=True)
+    sizes.append(sum(v.numel() for v in (r.spikes or {}).values()) / 2**20)
+    del r
+    peaks.append(peak_memory())
+print(json.dumps([peaks, sizes]))
+"""
+
+
+def peaks(*runs):
+    done = subprocess.run([sys.executable, "-c", RUN, json.dumps(runs)], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
+def test_counts_take_the_same_memory_for_any_batch_and_window():
+    """All charges of the last two runs would be about 500 MB and 900 MB more; chunks leave results and inputs."""
+    (first, longer, larger), _ = peaks((32, 128, "output"), (256, 128, "output"), (32, 1200, "output"))
+    assert first > 100
+    assert longer - first < 60
+    assert larger - longer < 60
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
+def test_trains_take_what_they_hold():
+    (first, short, long), (nothing, some, many) = peaks((32, 128, "output"), (64, 64, "spikes"), (512, 64, "spikes"))
+    assert (nothing, many > 7 * some > 0) == (0, True)
+    assert many > 200
+    assert many < long - short < 4 * many
+    assert short - first < 4 * some + 60
+
+
+def test_peak_is_of_this_process():
+    """A child's peak does not begin with its parent's, which ``ru_maxrss`` would."""
+    block = bytearray(400 * 2**20)
+    block[::4096] = b"x" * len(block[::4096])
+    here = peak_memory()
+    code = "from converters.benchmark.worker import peak_memory; print(peak_memory())"
+    there = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert here > 400
+    assert 50 < there < here - 50
