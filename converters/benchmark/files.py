@@ -21,7 +21,7 @@ _WHOSE = (("h5py", "HDF5 and its compression"), ("nir", "HDF5 and its compressio
 
 
 def files(q: QuantGraph, window: int, repeats: int) -> list[dict[str, Any]]:
-    """Seconds of each operation, the fastest of ``repeats`` (the first conversion), and the share of each package's code in them.
+    """Seconds of each operation, the fastest of ``repeats`` (the first conversion), and each package's share in them.
 
     Compiled functions count for the package that called them: deflate for HDF5, PyTorch's and NumPy's for whoever
     uses them.
