@@ -109,8 +109,7 @@ def measure(
     rows = []
     for name, f in found.items():
         seconds = median(f["times"])
-        row = {"name": name, **about, "seconds": seconds, "images_per_second": case.batch / seconds, **f}
-        rows.append({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
+        rows.append({"name": name, **about, "seconds": seconds, "images_per_second": case.batch / seconds, **f})
     return rows, [{"name": name, **about, "failed": why} for name, why in failed.items()]
 
 
