@@ -20,9 +20,14 @@ __all__ = ["CaLIFMultiStep", "available", "kernels", "totals", "use_threads_of_t
 def use_threads_of_torch() -> None:
     """As many threads as PyTorch has been given: two pools of threads on the same cores wait for each other."""
     import numba
+    from numba.np.ufunc.parallel import _launch_threads
 
+    threads = torch.get_num_threads()
+    _launch_threads()  # once; its OpenMP pool sets the number of PyTorch's threads, too, which are put back here
     most: int = getattr(numba.config, "NUMBA_NUM_THREADS")  # noqa: B009  set when Numba is imported
-    numba.set_num_threads(max(1, min(torch.get_num_threads(), most)))
+    numba.set_num_threads(max(1, min(threads, most)))
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 def available() -> bool:
