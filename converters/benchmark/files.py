@@ -10,10 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from converters.network import Network
+import nir
+
+from converters.lowering import lower
 from converters.nir_export import to_nir
 from converters.nir_file import read, write
 from converters.quantised import QuantGraph
+from converters.synapses import Conv2d, Linear
 
 __all__ = ["files"]
 
@@ -23,23 +26,37 @@ _WHOSE = (("h5py", "HDF5 and its compression"), ("nir", "HDF5 and its compressio
 def files(q: QuantGraph, window: int, repeats: int) -> list[dict[str, Any]]:
     """Seconds of each operation, the fastest of ``repeats`` (the first conversion), and each package's share in them.
 
-    Compiled functions count for the package that called them: deflate for HDF5, PyTorch's and NumPy's for whoever
-    uses them.
+    The file of Ca-LIF nodes, and that of stock nodes (target ``chain``), which NIR's own reader reads. Compiled
+    functions count for the package that called them: deflate for HDF5, PyTorch's and NumPy's for whoever uses them.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "net.nir"
+        path, lowered = Path(folder) / "net.nir", Path(folder) / "stock.nir"
         convert = _timed("convert (to_nir)", 1, lambda: to_nir(q, T=window))  # the first: gains are kept
         graph = to_nir(q, T=window)
-        rows = [
+        native = [
             convert,
             _timed("write", repeats, lambda: write(path, graph)),
             _timed("read, validated", repeats, lambda: read(path)),
         ]
-        weights = sum(getattr(op, "weight").numel()  # noqa: B009  of the operations that have one
-                      for s in Network.from_graph(graph).stages for w in s.synapses for op in w.ops
-                      if hasattr(getattr(op, "weight", None), "numel"))  # fmt: skip
-        size = path.stat().st_size
-    return [r | {"weights": weights, "file_bytes": size} for r in rows]
+        stock = lower(graph)
+        other = [
+            _timed("lower to stock nodes, certified", 1, lambda: lower(graph)),
+            _timed("write them", repeats, lambda: write(lowered, stock)),
+            _timed("nir.read", repeats, lambda: nir.read(lowered, type_check=False)),
+        ]
+        sizes = path.stat().st_size, lowered.stat().st_size
+    weights = sum(
+        op.weight.numel()
+        for layer in q.layers
+        for s in layer.synapses
+        for op in s.ops
+        if isinstance(op, Conv2d | Linear)
+    )
+    return [
+        r | {"weights": weights, "file_bytes": size}
+        for rows, size in zip((native, other), sizes, strict=True)
+        for r in rows
+    ]
 
 
 def _timed(name: str, repeats: int, operation: Callable[[], Any]) -> dict[str, Any]:

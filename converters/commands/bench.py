@@ -23,6 +23,7 @@ from converters.zoo.named import load_checkpoint
 __all__ = ["bench"]
 
 FULL = [Case(n, t, b) for n in ("lenet5-mnist-127", "vgg9-cifar10-127") for t in (8, 32, 128) for b in (1, 16, 64)]
+FILES = ("lenet5-mnist-127", "vgg9-cifar10-127", "vgg16")
 # along one axis at a time
 SCALING = {
     "T": [Case("lenet5-mnist-127", t, 64) for t in (8, 32, 128, 512, 2048)],
@@ -32,7 +33,7 @@ SCALING = {
 
 
 def bench(
-    network: Annotated[str, typer.Option(help="lenet5, vgg9 (random integers) or a checkpoint.")] = "lenet5",
+    network: Annotated[str, typer.Option(help="lenet5, vgg9 or vgg16 (random integers), or a checkpoint.")] = "lenet5",
     window: Annotated[list[int] | None, typer.Option("--window", help="T; may be repeated. 128 by default.")] = None,
     batch: Annotated[list[int] | None, typer.Option("--batch", help="May be repeated. 64 by default.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Rows to run; may be repeated; all by default.")] = None,
@@ -43,7 +44,10 @@ def bench(
         bool, typer.Option("--scaling", help="Ours alone: time and memory as T, batch and network grow.")
     ] = False,
     files: Annotated[
-        bool, typer.Option("--files", help="Convert, write and read a VGG-16 (15 million weights) instead.")
+        bool,
+        typer.Option(
+            "--files", help="Convert, write and read LeNet-5, VGG-9 and a VGG-16 (15 million weights) instead."
+        ),
     ] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Turns; medians are shown.")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="Of each process.")] = 2,
@@ -120,8 +124,8 @@ def _key(case: Case) -> tuple[str, int, int]:
 
 
 def _graph(name: str) -> QuantGraph:
-    if name == "vgg9":
-        return random_networks.vgg9()
+    if name in ("vgg9", "vgg16"):
+        return getattr(random_networks, name)()
     return load_checkpoint("lenet5-mnist-127" if name == "lenet5" else name)[0]
 
 
@@ -167,19 +171,27 @@ def _page(out: Path, data: dict[str, Any], scaling: bool, full: bool) -> None:
 def _files(window: list[int] | None, repeats: int, threads: int, out: Path | None, json: bool) -> None:
     if len(window or ()) > 1:
         raise ConversionError("--window", f"{len(window or ())} windows", "give one with --files")
-    rows = time_files(random_networks.vgg16(), (window or [128])[0], repeats)
-    data = {"networks": ["vgg16 (random integers)"], "machine": machine(threads), "rows": rows}
+    data: dict[str, Any] = {"networks": list(FILES), "machine": machine(threads), "rows": []}
+    for network in FILES:
+        rows = time_files(_graph(network), (window or [128])[0], repeats)
+        data["rows"] += [{"network": network} | r for r in rows]
+        if json:
+            continue
+        cells = [
+            [
+                r["name"],
+                f"{r['seconds']:.3g}",
+                f"{r['file_bytes'] / 2**20:.2f}",
+                ", ".join(f"{whose} {100 * v:.0f} %" for whose, v in r["shares"].items() if v >= 0.005),
+            ]
+            for r in rows
+        ]
+        title = f"{network}, {rows[0]['weights']:,} weights"
+        common.out.print(common.table(title, ["", "seconds", "file, MB", "of the seconds"], cells))
     if out is not None:
         _write(out, data)
     if json:
         common.print_json(data)
-        return
-    cells = [
-        [r["name"], f"{r['seconds']:.3g}", ", ".join(f"{whose} {100 * v:.0f} %" for whose, v in r["shares"].items())]
-        for r in rows
-    ]
-    title = f"VGG-16, {rows[0]['weights']:,} weights, file of {rows[0]['file_bytes'] / 2**20:.1f} MB"
-    common.out.print(common.table(title, ["", "seconds", "of them"], cells))
 
 
 def _show(case: Case, rows: list[dict[str, Any]]) -> None:
