@@ -19,6 +19,7 @@ import numpy as np
 
 from converters.atomic import atomic_path
 from converters.errors import ConversionError, FileFormatError
+from converters.hdf5_heaps import damaged_heap
 from converters.network import Network
 from converters.nodes import NODES, CaLIF, SpikeEncoder
 
@@ -120,6 +121,11 @@ def _load(where: str, path: Path, max_bytes: int, rename: bool) -> dict[str, Any
         )
     try:
         with h5py.File(path, "r") as file:
+            if file.id.get_create_plist().get_sizes() != (8, 8):
+                raise FileFormatError(where, "addresses of other than 8 bytes", "write it with h5py's own settings")
+            damage = damaged_heap(path)  # opening a file does not touch them yet
+            if damage is not None:
+                raise FileFormatError(where, damage, "the file is damaged; write it again")
             return _Walk(where, max_bytes, info.st_size, rename).group(file, "", 0)
     except FileFormatError:
         raise

@@ -45,7 +45,7 @@ def train_network(
 
     if toolkit not in TOOLKITS:
         raise ConversionError("--toolkit", f"{toolkit!r}", f"calif trains with {', '.join(TOOLKITS)}")
-    recipe = replace(recipe_for(dataset, kind, network), patience=patience)
+    recipe = replace(recipe_for(dataset, kind, network, levels), patience=patience)
     if epochs is not None and kind == "paper":
         recipe = replace(recipe, qat_epochs=epochs)
     elif epochs is not None:

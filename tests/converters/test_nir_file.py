@@ -208,6 +208,65 @@ def test_one_clear_error(kind, file):
     assert "\n" not in str(caught.value)
 
 
+_READ = """
+import sys
+import converters
+from converters.errors import FileFormatError
+try:
+    converters.read(sys.argv[1])
+except FileFormatError as error:
+    print(error)
+"""
+
+
+def _heap(data: bytes) -> list[int]:
+    """Places of the objects of the first heap of strings, the free rest last."""
+    start = data.index(b"GCOL\x01")
+    at, end, places = start + 16, start + int.from_bytes(data[start + 8 : start + 16], "little"), []
+    while at < end:
+        places.append(at)
+        size = int.from_bytes(data[at + 8 : at + 16], "little")
+        at += 16 + -(-size // 8) * 8 if data[at : at + 2] != b"\0\0" else size
+    assert at == end
+    return places
+
+
+@pytest.mark.parametrize(
+    ("which", "header"),
+    [
+        (-1, bytes(16)),  # free space of no size: the library would stay there
+        (2, b"\x03\0" + bytes(6) + (2**64 - 16).to_bytes(8, "little")),  # a step of 0 after overflow
+        (2, b"\x03\0" + bytes(6) + (2**64 - 64).to_bytes(8, "little")),  # and one backwards
+        (2, b"\x03\0" + bytes(6) + (2**20).to_bytes(8, "little")),  # out of the heap
+    ],
+)
+def test_heaps_of_strings_without_end(file, which, header):
+    data = bytearray(file.read_bytes())
+    at = _heap(data)[which]
+    data[at : at + 16] = header
+    file.write_bytes(data)
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        _READ,
+        str(file),
+    ]  # elsewhere: no time-out ends a loop inside of HDF5
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert f"a string heap whose object {int.from_bytes(header[:2], 'little')} at byte {at} has size" in done.stdout
+
+
+def test_many_heaps_in_one_another_take_no_time(file):
+    """A file of nothing but beginnings of heaps, each a walk to the end of the file."""
+    start = b"GCOL\x01\0\0\0" + (10_000 * 32 + 16).to_bytes(8, "little")
+    start += b"\x01\0" + bytes(6) + (16).to_bytes(8, "little")  # whose data is the next beginning
+    with file.open("ab") as f:
+        f.write(start * 20_000)
+    with pytest.raises(FileFormatError, match=r"more than \d+ strings"):
+        converters.read(file)
+
+
 @pytest.mark.parametrize("size", [0, 7, 100, 2000, -40])
 def test_truncated(file, size):
     data = file.read_bytes()
