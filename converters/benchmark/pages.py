@@ -138,12 +138,7 @@ def growth_plot(rows: Sequence[dict[str, Any]]) -> Figure:
                 grid[line, k].plot(x, y, color=colour, marker=marker, linestyle=style, label=KINDS[name])
         fixed = next((r for r in rows if r["axis"] == axis), None)
         if fixed is not None:
-            others = {
-                "T": "{network}, {batch} images",
-                "batch": "{network}, T = {T}",
-                "network": "T = {T}, {batch} images",
-            }
-            grid[0, k].set_title(others[axis].format(**fixed), fontsize=9)
+            grid[0, k].set_title(OTHERS[axis].format(**fixed), fontsize=9)
         grid[1, k].set_xlabel(title)
     for line, label in zip(grid, ("seconds", "memory, MB"), strict=True):
         line[0].set_ylabel(label)
