@@ -170,7 +170,7 @@ def rgb_folder(path: Path) -> Path:
 
 MISTAKES = [
     (["run", "gone.nir", "--dataset", "digits"], r"gone.nir: found no such file"),
-    (["inspect", "gone"], r"gone: found no such file or checkpoint; give a file, or one of: lenet5-mnist-127"),
+    (["inspect", "gone"], r"gone: found no such file or checkpoint; give a file, or one of: .*lenet5-mnist-127"),
     (["convert", "--checkpoint", "gone"], r"gone: found no such file or checkpoint"),
     (["run", "cut.nir", "--dataset", "digits"], r"cut.nir: found .*(truncated|damaged|no HDF5)"),
     (["run", "--checkpoint", "cut.safetensors"], r"cut.safetensors: found "),
