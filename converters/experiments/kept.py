@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ def of_network(q: QuantGraph) -> str:
         for synapse in layer.synapses:
             digest.update(synapse.source.encode())
             for op in synapse.ops:
-                plain = {k: v for k, v in vars(op).items() if isinstance(v, int | tuple)}
+                values = {f.name: getattr(op, f.name) for f in fields(op)}  # vars() would hold what was computed, too
+                plain = {k: v for k, v in values.items() if isinstance(v, int | tuple)}
                 digest.update(repr([next(n for n, t in OPS.items() if type(op) is t), plain]).encode())
                 weight = getattr(op, "weight", None)
                 if isinstance(weight, Tensor):
