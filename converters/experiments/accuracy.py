@@ -56,7 +56,8 @@ def _bars(rows: list[dict[str, Any]]) -> Figure:
             value = 100 * row["snn_accuracy"]
             ax.bar(x, value, 0.8, color=COLOURS.get(row["network"], "#777777"))
             loss = md.signed_points(row["quantised_accuracy"] - row["snn_accuracy"])
-            ax.text(x, value + 0.7, f"{value:.2f}\n({loss})", ha="center", va="bottom", fontsize=8)
+            top = max(value, row["paper_snn_accuracy"] or 0.0)  # above the paper's line, too
+            ax.text(x, top + 0.9, f"{value:.2f}\n({loss})", ha="center", va="bottom", fontsize=8)
             ax.text(x, 3, NETWORKS.get(row["network"], row["network"]), rotation=90, ha="center", color="white")
             if row["paper_snn_accuracy"] is not None:
                 ax.plot([x - 0.4, x + 0.4], [row["paper_snn_accuracy"]] * 2, color="black", linewidth=1.5)
