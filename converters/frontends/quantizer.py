@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -45,12 +46,32 @@ from converters.frontends.aten import (
     where,
 )
 
-__all__ = ["CaLIFQuantizer", "RangeObserver"]
+__all__ = ["CaLIFQuantizer", "RangeObserver", "in_memory_order", "sample_step"]
+
+
+def sample_step(values: int, size: int) -> int:
+    """The distance from one to the next of about ``size`` samples: it shares no divisor with the number of values.
+
+    A step such as 512 would meet one column of a 32 x 32 map, always the same.
+
+    >>> sample_step(128 * 32 * 32, 8192), sample_step(100, 8192)
+    (17, 1)
+    """
+    step = max(1, values // size)
+    while math.gcd(step, values) > 1:
+        step += 1
+    return step
+
+
+def in_memory_order(x: Tensor) -> Tensor:
+    """All values, flat, without a copy of a tensor in channels-last; images stay one after the other."""
+    last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return (x.detach().permute(0, 2, 3, 1) if last else x.detach()).flatten()
 
 
 def _every_kth(x: Tensor, size: int) -> Tensor:
-    flat = x.detach().flatten()
-    return flat[:: max(1, flat.numel() // size)]
+    flat = in_memory_order(x)
+    return flat[:: sample_step(flat.numel(), size)]
 
 
 class RangeObserver(MovingAverageMinMaxObserver):

@@ -26,6 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from converters.frontends.quantizer import in_memory_order, sample_step
+
 __all__ = ["Team", "team"]
 
 
@@ -97,13 +99,13 @@ class Team:
     def sampler(self, x: Tensor, size: int) -> Tensor:
         """Every k-th value of the whole batch, about ``size`` of them, from each process's share ``x``."""
         bounds, each = _Shares.bounds, x.shape[1:].numel()
-        step = max(1, bounds[-1] * each // size)
+        step = sample_step(bounds[-1] * each, size)
         start, end = bounds[self.rank] * each, bounds[self.rank + 1] * each
         counts = [
             _multiples(bounds[k + 1] * each, step) - _multiples(bounds[k] * each, step) for k in range(self.count)
         ]
         mine = x.new_zeros(max(counts))
-        mine[: counts[self.rank]] = x.detach().flatten()[(-start) % step : end - start : step]
+        mine[: counts[self.rank]] = in_memory_order(x)[(-start) % step : end - start : step]
         parts = [torch.empty_like(mine) for _ in range(self.count)]
         dist.all_gather(parts, mine)
         return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
