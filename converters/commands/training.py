@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,6 +38,7 @@ def train_network(
     kind: str = "fast",
     patience: int = 0,
     start: Path | None = None,
+    teachers: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Train, save the quantised network beside the checkpoints, and return what was measured."""
     from converters.zoo.recipes import recipe_for
@@ -73,6 +75,7 @@ def train_network(
         seed=seed,
         toolkit=toolkit,
         start=start,
+        teachers=teachers,
         quantise_output=levels >= 32,  # with few levels the logits are read from the membrane
         progress=progress,
     )
@@ -93,7 +96,8 @@ def train_network(
         + (f" --qat-epochs {qat_epochs}" if qat_epochs is not None else "")
         + (f" --recipe {kind}" if kind != "fast" else "")
         + (f" --patience {patience}" if patience else "")
-        + (f" --start {start.name}" if start is not None else ""),
+        + (f" --start {start.name}" if start is not None else "")
+        + "".join(f" --teacher {path.name}" for path in teachers),
         "log": result.log,
     }
     if team().first:
@@ -111,7 +115,9 @@ def train(
     toolkit: Annotated[str, typer.Option(help="Quantisation toolkit: pt2e or brevitas.")] = "pt2e",
     levels: Annotated[int, typer.Option(min=1, help="Largest activation level; T for a window of T steps.")] = 127,
     weight_bits: Annotated[int, typer.Option(min=2, max=8)] = 8,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Float epochs; half as many quantised ones.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=0, help="Float epochs, and half as many quantised ones. 0: --start as it is.")
+    ] = None,
     qat_epochs: Annotated[int | None, typer.Option(min=1, help="Quantised epochs.")] = None,
     recipe: Annotated[
         str, typer.Option(help="fast (float, then quantised) or paper (quantised from scratch, plain SGD).")
@@ -121,6 +127,10 @@ def train(
     ] = 0,
     start: Annotated[
         Path | None, typer.Option(help="A .float.pt of an earlier run whose weights the float phase starts from.")
+    ] = None,
+    teacher: Annotated[
+        list[Path] | None,
+        typer.Option(help="A .float.pt of an earlier run whose predictions are a soft target; may be repeated."),
     ] = None,
     seed: common.Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for checkpoints; a run that was stopped goes on there.")] = Path(
@@ -148,6 +158,7 @@ def train(
             kind=recipe,
             patience=patience,
             start=start,
+            teachers=teacher or (),
         )
     if not team().first:
         return

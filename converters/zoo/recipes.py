@@ -28,7 +28,9 @@ class Recipe:
     cutout : int
         Side of a square at a random place of every image that is set to 0, in pixels (DeVries and Taylor 2017).
     optimiser : {"sgd", "muon"}
-        Of the float phase; see :class:`~converters.zoo.optimisers.Optimisers`. The quantised phase takes SGD.
+        Of the float phase; see :class:`~converters.zoo.optimisers.Optimisers`.
+    qat_optimiser : {"sgd", "muon"}
+        Of the quantised phase.
     fast : bool
         Channels-last and bfloat16 in both phases. Gradients are noisier for it; what is converted are the float32
         weights and scales, so nothing of it reaches the integers.
@@ -56,6 +58,7 @@ class Recipe:
     nesterov: bool = True
     patience: int = 0
     cutout: int = 0
+    qat_optimiser: str = "sgd"
 
 
 RECIPES: dict[str, Recipe] = {
@@ -102,8 +105,8 @@ def recipe_for(dataset: str, kind: str = "fast", network: str = "", levels: int 
     """How to train a network on a data set.
 
     ``fast``: float first; the entry in :data:`RECIPES` of the network on that data set, or else of the data set. Few
-    levels are a larger step from the float network: where one quantised epoch is enough for 127, they get four at a
-    higher rate.
+    levels are a larger step from the float network: where one quantised epoch is enough for 127, they get six, and the
+    float phase's optimiser.
     ``paper``: as section 4.3 has it, quantisation-aware from scratch, with SGD of plain momentum 0.9, for as many
     epochs as the fast one takes in all, 30 at least; rates, batch and augmentation, which the paper does not give,
     are the fast one's, with a peak rate of 0.05.
@@ -111,7 +114,7 @@ def recipe_for(dataset: str, kind: str = "fast", network: str = "", levels: int 
     >>> recipe_for("mnist").epochs, recipe_for("mnist", network="vgg9").epochs
     (15, 5)
     >>> recipe_for("cifar10", levels=8).qat_epochs
-    4
+    6
     >>> recipe_for("mnist", "paper").epochs, recipe_for("mnist", "paper").nesterov
     (0, False)
     """
@@ -119,7 +122,7 @@ def recipe_for(dataset: str, kind: str = "fast", network: str = "", levels: int 
     recipe = RECIPES.get(f"{network}/{name}", RECIPES.get(name, Recipe()))
     if kind == "fast":
         few = levels < 32 and recipe.qat_epochs == 1
-        return replace(recipe, qat_epochs=4, qat_lr=5 * recipe.qat_lr) if few else recipe
+        return replace(recipe, qat_epochs=6, qat_lr=0.02, qat_optimiser=recipe.optimiser) if few else recipe
     if kind != "paper":
         raise ConversionError("--recipe", f"{kind!r}", "use fast or paper")
     epochs = max(30, recipe.epochs + recipe.qat_epochs)

@@ -8,18 +8,19 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from converters.atomic import atomic_path
 from converters.errors import ConversionError
 from converters.frontends.pt2e import freeze_observers, from_pt2e, prepare_qat
+from converters.frontends.pt2e_training import training_view
 from converters.frontends.quantizer import RangeObserver
 from converters.quantised import QuantGraph
 from converters.zoo.datasets import Images
@@ -28,6 +29,8 @@ from converters.zoo.networks import build
 from converters.zoo.optimisers import Optimisers
 from converters.zoo.processes import team
 from converters.zoo.recipes import Recipe
+from converters.zoo.teachers import Teachers
+from converters.zoo.training_file import load_weights, read_checkpoint, write_checkpoint
 
 __all__ = ["TrainResult", "accuracy", "train"]
 
@@ -61,6 +64,7 @@ def train(
     quantise_output: bool = True,
     toolkit: str = "pt2e",
     start: str | os.PathLike | None = None,
+    teachers: Sequence[str | os.PathLike] = (),
     progress: Progress | None = None,
 ) -> TrainResult:
     """Train a network of the zoo, float and then quantised.
@@ -81,6 +85,9 @@ def train(
     start : path, optional
         A ``.float.pt`` of an earlier run of the same network: its weights instead of random ones. The result's log
         begins with that run's.
+    teachers : sequence of path
+        ``.float.pt`` of networks for the same data; see :class:`~converters.zoo.teachers.Teachers`. They take part in
+        both phases.
     seed : int
     progress : callable ``(phase, done, total)`` in batches, optional
 
@@ -105,12 +112,15 @@ def train(
     if start is not None:
         before = _load_start(model, Path(start), about)
         about["start"] = f"{Path(start).name} after {len(before)} epochs"
+    tutors = Teachers([Path(path) for path in teachers], about) if teachers else None
+    if tutors is not None:
+        about["teachers"] = tutors.names
     if recipe.fast:
         model = model.to(memory_format=torch.channels_last)
     settings = {k: v for k, v in _settings(recipe).items() if not k.startswith("qat")}
     base = name.rsplit("-", 1)[0]
-    run = _Run("float", folder / f"{base}.float.pt", {**about, **settings}, recipe, data, test, seed, progress)
-    log = run(model, recipe.epochs, recipe.lr)
+    run = _Run("float", folder / f"{base}.float.pt", {**about, **settings}, recipe, data, test, seed, progress, tutors)
+    log = before + run(model, recipe.epochs, recipe.lr)
     float_accuracy = log[-1]["accuracy"] if log else None
 
     prepare, finish = TOOLKITS[toolkit]
@@ -123,7 +133,7 @@ def train(
     path = folder / f"{name}.qat.pt"
     if recipe.fast:
         qat = qat.to(memory_format=torch.channels_last)  # the exporter has made its weights contiguous
-    run = _Run("qat", path, {**about, **settings}, recipe, data, test, seed, progress, freeze=toolkit == "pt2e")
+    run = _Run("qat", path, {**about, **settings}, recipe, data, test, seed, progress, tutors, freeze=toolkit == "pt2e")
     qat_log = run(qat, recipe.qat_epochs, recipe.qat_lr)
     if not qat_log:  # without training it must at least see data
         qat.train()
@@ -134,7 +144,7 @@ def train(
     graph = finish(qat, data[:2].pixels)
     mine = test[crew.share(len(test))]
     right = sum(int((graph.predict(part.pixels) == part.labels).sum()) for part in _split(mine, 512))
-    return TrainResult(graph, float_accuracy, crew.total(right)[0] / max(len(test), 1), before + log + qat_log)
+    return TrainResult(graph, float_accuracy, crew.total(right)[0] / max(len(test), 1), log + qat_log)
 
 
 def _load_start(model: nn.Module, path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
@@ -145,17 +155,15 @@ def _load_start(model: nn.Module, path: Path, about: dict[str, Any]) -> list[dic
     if differ:
         found = ", ".join(f"{k} {theirs.get(k)} instead of {about[k]}" for k in differ)
         raise ConversionError(str(path), f"a checkpoint with {found}", "start from a .float.pt of the same network")
-    try:
-        model.load_state_dict(state["model"])
-    except RuntimeError:
-        raise ConversionError(str(path), "a quantised run", "start from a .float.pt") from None
+    load_weights(model, state, path)
     return json.loads(state["log"])
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """What a checkpoint says of its recipe; later settings only where they change what was done before."""
     plain = asdict(Recipe())
-    return {k: v for k, v in asdict(recipe).items() if k not in ("nesterov", "patience", "cutout") or v != plain[k]}
+    later = ("nesterov", "patience", "cutout", "qat_optimiser")
+    return {k: v for k, v in asdict(recipe).items() if k not in later or v != plain[k]}
 
 
 def _pt2e(model: nn.Module, example: Tensor, **options: Any) -> nn.Module:
@@ -194,23 +202,25 @@ class _Run:
         test: Images,
         seed: int,
         progress: Progress | None,
+        teachers: Teachers | None = None,
         freeze: bool = False,
     ) -> None:
         self.phase, self.path, self.about, self.recipe, self.freeze = phase, path, about, recipe, freeze
-        self.data, self.test, self.seed, self.progress = data, test, seed, progress
+        self.data, self.test, self.seed, self.progress, self.teachers = data, test, seed, progress, teachers
 
     def __call__(self, model: nn.Module, epochs: int, lr: float) -> list[dict[str, Any]]:
-        kind = self.recipe.optimiser if self.phase == "float" else "sgd"
+        kind = self.recipe.optimiser if self.phase == "float" else self.recipe.qat_optimiser
         optimiser = Optimisers(model, kind, lr=lr, weight_decay=self.recipe.weight_decay, nesterov=self.recipe.nesterov)
         log = self._resume(model, optimiser)
         steps = math.ceil(len(self.data) / self.recipe.batch)
-        crew = team()
+        crew, forward = team(), None
         for epoch in range(len(log), epochs):
             if self._finished(log):
                 break
             if self.freeze and epoch == max(1, (2 * epochs) // 3):
                 freeze_observers(model)
             model.train()
+            forward = forward or (training_view(model) if isinstance(model, fx.GraphModule) else model)
             total = torch.zeros(())
             torch.manual_seed(_mix(self.seed, self.phase, epoch))  # order, augmentation, dropout
             for k, (x, labels) in enumerate(self._batches()):
@@ -218,7 +228,7 @@ class _Run:
                 optimiser.set_rate(_rate(lr, done, epochs * steps, warm=steps // 2))
                 part = crew.share(len(labels))
                 with crew.whole_batch(len(labels)):
-                    loss = self._loss(model, x[part], labels[part], len(labels))
+                    loss = self._loss(forward, x[part], labels[part], len(labels))
                 optimiser.zero_grad()
                 loss.backward()
                 crew.sum_gradients(model)
@@ -245,15 +255,16 @@ class _Run:
 
     def _loss(self, model: nn.Module, x: Tensor, labels: Tensor, whole: int) -> Tensor:
         """The mean over the whole batch, or this process's share of it."""
-        if self.recipe.fast:
-            with torch.autocast(x.device.type, dtype=torch.bfloat16), DenseDepthwise():
-                out = model(x.contiguous(memory_format=torch.channels_last))
-        else:
-            out = model(x)
-        smoothing = self.recipe.label_smoothing
-        if len(labels) == whole:
-            return F.cross_entropy(out.float(), labels, label_smoothing=smoothing)
-        return F.cross_entropy(out.float(), labels, label_smoothing=smoothing, reduction="sum") / whole
+        fast = self.recipe.fast
+        if fast:
+            x = x.contiguous(memory_format=torch.channels_last)
+        stride_trick: AbstractContextManager = DenseDepthwise() if fast else nullcontext()
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=fast), stride_trick:
+            out = model(x).float()
+            each = F.cross_entropy(out, labels, label_smoothing=self.recipe.label_smoothing, reduction="none")
+            if self.teachers is not None:
+                each = self.teachers.loss(out, x, each)
+        return each.mean() if len(labels) == whole else each.sum() / whole
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self.data))
@@ -265,16 +276,7 @@ class _Run:
         if not team().first:
             team().wait()
             return
-        state = {
-            "about": json.dumps(self.about, sort_keys=True),
-            "model": model.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "log": json.dumps(log),
-        }
-        with atomic_path(self.path) as temporary:
-            torch.save(state, temporary)
-        with atomic_path(self.path.with_suffix(".jsonl")) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in log))
+        write_checkpoint(self.path, self.about, model, optimiser.state_dict(), log)
         team().wait()
 
     def _resume(self, model: nn.Module, optimiser: Optimisers) -> list[dict[str, Any]]:
@@ -289,22 +291,6 @@ class _Run:
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         return json.loads(state["log"])
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A training checkpoint; tensors and text only, nothing in it is executed."""
-    import pickle
-
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-        raise ConversionError(str(path), f"a damaged checkpoint ({reason})", "delete it and train again") from None
-    if not isinstance(state, dict) or not {"about", "model", "optimiser", "log"} <= set(state):
-        raise ConversionError(
-            str(path), "a file that is no checkpoint of calif train", "use another --out, or delete it"
-        )
-    return state
 
 
 @torch.no_grad()

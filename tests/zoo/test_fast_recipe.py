@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ import torch
 import converters
 from converters.errors import ConversionError
 from converters.zoo.datasets import load
+from converters.zoo.networks import build
 from converters.zoo.recipes import RECIPES, Recipe
+from converters.zoo.teachers import Teachers
 from converters.zoo.training import _augment, train
 
 TINY = Recipe(epochs=2, qat_epochs=1, batch=16, lr=0.05, shift=1, optimiser="muon", fast=True, evaluate_every=2)
@@ -83,5 +86,43 @@ def test_a_run_that_starts_from_another(tmp_path):
     with pytest.raises(ConversionError, match="use another --out"):  # what was begun from elsewhere
         train("lenet5", data, test, folder=tmp_path / "b", name="lenet5-digits-127", recipe=still)
     quantised = tmp_path / "a" / "lenet5-digits-127.qat.pt"
-    with pytest.raises(ConversionError, match=r"a quantised run; start from a \.float\.pt"):
+    with pytest.raises(ConversionError, match=r"a quantised run; give the \.float\.pt"):
         train("lenet5", data, test, folder=tmp_path / "d", name="x-y-7", recipe=TINY, start=quantised)
+
+
+def test_teachers(tmp_path):
+    """Their mean prediction is the target, in both phases, and a run says who they were."""
+    data, test = load("digits", "train").first(48), load("digits", "test").first(12)
+    train("lenet5", data, test, folder=tmp_path / "a", name="lenet5-digits-127", recipe=TINY)
+    path = tmp_path / "a" / "lenet5-digits.float.pt"
+    about = {"shape": list(data.shape), "classes": 10}
+    x = data.pixels[:8]
+    teachers = Teachers([path, path], about, weight=1.0)
+    alone = build("lenet5").eval()
+    alone.load_state_dict(torch.load(path, weights_only=True)["model"])
+    with torch.no_grad():
+        torch.testing.assert_close(teachers(x), alone(x).softmax(1))
+        hard = torch.zeros(8)
+        entropy = -(alone(x).softmax(1) * alone(x).log_softmax(1)).sum(1)
+        torch.testing.assert_close(teachers.loss(alone(x), x, hard), entropy)
+    taught = train("lenet5", data, test, folder=tmp_path / "b", name="lenet5-digits-127", recipe=TINY, teachers=[path])
+    plain = train("lenet5", data, test, folder=tmp_path / "a", name="lenet5-digits-127", recipe=TINY)
+    assert [row["phase"] for row in taught.log] == ["float", "float", "qat"]
+    assert all(t["loss"] != p["loss"] for t, p in zip(taught.log, plain.log, strict=True))
+    with pytest.raises(ConversionError, match="teachers"):  # another run than the one that was begun
+        train("lenet5", data, test, folder=tmp_path / "a", name="lenet5-digits-127", recipe=TINY, teachers=[path])
+    with pytest.raises(ConversionError, match="a teacher with shape"):
+        Teachers([path], {"shape": [3, 32, 32], "classes": 10})
+
+
+def test_no_float_epochs_keep_the_start(tmp_path):
+    data, test = load("digits", "train").first(48), load("digits", "test").first(12)
+    first = train("lenet5", data, test, folder=tmp_path / "a", name="lenet5-digits-127", recipe=TINY)
+    path = tmp_path / "a" / "lenet5-digits.float.pt"
+    none = replace(TINY, epochs=0)
+    second = train("lenet5", data, test, folder=tmp_path / "b", name="lenet5-digits-127", recipe=none, start=path)
+    assert second.log == first.log
+    assert second.float_accuracy == first.float_accuracy
+    assert [layer.weights.tolist() for layer in second.graph.layers if hasattr(layer, "weights")] == [
+        layer.weights.tolist() for layer in first.graph.layers if hasattr(layer, "weights")
+    ]

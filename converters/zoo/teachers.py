@@ -1,0 +1,64 @@
+"""Distillation (Hinton et al. 2015): the mean prediction of trained float networks as a soft target."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from converters.errors import ConversionError
+from converters.zoo.networks import build
+from converters.zoo.training_file import load_weights, read_checkpoint
+
+__all__ = ["Teachers"]
+
+
+class Teachers(nn.Module):
+    """Float networks of earlier runs on the same data set.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        ``.float.pt`` files of ``calif train``, of any network.
+    about : dict
+        Of the run that learns: ``shape`` and ``classes`` must be theirs.
+    weight : float
+        Of the soft target in the loss, 0 to 1; the rest is the label's.
+
+    Raises
+    ------
+    ConversionError
+        If a file is no float checkpoint for such images and classes.
+    """
+
+    def __init__(self, paths: Sequence[Path], about: dict[str, Any], weight: float = 0.8) -> None:
+        super().__init__()
+        self.weight, self.networks = weight, nn.ModuleList()
+        self.names: list[str] = []
+        for path in paths:
+            state = read_checkpoint(path)
+            theirs = json.loads(state["about"])
+            differ = [k for k in ("shape", "classes") if theirs.get(k) != about[k]]
+            if differ:
+                found = ", ".join(f"{k} {theirs.get(k)} instead of {about[k]}" for k in differ)
+                raise ConversionError(str(path), f"a teacher with {found}", "learn from networks of the same data set")
+            network = build(theirs["network"], about["shape"][0], about["classes"], about["shape"][-1])
+            load_weights(network, state, path)
+            self.names.append(f"{path.name} after {len(json.loads(state['log']))} epochs")
+            self.networks.append(network.to(memory_format=torch.channels_last))
+        self.requires_grad_(False)
+        self.eval()
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` to probabilities ``(N, classes)``: the mean of the networks'."""
+        return torch.stack([network(x).float().softmax(1) for network in self.networks]).mean(0)
+
+    def loss(self, out: Tensor, x: Tensor, hard: Tensor) -> Tensor:
+        """``hard``, the loss per image ``(N,)`` with labels, mixed with the cross entropy of the soft targets."""
+        return (1 - self.weight) * hard + self.weight * F.cross_entropy(out, self(x), reduction="none")

@@ -1,0 +1,54 @@
+"""The checkpoints of a training run: tensors and text."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from converters.atomic import atomic_path
+from converters.errors import ConversionError
+
+__all__ = ["load_weights", "read_checkpoint", "write_checkpoint"]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A training checkpoint; tensors and text only, nothing in it is executed."""
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+        raise ConversionError(str(path), f"a damaged checkpoint ({reason})", "delete it and train again") from None
+    if not isinstance(state, dict) or not {"about", "model", "optimiser", "log"} <= set(state):
+        raise ConversionError(
+            str(path), "a file that is no checkpoint of calif train", "use another --out, or delete it"
+        )
+    return state
+
+
+def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
+    """The weights of a float phase's checkpoint into a network of the same kind."""
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError:
+        raise ConversionError(str(path), "a quantised run", "give the .float.pt of its float phase") from None
+
+
+def write_checkpoint(
+    path: Path, about: dict[str, Any], model: nn.Module, optimiser: dict[str, Any], log: list[dict[str, Any]]
+) -> None:
+    """Atomically; the log also as text beside it, one JSON row per epoch."""
+    state = {
+        "about": json.dumps(about, sort_keys=True),
+        "model": model.state_dict(),
+        "optimiser": optimiser,
+        "log": json.dumps(log),
+    }
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+    with atomic_path(path.with_suffix(".jsonl")) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in log))
