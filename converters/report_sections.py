@@ -45,6 +45,7 @@ def sections(run: dict[str, Any]) -> tuple[str, str]:
 
 _NAMES = {
     "lenet5": "LeNet-5",
+    "lenet5x4": "LeNet-5, four times as wide",
     "vgg9": "VGG-9",
     "vgg16": "VGG-16",
     "resnet11": "ResNet-11",

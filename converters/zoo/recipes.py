@@ -94,6 +94,10 @@ RECIPES["lenet5/cifar10"] = Recipe(
     epochs=60, qat_epochs=6, lr=0.03, qat_lr=0.005, weight_decay=1e-4, shift=2, flip=True, evaluate_every=5
 )
 
+RECIPES["lenet5x4/cifar10"] = Recipe(
+    epochs=60, qat_epochs=6, lr=0.03, qat_lr=0.005, weight_decay=5e-4, shift=4, flip=True, evaluate_every=5
+)
+
 # networks with batch norms need few epochs on MNIST
 RECIPES |= {
     f"{network}/mnist": replace(RECIPES["cifar10"], epochs=5, shift=2, flip=False, evaluate_every=1)

@@ -35,6 +35,7 @@ def residual(a, b):
 MOBILE = [32, 64, 128, 128, 256, 256, 512, 512, 1024, 1024]
 PARAMETERS = {
     "lenet5": 61706 + 2 * 25 * 6,  # two more input channels
+    "lenet5x4": 3 * 25 * 24 + 24 + 24 * 25 * 64 + 64 + dense(64 * 25, 480) + dense(480, 336) + dense(336, 10),
     "vgg9": vgg([64, 64, 128, 128, 256, 256, 256], (256 * 16, 1024)),
     "vgg16": vgg([64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512], (512, 512)),
     "resnet11h": conv_bn(3, 32, 3)
@@ -70,7 +71,7 @@ def test_any_size_and_class_count(name, size, classes):
 def test_average_pooling_throughout(name):
     kinds = {type(m) for m in build(name, 3).modules()}
     assert not kinds & {nn.MaxPool2d, nn.AdaptiveMaxPool2d}
-    if name != "lenet5":
+    if not name.startswith("lenet5"):
         assert nn.BatchNorm2d in kinds
 
 
@@ -79,6 +80,7 @@ def test_twenty_and_eleven_layers():
         return [m for m in build(name, 3).modules() if type(m) in (nn.Conv2d, nn.Linear)]
 
     assert len(weighted("lenet5")) == 5
+    assert len(weighted("lenet5x4")) == 5
     assert len(weighted("vgg9")) == 9
     assert len(weighted("vgg16")) == 15
     assert len(weighted("mobilenet20")) == 20
