@@ -16,7 +16,7 @@ from converters.nir_export import to_nir
 from converters.nir_file import write
 from converters.quantised_file import save_quantised
 from converters.zoo.datasets import load
-from converters.zoo.named import load_checkpoint
+from converters.zoo.named import load_checkpoint, plain_name
 from converters.zoo.processes import team
 
 __all__ = ["convert", "train", "train_network"]
@@ -186,7 +186,7 @@ def convert(
         raise ConversionError("--out", f"one file for {len(steps)} windows", "leave it out, or give one --window")
     written = []
     for t in steps:
-        path = out or Path(f"{Path(checkpoint).stem}-T{t}.nir")
+        path = out or Path(f"{plain_name(checkpoint)}-T{t}.nir")
         write(path, to_nir(q, T=t, coding=coding))
         written.append({"T": t, "file": str(path), "bytes": path.stat().st_size})
     if json:

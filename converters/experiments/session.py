@@ -15,7 +15,7 @@ from converters.experiments.paper import DATASETS, NETWORKS
 from converters.quantised import QuantGraph
 from converters.zoo.datasets import load
 from converters.zoo.images import Images
-from converters.zoo.named import find_checkpoint, load_checkpoint, names
+from converters.zoo.named import find_checkpoint, load_checkpoint, names, plain_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,7 +110,7 @@ class Session:
     ) -> Session:
         """All checkpoints that ship, those of ``extra`` (names or files) beside or instead of them, filtered."""
         paths = {name: name for name in names()}
-        paths |= {Path(which).stem: str(find_checkpoint(which)) for which in extra}
+        paths |= {plain_name(which): str(find_checkpoint(which)) for which in extra}
         found = []
         for name, which in paths.items():
             q, notes = load_checkpoint(which)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,23 @@ from converters.errors import FileFormatError
 from converters.quantised import QuantGraph
 from converters.quantised_file import load_with_notes
 
-__all__ = ["FOLDER", "find_checkpoint", "load_checkpoint", "names"]
+__all__ = ["FOLDER", "find_checkpoint", "load_checkpoint", "names", "plain_name"]
 
 FOLDER = Path(__file__).parent / "checkpoints"
 
 
 def names() -> list[str]:
     """Names of the checkpoints that ship with the package: ``network-dataset-levels``."""
-    return sorted(p.stem for p in FOLDER.glob("*.safetensors"))
+    return sorted(plain_name(p) for p in FOLDER.glob("*.safetensors*"))
+
+
+def plain_name(path: str | os.PathLike) -> str:
+    """The name of a checkpoint without folder and endings.
+
+    >>> plain_name("runs/a-b-7.safetensors.xz"), plain_name("a-b-7"), plain_name("v1.5.safetensors")
+    ('a-b-7', 'a-b-7', 'v1.5')
+    """
+    return Path(path).name.removesuffix(".xz").removesuffix(".safetensors")
 
 
 def find_checkpoint(which: str) -> Path:
@@ -29,8 +39,9 @@ def find_checkpoint(which: str) -> Path:
     """
     if Path(which).is_file():
         return Path(which)
-    if which in names():
-        return FOLDER / f"{which}.safetensors"
+    for path in (FOLDER / f"{which}.safetensors", FOLDER / f"{which}.safetensors.xz"):
+        if path.is_file():
+            return path
     known = ", ".join(names()) or "none yet"
     raise FileFormatError(which, "no such file or checkpoint", f"give a file, or one of: {known}")
 

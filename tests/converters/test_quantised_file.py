@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 
 import pytest
 import torch
@@ -27,6 +28,27 @@ def test_exact_there_and_back(name, tmp_path):
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert torch.equal(q.logits(a), back.logits(b))
     assert [p.name for p in tmp_path.iterdir()] == ["q.safetensors"]
+
+
+def test_compressed(tmp_path, monkeypatch):
+    q, path = lenet(), tmp_path / "q.safetensors.xz"
+    converters.save_quantised(path, q, notes={"accuracy": 0.5})
+    converters.save_quantised(tmp_path / "q.safetensors", q)
+    assert path.stat().st_size < (tmp_path / "q.safetensors").stat().st_size
+    back, notes = load_with_notes(path)
+    assert notes == {"accuracy": 0.5}
+    x = images(q, 5)
+    a, b = q.execute(x), back.execute(x)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    whole = path.read_bytes()
+    for damaged in (whole[:200], whole[:100] + bytes(50) + whole[150:], lzma.compress(b"something else")):
+        path.write_bytes(damaged)
+        with pytest.raises(FileFormatError, match="damaged"):
+            load_with_notes(path)
+    path.write_bytes(whole)
+    monkeypatch.setattr("converters.quantised_file._LARGEST", 1 << 10)
+    with pytest.raises(FileFormatError, match="more than 0 MiB when decompressed"):
+        load_with_notes(path)
 
 
 def test_weights_take_a_byte_each(tmp_path):
