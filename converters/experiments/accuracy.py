@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["fig4", "table2"]
 
 # Okabe and Ito, one colour for each network
-COLOURS = dict(zip(NETWORKS, ("#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00"), strict=True))
+COLOURS = dict(zip(NETWORKS, ("#56B4E9", "#CC79A7", "#0072B2", "#009E73", "#E69F00", "#D55E00"), strict=True))
 
 
 def _rows(session: Session) -> list[dict[str, Any]]:
