@@ -39,6 +39,7 @@ def train_network(
     patience: int = 0,
     start: Path | None = None,
     teachers: Sequence[Path] = (),
+    average: int = 0,
 ) -> dict[str, Any]:
     """Train, save the quantised network beside the checkpoints, and return what was measured."""
     from converters.zoo.recipes import recipe_for
@@ -47,7 +48,7 @@ def train_network(
 
     if toolkit not in TOOLKITS:
         raise ConversionError("--toolkit", f"{toolkit!r}", f"calif trains with {', '.join(TOOLKITS)}")
-    recipe = replace(recipe_for(dataset, kind, network, levels), patience=patience)
+    recipe = replace(recipe_for(dataset, kind, network, levels), patience=patience, average=average)
     if epochs is not None and kind == "paper":
         recipe = replace(recipe, qat_epochs=epochs)
     elif epochs is not None:
@@ -59,7 +60,9 @@ def train_network(
 
     def progress(phase: str, done: int, total: int) -> None:
         if phase not in tasks:
-            tasks[phase] = bar.add_task({"float": "training", "qat": "quantised training"}[phase], total=total)
+            tasks[phase] = bar.add_task(
+                {"float": "training", "average": "averaging weights", "qat": "quantised training"}[phase], total=total
+            )
         bar.update(tasks[phase], completed=done)
 
     data, test = load(dataset, "train", root=data_root), load(dataset, "test", root=data_root)
@@ -97,6 +100,7 @@ def train_network(
         + (f" --recipe {kind}" if kind != "fast" else "")
         + (f" --patience {patience}" if patience else "")
         + (f" --start {start.name}" if start is not None else "")
+        + (f" --average {average}" if average else "")
         + "".join(f" --teacher {path.name}" for path in teachers),
         "log": result.log,
     }
@@ -126,12 +130,16 @@ def train(
         int, typer.Option(min=0, help="End a phase after so many looks at the test images without a better one.")
     ] = 0,
     start: Annotated[
-        Path | None, typer.Option(help="A .float.pt of an earlier run whose weights the float phase starts from.")
+        Path | None,
+        typer.Option(help="A .float.pt or .average.pt of an earlier run whose weights the float phase starts from."),
     ] = None,
     teacher: Annotated[
         list[Path] | None,
         typer.Option(help="A .float.pt of an earlier run whose predictions are a soft target; may be repeated."),
     ] = None,
+    average: Annotated[
+        int, typer.Option(min=0, help="Float epochs more, at a constant rate, whose weights are averaged.")
+    ] = 0,
     seed: common.Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for checkpoints; a run that was stopped goes on there.")] = Path(
         "runs"
@@ -159,6 +167,7 @@ def train(
             patience=patience,
             start=start,
             teachers=teacher or (),
+            average=average,
         )
     if not team().first:
         return

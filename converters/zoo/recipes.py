@@ -31,6 +31,9 @@ class Recipe:
         Of the float phase; see :class:`~converters.zoo.optimisers.Optimisers`.
     qat_optimiser : {"sgd", "muon"}
         Of the quantised phase.
+    average : int
+        Epochs after the float phase, at a constant rate of 0.3 ``lr``, of whose weights the mean is taken
+        (:mod:`converters.zoo.averaging`).
     fast : bool
         Channels-last and bfloat16 in both phases. Gradients are noisier for it; what is converted are the float32
         weights and scales, so nothing of it reaches the integers.
@@ -59,6 +62,7 @@ class Recipe:
     patience: int = 0
     cutout: int = 0
     qat_optimiser: str = "sgd"
+    average: int = 0
 
 
 RECIPES: dict[str, Recipe] = {

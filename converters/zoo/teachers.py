@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from converters.errors import ConversionError
 from converters.zoo.networks import build
-from converters.zoo.training_file import load_weights, read_checkpoint
+from converters.zoo.training_file import load_weights, read_checkpoint, whole_log
 
 __all__ = ["Teachers"]
 
@@ -49,7 +49,7 @@ class Teachers(nn.Module):
                 raise ConversionError(str(path), f"a teacher with {found}", "learn from networks of the same data set")
             network = build(theirs["network"], about["shape"][0], about["classes"], about["shape"][-1])
             load_weights(network, state, path)
-            self.names.append(f"{path.name} after {len(json.loads(state['log']))} epochs")
+            self.names.append(f"{path.name} after {len(whole_log(state))} epochs")
             self.networks.append(network.to(memory_format=torch.channels_last))
         self.requires_grad_(False)
         self.eval()

@@ -23,6 +23,7 @@ from converters.frontends.pt2e import freeze_observers, from_pt2e, prepare_qat
 from converters.frontends.pt2e_training import training_view
 from converters.frontends.quantizer import RangeObserver
 from converters.quantised import QuantGraph
+from converters.zoo.averaging import WeightMean, measure_batch_norms
 from converters.zoo.datasets import Images
 from converters.zoo.depthwise import DenseDepthwise
 from converters.zoo.networks import build
@@ -30,11 +31,12 @@ from converters.zoo.optimisers import Optimisers
 from converters.zoo.processes import team
 from converters.zoo.recipes import Recipe
 from converters.zoo.teachers import Teachers
-from converters.zoo.training_file import load_weights, read_checkpoint, write_checkpoint
+from converters.zoo.training_file import load_weights, read_checkpoint, whole_log, write_checkpoint
 
 __all__ = ["TrainResult", "accuracy", "train"]
 
 Progress = Callable[[str, int, int], None]
+_AVERAGE_RATE = 0.3  # of the peak rate, while weights are averaged
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +77,8 @@ def train(
         Name in :data:`~converters.zoo.networks.NETWORKS`.
     data, test : Images
     folder : path
-        Checkpoints: ``<network>-<data name>.float.pt`` and ``<name>.qat.pt``, with a ``.jsonl`` log each.
+        Checkpoints: ``<network>-<data name>.float.pt``, ``….average.pt`` where weights are averaged, and
+        ``<name>.qat.pt``, with a ``.jsonl`` log each.
     name : str
         ``network-dataset-levels``.
     recipe : Recipe
@@ -83,8 +86,8 @@ def train(
         See :func:`converters.prepare_qat`.
     toolkit : {"pt2e", "brevitas"}
     start : path, optional
-        A ``.float.pt`` of an earlier run of the same network: its weights instead of random ones. The result's log
-        begins with that run's.
+        A ``.float.pt`` or ``.average.pt`` of an earlier run of the same network: its weights instead of random ones.
+        The result's log begins with that run's.
     teachers : sequence of path
         ``.float.pt`` of networks for the same data; see :class:`~converters.zoo.teachers.Teachers`. They take part in
         both phases.
@@ -120,7 +123,14 @@ def train(
     settings = {k: v for k, v in _settings(recipe).items() if not k.startswith("qat")}
     base = name.rsplit("-", 1)[0]
     run = _Run("float", folder / f"{base}.float.pt", {**about, **settings}, recipe, data, test, seed, progress, tutors)
+    run.before = before
     log = before + run(model, recipe.epochs, recipe.lr)
+    if recipe.average:
+        about["average"] = recipe.average
+        path = folder / f"{base}.average.pt"
+        run = _Run("average", path, {**about, **settings}, recipe, data, test, seed, progress, tutors)
+        run.before = log
+        log = log + run(model, recipe.average, _AVERAGE_RATE * recipe.lr)
     float_accuracy = log[-1]["accuracy"] if log else None
 
     prepare, finish = TOOLKITS[toolkit]
@@ -156,14 +166,14 @@ def _load_start(model: nn.Module, path: Path, about: dict[str, Any]) -> list[dic
         found = ", ".join(f"{k} {theirs.get(k)} instead of {about[k]}" for k in differ)
         raise ConversionError(str(path), f"a checkpoint with {found}", "start from a .float.pt of the same network")
     load_weights(model, state, path)
-    return json.loads(state["log"])
+    return whole_log(state)
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """What a checkpoint says of its recipe; later settings only where they change what was done before."""
     plain = asdict(Recipe())
     later = ("nesterov", "patience", "cutout", "qat_optimiser")
-    return {k: v for k, v in asdict(recipe).items() if k not in later or v != plain[k]}
+    return {k: v for k, v in asdict(recipe).items() if k != "average" and (k not in later or v != plain[k])}
 
 
 def _pt2e(model: nn.Module, example: Tensor, **options: Any) -> nn.Module:
@@ -207,10 +217,12 @@ class _Run:
     ) -> None:
         self.phase, self.path, self.about, self.recipe, self.freeze = phase, path, about, recipe, freeze
         self.data, self.test, self.seed, self.progress, self.teachers = data, test, seed, progress, teachers
+        self.before: list[dict[str, Any]] = []
 
     def __call__(self, model: nn.Module, epochs: int, lr: float) -> list[dict[str, Any]]:
-        kind = self.recipe.optimiser if self.phase == "float" else self.recipe.qat_optimiser
+        kind = self.recipe.qat_optimiser if self.phase == "qat" else self.recipe.optimiser
         optimiser = Optimisers(model, kind, lr=lr, weight_decay=self.recipe.weight_decay, nesterov=self.recipe.nesterov)
+        self.mean = WeightMean(model) if self.phase == "average" else None
         log = self._resume(model, optimiser)
         steps = math.ceil(len(self.data) / self.recipe.batch)
         crew, forward = team(), None
@@ -225,7 +237,8 @@ class _Run:
             torch.manual_seed(_mix(self.seed, self.phase, epoch))  # order, augmentation, dropout
             for k, (x, labels) in enumerate(self._batches()):
                 done = epoch * steps + k
-                optimiser.set_rate(_rate(lr, done, epochs * steps, warm=steps // 2))
+                schedule = _rate if self.mean is None else _constant_rate
+                optimiser.set_rate(schedule(lr, done, epochs * steps, warm=steps // 2))
                 part = crew.share(len(labels))
                 with crew.whole_batch(len(labels)):
                     loss = self._loss(forward, x[part], labels[part], len(labels))
@@ -233,11 +246,16 @@ class _Run:
                 loss.backward()
                 crew.sum_gradients(model)
                 optimiser.step()
+                if self.mean is not None:
+                    self.mean.step()
                 total += loss.detach()
                 if self.progress is not None:
                     self.progress(self.phase, done + 1, epochs * steps)
-            mean = crew.total(float(total))[0] / steps
-            row: dict[str, Any] = {"phase": self.phase, "epoch": epoch + 1, "loss": round(mean, 6)}
+            loss_of_all = crew.total(float(total))[0] / steps
+            row: dict[str, Any] = {"phase": self.phase, "epoch": epoch + 1, "loss": round(loss_of_all, 6)}
+            if self.mean is not None and epoch + 1 == epochs:
+                self.mean.take()
+                measure_batch_norms(model, self._forwards(model, 50))
             if (epoch + 1) % self.recipe.evaluate_every == 0 or epoch + 1 == epochs:
                 row["accuracy"] = accuracy(model, self.test)
             if not math.isfinite(row["loss"]):
@@ -246,6 +264,14 @@ class _Run:
             self._save(model, optimiser, log)
         model.eval()
         return log
+
+    def _forwards(self, model: nn.Module, count: int) -> Iterator[None]:
+        """So many batches through the model, without labels."""
+        for _, (x, labels) in zip(range(count), self._batches(), strict=False):
+            with team().whole_batch(len(labels)):
+                part = team().share(len(labels))
+                self._loss(model, x[part], labels[part], len(labels))
+            yield
 
     def _finished(self, log: list[dict[str, Any]]) -> bool:
         """Whether the last ``patience`` looks brought nothing better."""
@@ -276,7 +302,8 @@ class _Run:
         if not team().first:
             team().wait()
             return
-        write_checkpoint(self.path, self.about, model, optimiser.state_dict(), log)
+        state = optimiser.state_dict() | ({} if self.mean is None else {"mean": self.mean.state_dict()})
+        write_checkpoint(self.path, self.about, model, state, log, self.before)
         team().wait()
 
     def _resume(self, model: nn.Module, optimiser: Optimisers) -> list[dict[str, Any]]:
@@ -290,6 +317,8 @@ class _Run:
             raise ConversionError(str(self.path), f"a checkpoint with {found}", "use another --out, or delete it")
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
+        if self.mean is not None:
+            self.mean.load_state_dict(state["optimiser"]["mean"])
         return json.loads(state["log"])
 
 
@@ -342,5 +371,10 @@ def _rate(peak: float, step: int, steps: int, warm: int) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
+def _constant_rate(peak: float, step: int, steps: int, warm: int) -> float:
+    return peak * min(1.0, (step + 1) / max(1, warm))
+
+
 def _mix(seed: int, phase: str, epoch: int) -> int:
-    return (seed * 2 + (phase == "qat")) * 1_000_003 + epoch
+    phases = {"float": 0, "qat": 1, "average": 500_001}
+    return (seed * 2) * 1_000_003 + phases[phase] * 1_000_003 + epoch

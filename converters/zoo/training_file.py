@@ -13,7 +13,7 @@ from torch import nn
 from converters.atomic import atomic_path
 from converters.errors import ConversionError
 
-__all__ = ["load_weights", "read_checkpoint", "write_checkpoint"]
+__all__ = ["load_weights", "read_checkpoint", "whole_log", "write_checkpoint"]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -30,6 +30,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
+def whole_log(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row per epoch of a checkpoint's run and of those that it started from."""
+    return json.loads(state.get("before", "[]")) + json.loads(state["log"])
+
+
 def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
     """The weights of a float phase's checkpoint into a network of the same kind."""
     try:
@@ -39,14 +44,20 @@ def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
 
 
 def write_checkpoint(
-    path: Path, about: dict[str, Any], model: nn.Module, optimiser: dict[str, Any], log: list[dict[str, Any]]
+    path: Path,
+    about: dict[str, Any],
+    model: nn.Module,
+    optimiser: dict[str, Any],
+    log: list[dict[str, Any]],
+    before: list[dict[str, Any]],
 ) -> None:
-    """Atomically; the log also as text beside it, one JSON row per epoch."""
+    """Atomically; the log also as text beside it, one JSON row per epoch. ``before``: rows of what it started from."""
     state = {
         "about": json.dumps(about, sort_keys=True),
         "model": model.state_dict(),
         "optimiser": optimiser,
         "log": json.dumps(log),
+        "before": json.dumps(before),
     }
     with atomic_path(path) as temporary:
         torch.save(state, temporary)

@@ -10,11 +10,12 @@ import torch
 
 import converters
 from converters.errors import ConversionError
+from converters.zoo.averaging import WeightMean, measure_batch_norms
 from converters.zoo.datasets import load
 from converters.zoo.networks import build
 from converters.zoo.recipes import RECIPES, Recipe
 from converters.zoo.teachers import Teachers
-from converters.zoo.training import _augment, train
+from converters.zoo.training import _augment, accuracy, train
 
 TINY = Recipe(epochs=2, qat_epochs=1, batch=16, lr=0.05, shift=1, optimiser="muon", fast=True, evaluate_every=2)
 
@@ -126,3 +127,63 @@ def test_no_float_epochs_keep_the_start(tmp_path):
     assert [layer.weights.tolist() for layer in second.graph.layers if hasattr(layer, "weights")] == [
         layer.weights.tolist() for layer in first.graph.layers if hasattr(layer, "weights")
     ]
+
+
+def test_averaged_weights(tmp_path):
+    """The mean of every tenth step's weights, the same bits after a stop; the quantised phase goes on from there."""
+    data, test = load("digits", "train").first(160), load("digits", "test").first(12)
+    recipe = replace(TINY, epochs=1, average=3)
+    options = {"name": "vgg9-digits-127", "recipe": recipe}
+    seen = []
+
+    class Watch(WeightMean):
+        def step(self):
+            super().step()
+            if self.steps % 10 == 0:
+                seen.append([p.detach().clone() for p in self.model.parameters()])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("converters.zoo.training.WeightMean", Watch)
+        through = train("vgg9", data, test, folder=tmp_path / "a", **options)
+    assert [(row["phase"], row["epoch"]) for row in through.log] == [
+        ("float", 1),
+        ("average", 1),
+        ("average", 2),
+        ("average", 3),
+        ("qat", 1),
+    ]
+    path = tmp_path / "a" / "vgg9-digits.average.pt"
+    state = torch.load(path, weights_only=True)["model"]
+    net = build("vgg9", 1, 10, 32)
+    net.load_state_dict(state)
+    for p, *values in zip(net.parameters(), *seen, strict=True):
+        torch.testing.assert_close(p.detach(), torch.stack(values).double().mean(0).float())
+    assert len(seen) == 3
+    assert through.log[3]["accuracy"] == accuracy(net, test)
+
+    def stop(phase, done, total):
+        if (phase, done) == ("average", 15):
+            raise StopError
+
+    with pytest.raises(StopError):
+        train("vgg9", data, test, folder=tmp_path / "b", progress=stop, **options)
+    resumed = train("vgg9", data, test, folder=tmp_path / "b", **options)
+    assert resumed.log == through.log
+    onward = train(
+        "vgg9", data, test, folder=tmp_path / "c", name="x-y-7", recipe=replace(TINY, epochs=0), start=path, levels=7
+    )
+    assert onward.log[:4] == through.log[:4]
+    assert onward.float_accuracy == through.float_accuracy == through.log[3]["accuracy"]
+
+
+def test_batch_norms_are_measured_anew():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2))
+    x = torch.rand(4, 6, 1, 3, 3)
+    with torch.no_grad():
+        maps = [net[0](part) for part in x]
+    measure_batch_norms(net, (net(part) for part in x))
+    expected = torch.stack([m.mean((0, 2, 3)) for m in maps]).mean(0)
+    torch.testing.assert_close(net[1].running_mean, expected)
+    torch.testing.assert_close(net[1].running_var, torch.stack([m.var((0, 2, 3)) for m in maps]).mean(0))
+    assert net[1].momentum == 0.1
