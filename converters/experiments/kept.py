@@ -26,8 +26,19 @@ from converters.zoo.images import Images
 
 __all__ = ["Kept", "of_images", "of_network"]
 
-# what a row does not depend on: how networks are trained, and how rows are shown
-_ELSEWHERE = ("commands/", "frontends/", "zoo/", "report", "experiments/", "interop", "rivals", "cli.py", "lowering/")
+# what a row does not depend on: how networks are trained, files, and how rows are shown
+_ELSEWHERE = (
+    "commands/",
+    "frontends/",
+    "zoo/",
+    "report",
+    "experiments/",
+    "interop",
+    "rivals",
+    "cli.py",
+    "lowering/",
+    "quantised_file.py",
+)
 _COMPUTES = ("experiments/measuring.py", "experiments/energy")
 
 
