@@ -54,7 +54,10 @@ class WeightMean:
 
 @torch.no_grad()
 def measure_batch_norms(model: nn.Module, batches: Iterable[Any]) -> None:
-    """Statistics of batch norms anew: their mean over calls of the model in training mode, which iterating makes."""
+    """Statistics of batch norms anew: their mean over calls of the model in training mode, which iterating makes.
+
+    Those of an exported graph, which are no modules, move as they do in training.
+    """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [m.momentum for m in norms]
     for m in norms:

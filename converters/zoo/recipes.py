@@ -33,7 +33,8 @@ class Recipe:
         Of the quantised phase.
     average : int
         Epochs after the float phase, at a constant rate of 0.3 ``lr``, of whose weights the mean is taken
-        (:mod:`converters.zoo.averaging`).
+        (:mod:`converters.zoo.averaging`). The quantised phase, at a constant rate of its own, then ends with a mean
+        too.
     fast : bool
         Channels-last and bfloat16 in both phases. Gradients are noisier for it; what is converted are the float32
         weights and scales, so nothing of it reaches the integers.

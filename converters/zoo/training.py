@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torchao.quantization.pt2e import enable_observer
 
 from converters.errors import ConversionError
 from converters.frontends.pt2e import freeze_observers, from_pt2e, prepare_qat
@@ -222,7 +223,8 @@ class _Run:
     def __call__(self, model: nn.Module, epochs: int, lr: float) -> list[dict[str, Any]]:
         kind = self.recipe.qat_optimiser if self.phase == "qat" else self.recipe.optimiser
         optimiser = Optimisers(model, kind, lr=lr, weight_decay=self.recipe.weight_decay, nesterov=self.recipe.nesterov)
-        self.mean = WeightMean(model) if self.phase == "average" else None
+        averages = self.phase == "average" or (self.phase == "qat" and self.recipe.average > 0)
+        self.mean = WeightMean(model) if averages else None
         log = self._resume(model, optimiser)
         steps = math.ceil(len(self.data) / self.recipe.batch)
         crew, forward = team(), None
@@ -255,6 +257,7 @@ class _Run:
             row: dict[str, Any] = {"phase": self.phase, "epoch": epoch + 1, "loss": round(loss_of_all, 6)}
             if self.mean is not None and epoch + 1 == epochs:
                 self.mean.take()
+                model.apply(enable_observer)  # other weights, other ranges
                 measure_batch_norms(model, self._forwards(model, 50))
             if (epoch + 1) % self.recipe.evaluate_every == 0 or epoch + 1 == epochs:
                 row["accuracy"] = accuracy(model, self.test)
