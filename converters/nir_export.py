@@ -26,10 +26,12 @@ def to_nir(q: QuantGraph, T: int | None = None, *, coding: str = "isi", bits: in
     ----------
     q : QuantGraph
     T : int, optional
-        Window in steps; by default the number of levels. Below that, every scale grows by
-        ``levels / T`` (see :meth:`QuantGraph.at_window`) and the counts equal that network's integers.
-    coding : {"isi", "direct"}
-        Input spikes, or the first layer's charge spread evenly over the window.
+        Window in steps; by default the number of levels, for coding ``direct`` of the layers alone. Below that,
+        every scale grows by ``levels / T`` (see :meth:`QuantGraph.at_window`) and the counts equal that network's
+        integers.
+    coding : {"isi", "direct", "auto"}
+        Input spikes, or the first layer's charge spread evenly over the window; ``auto``: spikes, unless the input
+        has more levels than the window has steps and the layers have not.
     bits : int, optional
         Fractional bits of thresholds and leaks; by default as many as exact float64 sums allow.
 
@@ -53,8 +55,11 @@ def to_nir(q: QuantGraph, T: int | None = None, *, coding: str = "isi", bits: in
     >>> g.nodes["fc"].v_threshold, g.nodes["fc"].leak
     (array([3.]), array([-0.25]))
     """
-    q = q.at_window(q.levels if T is None else T)
-    window = int(q.levels if T is None else T)
+    if coding == "auto":
+        coding = q.coding_for(T)
+    window = q.levels_of(coding) if T is None else T
+    q = q.at_window(window, coding)
+    window = int(window)
     nodes: dict[str, nir.NIRNode] = {}
     edges: list[tuple[str, str]] = []
     image = _free("image", q)

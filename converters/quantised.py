@@ -154,22 +154,35 @@ class QuantGraph:
     @property
     def levels(self) -> int:
         """``L``: the largest level of the input and of all layers."""
-        return max(
-            max(abs(self.input.q_min), self.input.q_max),
-            *(max(abs(layer.y_min), layer.y_max) for layer in self.layers),
-        )
+        return max(abs(self.input.q_min), self.input.q_max, self.neuron_levels)
 
-    def at_window(self, window: int) -> QuantGraph:
+    @property
+    def neuron_levels(self) -> int:
+        """The largest level of the layers alone: the shortest window for an input coded ``direct``."""
+        return max(max(abs(layer.y_min), layer.y_max) for layer in self.layers)
+
+    def levels_of(self, coding: str) -> int:
+        """The shortest window that changes nothing: ``levels`` for input spikes, ``neuron_levels`` without."""
+        return max(1, self.neuron_levels) if coding == "direct" else self.levels
+
+    def coding_for(self, window: int | None = None) -> str:
+        """``direct`` where the window is shorter than the input's levels but not than the layers', else ``isi``."""
+        t = max(1, self.neuron_levels) if window is None else window
+        return "direct" if self.neuron_levels <= t < self.levels else "isi"
+
+    def at_window(self, window: int, coding: str = "isi") -> QuantGraph:
         """The network whose counts fit a window of ``T`` steps.
 
-        For ``T >= levels`` it is this one. Below, every scale grows by ``L/T``: thresholds stay, the total
-        charge of the bias becomes ``bias * T/L`` and ranges shrink to ``T`` levels.
+        For ``T >= L = levels_of(coding)`` it is this one. Below, every scale grows by ``L/T``: thresholds stay, the
+        total charge of the bias becomes ``bias * T/L`` and ranges shrink to ``T`` levels. (A directly coded input is
+        no count, and may have more; below L it shrinks with the others.)
         """
         if int(window) != window or window < 1:
             raise ConversionError("window", f"T = {window}", "use a whole number of steps, at least 1")
-        if window >= self.levels:
+        whole = self.levels_of(coding)
+        if window >= whole:
             return self
-        f = window / self.levels
+        f = window / whole
 
         def shrink(q: int) -> int:
             return math.floor(q * f + 0.5)
@@ -183,7 +196,7 @@ class QuantGraph:
         layers = tuple(
             replace(
                 layer,
-                bias=layer.bias * window / self.levels,
+                bias=layer.bias * window / whole,
                 y_min=-shrink(-layer.y_min),
                 y_max=shrink(layer.y_max),
                 scale=layer.scale / f,

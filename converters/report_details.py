@@ -90,7 +90,7 @@ def layer_rows(network: Network, q: QuantGraph | None, pixels: Tensor, *, phase:
     compared: dict[str, list[int]] = {}
     extra: list[int] = []
     macs = 0.0
-    shrunk = q.at_window(network.window) if q is not None else None
+    shrunk = q.at_window(network.window, network.encoder.coding) if q is not None else None
     steps = (network.window + 32) * sum(int(np.prod(s)) for s in network.shapes.values())
     for batch in pixels.split(max(1, 200_000_000 // steps)):  # a train takes a byte for each neuron and step
         r = run(network, batch, phase=phase, record="spikes")  # type: ignore[arg-type]

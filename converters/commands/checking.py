@@ -78,7 +78,7 @@ def cross_check(
     images: Annotated[int, typer.Option(min=1, help="How many test images.")] = 20,
     batch: common.Batch = None,
     seed: common.Seed = 0,
-    coding: common.Coding = "isi",
+    coding: common.Coding = "auto",
     plot_to: Annotated[
         Path | None, typer.Option("--plot", help="Draw both membranes around the first difference into this file.")
     ] = None,

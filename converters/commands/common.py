@@ -47,7 +47,10 @@ Backend = Annotated[str, typer.Option(help="snntorch, brian2 or closed_form.")]
 Count = Annotated[int | None, typer.Option("--images", min=1, help="How many test images; all by default.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Images at a time.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
-Coding = Annotated[str, typer.Option(help="Input: isi (spikes) or direct (charge, counted as MACs).")]
+Coding = Annotated[
+    str,
+    typer.Option(help="Input: isi (spikes), direct (charge, counted as MACs), or auto: isi where it fits the window."),
+]
 Target = Annotated[Path | None, typer.Argument(help="A .nir file; or use --checkpoint.")]
 
 
@@ -81,7 +84,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
 
 
 def network_for(
-    target: Path | None, checkpoint: str | None, window: int | None, coding: str = "isi"
+    target: Path | None, checkpoint: str | None, window: int | None, coding: str = "auto"
 ) -> tuple[nir.NIRGraph, QuantGraph | None, dict[str, Any]]:
     """The graph to run, the quantised network behind it where it is known, and the notes of its training."""
     if (target is None) == (checkpoint is None):
@@ -127,7 +130,7 @@ def measure(
     in pieces, so memory does not grow with their number.
     """
     network = Network.from_graph(graph)
-    shrunk = q.at_window(network.window) if q is not None else None
+    shrunk = q.at_window(network.window, network.encoder.coding) if q is not None else None
     crew, whole = team(), len(data)
     data = data[crew.share(whole)]
     task = bar.add_task(f"T = {network.window}, {phase}", total=len(data)) if bar is not None else None

@@ -51,8 +51,8 @@ def inspect(
         network = Network.from_graph(read(target))
     else:
         q, notes = load_checkpoint(str(find_checkpoint(target)))
-        network = Network.from_graph(to_nir(q, T=window))
-        certificates = certify(q.at_window(network.window))
+        network = Network.from_graph(to_nir(q, T=window, coding="auto"))
+        certificates = certify(q.at_window(network.window, network.encoder.coding))
     integers: dict[str, LayerLattice] = {}
     missing = None
     try:

@@ -30,7 +30,7 @@ def add_details(
     data_root: Path | None,
     images: int,
     shown: int,
-    coding: str = "isi",
+    coding: str = "auto",
     json: bool = False,
 ) -> None:
     """Run some images again for what each layer did, and put it into ``result["details"]``.
@@ -67,7 +67,7 @@ def report(
     data_root: common.DataRoot = None,
     images: Annotated[int, typer.Option(min=1, help="Test images behind the layers' numbers.")] = 50,
     shown: Annotated[int, typer.Option(min=0, max=20, help="Images to step through.")] = 3,
-    coding: common.Coding = "isi",
+    coding: common.Coding = "auto",
     out: Annotated[Path | None, typer.Option(help="The page; report.html beside the run by default.")] = None,
     json: common.Json = False,
 ) -> None:

@@ -80,7 +80,7 @@ def run(
     backend: common.Backend = "snntorch",
     images: common.Count = None,
     batch: common.Batch = None,
-    coding: common.Coding = "isi",
+    coding: common.Coding = "auto",
     dt: Annotated[
         float | None, typer.Option(help="Seconds per step, for files of other tools with stock LIF neurons.")
     ] = None,
@@ -109,7 +109,7 @@ def sweep(
     backend: common.Backend = "snntorch",
     images: common.Count = None,
     batch: common.Batch = None,
-    coding: common.Coding = "isi",
+    coding: common.Coding = "auto",
     anytime: Annotated[bool, typer.Option("--anytime", help="Accuracy if one stops after any step, too.")] = False,
     json: common.Json = False,
 ) -> None:

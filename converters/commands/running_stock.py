@@ -50,6 +50,7 @@ def run_foreign(
     """Images as spikes (coding isi) or as constant current (direct); the class is that with the largest output."""
     if not windows:
         raise ConversionError("--window", "none", "a file of stock neurons has no window: say how many steps to run")
+    coding = "isi" if coding == "auto" else coding
     if coding not in ("isi", "direct"):
         raise ConversionError("--coding", f"{coding!r}", "use isi or direct")
     data, name = common.images_for(dataset, {}, data_root, images)

@@ -40,6 +40,7 @@ def train_network(
     start: Path | None = None,
     teachers: Sequence[Path] = (),
     average: int = 0,
+    input_levels: int | None = None,
 ) -> dict[str, Any]:
     """Train, save the quantised network beside the checkpoints, and return what was measured."""
     from converters.zoo.recipes import recipe_for
@@ -79,6 +80,7 @@ def train_network(
         toolkit=toolkit,
         start=start,
         teachers=teachers,
+        input_levels=input_levels,
         quantise_output=levels >= 32,  # with few levels the logits are read from the membrane
         progress=progress,
     )
@@ -94,6 +96,7 @@ def train_network(
         "quantised_accuracy": result.quantised_accuracy,
         "command": f"calif train --network {network} --dataset {dataset} --levels {levels} "
         f"--weight-bits {weight_bits} --seed {seed}"
+        + (f" --input-levels {input_levels}" if input_levels is not None else "")
         + (f" --toolkit {toolkit}" if toolkit != "pt2e" else "")
         + (f" --epochs {epochs}" if epochs is not None else "")
         + (f" --qat-epochs {qat_epochs}" if qat_epochs is not None else "")
@@ -118,6 +121,10 @@ def train(
     data_root: common.DataRoot = None,
     toolkit: Annotated[str, typer.Option(help="Quantisation toolkit: pt2e or brevitas.")] = "pt2e",
     levels: Annotated[int, typer.Option(min=1, help="Largest activation level; T for a window of T steps.")] = 127,
+    input_levels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Largest level of a pixel, as --levels by default; more want --coding direct."),
+    ] = None,
     weight_bits: Annotated[int, typer.Option(min=2, max=8)] = 8,
     epochs: Annotated[
         int | None, typer.Option(min=0, help="Float epochs, and half as many quantised ones. 0: --start as it is.")
@@ -168,6 +175,7 @@ def train(
             start=start,
             teachers=teacher or (),
             average=average,
+            input_levels=input_levels,
         )
     if not team().first:
         return
@@ -184,13 +192,13 @@ def convert(
     window: Annotated[
         list[int] | None, typer.Option("--window", help="T, in steps; the number of levels by default.")
     ] = None,
-    coding: common.Coding = "isi",
+    coding: common.Coding = "auto",
     out: Annotated[Path | None, typer.Option(help="The .nir file to write.")] = None,
     json: common.Json = False,
 ) -> None:
     """Convert a quantised network to Ca-LIF neurons, into a .nir file. Nothing is tuned."""
     q, _notes = load_checkpoint(checkpoint)
-    steps = window or [q.levels]
+    steps = window or [q.levels_of(q.coding_for() if coding == "auto" else coding)]
     if out is not None and len(steps) > 1:
         raise ConversionError("--out", f"one file for {len(steps)} windows", "leave it out, or give one --window")
     written = []

@@ -28,10 +28,11 @@ def ablation(session: Session) -> Outcome:
     for network, dataset, levels in (("lenet5", "mnist", 127), ("resnet11h", "cifar10", 127), ("vgg9", "cifar10", 127)):
         session.want(network, dataset, levels)
     for c in session.checkpoints:
+        coding = {} if c.codings[0] == "isi" else {"coding": c.codings[0]}
         own = 128 if c.levels == 127 else c.levels
         for t in session.windows or ((own, own // 4) if own >= 32 else (own,)):
             for neuron in NEURONS:
-                row = session.spikes(c, t, neuron=neuron)
+                row = session.spikes(c, t, neuron=neuron, **coding)
                 if row is not None:
                     rows.append(
                         {"checkpoint": c.name, "network": c.network, "dataset": Path(c.dataset).name}

@@ -87,9 +87,9 @@ def _real(session: Session, c: Available) -> dict[str, Any] | None:
     if images is None:
         return None
     t = 128 if c.levels == 127 else c.levels
-    network = Network.from_graph(to_nir(c.q, T=t))
+    network = Network.from_graph(to_nir(c.q, T=t, coding=c.codings[0]))
     pixels = images.first(_IMAGES).pixels
-    expected = c.q.at_window(t).execute(pixels)
+    expected = c.q.at_window(t, c.codings[0]).execute(pixels)
     # stepped by a clock, LIF is the soft-reset IF with its leak as current
     lif, ours = run_baseline(network, pixels, name="if_soft"), run(network, pixels)
     names = [s.name for s in network.stages if s.parameters.y_min.min() == 0 and s.name in ours.counts]

@@ -26,7 +26,7 @@ def energy(session: Session) -> Outcome:
     rows = []
     for c in session.checkpoints:
         for t in session.windows or (128 if c.levels == 127 else c.levels,):
-            for coding in ("isi", "direct"):
+            for coding in c.codings:
                 row = _row(session, c, t, coding)
                 if row is not None:
                     rows.append(row)
@@ -38,7 +38,7 @@ def _row(session: Session, c: Available, window: int, coding: str) -> dict[str, 
     if data is None:
         return None
     part = data.first(min(session.images, 200))  # averages settle early
-    spiking, dense = SpikingMetrics(), DenseMetrics(c.q.at_window(window))
+    spiking, dense = SpikingMetrics(), DenseMetrics(c.q.at_window(window, coding))
 
     def measured() -> dict[str, Any]:
         with session.step(f"{c.name}, T = {window}, {coding}", len(part)) as tick:

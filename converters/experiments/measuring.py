@@ -37,7 +37,9 @@ def _piece(network: Network) -> int:
     return max(16, min(256, 2_000_000 // network.neurons))  # small enough for the caches
 
 
-def whole_row(q: QuantGraph, data: Images, window: int, tick: Tick = lambda n: None) -> dict[str, Any]:
+def whole_row(
+    q: QuantGraph, data: Images, window: int, tick: Tick = lambda n: None, coding: str = "isi"
+) -> dict[str, Any]:
     """The whole test set, without simulating spikes: quantised network against closed form.
 
     Returns
@@ -46,7 +48,7 @@ def whole_row(q: QuantGraph, data: Images, window: int, tick: Tick = lambda n: N
         ``T``, ``images``, ``quantised_accuracy``, ``snn_accuracy``, ``counts_compared``, ``count_mismatches``,
         ``predictions_differing``; ``counts_from`` says ``closed form``.
     """
-    network, shrunk = Network.from_graph(to_nir(q, T=window)), q.at_window(window)
+    network, shrunk = Network.from_graph(to_nir(q, T=window, coding=coding)), q.at_window(window, coding)
     right = spiking = differing = compared = wrong = 0
     for pixels, labels in pieces(data, _piece(network)):
         values = shrunk.execute(pixels)
@@ -108,7 +110,7 @@ def spiking_row(
         ``negative_share``, ``sops_per_image``, ``macs_per_image``; with ``anytime`` the list ``anytime``: the
         accuracy after step 1, 2, ..., those after the window included.
     """
-    network, shrunk = Network.from_graph(to_nir(q, T=window, coding=coding)), q.at_window(window)
+    network, shrunk = Network.from_graph(to_nir(q, T=window, coding=coding)), q.at_window(window, coding)
     options: dict[str, Any] = {"phase": neuron}
     if neuron == "settle_from_0":
         options = {"phase": "settle", "settle_from": 0}

@@ -35,6 +35,11 @@ class Available:
     notes: dict[str, Any]
 
     @property
+    def codings(self) -> tuple[str, ...]:
+        """Of the input, at a window of the network's levels: spikes first, where its own levels fit."""
+        return ("isi", "direct") if self.q.levels == self.q.neuron_levels else ("direct",)
+
+    @property
     def title(self) -> str:
         return NETWORKS.get(self.network, self.network)
 
@@ -160,17 +165,17 @@ class Session:
             return None
         return found
 
-    def whole(self, c: Available, window: int) -> dict[str, Any] | None:
+    def whole(self, c: Available, window: int, coding: str = "isi") -> dict[str, Any] | None:
         """:func:`whole_row` of a checkpoint; None without its images."""
+        coding = coding if len(c.codings) == 1 else "isi"  # for the others both are the same network
         data = self.data(c)
         if data is None:
             return None
-        key = (c.name, window)
+        key = (c.name, window, coding)
+        about = {"row": "whole", "T": window} | ({} if coding == "isi" else {"coding": coding})
         if key not in self._rows:
             with self.step(f"{c.name}, T = {window}, all test images", len(data)) as tick:
-                self._rows[key] = self.once(
-                    c, {"row": "whole", "T": window}, lambda: whole_row(c.q, data, window, tick)
-                )
+                self._rows[key] = self.once(c, about, lambda: whole_row(c.q, data, window, tick, coding))
         return self._rows[key]
 
     def spikes(self, c: Available, window: int, **options: Any) -> dict[str, Any] | None:
@@ -189,7 +194,7 @@ class Session:
 
     def row(self, c: Available, window: int, coding: str = "isi") -> dict[str, Any] | None:
         """A checkpoint at a window: the whole test set in closed form, and spikes of a part with their curve."""
-        whole = self.whole(c, window)
+        whole = self.whole(c, window, coding)
         spikes = self.spikes(c, window, coding=coding, anytime=True)
         if whole is None or spikes is None:
             return None

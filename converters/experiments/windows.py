@@ -49,7 +49,8 @@ def _rows(session: Session, datasets: tuple[str, ...], wanted: tuple[tuple[str, 
                 runs += [(base, t, "shorter", "isi"), (base, t, "shorter-direct", "direct")]
         for c in sorted(short, key=lambda c: c.levels):
             if not session.windows or c.levels in windows:
-                runs += [(c, c.levels, "levels", "isi"), (c, c.levels, "levels-direct", "direct")]
+                kinds = {"isi": "levels", "direct": "levels-direct"}
+                runs += [(c, c.levels, kinds[coding], coding) for coding in c.codings]
         for c, t, protocol, coding in runs:
             row = session.row(c, t, coding)
             if row is not None:

@@ -39,6 +39,7 @@ def prepare_qat(
     per_channel: bool = True,
     signed_input: bool | None = None,
     quantise_output: bool = True,
+    input_levels: int | None = None,
 ) -> fx.GraphModule:
     """Make a plain PyTorch module trainable with quantised weights and activations.
 
@@ -59,6 +60,10 @@ def prepare_qat(
         Whether pixels can be negative; by default as ``example`` is.
     quantise_output : bool
         False leaves the logits unquantised: they are read from the membrane of the last layer.
+    input_levels : int, optional
+        Largest level of the input, ``levels`` by default. With more than ``levels``, convert with
+        ``coding="direct"``: the first layer's charge then comes evenly over ``T = levels`` steps, however many levels
+        a pixel has. (An input that is added to a layer's output keeps ``levels``.)
 
     Returns
     -------
@@ -91,7 +96,7 @@ def prepare_qat(
     if not bool(torch.isfinite(example).all()):
         raise ConversionError("example", "NaN or infinite pixels", "clean the data first")
     signed = bool((example < 0).any()) if signed_input is None else signed_input
-    quantizer = CaLIFQuantizer(levels, weight_bits, per_channel, signed, quantise_output)
+    quantizer = CaLIFQuantizer(levels, weight_bits, per_channel, signed, quantise_output, input_levels)
     training = model.training
     if len(example) < 2:  # a batch of one would fix the batch size
         example = torch.cat([example, example])

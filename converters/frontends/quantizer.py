@@ -116,6 +116,8 @@ class CaLIFQuantizer(Quantizer):
         Whether input pixels can be negative.
     quantise_output : bool
         Whether the network's output gets levels too; else it is read from the membrane.
+    input_levels : int, optional
+        Largest level of the input, by default as the activations'.
     """
 
     def __init__(
@@ -125,15 +127,19 @@ class CaLIFQuantizer(Quantizer):
         per_channel: bool = True,
         signed_input: bool = False,
         quantise_output: bool = True,
+        input_levels: int | None = None,
     ) -> None:
         super().__init__()
         if not 1 <= levels <= 32767 or levels != int(levels):
             raise ConversionError("levels", f"{levels}", "use a whole number from 1 to 32767")
+        if input_levels is not None and (not 1 <= input_levels <= 32767 or input_levels != int(input_levels)):
+            raise ConversionError("input_levels", f"{input_levels}", "use a whole number from 1 to 32767")
         if weight_bits not in range(2, 9):
             raise ConversionError("weight_bits", f"{weight_bits}", "use 2 to 8")
         self.signed_input, self.quantise_output = signed_input, quantise_output
         self.weight = _weight_spec(weight_bits, per_channel)
         self.unsigned, self.signed = (_activation_spec(levels, signed) for signed in (False, True))
+        self.input = _activation_spec(levels if input_levels is None else input_levels, signed_input)
 
     def transform_for_annotation(self, model: fx.GraphModule) -> fx.GraphModule:
         return model
@@ -150,6 +156,7 @@ class CaLIFQuantizer(Quantizer):
         for node in model.graph.nodes:
             if node.op == "placeholder":
                 self._output(node, self.signed_input)
+                node.meta["quantization_annotation"].output_qspec = self.input
             elif node.target in CONV or node.target in LINEAR:
                 self._weighted(node)
                 end = self._end(node, (BATCH_NORM, RELUS))
@@ -209,6 +216,9 @@ class CaLIFQuantizer(Quantizer):
         for n in (a, b):
             if n not in self.sign:
                 raise ConversionError(where.name, f"an input {n.name} without a quantiser", "quantise all branches")
+        for n in (a, b):
+            if n.op == "placeholder":  # its neurons would get the input's levels
+                self._output(n, self.sign[n])
         root, other = self._root(a), self._root(b)
         if root is other:
             return

@@ -65,6 +65,7 @@ def train(
     weight_bits: int = 8,
     seed: int = 0,
     quantise_output: bool = True,
+    input_levels: int | None = None,
     toolkit: str = "pt2e",
     start: str | os.PathLike | None = None,
     teachers: Sequence[str | os.PathLike] = (),
@@ -83,7 +84,7 @@ def train(
     name : str
         ``network-dataset-levels``.
     recipe : Recipe
-    levels, weight_bits, quantise_output
+    levels, weight_bits, quantise_output, input_levels
         See :func:`converters.prepare_qat`.
     toolkit : {"pt2e", "brevitas"}
     start : path, optional
@@ -107,6 +108,8 @@ def train(
     folder, crew = Path(folder), team()
     if crew.count > 1 and toolkit != "pt2e":
         raise ConversionError("--toolkit", f"{toolkit!r} with {crew.count} processes", "use pt2e, or one process")
+    if input_levels is not None and toolkit != "pt2e":
+        raise ConversionError("--input-levels", f"{input_levels} for {toolkit}", "use --toolkit pt2e")
     shape = data.shape
     about = {"network": network, "shape": list(shape), "classes": data.classes, "images": len(data), "seed": seed}
     torch.manual_seed(seed)
@@ -136,6 +139,8 @@ def train(
 
     prepare, finish = TOOLKITS[toolkit]
     options = {"levels": levels, "weight_bits": weight_bits, "quantise_output": quantise_output}
+    if input_levels not in (None, levels):
+        options["input_levels"] = input_levels
     qat = prepare(model, data[: recipe.batch].pixels, signed_input=data.signed, **options)
     for module in qat.modules():
         if crew.count > 1 and type(module) is RangeObserver:
