@@ -17,6 +17,7 @@ from torchao.quantization.pt2e import (
     FakeQuantizeBase,
     allow_exported_model_train_eval,
     disable_observer,
+    enable_observer,
     move_exported_model_to_eval,
 )
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
@@ -27,7 +28,7 @@ from converters.frontends.pt2e_reader import read_converted
 from converters.frontends.quantizer import CaLIFQuantizer
 from converters.quantised import QuantGraph
 
-__all__ = ["convert", "freeze_observers", "from_pt2e", "prepare_qat"]
+__all__ = ["convert", "freeze_observers", "from_pt2e", "prepare_qat", "thaw_observers"]
 
 
 def prepare_qat(
@@ -124,6 +125,11 @@ def prepare_qat(
 def freeze_observers(model: nn.Module) -> None:
     """Stop the activation ranges from moving, for the last epochs of a training run."""
     model.apply(disable_observer)
+
+
+def thaw_observers(model: nn.Module) -> None:
+    """Let the activation ranges move again."""
+    model.apply(enable_observer)
 
 
 def from_pt2e(model: nn.Module) -> QuantGraph:

@@ -17,10 +17,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torchao.quantization.pt2e import enable_observer
 
 from converters.errors import ConversionError
-from converters.frontends.pt2e import freeze_observers, from_pt2e, prepare_qat
+from converters.frontends.pt2e import freeze_observers, from_pt2e, prepare_qat, thaw_observers
 from converters.frontends.pt2e_training import training_view
 from converters.frontends.quantizer import RangeObserver
 from converters.quantised import QuantGraph
@@ -262,7 +261,7 @@ class _Run:
             row: dict[str, Any] = {"phase": self.phase, "epoch": epoch + 1, "loss": round(loss_of_all, 6)}
             if self.mean is not None and epoch + 1 == epochs:
                 self.mean.take()
-                model.apply(enable_observer)  # other weights, other ranges
+                thaw_observers(model)  # other weights, other ranges
                 measure_batch_norms(model, self._forwards(model, 50))
             if (epoch + 1) % self.recipe.evaluate_every == 0 or epoch + 1 == epochs:
                 row["accuracy"] = accuracy(model, self.test)
