@@ -191,3 +191,34 @@ def test_the_papers_numbers():
         ours = next(r for r in TABLE2 if (r.dataset, r.source, r.network) == (dataset, PAPER, "VGG-16"))
         assert (ours.ann, ours.snn) == (table[PAPER][0], table[PAPER][1][128])
     assert set(NETWORKS) == set(zoo.NETWORKS)
+
+
+def test_a_network_for_direct_input_alone(calif, tmp_path):
+    """More levels of the input than of the layers: no row with input spikes, which would not fit the window."""
+    q, notes = load_checkpoint("lenet5-mnist-8")
+    finer = replace(q.input, q_max=64, scale=q.input.scale / 8)
+    first = replace(q.layers[0], threshold=q.layers[0].threshold * 8, bias=q.layers[0].bias * 8)
+    q = replace(q, input=finer, layers=(first, *q.layers[1:]))
+    path = tmp_path / "lenet5-digits-8.safetensors"
+    save_quantised(path, q, notes={**notes, "dataset": "digits"})
+    options = ["--checkpoint", str(path), "--dataset", "digits", "--images", "12", "--out", "paper"]
+    code, out, err = calif("reproduce", "table3", "energy", "ablation", "fig3", *options, "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)["experiments"]
+    test = load("digits", "test")
+    right = float((q.predict(test.pixels) == test.labels).double().mean())
+    (row,) = found["table3"]["rows"]
+    assert (row["T"], row["protocol"], row["coding"]) == (8, "levels-direct", "direct")
+    assert row["snn_accuracy"] == row["quantised_accuracy"] == pytest.approx(right)
+    assert right > 0.7
+    assert row["count_mismatches"] == row["whole_test_set"]["count_mismatches"] == 0
+    assert [r["coding"] for r in found["energy"]["rows"]] == ["direct"]
+    settled = [r for r in found["ablation"]["rows"] if r["neuron"] == "settle"]
+    assert [r["count_mismatches"] for r in settled] == [0]
+    code, out, _ = calif("run", "--checkpoint", path, "--window", 8, "--images", 12, "--json")
+    assert code == 0
+    few = float((q.predict(test.pixels[:12]) == test.labels[:12]).double().mean())
+    assert json.loads(out)["windows"][0]["quantised_accuracy"] == pytest.approx(few)
+    code, _, _ = calif("convert", "--checkpoint", path)
+    assert code == 0
+    assert [p.name for p in tmp_path.glob("*.nir")] == ["lenet5-digits-8-T8.nir"]
