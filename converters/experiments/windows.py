@@ -110,9 +110,9 @@ def _panel(ax: Axes, rows: list[dict[str, Any]], dataset: str) -> None:
     for network in dict.fromkeys(r["network"] for r in rows):
         for protocol, (marker, line) in styles.items():
             # direct input ends on the same counts: one line for both
-            part = sorted(
-                (r for r in rows if (r["network"], r["protocol"]) == (network, protocol)), key=lambda r: r["T"]
-            )
+            own = [r for r in rows if r["network"] == network]
+            alone = [] if any(r["protocol"] == protocol for r in own) else [f"{protocol}-direct"]
+            part = sorted((r for r in own if r["protocol"] in (protocol, *alone)), key=lambda r: r["T"])
             if part:
                 label = f"{NETWORKS.get(network, network)}, {_protocol(part[0])}"
                 ax.plot(
