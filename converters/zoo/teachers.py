@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from converters.errors import ConversionError
 from converters.zoo.networks import build
-from converters.zoo.training_file import load_weights, read_checkpoint, whole_log
+from converters.zoo.training_file import differences, load_weights, read_checkpoint, whole_log
 
 __all__ = ["Teachers"]
 
@@ -43,9 +43,8 @@ class Teachers(nn.Module):
         for path in paths:
             state = read_checkpoint(path)
             theirs = json.loads(state["about"])
-            differ = [k for k in ("shape", "classes") if theirs.get(k) != about[k]]
-            if differ:
-                found = ", ".join(f"{k} {theirs.get(k)} instead of {about[k]}" for k in differ)
+            found = differences(theirs, about, ("shape", "classes"))
+            if found:
                 raise ConversionError(str(path), f"a teacher with {found}", "learn from networks of the same data set")
             network = build(theirs["network"], about["shape"][0], about["classes"], about["shape"][-1])
             load_weights(network, state, path)

@@ -31,7 +31,7 @@ from converters.zoo.optimisers import Optimisers
 from converters.zoo.processes import team
 from converters.zoo.recipes import Recipe
 from converters.zoo.teachers import Teachers
-from converters.zoo.training_file import load_weights, read_checkpoint, whole_log, write_checkpoint
+from converters.zoo.training_file import differences, load_weights, read_checkpoint, whole_log, write_checkpoint
 
 __all__ = ["TrainResult", "accuracy", "train"]
 
@@ -166,9 +166,8 @@ def _load_start(model: nn.Module, path: Path, about: dict[str, Any]) -> list[dic
     """Weights of an earlier run into ``model``; its log."""
     state = read_checkpoint(path)
     theirs = json.loads(state["about"])
-    differ = [k for k in ("network", "shape", "classes") if theirs.get(k) != about[k]]
-    if differ:
-        found = ", ".join(f"{k} {theirs.get(k)} instead of {about[k]}" for k in differ)
+    found = differences(theirs, about, ("network", "shape", "classes"))
+    if found:
         raise ConversionError(str(path), f"a checkpoint with {found}", "start from a .float.pt of the same network")
     load_weights(model, state, path)
     return whole_log(state)
@@ -318,9 +317,8 @@ class _Run:
             return []
         state = read_checkpoint(self.path)
         theirs, mine = json.loads(state["about"]), json.loads(json.dumps(self.about))
-        differ = [k for k in sorted(set(theirs) | set(mine)) if theirs.get(k) != mine.get(k)]
-        if differ:
-            found = ", ".join(f"{k} {theirs.get(k)} instead of {mine.get(k)}" for k in differ[:4])
+        found = differences(theirs, mine, sorted(set(theirs) | set(mine)))
+        if found:
             raise ConversionError(str(self.path), f"a checkpoint with {found}", "use another --out, or delete it")
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])

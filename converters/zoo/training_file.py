@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 from converters.atomic import atomic_path
 from converters.errors import ConversionError
 
-__all__ = ["load_weights", "read_checkpoint", "whole_log", "write_checkpoint"]
+__all__ = ["differences", "load_weights", "read_checkpoint", "whole_log", "write_checkpoint"]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -28,6 +29,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             str(path), "a file that is no checkpoint of calif train", "use another --out, or delete it"
         )
     return state
+
+
+def differences(theirs: dict[str, Any], mine: dict[str, Any], keys: Iterable[str]) -> str:
+    """What a checkpoint was made for that is not what is wanted here, the first four; empty where all is the same.
+
+    >>> differences({"network": "vgg9", "seed": 0}, {"network": "lenet5", "seed": 0}, ("network", "seed"))
+    'network vgg9 instead of lenet5'
+    """
+    found = [f"{k} {theirs.get(k)} instead of {mine.get(k)}" for k in keys if theirs.get(k) != mine.get(k)]
+    return ", ".join(found[:4])
 
 
 def whole_log(state: dict[str, Any]) -> list[dict[str, Any]]:
