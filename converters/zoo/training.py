@@ -9,8 +9,9 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,14 +126,12 @@ def train(
         model = model.to(memory_format=torch.channels_last)
     settings = {k: v for k, v in _settings(recipe).items() if not k.startswith("qat")}
     base = name.rsplit("-", 1)[0]
-    run = _Run("float", folder / f"{base}.float.pt", {**about, **settings}, recipe, data, test, seed, progress, tutors)
-    run.before = before
+    phase = partial(_Run, recipe=recipe, data=data, test=test, seed=seed, progress=progress, teachers=tutors)
+    run = phase("float", folder / f"{base}.float.pt", {**about, **settings}, before=before)
     log = before + run(model, recipe.epochs, recipe.lr)
     if recipe.average:
         about["average"] = recipe.average
-        path = folder / f"{base}.average.pt"
-        run = _Run("average", path, {**about, **settings}, recipe, data, test, seed, progress, tutors)
-        run.before = log
+        run = phase("average", folder / f"{base}.average.pt", {**about, **settings}, before=log)
         log = log + run(model, recipe.average, _AVERAGE_RATE * recipe.lr)
     float_accuracy = log[-1]["accuracy"] if log else None
 
@@ -145,10 +144,9 @@ def train(
         if crew.count > 1 and type(module) is RangeObserver:
             module.sampler = crew.sampler
     settings = {**_settings(recipe), **options} | ({} if toolkit == "pt2e" else {"toolkit": toolkit})
-    path = folder / f"{name}.qat.pt"
     if recipe.fast:
         qat = qat.to(memory_format=torch.channels_last)  # the exporter has made its weights contiguous
-    run = _Run("qat", path, {**about, **settings}, recipe, data, test, seed, progress, tutors, freeze=toolkit == "pt2e")
+    run = phase("qat", folder / f"{name}.qat.pt", {**about, **settings}, freeze=toolkit == "pt2e")
     qat_log = run(qat, recipe.qat_epochs, recipe.qat_lr)
     if not qat_log:  # without training it must at least see data
         qat.train()
@@ -218,10 +216,11 @@ class _Run:
         progress: Progress | None,
         teachers: Teachers | None = None,
         freeze: bool = False,
+        before: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.phase, self.path, self.about, self.recipe, self.freeze = phase, path, about, recipe, freeze
         self.data, self.test, self.seed, self.progress, self.teachers = data, test, seed, progress, teachers
-        self.before: list[dict[str, Any]] = []
+        self.before = list(before)  # rows of the phases that led here, kept with this one's
 
     def __call__(self, model: nn.Module, epochs: int, lr: float) -> list[dict[str, Any]]:
         kind = self.recipe.qat_optimiser if self.phase == "qat" else self.recipe.optimiser
@@ -276,7 +275,8 @@ class _Run:
         for _, (x, labels) in zip(range(count), self._batches(), strict=False):
             with team().whole_batch(len(labels)):
                 part = team().share(len(labels))
-                self._loss(model, x[part], labels[part], len(labels))
+                with self._precision(x):
+                    model(self._in_format(x[part]))
             yield
 
     def _finished(self, log: list[dict[str, Any]]) -> bool:
@@ -287,16 +287,23 @@ class _Run:
 
     def _loss(self, model: nn.Module, x: Tensor, labels: Tensor, whole: int) -> Tensor:
         """The mean over the whole batch, or this process's share of it."""
-        fast = self.recipe.fast
-        if fast:
-            x = x.contiguous(memory_format=torch.channels_last)
-        stride_trick: AbstractContextManager = DenseDepthwise() if fast else nullcontext()
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=fast), stride_trick:
+        x = self._in_format(x)
+        with self._precision(x):
             out = model(x).float()
             each = F.cross_entropy(out, labels, label_smoothing=self.recipe.label_smoothing, reduction="none")
             if self.teachers is not None:
                 each = self.teachers.loss(out, x, each)
         return each.mean() if len(labels) == whole else each.sum() / whole
+
+    def _in_format(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last) if self.recipe.fast else x
+
+    @contextmanager
+    def _precision(self, x: Tensor) -> Iterator[None]:
+        fast = self.recipe.fast
+        stride_trick: AbstractContextManager = DenseDepthwise() if fast else nullcontext()
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=fast), stride_trick:
+            yield
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self.data))
