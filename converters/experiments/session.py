@@ -15,7 +15,7 @@ from converters.experiments.paper import DATASETS, NETWORKS
 from converters.quantised import QuantGraph
 from converters.zoo.datasets import load
 from converters.zoo.images import Images
-from converters.zoo.named import find_checkpoint, load_checkpoint, names, plain_name
+from converters.zoo.named import find_checkpoints, load_checkpoint, names, plain_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -113,9 +113,9 @@ class Session:
         datasets: Sequence[str] = (),
         **settings: Any,
     ) -> Session:
-        """All checkpoints that ship, those of ``extra`` (names or files) beside or instead of them, filtered."""
+        """All checkpoints that ship, and ``extra`` (names, files, folders) beside or instead of them; filtered."""
         paths = {name: name for name in names()}
-        paths |= {plain_name(which): str(find_checkpoint(which)) for which in extra}
+        paths |= {plain_name(path): str(path) for which in extra for path in find_checkpoints(which)}
         found = []
         for name, which in paths.items():
             q, notes = load_checkpoint(which)

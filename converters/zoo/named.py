@@ -10,7 +10,7 @@ from converters.errors import FileFormatError
 from converters.quantised import QuantGraph
 from converters.quantised_file import load_with_notes
 
-__all__ = ["FOLDER", "find_checkpoint", "load_checkpoint", "names", "plain_name"]
+__all__ = ["FOLDER", "find_checkpoint", "find_checkpoints", "load_checkpoint", "names", "plain_name"]
 
 FOLDER = Path(__file__).parent / "checkpoints"
 
@@ -44,6 +44,22 @@ def find_checkpoint(which: str) -> Path:
             return path
     known = ", ".join(names()) or "none yet"
     raise FileFormatError(which, "no such file or checkpoint", f"give a file, or one of: {known}")
+
+
+def find_checkpoints(which: str) -> list[Path]:
+    """The checkpoints in a folder, or the one of :func:`find_checkpoint`.
+
+    Raises
+    ------
+    FileFormatError
+        If there is none.
+    """
+    if not Path(which).is_dir():
+        return [find_checkpoint(which)]
+    found = sorted(Path(which).glob("*.safetensors*"))
+    if not found:
+        raise FileFormatError(which, "a folder without .safetensors files", "give the --out of calif train")
+    return found
 
 
 def load_checkpoint(which: str) -> tuple[QuantGraph, dict[str, Any]]:

@@ -66,6 +66,18 @@ def test_a_table(calif, options, tmp_path):
     assert f"calif reproduce table3 --checkpoint {tmp_path}" in page
 
 
+def test_a_folder_of_checkpoints(options, calif, tmp_path):
+    files, folder = options[options.index("--checkpoint") + 1 :: 2], tmp_path / "runs"
+    folder.mkdir()
+    code, _, err = calif("reproduce", "table3", "--checkpoint", "runs")
+    assert code == 2
+    assert "runs: found a folder without .safetensors files" in err
+    for path in files:
+        (folder / path.rsplit("/", 1)[1]).symlink_to(path)
+    found = [Session.open(given, datasets=["digits"]).checkpoints for given in (["runs"], files)]
+    assert [[c.name for c in some] for some in found] == [["lenet5-digits-127", "lenet5-digits-8"]] * 2
+
+
 def test_figures_are_drawn(calif, options, tmp_path):
     code, out, _ = calif("reproduce", "fig2", "fig3", "fig4", "fig5", *options, "--window", 127)
     assert code == 0
