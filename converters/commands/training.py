@@ -40,6 +40,7 @@ def train_network(
     start: Path | None = None,
     teachers: Sequence[Path] = (),
     average: int = 0,
+    qat_average: bool = False,
     input_levels: int | None = None,
 ) -> dict[str, Any]:
     """Train, save the quantised network beside the checkpoints, and return what was measured."""
@@ -49,7 +50,8 @@ def train_network(
 
     if toolkit not in TOOLKITS:
         raise ConversionError("--toolkit", f"{toolkit!r}", f"calif trains with {', '.join(TOOLKITS)}")
-    recipe = replace(recipe_for(dataset, kind, network, levels), patience=patience, average=average)
+    recipe = recipe_for(dataset, kind, network, levels)
+    recipe = replace(recipe, patience=patience, average=average, qat_average=qat_average)
     if epochs is not None and kind == "paper":
         recipe = replace(recipe, qat_epochs=epochs)
     elif epochs is not None:
@@ -104,6 +106,7 @@ def train_network(
         + (f" --patience {patience}" if patience else "")
         + (f" --start {start.name}" if start is not None else "")
         + (f" --average {average}" if average else "")
+        + (" --qat-average" if qat_average else "")
         + "".join(f" --teacher {path.name}" for path in teachers),
         "log": result.log,
     }
@@ -147,6 +150,10 @@ def train(
     average: Annotated[
         int, typer.Option(min=0, help="Float epochs more, at a constant rate, whose weights are averaged.")
     ] = 0,
+    qat_average: Annotated[
+        bool,
+        typer.Option("--qat-average", help="Average the weights of the quantised epochs; --average does so anyway."),
+    ] = False,
     seed: common.Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for checkpoints; a run that was stopped goes on there.")] = Path(
         "runs"
@@ -175,6 +182,7 @@ def train(
             start=start,
             teachers=teacher or (),
             average=average,
+            qat_average=qat_average,
             input_levels=input_levels,
         )
     if not team().first:

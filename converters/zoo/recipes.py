@@ -33,8 +33,9 @@ class Recipe:
         Of the quantised phase.
     average : int
         Epochs after the float phase, at a constant rate of 0.3 ``lr``, of whose weights the mean is taken
-        (:mod:`converters.zoo.averaging`). The quantised phase, at a constant rate of its own, then ends with a mean
-        too.
+        (:mod:`converters.zoo.averaging`). The quantised phase then ends with a mean too.
+    qat_average : bool
+        The quantised phase keeps to its peak rate and ends with the mean of its weights, whatever came before.
     fast : bool
         Channels-last and bfloat16 in both phases. Gradients are noisier for it; what is converted are the float32
         weights and scales, so nothing of it reaches the integers.
@@ -64,6 +65,7 @@ class Recipe:
     cutout: int = 0
     qat_optimiser: str = "sgd"
     average: int = 0
+    qat_average: bool = False
 
 
 RECIPES: dict[str, Recipe] = {

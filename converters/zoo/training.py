@@ -174,7 +174,7 @@ def _load_start(model: nn.Module, path: Path, about: dict[str, Any]) -> list[dic
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """What a checkpoint says of its recipe; later settings only where they change what was done before."""
     plain = asdict(Recipe())
-    later = ("nesterov", "patience", "cutout", "qat_optimiser")
+    later = ("nesterov", "patience", "cutout", "qat_optimiser", "qat_average")
     return {k: v for k, v in asdict(recipe).items() if k != "average" and (k not in later or v != plain[k])}
 
 
@@ -225,7 +225,8 @@ class _Run:
     def __call__(self, model: nn.Module, epochs: int, lr: float) -> list[dict[str, Any]]:
         kind = self.recipe.qat_optimiser if self.phase == "qat" else self.recipe.optimiser
         optimiser = Optimisers(model, kind, lr=lr, weight_decay=self.recipe.weight_decay, nesterov=self.recipe.nesterov)
-        averages = self.phase == "average" or (self.phase == "qat" and self.recipe.average > 0)
+        quantised_too = self.recipe.qat_average or self.recipe.average > 0
+        averages = self.phase == "average" or (self.phase == "qat" and quantised_too)
         self.mean = WeightMean(model) if averages else None
         log = self._resume(model, optimiser)
         steps = math.ceil(len(self.data) / self.recipe.batch)

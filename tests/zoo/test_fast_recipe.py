@@ -178,6 +178,30 @@ def test_averaged_weights(tmp_path):
     assert onward.float_accuracy == through.float_accuracy == through.log[3]["accuracy"]
 
 
+def test_the_quantised_phase_alone_is_averaged(tmp_path):
+    """Its weights end as the mean of those after steps 10 and 20."""
+    data, test = load("digits", "train").first(160), load("digits", "test").first(12)
+    recipe = replace(TINY, epochs=0, qat_epochs=2, qat_average=True)
+    seen = []
+
+    class Watch(WeightMean):
+        def step(self):
+            super().step()
+            if self.steps % 10 == 0:
+                seen.append([p.detach().clone() for p in self.model.parameters()])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("converters.zoo.training.WeightMean", Watch)
+        train("vgg9", data, test, folder=tmp_path, name="vgg9-digits-7", recipe=recipe, levels=7)
+    state = torch.load(tmp_path / "vgg9-digits-7.qat.pt", weights_only=True)
+    assert json.loads(state["about"])["qat_average"] is True
+    left = [state["model"][name] for name in state["model"] if state["model"][name].dtype == torch.float32]
+    assert len(seen) == 2
+    for values in zip(*seen, strict=True):
+        mean = torch.stack(values).double().mean(0).float()
+        assert any(t.shape == mean.shape and torch.allclose(t, mean) for t in left)
+
+
 def test_batch_norms_are_measured_anew():
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2))
