@@ -35,6 +35,7 @@ def train_network(
     folder: Path,
     bar: Progress,
     qat_epochs: int | None = None,
+    qat_lr: float | None = None,
     kind: str = "fast",
     patience: int = 0,
     start: Path | None = None,
@@ -58,6 +59,8 @@ def train_network(
         recipe = replace(recipe, epochs=epochs, qat_epochs=max(1, epochs // 2))
     if qat_epochs is not None:
         recipe = replace(recipe, qat_epochs=qat_epochs)
+    if qat_lr is not None:
+        recipe = replace(recipe, qat_lr=qat_lr)
     name = f"{network}-{Path(dataset).name}-{levels}"
     tasks: dict[str, Any] = {}
 
@@ -102,6 +105,7 @@ def train_network(
         + (f" --toolkit {toolkit}" if toolkit != "pt2e" else "")
         + (f" --epochs {epochs}" if epochs is not None else "")
         + (f" --qat-epochs {qat_epochs}" if qat_epochs is not None else "")
+        + (f" --qat-lr {qat_lr:g}" if qat_lr is not None else "")
         + (f" --recipe {kind}" if kind != "fast" else "")
         + (f" --patience {patience}" if patience else "")
         + (f" --start {start.name}" if start is not None else "")
@@ -133,6 +137,10 @@ def train(
         int | None, typer.Option(min=0, help="Float epochs, and half as many quantised ones. 0: --start as it is.")
     ] = None,
     qat_epochs: Annotated[int | None, typer.Option(min=1, help="Quantised epochs.")] = None,
+    qat_lr: Annotated[
+        float | None,
+        typer.Option(min=1e-8, help="Peak learning rate of the quantised epochs, instead of the recipe's."),
+    ] = None,
     recipe: Annotated[
         str, typer.Option(help="fast (float, then quantised) or paper (quantised from scratch, plain SGD).")
     ] = "fast",
@@ -141,7 +149,7 @@ def train(
     ] = 0,
     start: Annotated[
         Path | None,
-        typer.Option(help="A .float.pt or .average.pt of an earlier run whose weights the float phase starts from."),
+        typer.Option(help="A .float.pt or .average.pt to start from; or a .qat.pt, with --epochs 0."),
     ] = None,
     teacher: Annotated[
         list[Path] | None,
@@ -174,6 +182,7 @@ def train(
             weight_bits=weight_bits,
             epochs=epochs,
             qat_epochs=qat_epochs,
+            qat_lr=qat_lr,
             seed=seed,
             folder=out,
             bar=bar,

@@ -89,6 +89,7 @@ def train(
     toolkit : {"pt2e", "brevitas"}
     start : path, optional
         A ``.float.pt`` or ``.average.pt`` of an earlier run of the same network: its weights instead of random ones.
+        Or a ``.qat.pt``, whose weights and ranges the quantised phase then starts from; there is no float phase.
         The result's log begins with that run's.
     teachers : sequence of path
         ``.float.pt`` of networks for the same data; see :class:`~converters.zoo.teachers.Teachers`. They take part in
@@ -116,9 +117,18 @@ def train(
     model = build(network, shape[0], data.classes, shape[-1])
     folder.mkdir(parents=True, exist_ok=True)
     before: list[dict[str, Any]] = []
+    quantised_start: dict[str, Any] | None = None
     if start is not None:
-        before = _load_start(model, Path(start), about)
+        state = _read_start(Path(start), about)
+        before = whole_log(state)
         about["start"] = f"{Path(start).name} after {len(before)} epochs"
+        if "levels" not in json.loads(state["about"]):
+            load_weights(model, state, Path(start))
+        elif recipe.epochs or recipe.average:
+            todo = "use --epochs 0 without --average, or start from a .float.pt"
+            raise ConversionError(str(start), "a quantised run, before a float phase", todo)
+        else:
+            quantised_start = state
     tutors = Teachers([Path(path) for path in teachers], about) if teachers else None
     if tutors is not None:
         about["teachers"] = tutors.names
@@ -133,7 +143,9 @@ def train(
         about["average"] = recipe.average
         run = phase("average", folder / f"{base}.average.pt", {**about, **settings}, before=log)
         log = log + run(model, recipe.average, _AVERAGE_RATE * recipe.lr)
-    float_accuracy = log[-1]["accuracy"] if log else None
+    float_accuracy = next(
+        (row["accuracy"] for row in reversed(log) if row["phase"] != "qat" and "accuracy" in row), None
+    )
 
     prepare, finish = TOOLKITS[toolkit]
     options = {"levels": levels, "weight_bits": weight_bits, "quantise_output": quantise_output}
@@ -143,10 +155,13 @@ def train(
     for module in qat.modules():
         if crew.count > 1 and type(module) is RangeObserver:
             module.sampler = crew.sampler
+    if quantised_start is not None:
+        load_weights(qat, quantised_start, Path(str(start)))
+        thaw_observers(qat)  # other levels, other ranges
     settings = {**_settings(recipe), **options} | ({} if toolkit == "pt2e" else {"toolkit": toolkit})
     if recipe.fast:
         qat = qat.to(memory_format=torch.channels_last)  # the exporter has made its weights contiguous
-    run = phase("qat", folder / f"{name}.qat.pt", {**about, **settings}, freeze=toolkit == "pt2e")
+    run = phase("qat", folder / f"{name}.qat.pt", {**about, **settings}, freeze=toolkit == "pt2e", before=log)
     qat_log = run(qat, recipe.qat_epochs, recipe.qat_lr)
     if not qat_log:  # without training it must at least see data
         qat.train()
@@ -160,15 +175,13 @@ def train(
     return TrainResult(graph, float_accuracy, crew.total(right)[0] / max(len(test), 1), log + qat_log)
 
 
-def _load_start(model: nn.Module, path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
-    """Weights of an earlier run into ``model``; its log."""
+def _read_start(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint of an earlier run of the same network."""
     state = read_checkpoint(path)
-    theirs = json.loads(state["about"])
-    found = differences(theirs, about, ("network", "shape", "classes"))
+    found = differences(json.loads(state["about"]), about, ("network", "shape", "classes"))
     if found:
-        raise ConversionError(str(path), f"a checkpoint with {found}", "start from a .float.pt of the same network")
-    load_weights(model, state, path)
-    return whole_log(state)
+        raise ConversionError(str(path), f"a checkpoint with {found}", "start from one of the same network")
+    return state
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:

@@ -47,11 +47,13 @@ def whole_log(state: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
-    """The weights of a float phase's checkpoint into a network of the same kind."""
+    """The weights of a phase's checkpoint into a network of the same kind."""
     try:
         model.load_state_dict(state["model"])
     except RuntimeError:
-        raise ConversionError(str(path), "a quantised run", "give the .float.pt of its float phase") from None
+        raise ConversionError(
+            str(path), "a network with other layers or quantisers", "give the .float.pt of its float phase"
+        ) from None
 
 
 def write_checkpoint(

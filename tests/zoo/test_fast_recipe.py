@@ -88,8 +88,32 @@ def test_a_run_that_starts_from_another(tmp_path):
     with pytest.raises(ConversionError, match="use another --out"):  # what was begun from elsewhere
         train("lenet5", data, test, folder=tmp_path / "b", name="lenet5-digits-127", recipe=still)
     quantised = tmp_path / "a" / "lenet5-digits-127.qat.pt"
-    with pytest.raises(ConversionError, match=r"a quantised run; give the \.float\.pt"):
+    with pytest.raises(ConversionError, match="a quantised run, before a float phase; use --epochs 0"):
         train("lenet5", data, test, folder=tmp_path / "d", name="x-y-7", recipe=TINY, start=quantised)
+    with pytest.raises(ConversionError, match=r"other layers or quantisers; give the \.float\.pt"):
+        train("lenet5", data, test, folder=tmp_path / "d", name="x-y-7", recipe=TINY, teachers=[quantised])
+
+
+def test_a_quantised_phase_that_starts_from_another(tmp_path):
+    data, test = load("digits", "train").first(48), load("digits", "test").first(12)
+    first = train("lenet5", data, test, folder=tmp_path / "a", name="lenet5-digits-7", recipe=TINY, levels=7)
+    path = tmp_path / "a" / "lenet5-digits-7.qat.pt"
+    still = Recipe(epochs=0, qat_epochs=1, batch=16, qat_lr=0.0, weight_decay=0.0)  # weights do not move
+    options = {"recipe": still, "start": path}
+    second = train("lenet5", data, test, folder=tmp_path / "b", name="lenet5-digits-7", levels=7, **options)
+    assert second.log[:3] == first.log
+    assert second.float_accuracy == first.float_accuracy
+    weights, theirs = (torch.load(tmp_path / k / path.name, weights_only=True)["model"] for k in "ab")
+    assert {"features.0.weight", "features.0.bias"} <= set(weights)
+    assert all(torch.equal(weights[k], theirs[k]) for k in weights if k.endswith((".weight", ".bias")))
+    fewer = train("lenet5", data, test, folder=tmp_path / "c", name="lenet5-digits-3", levels=3, **options)
+    assert {layer.y_max for layer in fewer.graph.layers[:-1]} == {3}  # quantised as asked for, not as before
+    x = test.pixels[:4]
+    integers = fewer.graph.execute(x)
+    assert all(int(integers[layer.name].max()) == 3 for layer in fewer.graph.layers[:-1])  # and over the whole range
+    onward = train("lenet5", data, test, folder=tmp_path / "d", name="x-y-3", levels=3, recipe=still,
+                   start=tmp_path / "c" / "lenet5-digits-3.qat.pt")  # fmt: skip
+    assert len(onward.log) == 5
 
 
 def test_teachers(tmp_path):
