@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from converters.errors import ConversionError
 from converters.zoo.networks import build
-from converters.zoo.training_file import differences, load_weights, read_checkpoint, whole_log
+from converters.zoo.training_file import load_weights, read_checkpoint_of, whole_log
 
 __all__ = ["Teachers"]
 
@@ -41,11 +39,8 @@ class Teachers(nn.Module):
         self.weight, self.networks = weight, nn.ModuleList()
         self.names: list[str] = []
         for path in paths:
-            state = read_checkpoint(path)
-            theirs = json.loads(state["about"])
-            found = differences(theirs, about, ("shape", "classes"))
-            if found:
-                raise ConversionError(str(path), f"a teacher with {found}", "learn from networks of the same data set")
+            todo = "learn from networks of the same data set"
+            state, theirs = read_checkpoint_of(path, about, ("shape", "classes"), "a teacher", todo)
             network = build(theirs["network"], about["shape"][0], about["classes"], about["shape"][-1])
             load_weights(network, state, path)
             self.names.append(f"{path.name} after {len(whole_log(state))} epochs")

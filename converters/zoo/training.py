@@ -32,7 +32,7 @@ from converters.zoo.optimisers import Optimisers
 from converters.zoo.processes import team
 from converters.zoo.recipes import Recipe
 from converters.zoo.teachers import Teachers
-from converters.zoo.training_file import differences, load_weights, read_checkpoint, whole_log, write_checkpoint
+from converters.zoo.training_file import load_weights, read_checkpoint_of, whole_log, write_checkpoint
 
 __all__ = ["TrainResult", "accuracy", "train"]
 
@@ -119,11 +119,12 @@ def train(
     before: list[dict[str, Any]] = []
     quantised_start: dict[str, Any] | None = None
     if start is not None:
-        state = _read_start(Path(start), about)
+        start, todo = Path(start), "start from one of the same network"
+        state, theirs = read_checkpoint_of(start, about, ("network", "shape", "classes"), "a checkpoint", todo)
         before = whole_log(state)
-        about["start"] = f"{Path(start).name} after {len(before)} epochs"
-        if "levels" not in json.loads(state["about"]):
-            load_weights(model, state, Path(start))
+        about["start"] = f"{start.name} after {len(before)} epochs"
+        if "levels" not in theirs:
+            load_weights(model, state, start)
         elif recipe.epochs or recipe.average:
             todo = "use --epochs 0 without --average, or start from a .float.pt"
             raise ConversionError(str(start), "a quantised run, before a float phase", todo)
@@ -155,8 +156,8 @@ def train(
     for module in qat.modules():
         if crew.count > 1 and type(module) is RangeObserver:
             module.sampler = crew.sampler
-    if quantised_start is not None:
-        load_weights(qat, quantised_start, Path(str(start)))
+    if quantised_start is not None and start is not None:
+        load_weights(qat, quantised_start, start)
         thaw_observers(qat)  # other levels, other ranges
     settings = {**_settings(recipe), **options} | ({} if toolkit == "pt2e" else {"toolkit": toolkit})
     if recipe.fast:
@@ -173,15 +174,6 @@ def train(
     mine = test[crew.share(len(test))]
     right = sum(int((graph.predict(part.pixels) == part.labels).sum()) for part in _split(mine, 512))
     return TrainResult(graph, float_accuracy, crew.total(right)[0] / max(len(test), 1), log + qat_log)
-
-
-def _read_start(path: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """The checkpoint of an earlier run of the same network."""
-    state = read_checkpoint(path)
-    found = differences(json.loads(state["about"]), about, ("network", "shape", "classes"))
-    if found:
-        raise ConversionError(str(path), f"a checkpoint with {found}", "start from one of the same network")
-    return state
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -336,11 +328,8 @@ class _Run:
     def _resume(self, model: nn.Module, optimiser: Optimisers) -> list[dict[str, Any]]:
         if not self.path.is_file():
             return []
-        state = read_checkpoint(self.path)
-        theirs, mine = json.loads(state["about"]), json.loads(json.dumps(self.about))
-        found = differences(theirs, mine, sorted(set(theirs) | set(mine)))
-        if found:
-            raise ConversionError(str(self.path), f"a checkpoint with {found}", "use another --out, or delete it")
+        mine = json.loads(json.dumps(self.about))  # tuples are lists there
+        state, _ = read_checkpoint_of(self.path, mine, None, "a checkpoint", "use another --out, or delete it")
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         if self.mean is not None:

@@ -14,7 +14,7 @@ from torch import nn
 from converters.atomic import atomic_path
 from converters.errors import ConversionError
 
-__all__ = ["differences", "load_weights", "read_checkpoint", "whole_log", "write_checkpoint"]
+__all__ = ["load_weights", "read_checkpoint", "read_checkpoint_of", "whole_log", "write_checkpoint"]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -31,10 +31,28 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def differences(theirs: dict[str, Any], mine: dict[str, Any], keys: Iterable[str]) -> str:
+def read_checkpoint_of(
+    path: Path, about: dict[str, Any], keys: Iterable[str] | None, what: str, todo: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A training checkpoint, and what it says it is of: ``keys`` (None: all) must be those of ``about``.
+
+    Raises
+    ------
+    ConversionError
+        If they are not, with the first four that differ; ``what`` names the file, ``todo`` the way out.
+    """
+    state = read_checkpoint(path)
+    theirs = json.loads(state["about"])
+    found = _differences(theirs, about, sorted(set(theirs) | set(about)) if keys is None else keys)
+    if found:
+        raise ConversionError(str(path), f"{what} with {found}", todo)
+    return state, theirs
+
+
+def _differences(theirs: dict[str, Any], mine: dict[str, Any], keys: Iterable[str]) -> str:
     """What a checkpoint was made for that is not what is wanted here, the first four; empty where all is the same.
 
-    >>> differences({"network": "vgg9", "seed": 0}, {"network": "lenet5", "seed": 0}, ("network", "seed"))
+    >>> _differences({"network": "vgg9", "seed": 0}, {"network": "lenet5", "seed": 0}, ("network", "seed"))
     'network vgg9 instead of lenet5'
     """
     found = [f"{k} {theirs.get(k)} instead of {mine.get(k)}" for k in keys if theirs.get(k) != mine.get(k)]
