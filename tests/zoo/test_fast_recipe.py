@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -19,6 +20,22 @@ from converters.zoo.teachers import Teachers
 from converters.zoo.training import _augment, accuracy, train
 
 TINY = Recipe(epochs=2, qat_epochs=1, batch=16, lr=0.05, shift=1, optimiser="muon", fast=True, evaluate_every=2)
+
+
+@contextmanager
+def averaged_weights():
+    """The weights that a run's means are of, in the order in which they are added."""
+    seen = []
+
+    class Watch(WeightMean):
+        def step(self):
+            super().step()
+            if self.steps % 10 == 0:
+                seen.append([p.detach().clone() for p in self.model.parameters()])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("converters.zoo.training.WeightMean", Watch)
+        yield seen
 
 
 class StopError(Exception):
@@ -157,16 +174,7 @@ def test_averaged_weights(tmp_path):
     data, test = load("digits", "train").first(160), load("digits", "test").first(12)
     recipe = replace(TINY, epochs=1, average=3)
     options = {"name": "vgg9-digits-127", "recipe": recipe}
-    seen = []
-
-    class Watch(WeightMean):
-        def step(self):
-            super().step()
-            if self.steps % 10 == 0:
-                seen.append([p.detach().clone() for p in self.model.parameters()])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("converters.zoo.training.WeightMean", Watch)
+    with averaged_weights() as seen:
         through = train("vgg9", data, test, folder=tmp_path / "a", **options)
     assert [(row["phase"], row["epoch"]) for row in through.log] == [
         ("float", 1),
@@ -206,16 +214,7 @@ def test_the_quantised_phase_alone_is_averaged(tmp_path):
     """Its weights end as the mean of those after steps 10 and 20."""
     data, test = load("digits", "train").first(160), load("digits", "test").first(12)
     recipe = replace(TINY, epochs=0, qat_epochs=2, qat_average=True)
-    seen = []
-
-    class Watch(WeightMean):
-        def step(self):
-            super().step()
-            if self.steps % 10 == 0:
-                seen.append([p.detach().clone() for p in self.model.parameters()])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("converters.zoo.training.WeightMean", Watch)
+    with averaged_weights() as seen:
         train("vgg9", data, test, folder=tmp_path, name="vgg9-digits-7", recipe=recipe, levels=7)
     state = torch.load(tmp_path / "vgg9-digits-7.qat.pt", weights_only=True)
     assert json.loads(state["about"])["qat_average"] is True
