@@ -17,24 +17,46 @@ __all__ = ["atomic_path"]
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path to write to; it becomes ``path`` when the block ends well, and vanishes otherwise.
 
+    A link stays one: the file it points to is replaced.
+
+    Raises
+    ------
+    ConversionError
+        If there is no such folder or it may not be written, the disk is full, or ``path`` is a folder, a device or a
+        pipe.
+
     >>> folder = Path(tempfile.mkdtemp())
     >>> with atomic_path(folder / "a.txt") as p:
     ...     _ = p.write_text("whole")
     >>> [f.name for f in folder.iterdir()]
     ['a.txt']
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise ConversionError(str(path), "that its folder does not exist", "create the folder first")
-    if path.is_dir():
-        raise ConversionError(str(path), "a folder", "give the name of a file")
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    where, target = str(path), Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise ConversionError(where, "that its folder does not exist", "create the folder first")
+    if os.path.isdir(target):
+        raise ConversionError(where, "a folder", "give the name of a file")
+    if os.path.exists(target) and not os.path.isfile(target):  # root could put a file in the place of a device
+        raise ConversionError(where, "something that is not a regular file", "give the name of a file")
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConversionError(where, f"that it cannot be written ({reason})", "choose another folder or name") from None
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        temporary.replace(target)
+    except OSError as error:  # its message would name the temporary file
+        temporary.unlink(missing_ok=True)
+        if error.filename not in (None, name):
+            raise
+        reason = error.strerror or str(error)
+        raise ConversionError(
+            where, f"that it cannot be written ({reason})", "make room, or choose another folder"
+        ) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -7,6 +7,7 @@ it would allocate; only then are nodes built, each by its own field table.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
@@ -41,12 +42,14 @@ def write(path: str | os.PathLike, graph: nir.NIRGraph) -> None:
     Raises
     ------
     ConversionError
-        If a node's name is one that readers must refuse, or the folder does not exist.
+        If a node's name is one that readers must refuse, the folder does not exist, or the disk is full.
     """
     for name in graph.nodes:
         _check_name("node", name)
     with atomic_path(path) as temporary:
-        nir.write(temporary, graph)
+        whole = io.BytesIO()  # HDF5 ends the process when it cannot write to a disk
+        nir.write(whole, graph)
+        temporary.write_bytes(whole.getbuffer())
 
 
 def read(path: str | os.PathLike, *, max_bytes: int = MAX_BYTES, rename: bool = False) -> nir.NIRGraph:

@@ -1,0 +1,77 @@
+"""Files that are whole or not there, whatever stands in the way."""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from converters.atomic import atomic_path
+from converters.errors import ConversionError
+
+
+def write(path: Path, text: str = "new") -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "there").mkdir()
+    target, link = tmp_path / "there" / "file", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+    write(link)
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert [p.name for p in target.parent.iterdir()] == ["file"]
+
+
+def test_a_link_to_nowhere_gets_its_file(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    write(tmp_path / "link")
+    assert (tmp_path / "file").read_text() == "new"
+
+
+def test_a_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConversionError, match="not a regular file"):
+        write(tmp_path / "pipe")
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_name_that_cannot_be_written_is_the_one_that_was_given(tmp_path):
+    path = tmp_path / ("n" * 300)
+    with pytest.raises(ConversionError, match=r"n{300}: found that it cannot be written \(File name too long\)"):
+        write(path)
+
+
+def test_errors_of_other_files_pass(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a"):
+        (tmp_path / "missing").read_text()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_nothing_and_says_so(tmp_path):
+    """Of 4 kB, in a process of its own: HDF5 would end it."""
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    command = [sys.executable, "-m", "converters.cli", "convert", "--checkpoint", "lenet5-mnist-8", "--out"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "f.nir")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "NUMBA_CACHE_DIR": str(tmp_path / "numba")},
+        preexec_fn=small_files,
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert done.stderr.count("\n") == 1
+    assert "f.nir: found that it cannot be written (File too large); make room" in done.stderr
+    assert not [p for p in tmp_path.iterdir() if p.name != "numba"]
