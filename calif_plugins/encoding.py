@@ -5,6 +5,7 @@ Works on NumPy arrays. A train has the time axis first: ``(T, *shape)``, values 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ def spike_counts(pixels: Any, window: int, *, alpha: float = 1.0, pixel_max: flo
     array([ 0,  4, -8])
     """
     pixels = np.asarray(pixels, dtype=np.float64)
-    _check_window(window)
+    window = _whole_window(window)
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha: expected 0 < alpha <= 1 (one spike per step at most), found {alpha}")
     if not pixel_max > 0:
@@ -85,7 +86,7 @@ def isi_encode(
     >>> isi_encode([255.0], 4, pixel_max=255).ravel()
     array([1, 1, 1, 1], dtype=int8)
     """
-    _check_window(window)
+    window = _whole_window(window)
     if (pixels is None) == (counts is None):
         raise ValueError("give either pixels or counts")
     if counts is None:
@@ -93,12 +94,13 @@ def isi_encode(
     counts = np.asarray(counts)
     if not np.issubdtype(counts.dtype, np.integer):
         raise ValueError(f"counts: expected integers, found {counts.dtype}")
+    counts = counts.astype(np.int64)  # the absolute value of int8's -128 is -128
     if np.abs(counts).max(initial=0) > window:
         raise ValueError(
             f"counts: at most one spike per step, found {np.abs(counts).max()} for a window of {window}; "
             "lengthen the window or use fewer levels"
         )
-    return np.stack([isi_spikes(counts.astype(np.int64), t, window) for t in range(window)]).astype(np.int8)
+    return np.stack([isi_spikes(counts, t, window) for t in range(window)]).astype(np.int8)
 
 
 def direct_charge(total: Any, t: int, window: int) -> np.ndarray:
@@ -172,6 +174,7 @@ def _ceil_div(a: np.ndarray, b: int) -> np.ndarray:
     return -(-a // b)
 
 
-def _check_window(window: int) -> None:
-    if int(window) != window or window < 1:
+def _whole_window(window: float) -> int:
+    if not math.isfinite(window) or int(window) != window or window < 1:
         raise ValueError(f"window: expected T >= 1 whole steps, found {window}")
+    return int(window)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -38,7 +39,7 @@ class CaLIFParameters:
     ------
     ValueError
         If a value is not finite where it must be, a threshold is not positive, the range is empty or
-        does not contain 0, shapes disagree, or the tie rule is unknown.
+        does not contain 0 or is not whole, shapes disagree, or the tie rule is unknown.
 
     Examples
     --------
@@ -67,6 +68,10 @@ class CaLIFParameters:
                     array = array.astype(np.float64)
                 except (TypeError, ValueError):
                     raise ValueError(f"{name}: expected a number or one per channel, found {value!r}") from None
+            elif not all(isinstance(v, Real) for v in array.flat):
+                raise ValueError(f"{name}: expected a number or one per channel, found {value!r}")
+            if not array.size:
+                raise ValueError(f"{name}: expected a number or one per channel, found none")
             if array.ndim > 1 and max(array.shape[1:]) > 1:
                 raise ValueError(
                     f"{name}: expected a scalar or one value per channel, found shape {array.shape}; "
@@ -86,6 +91,10 @@ class CaLIFParameters:
             raise ValueError(f"threshold: must be > 0, found {self.threshold}; flip the sign of the weights instead")
         if np.isnan(self.y_min.astype(float)).any() or np.isnan(self.y_max.astype(float)).any():
             raise ValueError("y_min, y_max: must not be NaN")
+        for name in ("y_min", "y_max"):
+            bound = getattr(self, name).astype(float)
+            if not np.array_equal(bound, np.floor(bound)):
+                raise ValueError(f"{name}: expected whole counts, found {bound}")
         if not (np.all(self.y_min <= 0) and np.all(self.y_max >= 0)):
             raise ValueError(
                 f"the calcium range must contain 0, where the count starts; found [{self.y_min}, {self.y_max}]"

@@ -145,6 +145,8 @@ def closed_form(z: Any, p: CaLIFParameters) -> np.ndarray:
     array([ 2,  3, -4])
     """
     z = np.asarray(z)
+    if z.dtype != object and not np.isfinite(z).all():
+        raise ValueError("z: must be finite, found NaN or infinity")
     q = p.for_shape(z.shape)
     ratio = z / q.threshold
     below = np.asarray(ratio // 1)
@@ -182,6 +184,8 @@ def run(
     charges = np.asarray(charges)
     if charges.ndim < 2 or not len(charges):
         raise ValueError(f"charges: expected an array of shape (T, *shape) with T >= 1, found {charges.shape}")
+    if charges.dtype != object and not np.isfinite(charges).all():
+        raise ValueError("charges: must be finite, found NaN or infinity")
     shape = charges.shape[1:]
     return run_network([_Given(charges)], [p], [shape], len(charges), phase=phase, settle_from=settle_from)[0]
 

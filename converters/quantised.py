@@ -52,6 +52,22 @@ class InputSpec:
         n = torch.round(images * (1.0 / torch.tensor(self.scale, dtype=images.dtype)).to(images.device))
         return n.clamp_(self.q_min, self.q_max).to(torch.int64)
 
+    def checked(self, integers: Tensor | None) -> Tensor:
+        """Integers that were given instead of images, ``(N, *shape)``, as int64.
+
+        Raises
+        ------
+        ConversionError
+            If they are no integers, have another shape, or leave the input's range.
+        """
+        if not isinstance(integers, Tensor) or integers.is_floating_point() or tuple(integers.shape[1:]) != self.shape:
+            of = f"{integers.dtype} of shape {tuple(integers.shape)}" if isinstance(integers, Tensor) else ""
+            shape = f"(N, {', '.join(map(str, self.shape))})"
+            raise ConversionError("integers", of or type(integers).__name__, f"give a tensor of integers, {shape}")
+        if integers.numel() and (int(integers.min()) < self.q_min or int(integers.max()) > self.q_max):
+            raise ConversionError("integers", "values out of range", f"the input takes {self.q_min} to {self.q_max}")
+        return integers.to(torch.int64)
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -177,7 +193,7 @@ class QuantGraph:
         total charge of the bias becomes ``bias * T/L`` and ranges shrink to ``T`` levels. (A directly coded input is
         no count, and may have more; below L it shrinks with the others.)
         """
-        if int(window) != window or window < 1:
+        if not math.isfinite(window) or int(window) != window or window < 1:
             raise ConversionError("window", f"T = {window}", "use a whole number of steps, at least 1")
         whole = self.levels_of(coding)
         if window >= whole:
@@ -236,9 +252,8 @@ class QuantGraph:
         """
         if (images is None) == (integers is None):
             raise ConversionError("images", "both images and integers, or neither", "give one of them")
-        given = self.input.quantise(images) if images is not None else integers
-        assert given is not None
-        values = {self.input.name: given.to(torch.int64)}
+        given = self.input.quantise(images) if images is not None else self.input.checked(integers)
+        values = {self.input.name: given}
         for layer in self.layers:
             acc = self.accumulate(layer, values)
             if layer.spiking:

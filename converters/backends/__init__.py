@@ -164,11 +164,4 @@ def _integers(network: Network, images: Tensor | None, integers: Tensor | None) 
         raise ConversionError("images", "both images and integers, or neither", "give one of them")
     if images is not None:
         return spec.quantise(images)
-    assert integers is not None
-    if integers.is_floating_point() or tuple(integers.shape[1:]) != spec.shape:
-        raise ConversionError(
-            "integers", f"{integers.dtype} of shape {tuple(integers.shape)}", f"give integers (N, *{spec.shape})"
-        )
-    if integers.numel() and (int(integers.min()) < spec.q_min or int(integers.max()) > spec.q_max):
-        raise ConversionError("integers", "values out of range", f"the input takes {spec.q_min} to {spec.q_max}")
-    return integers.to(torch.int64)
+    return spec.checked(integers)

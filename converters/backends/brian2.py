@@ -59,9 +59,11 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
         raise ConversionError("target", f"{target!r}", f"use one of {', '.join(TARGETS)}")
     limit = int(options.own.get("max_synapses", MAX_SYNAPSES))
     n = len(integers)
-    synapses = estimate(network) * max(n, 1)
+    if not n:  # Brian2 has no empty groups
+        raise ConversionError("images", "none", "give at least one, or use backend snntorch")
+    synapses = estimate(network) * n
     if synapses > limit:
-        one = synapses // max(n, 1)
+        one = synapses // n
         way_out = (
             f"use batch={max(1, limit // one)}, or raise max_synapses"
             if one <= limit

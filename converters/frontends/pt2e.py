@@ -26,6 +26,7 @@ from converters.errors import ConversionError
 from converters.frontends.pt2e_fold import only_convolutions_present
 from converters.frontends.pt2e_reader import read_converted
 from converters.frontends.quantizer import CaLIFQuantizer
+from converters.frontends.tracing import check_finite
 from converters.quantised import QuantGraph
 
 __all__ = ["convert", "freeze_observers", "from_pt2e", "prepare_qat", "thaw_observers"]
@@ -140,7 +141,7 @@ def from_pt2e(model: nn.Module) -> QuantGraph:
     Raises
     ------
     ConversionError
-        If the model was not prepared, or has never seen data.
+        If the model was not prepared, has never seen data, or has weights that are not finite.
     """
     return read_converted(convert(model))
 
@@ -157,6 +158,7 @@ def convert(model: nn.Module) -> fx.GraphModule:
             raise ConversionError(
                 name, "a quantiser that has seen no data", "train the model, or run images through it"
             )
+    check_finite(model)
     twin = copy.deepcopy(model)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Please use quant_min and quant_max", category=UserWarning)

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from converters.errors import ConversionError
 
-__all__ = ["Traced", "check_example", "first_line", "needed", "record", "traced_graph", "where_is"]
+__all__ = ["Traced", "check_example", "check_finite", "first_line", "needed", "record", "traced_graph", "where_is"]
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,17 @@ def check_example(model: Any, example: Any) -> None:
     """Raise a ConversionError unless these are a module and a float batch."""
     if not isinstance(model, nn.Module):
         raise ConversionError("model", f"{type(model).__name__}", "give a torch.nn.Module")
+    check_finite(model)
     if not isinstance(example, Tensor) or not example.is_floating_point() or example.ndim < 2:
         found = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
         raise ConversionError("example", f"{found}", "give a float batch of images, (N, C, H, W) or (N, n)")
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise a ConversionError if a weight is not finite: as an integer it would look like any other."""
+    for name, value in model.named_parameters():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ConversionError(name, "NaN or infinite values", "train with a lower rate, or from an earlier state")
 
 
 def traced_graph(tracer: fx.Tracer, model: nn.Module) -> fx.Graph:

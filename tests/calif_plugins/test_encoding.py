@@ -46,6 +46,13 @@ def test_direct_charge_adds_up_evenly(total, window):
     assert max(parts) - min(parts) <= 1
 
 
+def test_counts_of_any_integer_type():
+    with pytest.raises(ValueError, match="found 128 for a window of 4"):
+        isi_encode(counts=np.array([-128], dtype=np.int8), window=4)
+    assert isi_encode(counts=np.array([-128], dtype=np.int8), window=128).sum() == -128
+    assert isi_encode(counts=[2], window=4.0).sum() == 2
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
@@ -59,6 +66,7 @@ def test_direct_charge_adds_up_evenly(total, window):
         ({}, "either pixels or counts"),
         ({"pixels": [0.5], "counts": [1]}, "either pixels or counts"),
         ({"pixels": [0.5], "window": 0}, "T >= 1"),
+        ({"pixels": [0.5], "window": math.inf}, "T >= 1"),
     ],
 )
 def test_bad_input(kwargs, message):

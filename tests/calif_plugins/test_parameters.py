@@ -18,6 +18,9 @@ from calif_plugins import CaLIFParameters
         ({"y_min": 1}, "must contain 0"),
         ({"y_max": -1}, "must contain 0"),
         ({"y_max": float("nan")}, "must not be NaN"),
+        ({"y_max": 2.5}, "y_max: expected whole counts"),
+        ({"threshold": []}, "threshold: expected a number"),
+        ({"threshold": None}, "threshold: expected a number"),
         ({"tie": "down"}, "tie: expected one of even, up"),
     ],
 )

@@ -273,6 +273,14 @@ def test_bad_arguments(kwargs, message):
         run(np.zeros((4, 1)), CaLIFParameters(), **kwargs)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_charges_are_finite(bad):
+    with pytest.raises(ValueError, match="charges: must be finite"):
+        run(np.full((4, 1), bad), CaLIFParameters())
+    with pytest.raises(ValueError, match="z: must be finite"):
+        closed_form(np.array([bad]), CaLIFParameters())
+
+
 def test_a_run_needs_steps():
     with pytest.raises(ValueError, match="T >= 1"):
         run(np.zeros((0, 1)), CaLIFParameters())

@@ -190,7 +190,7 @@ def test_bad_images(bad, message):
         converters.run(converters.to_nir(lenet(), T=15), bad)
 
 
-@pytest.mark.parametrize("window", [0, -3, 2.5])
+@pytest.mark.parametrize("window", [0, -3, 2.5, float("inf"), float("nan")])
 def test_bad_windows(window):
     with pytest.raises(ConversionError, match="use a whole number of steps, at least 1"):
         converters.to_nir(lenet(), T=window)
@@ -200,3 +200,21 @@ def test_no_images_no_result_but_no_error():
     q = lenet()
     r = converters.run(converters.to_nir(q, T=15), torch.zeros(0, 1, 8, 8))
     assert r.predictions.shape == (0,)
+    with pytest.raises(ConversionError, match="images: found none; give at least one"):
+        converters.run(converters.to_nir(q, T=15), torch.zeros(0, 1, 8, 8), backend="brian2")
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (torch.zeros(1, 1, 8, 8), r"torch.float32 of shape \(1, 1, 8, 8\); give a tensor of integers, \(N, 1, 8, 8\)"),
+        (torch.zeros(1, 64, dtype=torch.int64), r"of shape \(1, 64\)"),
+        (torch.full((1, 1, 8, 8), 99), "values out of range; the input takes 0 to 15"),
+        ([[1]], "found list"),
+    ],
+)
+def test_bad_integers(bad, message):
+    with pytest.raises(ConversionError, match=message):
+        converters.run(converters.to_nir(lenet(), T=15), integers=bad)
+    with pytest.raises(ConversionError, match=message):
+        lenet().execute(integers=bad)

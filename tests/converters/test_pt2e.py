@@ -288,3 +288,14 @@ def test_batch_norm_behind_a_linear_layer_folds_behind_the_accumulator():
     theirs = Recorder(converted).record(x)
     for a, b in zip(q.execute(x).values(), theirs, strict=True):
         assert int((a != b).sum()) == 0
+
+
+def test_weights_that_are_not_finite_do_not_become_integers():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    prepared = prepare_qat(net, torch.rand(4, 6), levels=15)
+    prepared(torch.rand(32, 6))
+    with torch.no_grad():
+        next(p for p in prepared.parameters() if p.ndim == 2)[0, 0] = float("nan")
+    with pytest.raises(ConversionError, match="NaN or infinite values"):
+        from_pt2e(prepared)
