@@ -10,6 +10,7 @@ import gzip
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +96,10 @@ def _mnist(split: str, roots: list[Path], download: bool) -> Images:
         found = [next((p for p in (raw / f, raw / f"{f}.gz") if p.is_file()), None) for f in files]
         if all(found):
             images, labels = (_idx(p) for p in found if p)
+            if images.ndim != 3 or labels.shape != images.shape[:1]:
+                n, m = (" x ".join(map(str, x.shape)) for x in (images, labels))
+                both = f"{n} images in {files[0]}, {m} labels in {files[1]}"
+                raise ConversionError(str(raw), both, "download both again")
             return Images(_pad(images.unsqueeze(1).float() / 255), labels.long(), 10)
     try:
         allow_download(download)
@@ -107,16 +112,19 @@ def _mnist(split: str, roots: list[Path], download: bool) -> Images:
 def _idx(path: Path) -> Tensor:
     from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
 
-    if path.suffix != ".gz":
-        return read_sn3_pascalvincent_tensor(str(path))
-    with tempfile.NamedTemporaryFile() as plain:
-        try:
+    try:
+        if path.suffix != ".gz":
+            return read_sn3_pascalvincent_tensor(str(path))
+        with tempfile.NamedTemporaryFile() as plain:
             with gzip.open(path) as packed:
                 shutil.copyfileobj(packed, plain)
-        except (EOFError, gzip.BadGzipFile) as error:
-            raise ConversionError(str(path), f"a damaged file ({error})", "download it again") from None
-        plain.flush()
-        return read_sn3_pascalvincent_tensor(plain.name)
+            plain.flush()
+            return read_sn3_pascalvincent_tensor(plain.name)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        reason = str(error)
+    except (AssertionError, KeyError, RuntimeError, ValueError):  # torchvision's, without a word on what is wrong
+        reason = "no header of an idx file, or other sizes than it says"
+    raise ConversionError(str(path), f"a damaged file ({reason})", "download it again")
 
 
 # name: what reads a split from the first of the folders that has it

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from converters.zoo.places import absent, allow_download, cache_folder
 
 __all__ = ["caltech101", "from_bytes", "image_folder", "tiny_imagenet", "zipped"]
 
+_BAD_ZIP = (EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error)  # what zipfile raises for damaged files
 CALTECH_TRAIN, CALTECH_TEST = 6162, 1695  # table 1
 
 
@@ -47,10 +50,14 @@ def zipped(path: Path, split: str) -> Images:
     info = path.stat()
 
     def read() -> tuple[np.ndarray, np.ndarray]:
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(n for n in archive.namelist() if n.startswith(f"{split}/") and not n.endswith("/"))
-            classes = sorted({n.split("/")[1] for n in names})
-            pixels = _decode(names, archive.open)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = sorted(n for n in archive.namelist() if n.startswith(f"{split}/") and not n.endswith("/"))
+                classes = sorted({n.split("/")[1] for n in names})
+                pixels = _decode(names, archive.open)
+        except _BAD_ZIP as error:
+            reason = str(error) or type(error).__name__
+            raise ConversionError(str(path), f"a damaged file ({reason})", "download it again") from None
         return _mixed(pixels, np.array([classes.index(n.split("/")[1]) for n in names]))
 
     pixels, labels = _once(f"{path.stem}-{split}-{info.st_size}-{int(info.st_mtime)}-mixed", read)
@@ -196,14 +203,14 @@ def _kept(name: str, paths: Sequence[Path], labels: np.ndarray, classes: int, si
 def _once(name: str, read: Callable[[], tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Pixels and labels, read once and kept in the cache."""
     kept = cache_folder() / f"{name}.npz"
-    if not kept.is_file():
-        pixels, labels = read()
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(kept) as temporary, temporary.open("wb") as f:
-            np.savez(f, pixels=pixels, labels=labels)
-        return pixels, labels
-    with np.load(kept) as data:
+    # absent or damaged, it is made anew; opened here, for np.load leaves a damaged file open
+    with suppress(*_BAD_ZIP, KeyError, ValueError), kept.open("rb") as file, np.load(file) as data:
         return data["pixels"], data["labels"]
+    pixels, labels = read()
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(kept) as temporary, temporary.open("wb") as f:
+        np.savez(f, pixels=pixels, labels=labels)
+    return pixels, labels
 
 
 def _state(paths: Sequence[Path]) -> str:

@@ -13,6 +13,10 @@ __all__ = ["absent", "allow_download", "cache_folder", "data_roots"]
 def data_roots(root: str | os.PathLike | None) -> list[Path]:
     """Folders to look in, in this order; a download goes to the last one."""
     if root is not None:
+        if not Path(root).is_dir():  # a download would make it: of a mistyped name, a second place for the data
+            raise ConversionError(
+                str(root), "no such folder", "name the one that has the data sets, or make it for a download"
+            )
         return [Path(root)]
     given = [os.environ["CALIF_DATA"]] if os.environ.get("CALIF_DATA") else []
     here = Path(__file__).resolve().parents[2]  # beside a source checkout

@@ -95,13 +95,15 @@ def train(
         ``.float.pt`` of networks for the same data; see :class:`~converters.zoo.teachers.Teachers`. They take part in
         both phases.
     seed : int
+        Below 2**42 in size.
     progress : callable ``(phase, done, total)`` in batches, optional
 
     Raises
     ------
     ConversionError
-        If a checkpoint in the folder belongs to another network, recipe or seed; with several processes, for
-        ``brevitas``, whose observers look at each process's share alone.
+        If a checkpoint in the folder belongs to another network, recipe or seed; if the network does not take images
+        of this size, as most take only squares; with several processes, for ``brevitas``, whose observers look at
+        each process's share alone.
 
     Under ``torchrun`` each process computes its share of every batch (:mod:`converters.zoo.processes`); the first
     one writes.
@@ -111,10 +113,14 @@ def train(
         raise ConversionError("--toolkit", f"{toolkit!r} with {crew.count} processes", "use pt2e, or one process")
     if input_levels is not None and toolkit != "pt2e":
         raise ConversionError("--input-levels", f"{input_levels} for {toolkit}", "use --toolkit pt2e")
+    if abs(seed) >= 2**42:  # _mix makes some two million times as much of it, in torch's 64 bits
+        raise ConversionError("--seed", f"{seed}", "use a whole number between -2**42 and 2**42")
     shape = data.shape
     about = {"network": network, "shape": list(shape), "classes": data.classes, "images": len(data), "seed": seed}
     torch.manual_seed(seed)
     model = build(network, shape[0], data.classes, shape[-1])
+    _check_shape(model, network, shape)
+    _check_shape(model, network, test.shape)
     folder.mkdir(parents=True, exist_ok=True)
     before: list[dict[str, Any]] = []
     quantised_start: dict[str, Any] | None = None
@@ -174,6 +180,19 @@ def train(
     mine = test[crew.share(len(test))]
     right = sum(int((graph.predict(part.pixels) == part.labels).sum()) for part in _split(mine, 512))
     return TrainResult(graph, float_accuracy, crew.total(right)[0] / max(len(test), 1), log + qat_log)
+
+
+@torch.no_grad()
+def _check_shape(model: nn.Module, network: str, shape: tuple[int, ...]) -> None:
+    """Refuse images that the network does not take: it sees a black one, in evaluation mode, so that nothing moves."""
+    model.eval()
+    try:
+        model(torch.zeros(1, *shape))
+    except RuntimeError:
+        found = f"{' x '.join(map(str, shape[1:]))} pixels, which {network} does not take"
+        todo = "resize those for training and for tests to one square size"
+        raise ConversionError("images", found, todo) from None
+    model.train()
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,19 @@ __all__ = ["load_weights", "read_checkpoint", "read_checkpoint_of", "whole_log",
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A training checkpoint; tensors and text only, nothing in it is executed."""
+    if not path.is_file():
+        raise ConversionError(str(path), "no such file", "give a .float.pt, .average.pt or .qat.pt of calif train")
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+    except Exception as error:  # of junk, the unpickler raises a dozen kinds
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         raise ConversionError(str(path), f"a damaged checkpoint ({reason})", "delete it and train again") from None
-    if not isinstance(state, dict) or not {"about", "model", "optimiser", "log"} <= set(state):
+    try:
+        texts = [json.loads(state[key]) for key in ("about", "log")] + [json.loads(state.get("before", "[]"))]
+        known = [type(text) for text in texts] == [dict, list, list] and {"model", "optimiser"} <= set(state)
+    except (AttributeError, LookupError, TypeError, ValueError):  # no dictionary, or what is no JSON in it
+        known = False
+    if not known:
         raise ConversionError(
             str(path), "a file that is no checkpoint of calif train", "use another --out, or delete it"
         )

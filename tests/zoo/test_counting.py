@@ -76,8 +76,36 @@ def test_inspect_a_checkpoint(calif):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("shape", ["3x32", "axbxc", "3x32x16", "0x8x8"])
+def test_networks_that_need_larger_images(calif):
+    """The least sides are those of PyTorch's own layers, whose errors they are."""
+    code, out, err = calif("inspect", "networks", "--shape", "1x28x28", "--json")
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    assert [n["network"] for n in result["networks"]] == [n for n in NETWORKS if n != "vgg16"]
+    assert result["too_small"] == ["vgg16"]
+    code, out, _ = calif("inspect", "networks", "--shape", "1x28x28")
+    assert code == 0
+    assert "vgg16: needs larger images" in out
+    for name, least in (("lenet5", 16), ("vgg9", 8), ("resnet11h", 2), ("vgg16", 32)):
+        assert calif("inspect", name, "--shape", f"1x{least}x{least}")[0] == 0
+        small = f"1x{least - 1}x{least - 1}"
+        code, out, err = calif("inspect", name, "--shape", small)
+        assert (code, out) == (2, "")
+        assert err == f"calif: --shape: found '{small}', too small for {name}; give larger images, such as 3x32x32\n"
+
+
+def test_large_images_take_no_memory(calif):
+    code, out, _ = calif("inspect", "vgg16", "--shape", "3x4096x4096", "--json")
+    assert code == 0
+    (found,) = json.loads(out)["networks"]
+    assert found["layers"][0]["macs"] == 64 * 27 * 4096**2
+
+
+@pytest.mark.parametrize("shape", ["3x32", "axbxc", "3x32x16", "0x8x8", "²x3x3", "3x99999999x99999999", "9999x8x8"])
 def test_bad_shape(calif, shape):
     code, _, err = calif("inspect", "vgg9", "--shape", shape)
     assert code == 2
-    assert err == f"calif: --shape: found '{shape}'; give channels x height x width of a square image: 3x32x32\n"
+    assert (
+        err
+        == f"calif: --shape: found '{shape}'; give channels x height x width of a square image, up to 4096: 3x32x32\n"
+    )

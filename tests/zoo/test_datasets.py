@@ -68,12 +68,50 @@ def test_mnist_in_the_environments_place(home, monkeypatch):
     assert len(load("mnist", "test")) == 3
 
 
-def test_damaged_mnist(home):
-    write_mnist(home / "data", True)
-    path = home / "data" / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ConversionError, match="damaged file"):
+@pytest.mark.parametrize(
+    ("packed", "spoil"),
+    [
+        (False, lambda b: b[:-1]),
+        (False, lambda b: b[:6]),
+        (False, lambda b: b + b"\0"),
+        (False, lambda b: b"<html>no such page</html>"),
+        (False, lambda b: b"\0\0\x0a" + b[3:]),  # a type that there is not
+        (False, lambda b: b""),
+        (True, lambda b: gzip.compress(b)[:-10]),
+        (True, lambda b: gzip.compress(b[:-1])),
+        (True, lambda b: gzip.compress(b)[:10] + b"\xff" * 40 + gzip.compress(b)[50:]),
+        (True, lambda b: b"<html>no such page</html>"),
+        (True, lambda b: b""),
+    ],
+)
+@pytest.mark.parametrize("kind", ["images-idx3", "labels-idx1"])
+def test_damaged_mnist(home, packed, spoil, kind):
+    written = write_mnist(home / "data", packed)
+    path = home / "data" / "MNIST" / "raw" / f"t10k-{kind}-ubyte{'.gz' if packed else ''}"
+    path.write_bytes(spoil(idx(written["t10k"][kind.startswith("labels")])))
+    with pytest.raises(ConversionError, match=r"damaged file \(.+\); download it again") as caught:
         load("mnist", "test", root=home / "data")
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "sizes"),
+    [
+        ((3, 28, 28), (5,), ("3 x 28 x 28", "5")),
+        ((3, 28, 28), (2,), ("3 x 28 x 28", "2")),
+        ((3,), (3,), ("3", "3")),
+        ((3, 28, 28), (3, 28, 28), ("3 x 28 x 28", "3 x 28 x 28")),
+    ],
+)
+def test_mnist_of_files_that_do_not_belong_together(home, images, labels, sizes):
+    write_mnist(home / "data", False)
+    raw = home / "data" / "MNIST" / "raw"
+    (raw / "t10k-images-idx3-ubyte").write_bytes(idx(np.zeros(images, dtype=np.uint8)))
+    (raw / "t10k-labels-idx1-ubyte").write_bytes(idx(np.zeros(labels, dtype=np.uint8)))
+    with pytest.raises(ConversionError) as caught:
+        load("mnist", "test", root=home / "data")
+    found = "found {} images in t10k-images-idx3-ubyte, {} labels in t10k-labels-idx1-ubyte; download both again"
+    assert str(caught.value) == f"{raw}: {found.format(*sizes)}"
 
 
 @pytest.mark.parametrize(
@@ -87,11 +125,24 @@ def test_damaged_mnist(home):
     ],
 )
 def test_absent_data_says_what_to_put_where(home, name, files):
+    (home / "empty").mkdir()
     with pytest.raises(ConversionError) as caught:
         load(name, "train", root=home / "empty")
     assert files in str(caught.value)
     assert str(home / "empty") in str(caught.value)
     assert "--data-root or CALIF_DATA" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10", "cifar100", "caltech101", "tinyimagenet"])
+@pytest.mark.parametrize("spelt", ["mistyped", "mistyped/deeper", "file"])
+def test_a_root_that_is_not_there(home, name, spelt):
+    (home / "file").touch()
+    with pytest.raises(ConversionError) as caught:
+        load(name, "train", root=home / spelt)
+    assert str(caught.value) == (
+        f"{home / spelt}: found no such folder; name the one that has the data sets, or make it for a download"
+    )
+    assert [p.name for p in home.iterdir()] == ["file"]
 
 
 def test_cifar10_as_published(home, monkeypatch):
@@ -121,7 +172,9 @@ def picture(k: int, size: int = 32) -> Image.Image:
     return Image.fromarray(np.random.default_rng(k).integers(0, 256, (size, size, 3), dtype=np.uint8))
 
 
-def test_cifar10_zip_is_decoded_once(home):
+@pytest.fixture
+def zipped(home):
+    """The folder of a ``cifar10.zip`` with two images of two classes in each split."""
     root = home / "data"
     root.mkdir()
     with zipfile.ZipFile(root / "cifar10.zip", "w") as archive:
@@ -130,6 +183,11 @@ def test_cifar10_zip_is_decoded_once(home):
                 for k in range(2):
                     with archive.open(f"{split}/{name}/{k:04}.png", "w") as f:
                         picture(10 * c + k).save(f, "png")
+    return root
+
+
+def test_cifar10_zip_is_decoded_once(home, zipped):
+    root = zipped
     data = load("cifar10", "test", root=root)
     assert sorted(data.labels.tolist()) == [0, 0, 1, 1]
     written = {}
@@ -143,6 +201,44 @@ def test_cifar10_zip_is_decoded_once(home):
     again = load("cifar10", "test", root=root)
     assert torch.equal(again.pixels, data.pixels)
     assert kept.stat().st_mtime_ns == before
+
+
+def flipped(b: bytes) -> bytes:
+    """One byte in the middle is another."""
+    return b[: len(b) // 2] + bytes([b[len(b) // 2] ^ 255]) + b[len(b) // 2 + 1 :]
+
+
+def other_method(b: bytes) -> bytes:
+    """Every entry of the central directory names a way of packing that there is not."""
+    return b"PK\1\2".join(p if k == 0 else p[:6] + b"\x63\0" + p[8:] for k, p in enumerate(b.split(b"PK\1\2")))
+
+
+SPOILT = {"empty": lambda b: b"", "junk": lambda b: b"junk" * 99, "truncated": lambda b: b[: len(b) // 2]}
+SPOILT |= {"flipped": flipped, "other method": other_method}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+def test_damaged_zip(zipped, spoil):
+    path = zipped / "cifar10.zip"
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(ConversionError, match=r"cifar10.zip: found a damaged file \(.+\); download it again"):
+        [load("cifar10", split, root=zipped) for split in ("train", "test")]
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+def test_a_damaged_cache_is_written_anew(home, zipped, spoil):
+    data = load("cifar10", "test", root=zipped)
+    (kept,) = (home / "cache" / "calif").glob("cifar10-test-*.npz")
+    whole = kept.read_bytes()
+    kept.write_bytes(spoil(whole))
+    again = load("cifar10", "test", root=zipped)
+    assert torch.equal(again.stored, data.stored)
+    assert torch.equal(again.labels, data.labels)
+    with np.load(kept) as healed:
+        assert np.array_equal(healed["pixels"], data.stored)
+    with kept.open("wb") as f:
+        np.savez(f, pixels=data.stored.numpy())  # without labels
+    assert torch.equal(load("cifar10", "test", root=zipped).labels, data.labels)
 
 
 def test_image_folder(home):
