@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from calif_plugins.parameters import PHASES
 from converters.atomic import atomic_path
 from converters.errors import ConversionError, FileFormatError
 from converters.report_sections import sections
@@ -20,6 +21,7 @@ __all__ = ["RUN_FILE", "load_run", "render", "write_report", "write_run"]
 RUN_FILE = "run.json"
 _LISTS = ("windows", "checks", "rows", "interop")
 _WINDOW_FIELDS = ("T", "phase", "quantised_accuracy", "snn_accuracy", "counts_compared", "count_mismatches")
+_MEASURED = ("latency_steps", "latency_steps_mean", "spikes_per_image", "sops_per_image", "macs_per_image")
 
 
 def load_run(paths: Sequence[str | os.PathLike]) -> dict[str, Any]:
@@ -74,13 +76,18 @@ def _read(path: Path) -> dict[str, Any]:
     for row in found.get("windows", []):
         for name in _WINDOW_FIELDS:
             value = row.get(name)
-            if name == "phase":
-                good = isinstance(value, str)
-            else:
-                good = type(value) in (int, float) and math.isfinite(value) and value >= 0
+            good = value in PHASES if name == "phase" else _is_amount(value)
             if not good or (name == "T" and value < 1):
                 raise FileFormatError(str(path), f"a window with {name} = {value!r}", todo)
+        for name in _MEASURED:
+            value = row.get(name)  # none without spikes
+            if value is not None and not _is_amount(value):
+                raise FileFormatError(str(path), f"a window with {name} = {value!r}", todo)
     return found
+
+
+def _is_amount(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value >= 0
 
 
 def render(run: dict[str, Any]) -> str:

@@ -182,7 +182,9 @@ MISTAKES = [
     (["run", *FAST, "--window", "many"], r"'--window'.*integer"),
     (["run", *FAST, "--backend", "nest"], r"backend: found 'nest'; use one of snntorch, closed_form, brian2"),
     (["run", *FAST, "--phase", "late"], r"phase: found 'late'; use one of settle, paper, none"),
-    (["run", *FAST, "--coding", "rate"], r"coding: found 'rate'"),
+    (["run", *FAST, "--coding", "rate"], r"--coding: found 'rate'; use one of isi, direct, auto"),
+    (["run", "whole.nir", "--dataset", "digits", "--coding", "rate"], r"--coding: found 'rate'"),
+    (["run", "whole.nir", "--dataset", "digits", "--coding", "direct"], r"--coding: found direct; whole.nir was conv"),
     (["run", *FAST, "--backend", "closed_form", "--phase", "none"], r"only 'settle' has a closed form"),
     (["run"], r"input: found both a .nir file and --checkpoint, or neither; give one of them"),
     (["run", "--checkpoint", "lenet5-mnist-8", "--dataset", "nonsense"], r"dataset: found 'nonsense'; use one of digi"),
@@ -196,6 +198,21 @@ MISTAKES = [
     (["train", "--out", "text.safetensors"], r"text.safetensors"),
     (["convert", "--checkpoint", "lenet5-mnist-8", "--out", "no/such/folder/n.nir"], r"no/such/folder"),
     (["convert", "--checkpoint", "lenet5-mnist-8", "--window", "4", "--window", "8", "--out", "n"], r"--out: found"),
+    (["convert", "--checkpoint", "lenet5-mnist-8", "--window", "4", "--window", "0"], r"--window: found T = 0"),
+    (["demo", "--window", "4", "--window", "0"], r"--window: found T = 0; use a whole number of steps, at least 1"),
+    (["cross-check", *FAST, "--sample", "3", "--seed", "9" * 20], r"'--seed'"),
+    (["cross-check", *FAST, "--seed", "-1"], r"'--seed'"),
+    (["cross-check", *FAST, "--plot", "no/x.png"], r"no/x.png: found that its folder does not exist"),
+    (["bench", "--seed", "9" * 20], r"'--seed'"),
+    (["bench", "--batch", "-1"], r"'--batch'"),
+    (["bench", "--batch", "0"], r"'--batch'"),
+    (["bench", "--out", "no/y.json"], r"no/y.json: found that its folder does not exist"),
+    (["inspect", "whole.nir", "--window", "4"], r"--window: found 4; whole.nir was converted for T = 15"),
+    (["inspect", "lenet5", "--window", "4"], r"--window: found 4; a network of the zoo has none"),
+    (["inspect", "lenet5-mnist-8", "--window", "4", "--window", "8"], r"--window: found 2 windows; give one"),
+    (["interop", *FAST, "--window", "4", "--window", "8"], r"--window: found 2 windows; give one"),
+    (["inspect", "lenet5-mnist-8", "--shape", "1x28x28"], r"--shape: found '1x28x28'; lenet5-mnist-8 has its own"),
+    (["inspect", "whole.nir", "--classes", "3"], r"--classes: found 3; whole.nir has its own"),
 ]  # fmt: skip
 
 
@@ -219,6 +236,37 @@ def test_mistakes(calif, tmp_path, arguments, message):
     assert "Traceback" not in err
     assert re.search(message, err), err
     assert sorted(p.name for p in tmp_path.rglob("*")) == before  # nothing is left behind
+
+
+def test_convert_writes_nothing_if_one_window_fails(calif, tmp_path, monkeypatch):
+    from converters.commands import training
+
+    def to_nir(q, T, coding):
+        if T == 5:
+            raise converters.ConversionError("fc", "no lattice", "use fewer levels")
+        return converters.to_nir(q, T=T, coding=coding)
+
+    monkeypatch.setattr(training, "to_nir", to_nir)
+    assert calif("convert", "--checkpoint", "lenet5-mnist-8", "--window", 4, "--window", 5)[0] == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_asked_for_late_is_refused_before_the_work(calif, monkeypatch):
+    from converters.commands import bench, checking, demo
+
+    def work(*_args, **_options):
+        raise AssertionError("it has begun")
+
+    for module, name in ((bench, "measure"), (bench, "time_files"), (checking, "check"), (demo, "train_network")):
+        monkeypatch.setattr(module, name, work)
+    for command in (
+        ["bench", "--out", "no/y.json"],
+        ["bench", "--files", "--out", "no/y.json"],
+        ["cross-check", *FAST, "--plot", "no/x.png"],
+        ["demo", "--window", "0"],
+    ):
+        code, out, err = calif(*command)
+        assert (code, out, err.count("\n")) == (2, "", 1)
 
 
 def test_a_toolkit_that_is_not_installed_names_the_extra(calif, monkeypatch):

@@ -87,6 +87,27 @@ def test_a_perturbed_threshold_is_an_exit_of_one(calif, net, tmp_path):
     assert calif(*arguments, "--simulator", "snntorch")[0] == 0
 
 
+def test_a_file_lowered_from_another_network_is_refused(calif, net, tmp_path):
+    command = ["interop", "net.nir", "--dataset", "digits", "--images", 2, "--stock", "stock.nir"]
+    code, out, err = calif("lower", "--checkpoint", "lenet5-mnist-8", "--window", 7, "--out", "stock.nir")
+    assert (code, err) == (0, "")
+    code, out, err = calif(*command)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "stock.nir: found the layers features.0, " in err
+    stock = lower(net, "chain")
+    stock.metadata["calif_window"] = 3
+    converters.write(tmp_path / "stock.nir", stock)
+    code, out, err = calif(*command)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "stock.nir: found T = 3 instead of 7; give the lowered file of this network" in err
+    converters.write(tmp_path / "stock.nir", lower(net, "plain_if"))
+    assert "stock.nir: found target plain_if; " in calif(*command)[2]
+    converters.write(tmp_path / "stock.nir", lower(net, "chain"))
+    code, _, err = calif(*command, "--route", "native")
+    assert code == 2
+    assert "--stock: found route native; only the route lowered runs it" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -5,6 +5,8 @@ import json
 import nir
 import pytest
 
+from tests.test_cli import rgb_folder
+
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
@@ -67,10 +69,44 @@ def test_the_lossy_target_says_so_and_measures(calif):
         (["--target", "verilog"], "'verilog'; use one of chain, primitives, plain_if"),
         (["--images", 3], "only plain_if loses anything"),
         (["--out", "gone/s.nir"], "gone"),
+        *((["--bits", n], f"bits: found {n}; use 0 to 52") for n in (53, 64, 100, 999)),
+        (["--bits", 40], "bits"),
+        (["--bits", 52], "bits"),
+        (["--target", "plain_if", "--bits", 3], "--bits: found target plain_if"),
+        (["--target", "plain_if", "--images", 2, "--dataset", "foo"], "dataset: found 'foo'"),
+        (["--window", 0], "--window: found T = 0"),
+        (["--window", 4, "--out", "s.nir"], "--out: found one file for 2 windows"),
     ],
 )
-def test_one_line_for_each_mistake(calif, arguments, message):
+def test_one_line_for_each_mistake(calif, tmp_path, arguments, message):
     code, out, err = calif("lower", "--checkpoint", "lenet5-mnist-8", "--window", 8, *arguments)
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_file_where_the_losses_cannot_be_measured(calif, tmp_path):
+    rgb_folder(tmp_path / "rgb")
+    command = ["lower", "--checkpoint", "lenet5-mnist-8", "--window", 8, "--target", "plain_if", "--images", 1]
+    code, out, err = calif(*command, "--dataset", "rgb")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "the network takes (N, 1, 32, 32)" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["rgb"]
+
+
+def test_a_file_for_each_window(calif, tmp_path):
+    command = ["lower", "--checkpoint", "lenet5-mnist-8", "--window", 3, "--window", 2]
+    code, out, err = calif(*command, "--json")
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    files = json.loads(out)["files"]
+    names = ["lenet5-mnist-8-T3-chain.nir", "lenet5-mnist-8-T2-chain.nir"]  # not those that convert writes
+    assert [(f["T"], f["file"]) for f in files] == [(3, names[0]), (2, names[1])]
+    for f in files:
+        assert nir.read(f["file"]).metadata["calif_window"] == f["T"]
+        assert (tmp_path / f["file"]).stat().st_size == f["bytes"]
+    code, out, _ = calif(*command)
+    assert code == 0
+    assert all(name in out for name in names)
+    assert calif(*command[:-2])[0] == 0
+    assert (tmp_path / "stock.nir").exists()

@@ -381,6 +381,29 @@ def test_command_on_what_run_prints(calif, tmp_path, monkeypatch):
     assert "compared with the closed form" in Path("n.html").read_text()
 
 
+@pytest.mark.parametrize(
+    ("about", "arguments", "message"),
+    [
+        ({}, ["--dataset", "foo"], "--dataset: found foo; name the network"),
+        (
+            {"network": "vgg9"},
+            ["--checkpoint", "lenet5-mnist-8"],
+            "found network lenet5 instead of vgg9",
+        ),
+        ({"levels": 127}, ["--checkpoint", "lenet5-mnist-8"], "lenet5-mnist-8: found levels 8 instead of 127"),
+        ({}, ["--checkpoint", "lenet5-mnist-8", "--nir", "n.nir"], "--nir: found a checkpoint beside it; give one"),
+        ({}, ["--out", "no/r.html"], "no/r.html: found that its folder does not exist"),
+    ],
+)
+def test_options_that_do_not_fit_the_run(calif, tmp_path, monkeypatch, about, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Path("r.json").write_text(json.dumps({"windows": [ROW], **about}))
+    code, out, err = calif("report", "r.json", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
 def test_a_mismatch_exits_with_1(calif, tmp_path):
     (tmp_path / "r.json").write_text(json.dumps({"windows": [{**ROW, "count_mismatches": 3}]}))
     code, out, _ = calif("report", tmp_path / "r.json", "--json")
@@ -398,6 +421,9 @@ def test_a_mismatch_exits_with_1(calif, tmp_path):
         ('{"windows": 3}', "windows that are no list"),
         ('{"windows": [{"T": 8}]}', "phase = None"),
         (json.dumps({"windows": [{**ROW, "T": 0}]}), "T = 0"),
+        (json.dumps({"windows": [{**ROW, "phase": "x"}]}), "phase = 'x'"),
+        (json.dumps({"windows": [{**ROW, "latency_steps": -5}]}), "latency_steps = -5"),
+        (json.dumps({"windows": [{**ROW, "sops_per_image": "many"}]}), "sops_per_image = 'many'"),
         (json.dumps({"windows": [{**ROW, "snn_accuracy": "<b>"}]}), "snn_accuracy = '<b>'"),
         (json.dumps({"windows": [{**ROW, "snn_accuracy": float("nan")}]}), "snn_accuracy = nan"),
         (json.dumps({"windows": [ROW], "details": 3}), "an entry that does not fit"),

@@ -34,8 +34,11 @@ SCALING = {
 
 def bench(
     network: Annotated[str, typer.Option(help="lenet5, vgg9 or vgg16 (random integers), or a checkpoint.")] = "lenet5",
-    window: Annotated[list[int] | None, typer.Option("--window", help="T; may be repeated. 128 by default.")] = None,
-    batch: Annotated[list[int] | None, typer.Option("--batch", help="May be repeated. 64 by default.")] = None,
+    window: Annotated[
+        list[int] | None,
+        typer.Option("--window", callback=common.steps, help="T; may be repeated. 128 by default."),
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option("--batch", min=1, help="May be repeated. 64 by default.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Rows to run; may be repeated; all by default.")] = None,
     full: Annotated[
         bool, typer.Option("--full", help="LeNet-5 and VGG-9, T = 8, 32 and 128, batches of 1, 16 and 64.")
@@ -63,6 +66,8 @@ def bench(
         raise ConversionError("options", "several of --full, --scaling and --files", "give one of them")
     if out is not None and out.suffix != ".json":
         raise ConversionError("--out", str(out), "give a name that ends in .json")
+    if out is not None:
+        common.writable(out)
     if files:
         _files(window, repeats, threads, out, json)
         return

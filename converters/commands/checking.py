@@ -88,6 +88,8 @@ def cross_check(
     results: list[dict[str, Any]] = []
     equal = True
     other = read(against) if against is not None else None
+    if plot_to is not None:
+        common.writable(plot_to)
     for t in list(window) if window else [None]:
         graph, _, notes = common.network_for(target, checkpoint, t, coding)
         data, name = common.images_for(dataset, notes, data_root, images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,21 +17,50 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from converters.atomic import atomic_path
 from converters.backends import run
 from converters.errors import ConversionError
 from converters.network import Network
 from converters.nir_export import to_nir
 from converters.nir_file import read
+from converters.nodes import CODINGS
 from converters.quantised import QuantGraph
 from converters.results import compare_counts
 from converters.zoo.datasets import Images, load
 from converters.zoo.named import load_checkpoint
 from converters.zoo.processes import team
 
-__all__ = ["Json", "images_for", "measure", "network_for", "out", "print_json", "progress_bar", "table"]
+__all__ = [
+    "Json",
+    "images_for",
+    "measure",
+    "network_for",
+    "one_window",
+    "out",
+    "print_json",
+    "progress_bar",
+    "table",
+    "writable",
+]
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 120, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
+
+
+def steps(windows: list[int] | None) -> list[int] | None:
+    """At once, and not after the windows before it have run or the network was trained."""
+    for t in windows or ():
+        if t < 1:
+            raise ConversionError("--window", f"T = {t}", "use a whole number of steps, at least 1")
+    return windows
+
+
+def _coding(coding: str) -> str:
+    """Here, because not every input of a command has a use for it."""
+    if coding not in (*CODINGS, "auto"):
+        raise ConversionError("--coding", f"{coding!r}", f"use one of {', '.join(CODINGS)}, auto")
+    return coding
+
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, and nothing else there.")]
 Checkpoint = Annotated[
@@ -41,15 +70,21 @@ Dataset = Annotated[
     str | None, typer.Option(help="digits, mnist, cifar10, cifar100, caltech101, tinyimagenet, a folder.")
 ]
 DataRoot = Annotated[Path | None, typer.Option(help="Where the data set's files are.")]
-Windows = Annotated[list[int] | None, typer.Option("--window", help="T, in steps; may be repeated.")]
+Windows = Annotated[list[int] | None, typer.Option("--window", callback=steps, help="T, in steps; may be repeated.")]
+Window = Annotated[
+    list[int] | None, typer.Option("--window", callback=steps, help="T, in steps; by default the number of levels.")
+]
 Phase = Annotated[str, typer.Option(help="Rounding phase: settle (exact), paper or none.")]
 Backend = Annotated[str, typer.Option(help="snntorch, brian2 or closed_form.")]
 Count = Annotated[int | None, typer.Option("--images", min=1, help="How many test images; all by default.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Images at a time.")]
-Seed = Annotated[int, typer.Option(help="Of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything random.")]
 Coding = Annotated[
     str,
-    typer.Option(help="Input: isi (spikes), direct (charge, counted as MACs), or auto: isi where it fits the window."),
+    typer.Option(
+        callback=_coding,
+        help="Input: isi (spikes), direct (charge, counted as MACs), or auto: isi where it fits the window.",
+    ),
 ]
 Target = Annotated[Path | None, typer.Argument(help="A .nir file; or use --checkpoint.")]
 
@@ -94,12 +129,34 @@ def network_for(
         return to_nir(q, T=window, coding=coding), q, notes
     assert target is not None
     graph = read(target)
-    own = Network.from_graph(graph).window
+    network = Network.from_graph(graph)
+    own, its_coding = network.window, network.encoder.coding
     if window is not None and window != own:
         raise ConversionError(
             "--window", f"{window}", f"{target} was converted for T = {own}; use --checkpoint for others"
         )
+    if coding not in ("auto", its_coding):
+        raise ConversionError(
+            "--coding", coding, f"{target} was converted for coding {its_coding}; use --checkpoint for others"
+        )
     return graph, None, {}
+
+
+def one_window(windows: list[int] | None) -> int | None:
+    """For what takes one window: of several that were given, none may be dropped without a word."""
+    if len(windows or ()) > 1:
+        raise ConversionError("--window", f"{len(windows or ())} windows", "give one")
+    return windows[0] if windows else None
+
+
+def writable(path: Path) -> None:
+    """Before the work that it is to hold: that a file can be written there."""
+    with suppress(_Tried), atomic_path(path):
+        raise _Tried
+
+
+class _Tried(Exception):
+    """So that nothing is written."""
 
 
 def images_for(dataset: str | None, notes: dict[str, Any], root: Path | None, count: int | None) -> tuple[Images, str]:

@@ -24,34 +24,47 @@ from converters.zoo.networks import NETWORKS, build
 
 __all__ = ["inspect"]
 
+_LARGEST = 4096  # channels, and pixels to a side
+
 
 def inspect(
     target: Annotated[
         str,
         typer.Argument(
-            help="A .nir file, a file of calif train, a checkpoint's name, a network of the zoo, or networks: all five."
+            help="A .nir file, a file of calif train, a checkpoint's name, a network of the zoo, or networks: all six."
         ),
     ],
-    window: Annotated[
-        int | None, typer.Option(help="T, for a quantised network; the number of levels by default.")
+    window: common.Window = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(help="Of an image, for a network of the zoo: channels x height x width; 3x32x32 by default."),
     ] = None,
-    shape: Annotated[str, typer.Option(help="Of an image, for a network of the zoo: channels x height x width.")] = (
-        "3x32x32"
-    ),
-    classes: Annotated[int, typer.Option(min=1, help="For a network of the zoo.")] = 10,
+    classes: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="For a network of the zoo; 10 by default.")
+    ] = None,
     json: common.Json = False,
 ) -> None:
     """Layers, thresholds, fan-in, synapses, weights, and the bit widths of the certified integer lattice."""
     if target == "networks" or (target in NETWORKS and not Path(target).exists()):
-        _networks(list(NETWORKS) if target == "networks" else [target], shape, classes, json)
+        if window:
+            raise ConversionError("--window", f"{window[0]}", "a network of the zoo has none before it is trained")
+        shape = "3x32x32" if shape is None else shape
+        _networks(list(NETWORKS) if target == "networks" else [target], shape, classes or 10, json)
         return
+    for option, value in (("--shape", shape), ("--classes", classes)):
+        if value is not None:
+            raise ConversionError(option, repr(value), f"{target} has its own: leave it out")
+    t = common.one_window(window)
     notes: dict[str, Any] = {}
     certificates = None
     if target.endswith(".nir"):
         network = Network.from_graph(read(target))
+        if t not in (None, network.window):
+            todo = f"{target} was converted for T = {network.window}; inspect its checkpoint for others"
+            raise ConversionError("--window", f"{t}", todo)
     else:
         q, notes = load_checkpoint(str(find_checkpoint(target)))
-        network = Network.from_graph(to_nir(q, T=window, coding="auto"))
+        network = Network.from_graph(to_nir(q, T=t, coding="auto"))
         certificates = certify(q.at_window(network.window, network.encoder.coding))
     integers: dict[str, LayerLattice] = {}
     missing = None
@@ -140,24 +153,38 @@ def inspect(
 
 def _networks(names: list[str], shape: str, classes: int, json: bool) -> None:
     """Parameters and MACs of networks of the zoo, before training."""
-    parts = shape.lower().replace(",", "x").split("x")
-    if len(parts) != 3 or not all(p.strip().isdigit() and int(p) > 0 for p in parts) or parts[1] != parts[2]:
-        raise ConversionError("--shape", f"{shape!r}", "give channels x height x width of a square image: 3x32x32")
+    parts = [p.strip() for p in shape.lower().replace(",", "x").split("x")]
+    whole = all(p.isdecimal() and len(p) < 6 and 1 <= int(p) <= _LARGEST for p in parts)
+    if len(parts) != 3 or not whole or parts[1] != parts[2]:
+        todo = f"give channels x height x width of a square image, up to {_LARGEST}: 3x32x32"
+        raise ConversionError("--shape", f"{shape!r}", todo)
     size = int(parts[0]), int(parts[1]), int(parts[2])
     found: list[dict[str, Any]] = []
+    small: list[str] = []
     for name in names:
-        model = build(name, size[0], classes, size[1])
-        layers = count(model, size)
+        try:
+            with torch.device("meta"):  # shapes alone: no memory for the weights and maps of large images
+                model = build(name, size[0], classes, size[1])
+                layers = count(model, size)
+        except RuntimeError:  # PyTorch's own, of a kernel that is larger than its map
+            small.append(name)
+            continue
         total = sum(p.numel() for p in model.parameters())
         rows = [asdict(layer) for layer in layers]
         found.append({"network": name, "parameters": total, "macs": sum(x.macs for x in layers), "layers": rows})
+    if not found:
+        raise ConversionError(
+            "--shape", f"{shape!r}, too small for {', '.join(small)}", "give larger images, such as 3x32x32"
+        )
     if json:
-        common.print_json({"shape": list(size), "classes": classes, "networks": found})
+        common.print_json({"shape": list(size), "classes": classes, "networks": found, "too_small": small})
         return
     title = f"{'x'.join(map(str, size))}, {classes} classes"
-    if len(found) > 1:
+    if len(names) > 1:
         cells = [[f["network"], str(len(f["layers"])), f"{f['parameters']:,}", f"{f['macs']:,}"] for f in found]
         common.out.print(common.table(title, ["network", "layers", "parameters", "MACs"], cells))
+        for name in small:
+            common.say(f"{name}: needs larger images")
         return
     (one,) = found
     cells = [

@@ -14,6 +14,7 @@ from converters.lowering import TARGETS, certify, lower
 from converters.lowering.plain_if import LOST
 from converters.network import Network
 from converters.nir_file import write
+from converters.zoo.named import plain_name
 
 __all__ = ["lower_command"]
 
@@ -22,8 +23,15 @@ def lower_command(
     target_file: common.Target = None,
     target: Annotated[str, typer.Option(help="chain (exact), primitives (exact) or plain_if (lossy).")] = "chain",
     checkpoint: common.Checkpoint = None,
-    window: Annotated[int | None, typer.Option(help="T, in steps; by default the number of levels.")] = None,
-    out: Annotated[Path, typer.Option(help="The .nir file to write.")] = Path("stock.nir"),
+    window: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--window", callback=common.steps, help="T, in steps; the number of levels by default; may be repeated."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The .nir file to write; stock.nir, or one for each of several windows.")
+    ] = None,
     bits: Annotated[
         int | None,
         typer.Option(min=0, help="Fractional bits of the lattice; by default the fewest that can be certified."),
@@ -42,48 +50,74 @@ def lower_command(
         raise ConversionError(
             "--images", f"target {target}", "only plain_if loses anything; calif interop compares the rest"
         )
-    graph, _, notes = common.network_for(target_file, checkpoint, window)
-    network = Network.from_graph(graph)
-    start = time.perf_counter()
-    stock = lower(network, target, bits=bits)
-    write(out, stock)
-    about: dict[str, Any] = {
-        "file": str(out),
-        "target": target,
-        "T": network.window,
-        "exact": target != "plain_if",
-        "nodes": len(stock.nodes),
-        "bytes": out.stat().st_size,
-        "seconds": time.perf_counter() - start,
-        "precision": stock.metadata["calif_precision"],
-        "layers": [],
-        "lost": [],
-        "losses": [],
-    }
-    if target == "plain_if":
-        about["lost"] = list(LOST)
-        if images is not None:
-            data, about["dataset"] = common.images_for(dataset, notes, data_root, images)
-            from converters.lowering.losses import plain_if_losses
+    if bits is not None and target == "plain_if":
+        raise ConversionError("--bits", f"target {target}", "it is on no lattice: leave it out")
+    windows: list[int | None] = list(dict.fromkeys(window)) if window else [None]
+    paths = [out or Path("stock.nir")]
+    if len(windows) > 1 and out is not None:
+        raise ConversionError("--out", f"one file for {len(windows)} windows", "leave it out, or give one --window")
+    if len(windows) > 1:  # the names of calif convert are those of its own files
+        paths = [Path(f"{plain_name(checkpoint or 'stock')}-T{t}-{target}.nir") for t in windows]
+    for path in paths:
+        common.writable(path)
+    given = [common.network_for(target_file, checkpoint, t) for t in windows]
+    data, name = None, ""
+    if images is not None:
+        data, name = common.images_for(dataset, given[0][2], data_root, images)
+    lowered = []  # all of them, before a file is written
+    for path, (graph, _, _) in zip(paths, given, strict=True):
+        network = Network.from_graph(graph)
+        start = time.perf_counter()
+        stock = lower(network, target, bits=bits)
+        about: dict[str, Any] = {
+            "file": str(path),
+            "target": target,
+            "T": network.window,
+            "exact": target != "plain_if",
+            "nodes": len(stock.nodes),
+            "bytes": 0,
+            "seconds": time.perf_counter() - start,
+            "precision": stock.metadata["calif_precision"],
+            "layers": [],
+            "lost": [],
+            "losses": [],
+        }
+        if target != "plain_if":
+            about["layers"] = _lattice(network, bits)
+        else:
+            about["lost"] = list(LOST)
+            if data is not None:
+                from converters.lowering.losses import plain_if_losses
 
-            about["losses"] = [row.as_dict() for row in plain_if_losses(network, data.pixels, data.labels)]
-    else:
-        about["layers"] = [
-            {
-                "name": k.name,
-                "fraction_bits": k.bits,
-                "threshold_bits": k.threshold_bits,
-                "leak_bits": k.leak_bits,
-                "membrane_bits": k.membrane_bits,
-                "boundaries_certified": k.boundaries,
-                "channels_with_ties": int(k.ties.sum()),
-            }
-            for k in certify(network, bits=bits).values()
-        ]
+                about["dataset"] = name
+                about["losses"] = [row.as_dict() for row in plain_if_losses(network, data.pixels, data.labels)]
+        lowered.append((path, stock, about))
+    for path, stock, about in lowered:
+        start = time.perf_counter()
+        write(path, stock)
+        about["bytes"] = path.stat().st_size
+        about["seconds"] += time.perf_counter() - start
+    found = [about for _, _, about in lowered]
     if json:
-        common.print_json(about)
-    else:
+        common.print_json(found[0] if len(found) == 1 else {"target": target, "files": found})
+        return
+    for about in found:
         _say(about)
+
+
+def _lattice(network: Network, bits: int | None) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": k.name,
+            "fraction_bits": k.bits,
+            "threshold_bits": k.threshold_bits,
+            "leak_bits": k.leak_bits,
+            "membrane_bits": k.membrane_bits,
+            "boundaries_certified": k.boundaries,
+            "channels_with_ties": int(k.ties.sum()),
+        }
+        for k in certify(network, bits=bits).values()
+    ]
 
 
 def _say(about: dict[str, Any]) -> None:

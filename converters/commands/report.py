@@ -9,6 +9,7 @@ import nir
 import typer
 
 from converters.commands import common
+from converters.errors import ConversionError
 from converters.network import Network
 from converters.nir_export import to_nir
 from converters.nir_file import read
@@ -17,6 +18,7 @@ from converters.report import load_run, write_report
 from converters.report_details import describe
 from converters.zoo.datasets import load
 from converters.zoo.named import find_checkpoint, load_checkpoint
+from converters.zoo.networks import NETWORKS
 
 __all__ = ["add_details", "report"]
 
@@ -73,12 +75,19 @@ def report(
 ) -> None:
     """Write a run as one HTML page. Exit 1 if a count of phase settle differs."""
     result = load_run(runs)
+    if out is None:
+        first = runs[0]
+        out = (first if first.is_dir() else first.parent) / "report.html"
+    common.writable(out)
+    if checkpoint is not None and nir_file is not None:
+        raise ConversionError("--nir", "a checkpoint beside it", "give one of them")
     if checkpoint is None and nir_file is None and "details" not in result:  # as the run names them, where still there
         checkpoint = _known(result.get("checkpoint"))
         nir_file = None if checkpoint else next((Path(p) for p in [_known(result.get("nir_file"))] if p), None)
     if checkpoint is not None:
         find_checkpoint(checkpoint)
         q, notes = load_checkpoint(checkpoint)
+        _same_network(result, notes, checkpoint)
         for name in ("network", "dataset", "levels", "weight_bits", "toolkit", "seed"):
             if name in notes and result.get(name) is None:
                 result[name] = notes[name]
@@ -89,9 +98,8 @@ def report(
     elif nir_file is not None:
         graph, where = read(nir_file), dataset or result.get("dataset") or ""
         add_details(result, None, graph, dataset=where, data_root=data_root, images=images, shown=shown, json=json)
-    if out is None:
-        first = runs[0]
-        out = (first if first.is_dir() else first.parent) / "report.html"
+    elif dataset is not None:
+        raise ConversionError("--dataset", dataset, "name the network with --checkpoint or --nir: images are run on it")
     size = write_report(result, out)
     wrong = sum(r["count_mismatches"] for r in result["windows"] if r["phase"] == "settle")
     wrong += sum(
@@ -108,6 +116,16 @@ def report(
             common.say("without layers: name the network with --checkpoint or --nir")
     if wrong:
         raise typer.Exit(1)
+
+
+def _same_network(run: dict[str, Any], notes: dict[str, Any], checkpoint: str) -> None:
+    """A run may call its network what it likes; one of the zoo's names, and the levels, it has from a checkpoint."""
+    for name in ("network", "levels"):
+        own, of_run = notes.get(name), run.get(name)
+        if own is None or of_run is None or (name == "network" and of_run not in NETWORKS):
+            continue
+        if own != of_run:
+            raise ConversionError(checkpoint, f"{name} {own} instead of {of_run}", "give the checkpoint of this run")
 
 
 def _known(path: Any) -> str | None:

@@ -62,8 +62,6 @@ def reproduce(
     unknown = [n for n in names if n not in EXPERIMENTS]
     if unknown:
         raise ConversionError("NAME", f"{unknown[0]!r}", f"use {', '.join(EXPERIMENTS)} or all")
-    if any(t < 1 for t in window or []):
-        raise ConversionError("--window", f"{min(window or [])}", "use at least 1 step")
     _figures_possible(names)
     session = Session.open(
         checkpoint or (),

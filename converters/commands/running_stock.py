@@ -51,8 +51,6 @@ def run_foreign(
     if not windows:
         raise ConversionError("--window", "none", "a file of stock neurons has no window: say how many steps to run")
     coding = "isi" if coding == "auto" else coding
-    if coding not in ("isi", "direct"):
-        raise ConversionError("--coding", f"{coding!r}", "use isi or direct")
     data, name = common.images_for(dataset, {}, data_root, images)
     rows: list[dict[str, Any]] = []
     with common.progress_bar(json) as bar:

@@ -207,7 +207,10 @@ def train(
 def convert(
     checkpoint: Annotated[str, typer.Option(help="A name such as lenet5-mnist-127, or a file of calif train.")],
     window: Annotated[
-        list[int] | None, typer.Option("--window", help="T, in steps; the number of levels by default.")
+        list[int] | None,
+        typer.Option(
+            "--window", callback=common.steps, help="T, in steps; the number of levels by default; may be repeated."
+        ),
     ] = None,
     coding: common.Coding = "auto",
     out: Annotated[Path | None, typer.Option(help="The .nir file to write.")] = None,
@@ -218,10 +221,11 @@ def convert(
     steps = window or [q.levels_of(q.coding_for() if coding == "auto" else coding)]
     if out is not None and len(steps) > 1:
         raise ConversionError("--out", f"one file for {len(steps)} windows", "leave it out, or give one --window")
+    graphs = [to_nir(q, T=t, coding=coding) for t in steps]  # all of them, before a file is written
     written = []
-    for t in steps:
+    for t, graph in zip(steps, graphs, strict=True):
         path = out or Path(f"{plain_name(checkpoint)}-T{t}.nir")
-        write(path, to_nir(q, T=t, coding=coding))
+        write(path, graph)
         written.append({"T": t, "file": str(path), "bytes": path.stat().st_size})
     if json:
         common.print_json({"checkpoint": checkpoint, "files": written})

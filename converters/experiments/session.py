@@ -63,6 +63,13 @@ class Outcome:
     mismatches: int = 0
 
 
+def _known(option: str, given: Sequence[str], names: Sequence[str]) -> None:
+    """An empty table must not take the place of a measured one for a slip of the pen."""
+    for name in given:
+        if name not in names:
+            raise ConversionError(option, f"{name!r}", f"use one of {', '.join(dict.fromkeys(names))}")
+
+
 def train_command(network: str, dataset: str, levels: int = 127) -> str:
     """How to make a checkpoint that is not there."""
     return f"calif train --network {network} --dataset {dataset} --levels {levels}"
@@ -123,6 +130,10 @@ class Session:
                 raise ConversionError(which, "no note of its network and data set", "give a file of calif train")
             levels = int(notes.get("levels") or q.levels)
             found.append(Available(name, str(notes["network"]), str(notes["dataset"]), levels, q, notes))
+        _known("--network", networks, [*NETWORKS, *(c.network for c in found)])
+        # a folder of images is a data set if a checkpoint was trained on it
+        _known("--dataset", datasets, [*DATASETS, *(n for c in found for n in (Path(c.dataset).name, c.dataset))])
+        datasets = [Path(d).name for d in datasets]
         chosen = [
             c
             for c in found

@@ -111,7 +111,8 @@ def certify(network: Network, *, bits: Mapping[str, int] | int | None = None) ->
     Raises
     ------
     ConversionError
-        Naming the layer, the channel and the bits needed, where there is no such lattice.
+        Naming the layer, the channel and the bits needed, where there is no such lattice; or for bits that float64
+        does not have.
 
     Examples
     --------
@@ -125,6 +126,9 @@ def certify(network: Network, *, bits: Mapping[str, int] | int | None = None) ->
     >>> lattice.bits, lattice.threshold, lattice.membrane_bits  # 3.0 rounds all 13 inputs as 3.1 does
     (1, array([6]), 6)
     """
+    for given in bits.values() if isinstance(bits, Mapping) else [bits]:
+        if given is not None and not 0 <= given <= _ROOM:
+            raise ConversionError("bits", f"{given}", f"use 0 to {_ROOM}")
     ranges = charge_ranges(network)
     result = {}
     for stage in network.stages:
@@ -251,6 +255,7 @@ def _fit(stage: Stage, charge: tuple[np.ndarray, np.ndarray], network: Network, 
             break
     if bits is None:
         bits = min(_fewest(problem, 0), MAX_BITS)
+    _require_room(stage, problem, bits)
     found, failing = _search(problem, range(channels), bits)
     if found is not None:
         return replace(_bounded(stage, problem, found, bits, window, y_min, y_max), weights=weights)
@@ -260,6 +265,23 @@ def _fit(stage: Stage, charge: tuple[np.ndarray, np.ndarray], network: Network, 
         f"a threshold of {threshold[failing[0]]:.6g} that {bits} fractional bits round elsewhere "
         f"({len(failing)} of {channels} channels)",
         f"it needs {need} bits" if need <= MAX_BITS else f"no lattice of up to {MAX_BITS} bits represents it",
+    )
+
+
+def _require_room(stage: Stage, q: _Problem, bits: int) -> None:
+    """The search adds in int64, which would wrap around without a word."""
+    charge = np.maximum(-q.low, q.high + 1) + np.abs(q.bias) + q.threshold * (np.abs(q.levels).max(initial=0) + 1)
+    wide = int(np.argmax(charge))
+    width = int(charge[wide]).bit_length() + bits + 1
+    if width > 62:
+        raise _too_wide(stage, wide, width)
+
+
+def _too_wide(stage: Stage, channel: int, width: int) -> ConversionError:
+    return ConversionError(
+        f"{stage.name}, channel {channel}",
+        f"membranes of {width} bits",
+        f"float64 adds {_ROOM + 1} exactly: use fewer levels or smaller weights, or fewer fractional bits",
     )
 
 
@@ -349,9 +371,5 @@ def _bounded(
     )
     wide = int(np.argmax(lattice.reach))
     if int(lattice.reach[wide]) >= 2**_ROOM:
-        raise ConversionError(
-            f"{stage.name}, channel {wide}",
-            f"membranes of {int(lattice.reach[wide]).bit_length() + 1} bits",
-            f"float64 adds {_ROOM + 1} exactly: use fewer levels or smaller weights",
-        )
+        raise _too_wide(stage, wide, int(lattice.reach[wide]).bit_length() + 1)
     return lattice

@@ -66,6 +66,24 @@ def test_one_bit_fewer_fails_and_names_the_channel():
     assert certify(network, bits=need)["fc"].bits == need
 
 
+@pytest.mark.parametrize("bits", [-1, 53, 64, 100, 10**9])
+def test_bits_that_no_float_has(bits):
+    network = one_layer([7.0], [0.0], 0, 12, "even")
+    for wanted in (bits, {"fc": bits}):
+        with pytest.raises(ConversionError, match=rf"^bits: found {bits}; use 0 to 52$"):
+            certify(network, bits=wanted)
+
+
+def test_bits_whose_sums_leave_float64():
+    network = one_layer([7.0, 3.337], [0.0, 0.123], 0, 12, "even")
+    for bits in (30, 44):
+        k = certify(network, bits=bits)["fc"]
+        assert abs(Fraction(int(k.threshold[1]), 2**bits) - Fraction(3.337)) < Fraction(1, 2 ** (bits - 12))
+    for bits in (48, 52):
+        with pytest.raises(ConversionError, match=r"fc, channel \d: found membranes of \d\d bits; float64 adds 53 exa"):
+            certify(network, bits=bits)
+
+
 def test_membranes_stay_in_bounds_whatever_the_order_of_spikes():
     rng = np.random.default_rng(0)
     touched = 0.0

@@ -165,7 +165,29 @@ def test_bad_usage(calif):
     )
     code, _, err = calif("reproduce", "fig2", "--window", 0)
     assert code == 2
-    assert re.match(r"calif: --window: found 0; use at least 1 step\n", err)
+    assert re.match(r"calif: --window: found T = 0; use a whole number of steps, at least 1\n", err)
+
+
+def test_unknown_names_leave_the_tables_as_they_are(calif, options, tmp_path):
+    (tmp_path / "paper").mkdir()
+    (tmp_path / "paper" / "table4.md").write_text("measured")
+    for option, message in (
+        (["--network", "foo"], "--network: found 'foo'; use one of lenet5, "),
+        (["--dataset", "foo"], "--dataset: found 'foo'; use one of mnist, "),
+    ):
+        code, out, err = calif("reproduce", "table4", *option, "--out", "paper")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert message in err
+    assert (tmp_path / "paper" / "table4.md").read_text() == "measured"
+    assert [p.name for p in (tmp_path / "paper").iterdir()] == ["table4.md"]
+
+
+def test_a_folder_of_images_is_a_data_set_once_a_checkpoint_names_it(tmp_path):
+    q, notes = load_checkpoint("lenet5-mnist-8")
+    save_quantised(tmp_path / "a.safetensors", q, notes={**notes, "network": "mine", "dataset": "my/pictures"})
+    for dataset in ("pictures", "my/pictures"):
+        session = Session.open([str(tmp_path / "a.safetensors")], networks=["mine"], datasets=[dataset])
+        assert [c.name for c in session.checkpoints] == ["a"]
 
 
 def test_rows_are_kept_and_found_again_only_for_the_same(calif, options, tmp_path):
