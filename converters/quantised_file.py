@@ -28,6 +28,12 @@ __all__ = ["FORMAT", "load_quantised", "save_quantised"]
 FORMAT = "calif-quantised"
 _VERSION = 1
 _LARGEST = 1 << 30  # bytes of a decompressed file
+# the notes that commands read; a caller may keep others, of any type
+_NOTES: dict[type, tuple[str, tuple[str, ...]]] = {
+    str: ("a text", ("network", "dataset", "toolkit", "command")),
+    int: ("a whole number", ("levels", "weight_bits", "seed")),
+    float: ("a number", ("float_accuracy", "quantised_accuracy")),
+}
 
 
 def save_quantised(path: str | os.PathLike, q: QuantGraph, *, notes: dict[str, Any] | None = None) -> None:
@@ -115,7 +121,9 @@ def load_with_notes(path: str | os.PathLike) -> tuple[QuantGraph, dict[str, Any]
         spec = topology["input"]
         layers = tuple(_layer(entry, tensors) for entry in topology["layers"])
         graph = QuantGraph(InputSpec(**{**spec, "shape": tuple(spec["shape"])}), layers, topology["source"])
-        return graph, dict(topology["notes"])
+        notes = dict(topology["notes"])
+        _check_notes(where, notes)
+        return graph, notes
     except FileFormatError:
         raise
     except ConversionError as error:
@@ -123,6 +131,14 @@ def load_with_notes(path: str | os.PathLike) -> tuple[QuantGraph, dict[str, Any]
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise FileFormatError(where, f"an incomplete description ({reason})", "train or convert again") from None
+
+
+def _check_notes(where: str, notes: dict[str, Any]) -> None:
+    for kind, (text, names) in _NOTES.items():
+        for name in names:
+            value = notes.get(name)
+            if value is not None and not (type(value) is kind or (kind is float and type(value) is int)):
+                raise FileFormatError(where, f"a note {name!r} of {value!r}", f"{text} belongs there")
 
 
 def _is_compressed(path: str | os.PathLike) -> bool:

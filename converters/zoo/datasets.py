@@ -36,8 +36,8 @@ def load(name: str, split: str, *, root: str | os.PathLike | None = None, downlo
         ``digits`` ships with scikit-learn. A folder holds ``train/<class>/`` and ``test/<class>/`` with images.
     split : {"train", "test"}
     root : path, optional
-        Where to look first; then in ``$CALIF_DATA``, ``../shared/data`` and ``~/.cache/calif``, where a
-        download goes.
+        Where to look, and where a download goes; by default ``$CALIF_DATA``, ``../shared/data`` and
+        ``~/.cache/calif``, the last for downloads.
 
     download : bool
         Whether to look on the network if no folder has it.

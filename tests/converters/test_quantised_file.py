@@ -78,6 +78,9 @@ def _topology(path, change) -> None:
         (lambda t: t["layers"][1]["synapses"][0]["ops"][0].update(op="Evil"), "Evil"),
         (lambda t: t["layers"][0].update(tie="down"), "'down'"),
         (lambda t: t["input"].update(scale=-1), "input scale"),
+        (lambda t: t["notes"].update(levels="x"), "a note 'levels' of 'x'; a whole number belongs there"),
+        (lambda t: t["notes"].update(dataset=5), "a note 'dataset' of 5; a text belongs there"),
+        (lambda t: t["notes"].update(float_accuracy="98 %"), "a note 'float_accuracy' of '98 %'; a number"),
     ],
 )
 def test_damaged_topology(change, message, tmp_path):
