@@ -5,7 +5,6 @@ Works on NumPy arrays. A train has the time axis first: ``(T, *shape)``, values 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -175,6 +174,6 @@ def _ceil_div(a: np.ndarray, b: int) -> np.ndarray:
 
 
 def _whole_window(window: float) -> int:
-    if not math.isfinite(window) or int(window) != window or window < 1:
+    if not float(window).is_integer() or window < 1:
         raise ValueError(f"window: expected T >= 1 whole steps, found {window}")
     return int(window)

@@ -153,11 +153,7 @@ def run_baseline(
     if name not in BASELINES:
         raise ConversionError("baseline", f"{name!r}", f"use one of {', '.join(BASELINES)}")
     network = Network.from_graph(graph)
-    if (images is None) == (integers is None):
-        raise ConversionError("images", "both images and integers, or neither", "give one of them")
-    values = network.spec.quantise(images) if images is not None else integers
-    if values is None:  # pragma: no cover (excluded above; for type checkers)
-        raise ConversionError("images", "none", "give images or integers")
+    values = network.spec.accept(images, integers)
     size = batch or max(1, min(256, 1_000_000 // max(network.neurons, 1)))
     with torch.no_grad():
         parts = [_simulate(network, part, name) for part in (values.split(size) if len(values) else [values])]

@@ -52,14 +52,19 @@ class InputSpec:
         n = torch.round(images * (1.0 / torch.tensor(self.scale, dtype=images.dtype)).to(images.device))
         return n.clamp_(self.q_min, self.q_max).to(torch.int64)
 
-    def checked(self, integers: Tensor | None) -> Tensor:
-        """Integers that were given instead of images, ``(N, *shape)``, as int64.
+    def accept(self, images: Tensor | None, integers: Tensor | None) -> Tensor:
+        """Integers of a batch, int64 ``(N, *shape)``, from images or, instead, from integers of that shape.
 
         Raises
         ------
         ConversionError
-            If they are no integers, have another shape, or leave the input's range.
+            If both are given or neither; if images are not what :meth:`quantise` takes; if integers are none, have
+            another shape, or leave the input's range.
         """
+        if (images is None) == (integers is None):
+            raise ConversionError("images", "both images and integers, or neither", "give one of them")
+        if images is not None:
+            return self.quantise(images)
         if not isinstance(integers, Tensor) or integers.is_floating_point() or tuple(integers.shape[1:]) != self.shape:
             of = f"{integers.dtype} of shape {tuple(integers.shape)}" if isinstance(integers, Tensor) else ""
             shape = f"(N, {', '.join(map(str, self.shape))})"
@@ -193,7 +198,7 @@ class QuantGraph:
         total charge of the bias becomes ``bias * T/L`` and ranges shrink to ``T`` levels. (A directly coded input is
         no count, and may have more; below L it shrinks with the others.)
         """
-        if not math.isfinite(window) or int(window) != window or window < 1:
+        if not float(window).is_integer() or window < 1:
             raise ConversionError("window", f"T = {window}", "use a whole number of steps, at least 1")
         whole = self.levels_of(coding)
         if window >= whole:
@@ -250,10 +255,7 @@ class QuantGraph:
         dict of int64 tensors ``(N, *layer.shape)``, the input's integers included. An unquantised output
         gives its accumulator.
         """
-        if (images is None) == (integers is None):
-            raise ConversionError("images", "both images and integers, or neither", "give one of them")
-        given = self.input.quantise(images) if images is not None else self.input.checked(integers)
-        values = {self.input.name: given}
+        values = {self.input.name: self.input.accept(images, integers)}
         for layer in self.layers:
             acc = self.accumulate(layer, values)
             if layer.spiking:

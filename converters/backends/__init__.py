@@ -123,7 +123,7 @@ def run(
         settle_from = network.window
     if not 0 <= settle_from <= network.window:
         raise ConversionError("settle_from", f"{settle_from}", f"use a step between 0 and T = {network.window}")
-    integers = _integers(network, images, integers)
+    integers = network.spec.accept(images, integers)
     if device is not None:
         integers = integers.to(device)
     home = import_module(module)
@@ -156,12 +156,3 @@ def _checked(network: Network, integers: Tensor, result: RunResult, n: int, sett
     simulated = run(network, integers=integers[sample], settle_from=settle_from)
     differing = sum(int((simulated.counts[k] != v[sample]).sum()) for k, v in result.counts.items())
     return replace(result, checked=n, check_mismatches=differing)
-
-
-def _integers(network: Network, images: Tensor | None, integers: Tensor | None) -> Tensor:
-    spec = network.spec
-    if (images is None) == (integers is None):
-        raise ConversionError("images", "both images and integers, or neither", "give one of them")
-    if images is not None:
-        return spec.quantise(images)
-    return spec.checked(integers)
