@@ -12,9 +12,6 @@ from converters.backends import run
 from converters.commands import common
 from converters.errors import ConversionError
 from converters.interop.comparing import EXACT, INSTALL, ROUTES, Row, compare_with_simulators, installed
-from converters.lowering.feeding import layer_nodes
-from converters.network import Network
-from converters.nir_file import read
 from converters.results import compare_counts
 
 __all__ = ["interop"]
@@ -55,10 +52,7 @@ def interop(
     routes = [r for r in ROUTES if r in route] if route and not set(route) - set(ROUTES) else (route or list(ROUTES))
     if stock is not None and "lowered" not in routes:
         raise ConversionError("--stock", f"route {', '.join(routes)}", "only the route lowered runs it")
-    if stock is not None:
-        _check_stock(stock, Network.from_graph(graph))
     data, name = common.images_for(dataset, notes, data_root, max(images, plain_images if "plain_if" in routes else 0))
-    about = _reference(graph, q, data.pixels[:images], data.labels[:images])
     per_simulator = sum(images if r in EXACT else len(data) for r in routes)
     with common.progress_bar(json) as bar:
         task = bar.add_task("comparing", total=per_simulator * len(chosen))
@@ -70,6 +64,7 @@ def interop(
             graph, data.pixels, data.labels, routes=routes, simulators=chosen, stock=stock, exact_images=images,
             progress=progress,
         )  # fmt: skip
+    about = _reference(graph, q, data.pixels[:images], data.labels[:images])
     missing = [{"simulator": s, "install": how} for s, how in INSTALL.items() if s not in here]
     if json:
         found = [asdict(r) for r in rows]
@@ -89,22 +84,6 @@ def interop(
             common.say(f"{m['simulator']} is not installed: {m['install']}")
     if any(r.failed for r in rows) or about["count_mismatches"]:
         raise typer.Exit(1)
-
-
-def _check_stock(path: Path, network: Network) -> None:
-    """That a lowered file is of this network, as far as it says so: that another one's spikes differ means nothing."""
-    stock = read(path)
-    layers = ", ".join(layer_nodes(stock))
-    target, window = (stock.metadata.get(f"calif_{name}") for name in ("target", "window"))
-    found = None
-    if target == "plain_if":  # which is lossy
-        found = f"target {target}"
-    elif layers != ", ".join(s.name for s in network.stages):
-        found = f"the layers {layers}"
-    elif window != network.window:
-        found = f"T = {window} instead of {network.window}"
-    if found is not None:
-        raise ConversionError(str(path), found, "give the lowered file of this network")
 
 
 def _name(notes: dict[str, Any], checkpoint: str | None, target: Path | None) -> str:

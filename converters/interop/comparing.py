@@ -289,7 +289,7 @@ def _lowered(graph: nir.NIRGraph, folder: Path, stock: Path | None) -> _Prepared
     if stock is None:
         stock = folder / "chain.nir"
         write(stock, lower(graph, "chain"))
-    return _Prepared(lattice_network(graph), _from_file(stock))
+    return _Prepared(lattice_network(graph), _from_file(stock, Network.from_graph(graph)))
 
 
 def _plain(graph: nir.NIRGraph, folder: Path, _stock: Path | None) -> _Prepared:
@@ -304,21 +304,36 @@ def _plain(graph: nir.NIRGraph, folder: Path, _stock: Path | None) -> _Prepared:
     return _Prepared(graph, run, LOST_IN, within_window=True)
 
 
-def _from_file(path: Path) -> Callable[[str, Expected], StockRun]:
-    """How to run a stock file from disk; here it is only asked for the names of its nodes."""
+def _from_file(path: Path, exact: Network | None = None) -> Callable[[str, Expected], StockRun]:
+    """How to run a stock file from disk; here it is only asked for its metadata. ``exact``: what it must be of."""
     stock = read(path)
+    if exact is not None:
+        _check_same(path, stock, exact)
     nodes = layer_nodes(stock)
     dtype = torch.float64 if int(stock.metadata.get("calif_precision", 32)) == 64 else torch.float32
 
     def run(simulator: str, right: Expected) -> StockRun:
-        if set(right.spikes) - set(nodes):
-            raise ConversionError(str(path), f"the layers {', '.join(nodes)}", "give the lowered file of this network")
         watched = {name: nodes[name] for name in right.spikes}
         result = run_stock(simulator, path, right.inputs, list(watched.values()), dtype=dtype)
         result.outputs = {name: result.outputs[node] for name, node in watched.items()}
         return result
 
     return run
+
+
+def _check_same(path: Path, stock: nir.NIRGraph, network: Network) -> None:
+    """That a lowered file is of this network, as far as it says so: that another one's spikes differ means nothing."""
+    layers = ", ".join(layer_nodes(stock))
+    target, window = (stock.metadata.get(f"calif_{name}") for name in ("target", "window"))
+    found = None
+    if target == "plain_if":  # which is lossy
+        found = f"target {target}"
+    elif layers != ", ".join(s.name for s in network.stages):
+        found = f"the layers {layers}"
+    elif window != network.window:
+        found = f"T = {window} instead of {network.window}"
+    if found is not None:
+        raise ConversionError(str(path), found, "give the lowered file of this network")
 
 
 _PREPARE: dict[str, Callable[[nir.NIRGraph, Path, Path | None], _Prepared]] = {
