@@ -71,6 +71,10 @@ Dataset = Annotated[
 ]
 DataRoot = Annotated[Path | None, typer.Option(help="Where the data set's files are.")]
 Windows = Annotated[list[int] | None, typer.Option("--window", callback=steps, help="T, in steps; may be repeated.")]
+WindowsOrLevels = Annotated[
+    list[int] | None,
+    typer.Option("--window", callback=steps, help="T, in steps; the number of levels by default; may be repeated."),
+]
 Window = Annotated[
     list[int] | None, typer.Option("--window", callback=steps, help="T, in steps; by default the number of levels.")
 ]

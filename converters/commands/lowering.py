@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import nir
 import typer
 
 from converters.commands import common
@@ -14,6 +15,7 @@ from converters.lowering import TARGETS, certify, lower
 from converters.lowering.plain_if import LOST
 from converters.network import Network
 from converters.nir_file import write
+from converters.zoo.images import Images
 from converters.zoo.named import plain_name
 
 __all__ = ["lower_command"]
@@ -23,12 +25,7 @@ def lower_command(
     target_file: common.Target = None,
     target: Annotated[str, typer.Option(help="chain (exact), primitives (exact) or plain_if (lossy).")] = "chain",
     checkpoint: common.Checkpoint = None,
-    window: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--window", callback=common.steps, help="T, in steps; the number of levels by default; may be repeated."
-        ),
-    ] = None,
+    window: common.WindowsOrLevels = None,
     out: Annotated[
         Path | None, typer.Option(help="The .nir file to write; stock.nir, or one for each of several windows.")
     ] = None,
@@ -53,56 +50,58 @@ def lower_command(
     if bits is not None and target == "plain_if":
         raise ConversionError("--bits", f"target {target}", "it is on no lattice: leave it out")
     windows: list[int | None] = list(dict.fromkeys(window)) if window else [None]
-    paths = [out or Path("stock.nir")]
-    if len(windows) > 1 and out is not None:
+    if len(windows) == 1:
+        paths = [out or Path("stock.nir")]
+    elif out is not None:
         raise ConversionError("--out", f"one file for {len(windows)} windows", "leave it out, or give one --window")
-    if len(windows) > 1:  # the names of calif convert are those of its own files
+    else:  # the names of calif convert are those of its own files
         paths = [Path(f"{plain_name(checkpoint or 'stock')}-T{t}-{target}.nir") for t in windows]
     for path in paths:
         common.writable(path)
     given = [common.network_for(target_file, checkpoint, t) for t in windows]
-    data, name = None, ""
-    if images is not None:
-        data, name = common.images_for(dataset, given[0][2], data_root, images)
-    lowered = []  # all of them, before a file is written
-    for path, (graph, _, _) in zip(paths, given, strict=True):
-        network = Network.from_graph(graph)
-        start = time.perf_counter()
-        stock = lower(network, target, bits=bits)
-        about: dict[str, Any] = {
-            "file": str(path),
-            "target": target,
-            "T": network.window,
-            "exact": target != "plain_if",
-            "nodes": len(stock.nodes),
-            "bytes": 0,
-            "seconds": time.perf_counter() - start,
-            "precision": stock.metadata["calif_precision"],
-            "layers": [],
-            "lost": [],
-            "losses": [],
-        }
-        if target != "plain_if":
-            about["layers"] = _lattice(network, bits)
-        else:
-            about["lost"] = list(LOST)
-            if data is not None:
-                from converters.lowering.losses import plain_if_losses
-
-                about["dataset"] = name
-                about["losses"] = [row.as_dict() for row in plain_if_losses(network, data.pixels, data.labels)]
-        lowered.append((path, stock, about))
-    for path, stock, about in lowered:
+    data = None if images is None else common.images_for(dataset, given[0][2], data_root, images)
+    lowered = [_lower(Network.from_graph(graph), target, bits, data) for graph, _, _ in given]
+    found = []
+    for path, (stock, about) in zip(paths, lowered, strict=True):  # all are lowered before a file is written
         start = time.perf_counter()
         write(path, stock)
-        about["bytes"] = path.stat().st_size
         about["seconds"] += time.perf_counter() - start
-    found = [about for _, _, about in lowered]
+        found.append({"file": str(path), **about, "bytes": path.stat().st_size})
     if json:
         common.print_json(found[0] if len(found) == 1 else {"target": target, "files": found})
         return
     for about in found:
         _say(about)
+
+
+def _lower(
+    network: Network, target: str, bits: int | None, data: tuple[Images, str] | None
+) -> tuple[nir.NIRGraph, dict[str, Any]]:
+    """The network in stock nodes, and what there is to say of it."""
+    start = time.perf_counter()
+    stock = lower(network, target, bits=bits)
+    about: dict[str, Any] = {
+        "target": target,
+        "T": network.window,
+        "exact": target != "plain_if",
+        "nodes": len(stock.nodes),
+        "bytes": 0,
+        "seconds": time.perf_counter() - start,
+        "precision": stock.metadata["calif_precision"],
+        "layers": [],
+        "lost": [],
+        "losses": [],
+    }
+    if target != "plain_if":
+        about["layers"] = _lattice(network, bits)
+        return stock, about
+    about["lost"] = list(LOST)
+    if data is not None:
+        from converters.lowering.losses import plain_if_losses
+
+        images, about["dataset"] = data
+        about["losses"] = [row.as_dict() for row in plain_if_losses(network, images.pixels, images.labels)]
+    return stock, about
 
 
 def _lattice(network: Network, bits: int | None) -> list[dict[str, Any]]:

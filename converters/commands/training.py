@@ -206,12 +206,7 @@ def train(
 
 def convert(
     checkpoint: Annotated[str, typer.Option(help="A name such as lenet5-mnist-127, or a file of calif train.")],
-    window: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--window", callback=common.steps, help="T, in steps; the number of levels by default; may be repeated."
-        ),
-    ] = None,
+    window: common.WindowsOrLevels = None,
     coding: common.Coding = "auto",
     out: Annotated[Path | None, typer.Option(help="The .nir file to write.")] = None,
     json: common.Json = False,
