@@ -89,10 +89,10 @@ class CaLIFParameters:
                 raise ValueError(f"{name}: must be finite, found {array}")
         if not np.all(self.threshold > 0):
             raise ValueError(f"threshold: must be > 0, found {self.threshold}; flip the sign of the weights instead")
-        if np.isnan(self.y_min.astype(float)).any() or np.isnan(self.y_max.astype(float)).any():
-            raise ValueError("y_min, y_max: must not be NaN")
         for name in ("y_min", "y_max"):
             bound = getattr(self, name).astype(float)
+            if np.isnan(bound).any():
+                raise ValueError("y_min, y_max: must not be NaN")
             if not np.array_equal(bound, np.floor(bound)):
                 raise ValueError(f"{name}: expected whole counts, found {bound}")
         if not (np.all(self.y_min <= 0) and np.all(self.y_max >= 0)):

@@ -41,8 +41,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConversionError(where, f"that it cannot be written ({reason})", "choose another folder or name") from None
+        raise _unwritable(where, error, "choose another folder or name") from None
     os.close(handle)
     temporary = Path(name)
     try:
@@ -50,16 +49,15 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
     except OSError as error:  # its message would name the temporary file
-        temporary.unlink(missing_ok=True)
         if error.filename not in (None, name):
             raise
-        reason = error.strerror or str(error)
-        raise ConversionError(
-            where, f"that it cannot be written ({reason})", "make room, or choose another folder"
-        ) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        raise _unwritable(where, error, "make room, or choose another folder") from error
+    finally:
+        temporary.unlink(missing_ok=True)  # it has its own name where all went well
+
+
+def _unwritable(where: str, error: OSError, todo: str) -> ConversionError:
+    return ConversionError(where, f"that it cannot be written ({error.strerror or error})", todo)
 
 
 def _umask() -> int:

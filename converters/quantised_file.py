@@ -29,10 +29,10 @@ FORMAT = "calif-quantised"
 _VERSION = 1
 _LARGEST = 1 << 30  # bytes of a decompressed file
 # the notes that commands read; a caller may keep others, of any type
-_NOTES: dict[type, tuple[str, tuple[str, ...]]] = {
-    str: ("a text", ("network", "dataset", "toolkit", "command")),
-    int: ("a whole number", ("levels", "weight_bits", "seed")),
-    float: ("a number", ("float_accuracy", "quantised_accuracy")),
+_NOTES: dict[str, tuple[str, set[type]]] = {
+    **dict.fromkeys(("network", "dataset", "toolkit", "command"), ("a text", {str})),
+    **dict.fromkeys(("levels", "weight_bits", "seed"), ("a whole number", {int})),
+    **dict.fromkeys(("float_accuracy", "quantised_accuracy"), ("a number", {int, float})),
 }
 
 
@@ -134,11 +134,10 @@ def load_with_notes(path: str | os.PathLike) -> tuple[QuantGraph, dict[str, Any]
 
 
 def _check_notes(where: str, notes: dict[str, Any]) -> None:
-    for kind, (text, names) in _NOTES.items():
-        for name in names:
-            value = notes.get(name)
-            if value is not None and not (type(value) is kind or (kind is float and type(value) is int)):
-                raise FileFormatError(where, f"a note {name!r} of {value!r}", f"{text} belongs there")
+    for name, (text, types) in _NOTES.items():
+        value = notes.get(name)
+        if value is not None and type(value) not in types:
+            raise FileFormatError(where, f"a note {name!r} of {value!r}", f"{text} belongs there")
 
 
 def _is_compressed(path: str | os.PathLike) -> bool:
