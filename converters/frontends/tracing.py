@@ -45,7 +45,7 @@ class _Recorder(fx.Interpreter):
 
 
 def check_example(model: Any, example: Any) -> None:
-    """Raise a ConversionError unless these are a module and a float batch."""
+    """Raise a ConversionError unless these are a module, of finite weights, and a float batch."""
     if not isinstance(model, nn.Module):
         raise ConversionError("model", f"{type(model).__name__}", "give a torch.nn.Module")
     check_finite(model)

@@ -119,8 +119,8 @@ def train(
     about = {"network": network, "shape": list(shape), "classes": data.classes, "images": len(data), "seed": seed}
     torch.manual_seed(seed)
     model = build(network, shape[0], data.classes, shape[-1])
-    _check_shape(model, network, shape)
-    _check_shape(model, network, test.shape)
+    for size in dict.fromkeys((shape, test.shape)):
+        _check_shape(model, network, size)
     folder.mkdir(parents=True, exist_ok=True)
     before: list[dict[str, Any]] = []
     quantised_start: dict[str, Any] | None = None
