@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from calif_plugins.parameters import TIE_RULES, TieRule
+from converters.checked import Checked
 from converters.errors import ConversionError
 from converters.rounding import exact_round
 from converters.synapses import Conv2d, Flatten, Linear, Op, Scale, Shape, SumPool2d, Synapse
 
-__all__ = ["GraphBuilder", "InputSpec", "Layer", "QuantGraph", "Value"]
+__all__ = ["Checked", "GraphBuilder", "InputSpec", "Layer", "QuantGraph", "Value"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,22 @@ class Layer:
         assert total is not None
         return total
 
+    def round(self, acc: Tensor) -> Tensor:
+        """The counts of integer accumulators ``(N, *shape)``, int64 of the same shape (equation 4)."""
+        bias, threshold = self.bias.to(acc.device), self.threshold.to(acc.device)
+        return exact_round(acc, bias, threshold, self.tie, self.y_min, self.y_max)
+
+    def quotient(self, acc: Tensor) -> Tensor:
+        """``(acc + bias) / threshold``: what is rounded, or read from the membrane; float64 of ``acc``'s shape."""
+        view = (1, -1) + (1,) * (acc.ndim - 2)
+        return (acc.double() + self.bias.view(view).to(acc.device)) / self.threshold.view(view).to(acc.device)
+
+    def magnitude(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Sum of the absolute values of all that is added up to :meth:`quotient`: float64 ``(N, *shape)``."""
+        sizes = {name: x.double().abs() for name, x in values.items() if any(s.source == name for s in self.synapses)}
+        absolute = replace(self, synapses=tuple(s.absolute() for s in self.synapses), bias=self.bias.abs())
+        return absolute.quotient(absolute.charge(sizes))
+
     @property
     def gain(self) -> int:
         """Largest charge that one step can bring."""
@@ -142,6 +159,8 @@ class QuantGraph:
     layers: tuple[Layer, ...]
     source: str = ""
     """What it was made from, for people (``pt2e``, ``brevitas``...)."""
+    checked: Checked | None = None
+    """What it was compared with when it was made; None where that was switched off, or is not known."""
 
     def __post_init__(self) -> None:
         shapes: dict[str, Shape] = {self.input.name: self.input.shape}
@@ -224,7 +243,7 @@ class QuantGraph:
             )
             for layer in self.layers
         )
-        return replace(self, input=spec, layers=layers)
+        return replace(self, input=spec, layers=layers, checked=None)  # another network than the one compared
 
     def accumulate(self, layer: Layer, values: Mapping[str, Tensor]) -> Tensor:
         """The integer accumulator of a layer, int64, from int64 counts."""
@@ -258,25 +277,13 @@ class QuantGraph:
         values = {self.input.name: self.input.accept(images, integers)}
         for layer in self.layers:
             acc = self.accumulate(layer, values)
-            if layer.spiking:
-                acc = exact_round(
-                    acc,
-                    layer.bias.to(acc.device),
-                    layer.threshold.to(acc.device),
-                    layer.tie,
-                    layer.y_min,
-                    layer.y_max,
-                )
-            values[layer.name] = acc
+            values[layer.name] = layer.round(acc) if layer.spiking else acc
         return values
 
     def logits(self, values: Mapping[str, Tensor]) -> Tensor:
         """The output in real units, float64 ``(N, *output.shape)``, from :meth:`execute`'s result."""
-        out, last = values[self.output.name].to(torch.float64), self.output
-        if not last.spiking:
-            view = (1, -1) + (1,) * (out.ndim - 2)
-            out = (out + last.bias.view(view).to(out.device)) / last.threshold.view(view).to(out.device)
-        return out * last.scale
+        out, last = values[self.output.name], self.output
+        return (out.to(torch.float64) if last.spiking else last.quotient(out)) * last.scale
 
     def predict(self, images: Tensor, batch: int = 256) -> Tensor:
         """Arg-max class of each image, int64 ``(N,)``."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from converters.atomic import atomic_path
 from converters.errors import ConversionError, FileFormatError
-from converters.quantised import InputSpec, Layer, QuantGraph
+from converters.quantised import Checked, InputSpec, Layer, QuantGraph
 from converters.synapses import OPS, Op, Synapse
 
 __all__ = ["FORMAT", "load_quantised", "save_quantised"]
@@ -73,6 +73,8 @@ def save_quantised(path: str | os.PathLike, q: QuantGraph, *, notes: dict[str, A
         layers.append({**plain, "synapses": synapses})
     spec = {f.name: getattr(q.input, f.name) for f in fields(q.input)}
     topology = {"version": _VERSION, "source": q.source, "input": spec, "layers": layers, "notes": notes or {}}
+    if q.checked is not None:
+        topology["checked"] = q.checked.as_dict()
     metadata = {"format": FORMAT, "topology": json.dumps(topology)}
     data = save({k: t.contiguous() for k, t in tensors.items()}, metadata)
     if Path(path).suffix == ".xz":
@@ -120,7 +122,8 @@ def load_with_notes(path: str | os.PathLike) -> tuple[QuantGraph, dict[str, Any]
             )
         spec = topology["input"]
         layers = tuple(_layer(entry, tensors) for entry in topology["layers"])
-        graph = QuantGraph(InputSpec(**{**spec, "shape": tuple(spec["shape"])}), layers, topology["source"])
+        checked = Checked(**topology["checked"]) if "checked" in topology else None
+        graph = QuantGraph(InputSpec(**{**spec, "shape": tuple(spec["shape"])}), layers, topology["source"], checked)
         notes = dict(topology["notes"])
         _check_notes(where, notes)
         return graph, notes

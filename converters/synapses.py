@@ -236,12 +236,22 @@ class Synapse:
         """
         return Synapse(self.source, tuple(_structure(op) for op in self.ops))
 
+    def absolute(self) -> Synapse:
+        """The same connections with the absolute values of their weights."""
+        return Synapse(self.source, tuple(_absolute(op) for op in self.ops))
+
 
 def _structure(op: Op) -> Op:
     """The same connections with weight 1 where there is one, and 0 where it is a placed 0."""
     if isinstance(op, Conv2d | Linear):
         return replace(op, weight=(op.weight != 0).to(torch.int8))
     return Scale(1) if isinstance(op, Scale) else op
+
+
+def _absolute(op: Op) -> Op:
+    if isinstance(op, Conv2d | Linear):
+        return replace(op, weight=op.weight.to(torch.int32).abs())  # int8 has no 128
+    return Scale(abs(op.weight)) if isinstance(op, Scale) else op
 
 
 def _adjoint_of_ones(act: Callable[[Tensor], Tensor], shape: Shape) -> Tensor:

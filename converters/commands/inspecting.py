@@ -56,7 +56,7 @@ def inspect(
             raise ConversionError(option, repr(value), f"{target} has its own: leave it out")
     t = common.one_window(window)
     notes: dict[str, Any] = {}
-    certificates = None
+    certificates = checked = None
     if target.endswith(".nir"):
         network = Network.from_graph(read(target))
         if t not in (None, network.window):
@@ -64,6 +64,7 @@ def inspect(
             raise ConversionError("--window", f"{t}", todo)
     else:
         q, notes = load_checkpoint(str(find_checkpoint(target)))
+        checked = q.checked
         network = Network.from_graph(to_nir(q, T=t, coding="auto"))
         certificates = certify(q.at_window(network.window, network.encoder.coding))
     integers: dict[str, LayerLattice] = {}
@@ -97,6 +98,7 @@ def inspect(
         "weights": sum(r["weights"] for r in rows),
         "macs": sum(r["macs"] for r in rows),
         "notes": notes,
+        "checked": checked and checked.as_dict(),
         "layers": rows,
         "no_integers": missing,
     }
@@ -139,6 +141,8 @@ def inspect(
     title = f"{Path(target).name}: T = {network.window}, {network.neurons:,} neurons, {about['synapses']:,} synapses, "
     title += f"{about['weights']:,} weights, {about['macs']:,} MACs"
     common.out.print(common.table(title, columns, cells))
+    if checked is not None:
+        common.say(f"conversion: {checked}")
     if certificates is not None:
         total = sum(r["boundaries_certified"] for r in rows)
         common.say(f"certificate: {total:,} decision boundaries round on the lattice as they do exactly")

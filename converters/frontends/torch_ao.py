@@ -8,20 +8,24 @@ from __future__ import annotations
 
 from functools import cache
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from converters.frontends.checking import check_conversion, left_alone
 from converters.frontends.operations import FUNCTIONS, METHODS, MODULES, of_module, refuse, same
 from converters.frontends.torch_ao_quantisers import TorchAoWalker, fake_quantise
-from converters.frontends.torch_ao_trace import quiet, toolkit, trace
+from converters.frontends.torch_ao_trace import evaluated, quiet, toolkit, trace
 from converters.frontends.torch_ao_weights import functional_conv, functional_linear, layer
+from converters.frontends.tracing import check_example
 from converters.frontends.walker import Handler
+from converters.frontends.watching import show
 from converters.quantised import QuantGraph
 
 __all__ = ["from_torch_ao"]
 
 
-def from_torch_ao(model: nn.Module, example: Tensor) -> QuantGraph:
+def from_torch_ao(model: nn.Module, example: Tensor, *, check: bool | Tensor = True) -> QuantGraph:
     """Integers, scales and topology of a model prepared for QAT by ``torch.ao.quantization``, and trained.
 
     Parameters
@@ -30,7 +34,11 @@ def from_torch_ao(model: nn.Module, example: Tensor) -> QuantGraph:
         Eager mode (``QuantStub``, ``fuse_modules_qat``, ``prepare_qat``, ``FloatFunctional``) or FX mode
         (``prepare_qat_fx``); before ``convert``. It is left as it is.
     example : float tensor of shape ``(N, C, H, W)`` or ``(N, n)``
-        A batch in the range of the training images; only its shape matters.
+        A batch in the range of the training images.
+    check : bool or float tensor like ``example``
+        The result is compared with the model's own forward, layer by layer, on the example, random and extreme images
+        of its range (one forward pass of at most 15 images); on a tensor's images instead; with False on none.
+        ``checked`` of the result says what was compared.
 
     Returns
     -------
@@ -41,7 +49,8 @@ def from_torch_ao(model: nn.Module, example: Tensor) -> QuantGraph:
     ------
     ConversionError
         For what is not converted: an activation without fake-quantiser, a max pool, an unknown
-        module... The message names the module's path and the way out.
+        module... The message names the module's path and the way out. And for a difference from the model that is no
+        near-tie of its float sums, naming the first layer that has one.
 
     Notes
     -----
@@ -62,9 +71,15 @@ def from_torch_ao(model: nn.Module, example: Tensor) -> QuantGraph:
     >>> [(layer.name, layer.shape) for layer in from_torch_ao(prepared, x).layers]
     [('_0', (3,)), ('_2', (2,))]
     """
-    with quiet():
+    check_example(model, example)
+    with quiet(), left_alone(example.device):
         functions = {**FUNCTIONS, F.conv2d: functional_conv, F.linear: functional_linear}
-        return TorchAoWalker(trace(model, example), _modules(), functions, METHODS, "torch_ao").walk()
+        walker = TorchAoWalker(trace(model, example), _modules(), functions, METHODS, "torch_ao")
+        q = walker.walk()
+        # whatever the type of the images, its fake-quantisers round in float32
+        return check_conversion(
+            q, lambda images: show(evaluated(model), walker.shown, images), example, check, dtype=torch.float32
+        )
 
 
 _UNPREPARED = refuse("a layer without weight fake-quantiser", "give it a qconfig and call prepare_qat")

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from converters.errors import ConversionError
-from converters.frontends.tracing import Traced, check_example, needed, record, traced_graph, where_is
+from converters.frontends.tracing import Traced, needed, record, traced_graph, where_is
 
-__all__ = ["quiet", "toolkit", "trace"]
+__all__ = ["evaluated", "quiet", "toolkit", "trace"]
 
 
 @contextmanager
@@ -89,18 +89,23 @@ class _Tracer(fx.Tracer):
         return self.create_proxy("call_module", f"{path}.activation_post_process", (out,), {})
 
 
+def evaluated(model: nn.Module) -> nn.Module:
+    """A copy in eval mode, fake-quantisers as they are and observers off."""
+    model = copy.deepcopy(model).eval()
+    for module in model.modules():
+        if type(module) in toolkit().fakes:
+            module.disable_observer()
+    return model
+
+
 def trace(model: nn.Module, example: Tensor) -> Traced:
     """The graph of a prepared model, run once on ``example`` in eval mode with the observers off.
 
     Works on a copy. The run yields the shapes, and refreshes the scales: the toolkit's fused
     fake-quantiser computes them anew from its running range at every call.
     """
-    check_example(model, example)
     fakes = toolkit().fakes
-    model = copy.deepcopy(model).eval()
-    for module in model.modules():
-        if type(module) in fakes:
-            module.disable_observer()
+    model = evaluated(model)
     graph = model.graph if isinstance(model, fx.GraphModule) else traced_graph(_Tracer(), model)
     modules = dict(model.named_modules(remove_duplicate=False))
     for node in needed(graph):

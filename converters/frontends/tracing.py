@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from converters.errors import ConversionError
+from converters.frontends.watching import call_numbers
 
 __all__ = ["Traced", "check_example", "check_finite", "first_line", "needed", "record", "traced_graph", "where_is"]
 
@@ -18,7 +19,8 @@ __all__ = ["Traced", "check_example", "check_finite", "first_line", "needed", "r
 @dataclass(frozen=True)
 class Traced:
     """The nodes that the output needs, in order, modules and attributes by path, and what the example gave:
-    the shapes of tensors (batch included), and the plain values (sizes, numbers) of other nodes."""
+    the shapes of tensors (batch included), and the plain values (sizes, numbers) of other nodes.
+    ``calls`` says which call of its module a node is."""
 
     nodes: tuple[fx.Node, ...]
     modules: dict[str, nn.Module]
@@ -26,6 +28,7 @@ class Traced:
     shapes: dict[fx.Node, tuple[int, ...]]
     constants: dict[fx.Node, Any]
     results: dict[fx.Node, Any]
+    calls: dict[fx.Node, int]
 
 
 class _Recorder(fx.Interpreter):
@@ -97,7 +100,7 @@ def record(model: nn.Module, graph: fx.Graph, example: Tensor) -> Traced:
         return value
 
     modules = dict(model.named_modules(remove_duplicate=False))
-    return Traced(needed(graph), modules, attribute, shapes, constants, results)
+    return Traced(needed(graph), modules, attribute, shapes, constants, results, call_numbers(graph, modules))
 
 
 def where_is(node: fx.Node) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from converters.errors import ConversionError
 from converters.frontends.tracing import Traced, where_is
+from converters.frontends.watching import Place
 from converters.quantised import GraphBuilder, QuantGraph, Value
 
 __all__ = ["Grid", "Handler", "Pending", "Raw", "Walker", "Weight", "describe"]
@@ -85,6 +86,7 @@ class Walker:
         self.traced, self.modules, self.functions, self.methods = traced, modules, functions, methods
         self.builder = GraphBuilder(source=source)
         self.rectified: dict[int, tuple[Pending, Value]] = {}
+        self.shown: list[tuple[Place, Value]] = []
 
     def walk(self) -> QuantGraph:
         values: dict[fx.Node, Any] = {}
@@ -105,7 +107,10 @@ class Walker:
             return self.traced.attribute(str(target))
         if node.op == "call_module":
             module = self.traced.modules[str(target)]
-            return self._handler(self.modules, type(module), node)(self, node, module, *args, **kwargs)
+            found = self._handler(self.modules, type(module), node)(self, node, module, *args, **kwargs)
+            if type(found) is Value:
+                self.show(node, found)
+            return found
         table: dict[Any, Handler] = self.methods if node.op == "call_method" else self.functions
         return self._handler(table, target, node)(self, node, *args, **kwargs)
 
@@ -123,6 +128,10 @@ class Walker:
             f"the {kind} {what}, which is not converted",
             "use convolutions, linear layers, ReLU, average pools, additions and concatenations",
         )
+
+    def show(self, node: fx.Node, value: Value, inner: str = "", number: int = 0) -> None:
+        """Note that the module of ``node`` puts out ``value``; or that its submodule ``inner`` does, at that call."""
+        self.shown.append((Place(str(node.target), self.traced.calls[node], inner, number), value))
 
     def refuse(self, node: fx.Node, key: Any, what: str, home: str) -> None:
         """Raise what a toolkit has to say about something unknown, if anything."""

@@ -1,0 +1,299 @@
+"""Every conversion is compared with the model that it was made from, layer by layer, before it is handed out.
+
+The comparison forces each layer: it is fed with the *toolkit's* integers of its sources, so that one difference
+neither hides nor causes another, and the first layer that is wrong is named. A layer whose values the toolkit does
+not show is executed from those in front of it, and judged by what stands behind it.
+
+The integers must be equal. One exception is arithmetic: a toolkit adds up in float32, and where the exact quotient
+lies so close to a tie that the rounding of its float sums reaches across, it may come out one level aside. Such a
+difference is let through only if the exact distance to that tie is within the bound of the sums' rounding error.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from converters.errors import ConversionError
+from converters.frontends.probes import probes
+from converters.quantised import Checked, Layer, QuantGraph
+
+__all__ = ["Comparison", "Shown", "check_conversion", "check_layers", "left_alone"]
+
+_OPERATIONS = 16
+"""Float roundings that a term of a sum may go through, in units of the dtype's eps: scales, products, partial sums."""
+_SHIFTS = 2
+"""And that a level may go through as the zero point is added and taken off."""
+_TIES = 20
+"""Exact ties that must all go another rule's way before the rule is called another one."""
+_TODO = "please report it, with the model; check=False converts without this comparison"
+_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the toolkit's own forward pass gave on a batch: real values, quantisation's zero points taken off.
+
+    ``values`` are pairs of a layer's name (or the input's) and its values ``(N, ...)``, in the order in which they
+    came; a layer may come several times. ``output`` is what the model returned.
+    """
+
+    values: Sequence[tuple[str, Tensor]]
+    output: Tensor
+
+
+@dataclass
+class Comparison:
+    """What has been compared so far: layers with values of their own, integers, and near-ties among them."""
+
+    layers: set[str] = field(default_factory=set)
+    integers: int = 0
+    near_ties: int = 0
+
+
+def check_conversion(
+    q: QuantGraph,
+    run: Callable[[Tensor], Shown],
+    example: Tensor,
+    check: bool | Tensor,
+    *,
+    dtype: torch.dtype | None = None,
+) -> QuantGraph:
+    """``q`` with the record of its comparison with the model that it was made from.
+
+    Parameters
+    ----------
+    q : QuantGraph
+    run : callable
+        The toolkit's forward pass on a batch, and what it shows. It is called once, on all probes together; on the
+        user's own images in parts.
+    example : float tensor ``(N, *input.shape)``
+    check : bool or tensor
+        As :func:`~converters.frontends.probes.probes` has it. False returns ``q`` as it is.
+    dtype : torch.dtype, optional
+        The precision of the toolkit's sums, that of the example by default.
+
+    Raises
+    ------
+    ConversionError
+        Naming the first layer that differs, and how.
+    """
+    wanted = probes(example, check)
+    if wanted is None:
+        return q
+    start, found = time.perf_counter(), Comparison()
+    with left_alone(example.device):
+        for images in wanted.images.split(_CHUNK):
+            check_layers(q, images, _run(run, images), dtype=dtype, found=found)
+    seconds = time.perf_counter() - start
+    record = Checked(
+        q.source, len(wanted.images), wanted.kind, len(found.layers), found.integers, found.near_ties, seconds
+    )
+    return replace(q, checked=record)
+
+
+def _run(run: Callable[[Tensor], Shown], images: Tensor) -> Shown:
+    try:
+        return run(images)
+    except ConversionError:
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConversionError(
+            "check",
+            f"that the model does not run on {len(images)} images ({reason})",
+            "let its forward take batches of any size, or give check=images, or check=False",
+        ) from error
+
+
+@contextmanager
+def left_alone(device: torch.device) -> Iterator[None]:
+    """No random state moves within it, and no autocast or TF32 is on: a toolkit's numbers are its own, as are ours."""
+    devices = [device] if device.type == "cuda" else []
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    with ExitStack() as stack:
+        for kind in {"cpu", device.type}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(torch.random.fork_rng(devices))
+        stack.enter_context(torch.no_grad())
+        matmul.allow_tf32 = cudnn.allow_tf32 = False
+        try:
+            yield
+        finally:
+            matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+@torch.no_grad()
+def check_layers(
+    q: QuantGraph, images: Tensor, shown: Shown, *, dtype: torch.dtype | None = None, found: Comparison | None = None
+) -> Comparison:
+    """Compare every layer of ``q`` with what the toolkit gave, each on the toolkit's integers of its sources.
+
+    Parameters
+    ----------
+    q : QuantGraph
+    images : float tensor ``(N, *input.shape)``
+        What the toolkit was shown.
+    shown : Shown
+    dtype : torch.dtype, optional
+        Of the toolkit's sums; that of the images by default.
+    found : Comparison, optional
+        An account to be continued.
+
+    Raises
+    ------
+    ConversionError
+        Naming the first layer that differs: how many integers, an example, and what to do.
+    """
+    account = found or Comparison()
+    judge = _Judge(q, torch.finfo(dtype or images.dtype).eps, account)
+    theirs: dict[str, list[Tensor]] = {}
+    for name, real in shown.values:
+        theirs.setdefault(name, []).append(real)
+    theirs.setdefault(q.output.name, [shown.output])
+    values = {q.input.name: judge.input(images, theirs.get(q.input.name, []))}
+    for layer in q.layers:
+        values[layer.name] = judge.layer(layer, values, theirs.get(layer.name, []))
+    judge.output(values, shown.output)
+    return account
+
+
+class _Judge:
+    """Compares one layer at a time."""
+
+    def __init__(self, q: QuantGraph, eps: float, account: Comparison) -> None:
+        self.q, self.eps, self.account = q, eps, account
+
+    def input(self, images: Tensor, shown: Sequence[Tensor]) -> Tensor:
+        spec = self.q.input
+        ours = spec.quantise(images).cpu()
+        exact = images.double().cpu() / spec.scale
+        forced = ours
+        for k, real in enumerate(shown):
+            theirs = self._integers(spec.name, real, spec.scale, ours.shape)
+            bound = self._noise(exact.abs(), spec.q_max - spec.q_min)
+            self._compare(spec.name, ours, theirs, exact, bound)
+            forced = theirs if k == 0 else forced
+        return forced
+
+    def layer(self, layer: Layer, values: dict[str, Tensor], shown: Sequence[Tensor]) -> Tensor:
+        acc = self.q.accumulate(layer, values)
+        if not layer.spiking:
+            for real in shown:
+                self._compare_real(layer, acc, values, real)
+            return acc
+        ours = layer.round(acc)
+        forced = ours
+        for k, real in enumerate(shown):
+            theirs = self._integers(layer.name, real, layer.scale, ours.shape)
+            if bool((ours != theirs).any()):
+                exact = layer.quotient(acc)
+                self._check_rule(layer, acc, theirs)
+                self._compare(layer.name, ours, theirs, exact, self._bound(layer, values))
+            else:
+                self._count(layer.name, ours)
+            forced = theirs if k == 0 else forced
+        return forced
+
+    def output(self, values: dict[str, Tensor], real: Tensor) -> None:
+        """What the model returned, against the last layer."""
+        last = self.q.output
+        if last.spiking:
+            theirs = self._integers(last.name, real, last.scale, values[last.name].shape)
+            wrong = theirs != values[last.name]
+            if bool(wrong.any()):
+                raise ConversionError("output", _differ(wrong, values[last.name], theirs), _TODO)
+            self.account.integers += wrong.numel()
+        else:
+            self._compare_real(last, values[last.name], self._sources(last, values), real)
+
+    def _sources(self, layer: Layer, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {s.source: values[s.source] for s in layer.synapses}
+
+    def _bound(self, layer: Layer, values: dict[str, Tensor]) -> Tensor:
+        """How far float rounding can move a layer's quotient, in levels: eps times the sizes of what is added up."""
+        return self._noise(layer.magnitude(values), layer.y_max - layer.y_min)
+
+    def _noise(self, terms: Tensor, levels: int) -> Tensor:
+        return self.eps * (_OPERATIONS * terms + _SHIFTS * levels)
+
+    def _integers(self, name: str, real: Tensor, scale: float, shape: Sequence[int]) -> Tensor:
+        if real.numel() != torch.Size(shape).numel():
+            raise ConversionError(
+                name, f"values of shape {tuple(real.shape)} in the model and {tuple(shape)} in its conversion", _TODO
+            )
+        levels = real.detach().double().cpu().reshape(shape) / scale
+        whole = levels.round()
+        noise = self.eps * _OPERATIONS * (levels.abs() + 1)
+        off = ~((levels - whole).abs() <= noise)  # also where there is a NaN
+        if bool(off.any()):
+            place = _first(off)
+            raise ConversionError(
+                name,
+                f"that {int(off.sum()):,} of {off.numel():,} values of the model are no multiples of the scale "
+                f"{scale:.6g} ({float(levels[place]):.6g} levels at {_places(place)})",
+                _TODO,
+            )
+        return whole.to(torch.int64)
+
+    def _count(self, name: str, compared: Tensor) -> None:
+        self.account.layers.add(name)
+        self.account.integers += compared.numel()
+
+    def _compare(self, name: str, ours: Tensor, theirs: Tensor, exact: Tensor, bound: Tensor) -> None:
+        self._count(name, ours)
+        differs = ours != theirs
+        if not bool(differs.any()):
+            return
+        between = (ours + theirs).double() / 2
+        near = ((ours - theirs).abs() == 1) & ((exact - between).abs() <= bound)
+        wrong = differs & ~near
+        if bool(wrong.any()):
+            raise ConversionError(name, _differ(wrong, ours, theirs, exact), _TODO)
+        self.account.near_ties += int(differs.sum())
+
+    def _check_rule(self, layer: Layer, acc: Tensor, theirs: Tensor) -> None:
+        """Exact ties that all go the other rule's way are no noise."""
+        other = replace(layer, tie="up" if layer.tie == "even" else "even")
+        exact = layer.quotient(acc)
+        tied = (exact - exact.floor() == 0.5) & (layer.round(acc) != other.round(acc))
+        if int(tied.sum()) >= _TIES and bool((theirs == other.round(acc))[tied].all()):
+            raise ConversionError(
+                layer.name, f"{int(tied.sum()):,} ties that the model all rounds by the rule {other.tie!r}", _TODO
+            )
+
+    def _compare_real(self, layer: Layer, acc: Tensor, values: dict[str, Tensor], real: Tensor) -> None:
+        """An output that is not rounded: in real units, within the rounding error of the toolkit's sums."""
+        if real.numel() != acc.numel():
+            raise ConversionError(
+                layer.name, f"values of shape {tuple(real.shape)} in the model and {tuple(acc.shape)} here", _TODO
+            )
+        ours = layer.quotient(acc) * layer.scale
+        theirs = real.detach().double().cpu().reshape(acc.shape)
+        wrong = ~((ours - theirs).abs() <= self._bound(layer, values) * layer.scale)
+        if bool(wrong.any()):
+            raise ConversionError(layer.name, _differ(wrong, ours, theirs), _TODO)
+        self._count(layer.name, ours)
+
+
+def _first(mask: Tensor) -> tuple[int, ...]:
+    return tuple(mask.nonzero()[0].tolist())
+
+
+def _places(place: Sequence[int]) -> str:
+    return f"image {place[0]}, neuron {', '.join(map(str, place[1:]))}"
+
+
+def _differ(wrong: Tensor, ours: Tensor, theirs: Tensor, exact: Tensor | None = None) -> str:
+    place = _first(wrong)
+    what = "integers" if not ours.is_floating_point() else "outputs"
+    value = f"{float(theirs[place]):.8g} in the model, {float(ours[place]):.8g} in its conversion"
+    value += "" if exact is None else f", of {float(exact[place]):.8g}"
+    count = f"{int(wrong.sum()):,} of {wrong.numel():,} {what}"
+    return f"that {count} differ on the model's own inputs ({value}, at {_places(place)})"
