@@ -1,7 +1,8 @@
 """The Ca-LIF neuron as an snnTorch layer.
 
 The rule is written once, in :func:`calif_plugins.torch_step.calif_step`; :class:`CaLIF` only holds state and
-parameters.
+parameters. snnTorch's own helpers know neurons by their class and by a list of all that were made
+(``utils.reset``, ``backprop.BPTT``, probes); what they need is in :mod:`calif_plugins.snntorch_citizen`.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from calif_plugins.parameters import CaLIFParameters, TieRule
-from calif_plugins.torch_step import calif_step, shaped
+from calif_plugins.snntorch_citizen import Citizen
+from calif_plugins.snntorch_state import Membrane
+from calif_plugins.torch_step import calif_step, shaped, state_dtype
 
 __all__ = ["CaLIF", "calif_step", "reset", "settle"]
 
 
-class CaLIF(snntorch.SpikingNeuron):
+class CaLIF(Citizen):
     """Calcium-gated bipolar leaky integrate-and-fire neurons, batch first: ``(N, C, ...)``.
 
     Emits signed spikes in {-1, 0, 1} and takes signed spikes. Unlike ``snntorch.Leaky`` it fires on
     ``V >= Vth``, leaks a constant per step, and its signed output count ``y`` stays within its range.
+    Parameters and state are kept in float32 at least, in networks of half precision too.
 
     Parameters
     ----------
@@ -44,24 +48,32 @@ class CaLIF(snntorch.SpikingNeuron):
     output : bool
         Return the state as well, ``(spk, v, y)``, with ``init_hidden`` too.
     learn_threshold : bool
+        The threshold is a parameter. Training cannot take it below ``threshold_floor``: it is put back there whenever
+        it is read.
     packed : bool
-        State is one tensor ``(2, N, C, ...)`` of ``v`` and ``y``: ``spk, mem = neuron(x, mem)``. This is what
-        :func:`swap_neurons` uses in models written for ``Leaky``, which carry one state.
+        One state instead of two, ``spk, mem = neuron(x, mem)``: a membrane ``(N, C, ...)`` that carries its counts as
+        ``mem.y`` (:class:`~calif_plugins.snntorch_state.Membrane`). This is what :func:`swap_neurons` uses in models
+        written for ``Leaky``. An empty tensor, or one of zeros, stands for the initial state.
     window : int, optional
         After this many steps since the reset the layer enters the rounding phase by itself, for executors that
         know nothing of one. Needs ``init_hidden``; without it :func:`settle` does that for a whole network.
 
     Attributes
     ----------
-    half, leaking : bool
-        Switches of the rounding phase (see :func:`settle`).
+    halved, leaking : bool
+        Switches of the rounding phase (see :func:`settle`): thresholds at half their value, and whether the leak acts.
     v, y : tensors ``(N, C, ...)``
         State with ``init_hidden``; sized at first use, and in no ``state_dict``.
+    threshold_floor : float
+        Of a learned threshold: 2^-10 of the smallest that it was made or loaded with.
 
     Raises
     ------
     ValueError
-        For parameters that no neuron can have (see :class:`CaLIFParameters`).
+        For parameters that no neuron can have (see :class:`CaLIFParameters`); when called with an input of another
+        number of channels.
+    TypeError
+        When called with a state that is none.
 
     Examples
     --------
@@ -70,7 +82,6 @@ class CaLIF(snntorch.SpikingNeuron):
     [1.0, 1.0, -1.0, -1.0]
     """
 
-    threshold: Tensor
     leak: Tensor
     y_min: Tensor
     y_max: Tensor
@@ -100,25 +111,25 @@ class CaLIF(snntorch.SpikingNeuron):
                 f"window: {window} with init_hidden={init_hidden}; give at least one step, and hidden state"
             )
         values = {"threshold": threshold, "leak": leak, "y_min": y_min, "y_max": y_max, "v_init": v_init}
-        tensors = {k: _tensor(value) for k, value in values.items()}
+        tensors = {k: _tensor(value, whole=k in ("y_min", "y_max")) for k, value in values.items()}
         CaLIFParameters(tie=tie, **{k: t.detach().cpu().double().numpy() for k, t in tensors.items()})  # validates
         super().__init__(
-            threshold=tensors.pop("threshold"),
+            tensors.pop("threshold"),
             spike_grad=spike_grad,
             surrogate_disable=surrogate_disable,
             init_hidden=init_hidden,
             learn_threshold=learn_threshold,
             output=output,
         )
-        _forget(self)
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor)
         self.tie: TieRule = tie
         self.packed = packed
         self.window = window
         self.steps = 0
-        self.half = False
+        self.halved = False
         self.leaking = True
+        self.dense = False  # with True, per-channel parameters are for inputs (N, C) alone
         self.register_buffer("v", torch.zeros(0), persistent=False)
         self.register_buffer("y", torch.zeros(0), persistent=False)
 
@@ -137,14 +148,14 @@ class CaLIF(snntorch.SpikingNeuron):
     def parameters_of_neuron(self) -> CaLIFParameters:
         """The layer's parameters, as every other simulator takes them."""
         names = ("threshold", "leak", "y_min", "y_max", "v_init")
-        values = {n: getattr(self, n).detach().cpu().double().numpy() for n in names}
+        tensors = {n: getattr(self, n).detach().cpu().double() for n in names}
+        values = {n: (t.reshape(-1) if t.ndim else t).numpy() for n, t in tensors.items()}
         return CaLIFParameters(tie=self.tie, **values)
 
     def initial_state(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(v, y)`` before the first step, for input like ``x``."""
-        dtype = torch.promote_types(x.dtype, self.threshold.dtype)
-        v = torch.zeros(x.shape, dtype=dtype, device=x.device) + shaped(self.v_init, x)
-        return v.to(dtype), torch.zeros(x.shape, dtype=dtype, device=x.device)
+        v = torch.zeros(x.shape, dtype=state_dtype(x, self.threshold, self.y_min, self.y_max), device=x.device)
+        return (v + shaped(self.v_init, x, "v_init")).to(v.dtype), torch.zeros_like(v)
 
     def reset(self) -> None:
         """Forget the state; the next call starts from the initial one."""
@@ -166,45 +177,58 @@ class CaLIF(snntorch.SpikingNeuron):
         """
         if self.init_hidden and any(s is not None for s in given):
             raise TypeError("CaLIF: the state should not be passed as an argument while `init_hidden=True`")
-        v, y = self._state(x, given)
+        v, y = self._hidden(x) if self.init_hidden else self._given(x, given)
         v, y, s = self._step(v, y, x)
         if self.init_hidden:
             self.v, self.y = v, y
             if self.window is not None:  # a counter makes torch.compile compile each step anew
                 self.steps += 1
-        if self.init_hidden and not self.output:
-            return s
-        return (s, torch.stack([v, y])) if self.packed else (s, v, y)
+            if not self.output:
+                return s
+        if self.packed:
+            return s, Membrane.of(v.clone() if self.init_hidden else v, y)
+        return s, v, y
 
-    def _state(self, x: Tensor, given: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:
-        if self.init_hidden:
-            if self.v.shape == x.shape:
-                return self.v, self.y
+    def _hidden(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.v.shape != x.shape:
             self.steps = 0
             return self.initial_state(x)
-        if self.packed and len(given) == 1 and given[0] is not None and given[0].numel():
-            return given[0][0], given[0][1]
-        if not self.packed and len(given) == 2 and given[0] is not None and given[0].numel():
-            assert given[1] is not None
-            return given[0], given[1]
-        if len([g for g in given if g is not None and g.numel()]):
-            wanted = "one packed state" if self.packed else "v and y"
-            raise TypeError(f"CaLIF: expected {wanted} after the input, found {len(given)} tensors")
-        return self.initial_state(x)
+        if self.y.requires_grad and not self.v.requires_grad:  # snnTorch detached the membrane, the one state it knows
+            self.y = self.y.detach()
+        return self.v, self.y
+
+    def _given(self, x: Tensor, given: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:
+        state = [s for s in given if s is not None and s.numel()]
+        if not state:
+            return self.initial_state(x)
+        if self.packed and len(given) == 1:
+            if isinstance(state[0], Membrane) and hasattr(state[0], "y"):
+                return state[0].plain(), state[0].y
+            if not bool(state[0].any()):
+                return self.initial_state(x)
+            raise TypeError(
+                "CaLIF: found a membrane without its counts; pass on the `mem` that the neuron returned, or zeros"
+            )
+        if not self.packed and len(state) == len(given) == 2:
+            return state[0], state[1]
+        wanted = "one packed state" if self.packed else "v and y"
+        raise TypeError(f"CaLIF: expected {wanted} after the input, found {len(given)} tensors")
 
     def _step(self, v: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.dense and x.ndim != 2:
+            raise ValueError(
+                f"threshold: a row of {self.threshold.numel()} values and an input of shape {tuple(x.shape)}; "
+                "snnTorch puts them on the last axis, Ca-LIF on the channels: give them shape (C, 1, 1)"
+            )
         over = self.window is not None and self.steps >= self.window
         differentiable = torch.is_grad_enabled() and not self.surrogate_disable
         v, y, s = calif_step(
             v,
             y,
             x,
-            shaped(self.threshold, x),
-            shaped(self.leak, x),
-            shaped(self.y_min, x),
-            shaped(self.y_max, x),
+            *(shaped(getattr(self, name), x, name) for name in ("threshold", "leak", "y_min", "y_max")),
             tie=self.tie,
-            half=self.half or over,
+            half=self.halved or over,
             leaking=self.leaking and not over,
             surrogate=self.spike_grad if differentiable else None,
         )
@@ -213,6 +237,8 @@ class CaLIF(snntorch.SpikingNeuron):
 
 def reset(net: nn.Module) -> None:
     """Reset the state of every Ca-LIF and snnTorch neuron in ``net``, nested ones too, and of no other network.
+
+    ``snntorch.utils.reset`` sees direct children alone, and resets all networks at once.
 
     >>> net = nn.Sequential(nn.Linear(2, 2), CaLIF(init_hidden=True))
     >>> _ = net(torch.ones(1, 2))
@@ -257,7 +283,7 @@ def settle(net: nn.Module, silence: Any, *, max_steps: int = 10_000) -> list[Any
         raise ValueError("settle: needs Ca-LIF layers, all with init_hidden=True")
     outputs: list[Any] = []
     for layer in layers:
-        layer.half, layer.leaking = True, False
+        layer.halved, layer.leaking = True, False
     try:
         while True:
             before = [layer.y for layer in layers]
@@ -270,19 +296,13 @@ def settle(net: nn.Module, silence: Any, *, max_steps: int = 10_000) -> list[Any
                 raise ValueError(f"settle: neurons still fire after {max_steps} steps; do the synapses have biases?")
     finally:
         for layer in layers:
-            layer.half, layer.leaking = False, True
+            layer.halved, layer.leaking = False, True
 
 
-def _tensor(value: Any) -> Tensor:
+def _tensor(value: Any, whole: bool) -> Tensor:
+    """At least float32; counts in float64 where they are too large for that."""
     tensor = value.detach().clone() if isinstance(value, Tensor) else torch.as_tensor(value)
-    tensor = tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
-    return tensor.reshape(()) if tensor.numel() == 1 else tensor
-
-
-def _forget(neuron: snntorch.SpikingNeuron) -> None:
-    """Take a new neuron off snnTorch's class-level list, which would keep it alive for ever."""
-    instances = snntorch.SpikingNeuron.instances
-    for k in range(len(instances) - 1, -1, -1):
-        if instances[k] is neuron:
-            del instances[k]
-            return
+    held = tensor.to(state_dtype(tensor if tensor.is_floating_point() else torch.empty(0)))
+    if whole and bool((held.double() != torch.as_tensor(value).double()).any()):
+        held = tensor.double()
+    return held.reshape(()) if held.numel() == 1 else held

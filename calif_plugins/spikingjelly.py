@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from spikingjelly.activation_based import base
 from torch import Tensor
 
 from calif_plugins.parameters import CaLIFParameters
-from calif_plugins.torch_step import Layer
+from calif_plugins.torch_step import Layer, state_dtype
 
 __all__ = ["CaLIFNode"]
 
@@ -53,6 +54,15 @@ class CaLIFNode(base.MemoryModule):
     @property
     def supported_backends(self) -> tuple[str, ...]:
         return ("torch",)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor]) -> Any:
+        """State stays in its type in half precision too (see :class:`calif_plugins.torch_step.Exact`)."""
+        before = {name: getattr(self, name) for name in ("v", "y")}
+        super()._apply(fn)
+        for name, old in before.items():
+            if old is not None:
+                setattr(self, name, old.to(getattr(self, name).device, state_dtype(old, getattr(self, name))))
+        return self
 
     def single_step_functional_forward(
         self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **kwargs: Any
