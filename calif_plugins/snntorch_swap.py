@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +9,10 @@ import snntorch
 import torch
 from torch import Tensor, nn
 
+from calif_plugins.snntorch_citizen import enlist
 from calif_plugins.snntorch_neuron import CaLIF
+from calif_plugins.snntorch_obstacles import NEURONS, obstacle
+from calif_plugins.torch_modules import attributes, copied, places
 
 __all__ = ["SwapReport", "swap_neurons"]
 
@@ -25,18 +26,22 @@ class SwapReport:
     model : nn.Module
         The model with Ca-LIF neurons.
     replaced : list of (path, old type, note)
-        The note says what has no counterpart in a Ca-LIF neuron.
+        One for every place; the note says what has no counterpart in a Ca-LIF neuron.
     skipped : list of (path, type, reason)
+        The reason says what to do instead.
+    notes : list of str
+        What is to be known of the whole model.
     """
 
     model: nn.Module
     replaced: list[tuple[str, str, str]] = field(default_factory=list)
     skipped: list[tuple[str, str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [f"replaced {path} ({kind}): {note}" for path, kind, note in self.replaced]
         lines += [f"skipped {path} ({kind}): {reason}" for path, kind, reason in self.skipped]
-        return "\n".join(lines) or "no snnTorch neuron found"
+        return "\n".join([*lines, *self.notes]) or "no snnTorch neuron found"
 
 
 def swap_neurons(
@@ -47,12 +52,17 @@ def swap_neurons(
     leak: Any = 0.0,
     tie: str = "even",
     inplace: bool = False,
+    check: bool = True,
 ) -> SwapReport:
     """Replace ``snn.Leaky`` and ``snn.Lapicque`` in a model by Ca-LIF neurons.
 
-    Thresholds (learned ones too), surrogate gradients, ``init_hidden`` and ``output`` carry over. A decay
-    ``beta`` does not: Ca-LIF leaks a constant. In models that pass the state themselves
-    (``spk, mem = self.lif(x, mem)``) the new neuron packs ``v`` and ``y`` into that one state.
+    Thresholds (learned ones too), surrogate gradients, ``init_hidden`` and ``output`` carry over. A decay ``beta`` does
+    not: Ca-LIF leaks a constant. Neither does the state of a model that has run: the new neurons start at rest. In
+    models that pass the state themselves (``spk, mem = self.lif(x, mem)``) the new neuron returns its membrane as
+    ``mem``, with its counts on it (see ``packed`` of :class:`~calif_plugins.snntorch_neuron.CaLIF`).
+
+    ``snntorch.utils.reset``, ``snntorch.backprop``, the losses of ``snntorch.functional`` and its probes work on the
+    new model as on the old one.
 
     Parameters
     ----------
@@ -61,11 +71,19 @@ def swap_neurons(
         Of every new neuron (see :class:`~calif_plugins.snntorch_neuron.CaLIF`).
     inplace : bool
         Change ``model`` itself instead of a copy.
+    check : bool
+        Compare each new neuron with the old one, for some milliseconds: driven by positive charge, without decay, leak
+        and range, both fire at the same steps.
 
     Returns
     -------
     SwapReport
-        With the model, every neuron replaced, and every one that could not be, with the reason.
+        With the model, every place where a neuron was replaced, and every one where it could not be, with the reason.
+
+    Raises
+    ------
+    ValueError
+        If the model cannot be copied, or a new neuron does not fire when the old one does.
 
     Examples
     --------
@@ -75,40 +93,62 @@ def swap_neurons(
     >>> report.model[1].threshold
     tensor(1.5000)
     """
-    report = SwapReport(model if inplace else copy.deepcopy(model))
-    done: dict[int, nn.Module | None] = {}
+    report = SwapReport(model if inplace else copied(model))
     shared = {"y_min": y_min, "y_max": y_max, "leak": leak, "tie": tie}
-    for path, parent, name, neuron in list(_neurons(report.model)):
-        if id(neuron) not in done:  # one neuron used at two places stays one
-            done[id(neuron)] = _swap(path or type(neuron).__name__, neuron, shared, report)
-        new = done[id(neuron)]
+    elsewhere = {id(value): path for path, value in attributes(report.model) if _is_foreign(value)}
+    done: dict[int, tuple[str, CaLIF | None]] = {}
+    for place in list(places(report.model)):
+        old = place.module
+        if not _is_foreign(old):
+            continue
+        path, kind = place.path or type(old).__name__, type(old).__name__
+        if id(old) not in done:
+            reason = obstacle(old)
+            if not reason and id(old) in elsewhere:
+                reason = (
+                    f"is held by {elsewhere.pop(id(old))} too, where no swap reaches; use nn.ModuleList or ModuleDict"
+                )
+            done[id(old)] = path, None if reason else _new(old, shared)
+            new = done[id(old)][1]
+            if new is None:
+                report.skipped.append((path, kind, reason))
+            elif check:
+                _check(path, old, new)
+            note = "" if new is None else _note(old)
+        else:  # one neuron at two places stays one
+            first, new = done[id(old)]
+            note = f"the same neuron as {first}, with one state for both"
+            if new is None:
+                report.skipped.append((path, kind, note))
         if new is None:
             continue
-        if parent is None:
+        report.replaced.append((path, kind, note))
+        if place.parent is None:
             report.model = new
         else:
-            parent._modules[name] = new
+            place.parent._modules[place.name] = new
+    for path, value in attributes(report.model):
+        if _is_foreign(value) and id(value) not in done:
+            report.skipped.append((path, type(value).__name__, "is in no module; use nn.ModuleList or nn.ModuleDict"))
+    if not inplace:  # snnTorch's list of neurons, by which it resets them, does not know copies
+        for module in report.model.modules():
+            if _is_foreign(module) and isinstance(module, snntorch.SpikingNeuron):
+                enlist(module)
+    if report.replaced and not any(type(m) is CaLIF for m in report.model._modules.values()):
+        report.notes.append(
+            "snntorch.utils.reset sees direct children alone, here are none: use calif_plugins.snntorch.reset(model)"
+        )
     return report
 
 
-def _neurons(model: nn.Module) -> Iterator[tuple[str, nn.Module | None, str, snntorch.SpikingNeuron]]:
-    if isinstance(model, snntorch.SpikingNeuron):
-        yield "", None, "", model
-    for path, parent in model.named_modules():
-        for name, child in parent.named_children():
-            if isinstance(child, snntorch.SpikingNeuron) and type(child) is not CaLIF:
-                yield f"{path}.{name}".lstrip("."), parent, name, child
+def _is_foreign(value: Any) -> bool:
+    return isinstance(value, NEURONS) and type(value) is not CaLIF
 
 
-def _swap(path: str, old: Any, shared: dict[str, Any], report: SwapReport) -> CaLIF | None:
-    kind = type(old).__name__
-    reason = _obstacle(old)
-    if reason:
-        report.skipped.append((path, kind, reason))
-        return None
+def _new(old: Any, shared: dict[str, Any]) -> CaLIF:
     threshold = old.threshold.detach()
     new = CaLIF(
-        threshold=threshold.reshape(-1) if threshold.numel() > 1 else threshold,
+        threshold=threshold if threshold.numel() > 1 else threshold.reshape(()),
         spike_grad=old.spike_grad,
         surrogate_disable=old.surrogate_disable,
         init_hidden=old.init_hidden,
@@ -116,36 +156,49 @@ def _swap(path: str, old: Any, shared: dict[str, Any], report: SwapReport) -> Ca
         learn_threshold=isinstance(old.threshold, nn.Parameter),
         packed=True,
         **shared,
-    ).to(threshold.device, threshold.dtype if threshold.is_floating_point() else None)
-    new.train(old.training)
-    notes = [f"threshold {_shown(threshold)}"]
+    ).to(threshold.device)
+    if threshold.ndim == 1 and threshold.numel() > 1:
+        new.dense = (
+            True  # a row of thresholds is the last axis' in snnTorch, the channels' here: the same in (N, C) alone
+        )
+    new.threshold.requires_grad_(old.threshold.requires_grad)
+    return new.train(old.training)
+
+
+def _note(old: Any) -> str:
+    notes = [f"threshold {_shown(old.threshold)}"]
+    if type(old) is snntorch.Lapicque:
+        gain = (old.time_step / old.C).detach()
+        notes.append(f"its input gain of {_shown(gain)} is not carried over: scale the weights before it")
     if bool((torch.as_tensor(old.beta) != 1).any()):
         notes.append(f"decay beta={_shown(old.beta)} is not carried over: Ca-LIF leaks a constant")
     if old.reset_mechanism != "subtract":
         notes.append(f"reset {old.reset_mechanism!r} became subtraction")
-    report.replaced.append((path, kind, "; ".join(notes)))
-    return new
+    if (old.output or not old.init_hidden) and getattr(old, "reset_delay", True):
+        notes.append("the membrane is returned after its reset, not before")
+    if old._forward_hooks or old._forward_pre_hooks or old._backward_hooks:
+        notes.append("its hooks stay behind: set them again")
+    return "; ".join(notes)
 
 
-def _obstacle(old: Any) -> str:
-    """Why a neuron cannot be replaced; empty where it can."""
-    if type(old) not in _REPLACEABLE:
-        return "has dynamics that Ca-LIF lacks (synaptic current, recurrence or gates); swap it for a Leaky first"
-    if old.inhibition:
-        return "lets only one neuron fire (inhibition), which Ca-LIF has no counterpart of"
-    if old.state_quant:
-        return "quantises its membrane; remove state_quant first"
-    if getattr(old, "graded_spikes_factor", None) is not None and bool((old.graded_spikes_factor != 1).any()):
-        return "scales its spikes; fold graded_spikes_factor into the next layer's weights first"
-    threshold = old.threshold
-    if bool((threshold <= 0).any()):
-        return "has a threshold that is not positive"
-    if threshold.numel() > 1 and max(threshold.shape[1:], default=1) > 1:
-        return f"has one threshold per neuron (shape {tuple(threshold.shape)}); Ca-LIF has one per channel"
-    return ""
-
-
-_REPLACEABLE: dict[type, Callable[..., Any]] = {snntorch.Leaky: CaLIF, snntorch.Lapicque: CaLIF}
+def _check(path: str, old: Any, new: CaLIF, steps: int = 16) -> None:
+    """Positive charge, no decay, no leak, no range: a spike at every step at which the old threshold is passed."""
+    threshold = old.threshold.detach().double().cpu()
+    shape = (2, threshold.numel(), *[1] * (threshold.ndim - 1)) if threshold.numel() > 1 else (2, 3)
+    charges = torch.rand(steps, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * threshold
+    mine: Any = copied(new).double().cpu()
+    mine.init_hidden, mine.output = True, False
+    for name, value in (("leak", 0.0), ("y_min", -torch.inf), ("y_max", torch.inf)):
+        getattr(mine, name).fill_(value)
+    theirs = snntorch.Leaky(beta=torch.tensor(1.0, dtype=torch.float64), threshold=threshold, init_hidden=True)
+    snntorch.SpikingNeuron.instances.remove(theirs)
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        for step, charge in enumerate(charges):
+            a, b = mine(charge), theirs(charge)
+            if not torch.equal(a, b) and bool(((theirs.mem - threshold).abs()[a != b] > 1e-9 * threshold.max()).any()):
+                raise ValueError(
+                    f"{path}: at step {step} the new neuron fires otherwise than the old one; please report it"
+                )
 
 
 def _shown(value: Any) -> str:
