@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["ConversionError", "FileFormatError", "MissingExtraError"]
+import warnings
+
+__all__ = ["ConversionError", "ConversionWarning", "FileFormatError", "MissingExtraError", "warn"]
 
 
 class ConversionError(ValueError):
@@ -48,3 +50,19 @@ class MissingExtraError(ConversionError, ImportError):
 
     def __reduce__(self) -> tuple:
         return type(self), self.args_
+
+
+class ConversionWarning(UserWarning):
+    """Something that converts and runs as it stands, and is rarely meant so; see :func:`warn`."""
+
+
+def warn(where: str, found: str, todo: str) -> None:
+    """Give a :class:`ConversionWarning` of one line: where, what was found, what to do.
+
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     warn("input", "an image of zeros", "give real images")
+    >>> print(caught[0].message)
+    input: found an image of zeros; give real images
+    """
+    warnings.warn(f"{where}: found {found}; {todo}", ConversionWarning, stacklevel=2)

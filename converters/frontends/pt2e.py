@@ -1,8 +1,8 @@
 """The PT2E front-end: a plain PyTorch module to a trainable quantised one, and that to a QuantGraph.
 
 ``prepare_qat`` exports the module and lets torchao insert the fake quantisers that
-:class:`~converters.frontends.quantizer.CaLIFQuantizer` asks for. ``from_pt2e`` has torchao convert the trained
-model (which folds batch norm) and reads integers and scales off the converted graph: they are the toolkit's.
+:class:`~converters.frontends.quantizer.CaLIFQuantizer` asks for; operations in place and batch norms are made ready for
+that first. ``from_pt2e`` reads integers, scales and topology off the trained graph: they are what it computes with.
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torchao.quantization.pt2e import (
-    FakeQuantizeBase,
-    allow_exported_model_train_eval,
-    disable_observer,
-    enable_observer,
-    move_exported_model_to_eval,
-)
-from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel
+from torchao.quantization.pt2e import disable_observer, enable_observer
+from torchao.quantization.pt2e.prepare import prepare
 
 from converters.errors import ConversionError
-from converters.frontends.pt2e_fold import only_convolutions_present
-from converters.frontends.pt2e_reader import read_converted
-from converters.frontends.quantizer import CaLIFQuantizer
+from converters.frontends.aten import where
+from converters.frontends.pt2e_functional import make_functional
+from converters.frontends.pt2e_fuse import fuse_batch_norms
+from converters.frontends.pt2e_module import PreparedModel
+from converters.frontends.pt2e_reader import read_prepared
+from converters.frontends.quantizer import CaLIFQuantizer, LevelQuantiser
 from converters.frontends.tracing import check_finite
 from converters.quantised import QuantGraph
 
-__all__ = ["convert", "freeze_observers", "from_pt2e", "prepare_qat", "thaw_observers"]
+__all__ = ["freeze_observers", "from_pt2e", "prepare_qat", "thaw_observers"]
 
 
 def prepare_qat(
@@ -99,15 +98,26 @@ def prepare_qat(
         raise ConversionError("example", "NaN or infinite pixels", "clean the data first")
     signed = bool((example < 0).any()) if signed_input is None else signed_input
     quantizer = CaLIFQuantizer(levels, weight_bits, per_channel, signed, quantise_output, input_levels)
-    training = model.training
+    _check_norms(model)
     if len(example) < 2:  # a batch of one would fix the batch size
         example = torch.cat([example, example])
+    exported = _exported(copy.deepcopy(model).train(), example)
+    prepared = _prepared(exported, quantizer)
+    read_prepared(prepared, dry=True)  # what cannot be converted is refused before it is trained
+    return prepared.train(model.training)
+
+
+def _check_norms(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.track_running_stats and module.momentum is None:
+            raise ConversionError(name, "a batch norm with momentum None", "give it a number, such as 0.1")
+
+
+def _exported(model: nn.Module, example: Tensor) -> fx.GraphModule:
     try:
         batch = torch.export.Dim("batch", min=1)
-        program = torch.export.export(copy.deepcopy(model).train(), (example,), dynamic_shapes=({0: batch},))
-        exported = program.module(check_guards=False)
-    except ConversionError:
-        raise
+        program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+        return program.module(check_guards=False)
     except Exception as error:  # the exporter has dozens of kinds
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ConversionError(
@@ -115,12 +125,24 @@ def prepare_qat(
             f"that torch.export cannot follow its forward ({reason[:160]})",
             "leave data-dependent branches and the batch size out of forward",
         ) from error
+
+
+def _prepared(model: fx.GraphModule, quantizer: CaLIFQuantizer) -> PreparedModel:
+    """With fake quantisers where the quantizer wants them, in training mode."""
+    make_functional(model)
+    quantizer.annotate(model)
+    fuse_batch_norms(model)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Please use quant_min and quant_max", category=UserWarning)
-        prepared = prepare_qat_pt2e(exported, quantizer)
-    allow_exported_model_train_eval(prepared)
-    prepared.train(training)
-    return prepared
+        model = prepare(model, {}, is_qat=True, obs_or_fq_callback=quantizer.prepare_obs_or_fq_callback)
+    prepared = PreparedModel.of(model)
+    for node in prepared.graph.nodes:
+        if node.op == "call_module":
+            quantiser: Any = prepared.get_submodule(str(node.target))
+            source = node.args[0]
+            quantiser.path = where(source)
+            quantiser.watching = quantiser.watching or source.op == "placeholder"
+    return prepared.train()
 
 
 def freeze_observers(model: nn.Module) -> None:
@@ -136,37 +158,39 @@ def thaw_observers(model: nn.Module) -> None:
 def from_pt2e(model: nn.Module) -> QuantGraph:
     """The integers, scales and topology of a trained model from :func:`prepare_qat`.
 
-    The model itself is left as it is.
+    The model itself is left as it is. It may be in a ``DataParallel``, ``DistributedDataParallel``, ``AveragedModel``
+    or compiled.
 
     Raises
     ------
     ConversionError
         If the model was not prepared, has never seen data, or has weights that are not finite.
     """
-    return read_converted(convert(model))
+    prepared = _unwrapped(model)
+    check_finite(prepared)
+    return read_prepared(prepared)
 
 
-def convert(model: nn.Module) -> fx.GraphModule:
-    """torchao's own converted model, in evaluation mode: what :func:`from_pt2e` reads. Leaves ``model`` alone."""
-    fakes = [(n, m) for n, m in model.named_modules() if isinstance(m, FakeQuantizeBase)]
-    if not isinstance(model, fx.GraphModule) or not fakes:
+def _unwrapped(model: nn.Module) -> PreparedModel:
+    """The prepared model in the wrappers that training loops put around one."""
+    inner: Any = model
+    while not isinstance(inner, PreparedModel):
+        if type(inner) in (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel):
+            inner = inner.module
+        elif hasattr(inner, "_orig_mod"):  # of torch.compile
+            inner = inner._orig_mod
+        else:
+            break
+    if isinstance(inner, PreparedModel):
+        return inner
+    kind = type(model).__name__
+    if not isinstance(model, nn.Module):
+        raise ConversionError("model", kind, "give what prepare_qat returned")
+    within = [name for name, module in model.named_modules() if isinstance(module, PreparedModel)]
+    if within:
+        raise ConversionError("model", f"{kind} around a prepared model", f"convert its {within[0]}")
+    if any(isinstance(module, LevelQuantiser) for module in model.modules()):
         raise ConversionError(
-            "model", f"{type(model).__name__} without fake quantisers", "prepare it with prepare_qat first"
+            "model", f"{kind} made from a prepared model", "convert what prepare_qat returned; it shares its weights"
         )
-    for name, fake in fakes:
-        if not _has_seen_data(fake):
-            raise ConversionError(
-                name, "a quantiser that has seen no data", "train the model, or run images through it"
-            )
-    check_finite(model)
-    twin = copy.deepcopy(model)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Please use quant_min and quant_max", category=UserWarning)
-        move_exported_model_to_eval(twin)
-        with only_convolutions_present():
-            return convert_pt2e(twin)
-
-
-def _has_seen_data(fake: Any) -> bool:
-    low = fake.activation_post_process.min_val
-    return bool(low.numel()) and bool(torch.isfinite(low).all())
+    raise ConversionError("model", f"{kind} without fake quantisers", "prepare it with prepare_qat first")

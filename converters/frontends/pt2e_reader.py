@@ -1,4 +1,8 @@
-"""Reads a converted PT2E graph: pure ATen operations between ``quantized_decomposed`` ones."""
+"""Reads a prepared PT2E graph: ATen operations between trained fake quantisers.
+
+What depends on weights alone (the folding of a batch norm into them, :mod:`~converters.frontends.pt2e_fuse`) is
+computed by the graph's own operations, so that integers and scales are those that the model itself computes with.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_arg
 
 from converters.errors import ConversionError
 from converters.frontends import aten
-from converters.frontends.aten import where
+from converters.frontends.aten import arguments, is_counter, where
+from converters.frontends.quantizer import LevelQuantiser
 from converters.quantised import GraphBuilder, QuantGraph, Value
 from converters.synapses import Conv2d, Linear, Op, SumPool2d
 
-__all__ = ["read_converted"]
+__all__ = ["read_prepared"]
 
-_q = torch.ops.quantized_decomposed
 _a = torch.ops.aten
 
 
@@ -31,7 +36,7 @@ class _Weight:
 
 @dataclass(frozen=True)
 class _Sum:
-    """A real-valued sum that no quantiser has seen yet: ``unit * sum_k op_k(n_k) + bias``, clamped.
+    """A real-valued sum that no quantiser has seen yet: ``unit * sum_k op_k(n_k) / divisor + bias``, clamped.
 
     ``branches`` instead of ``inputs`` for an addition of quantised values.
     """
@@ -45,47 +50,83 @@ class _Sum:
     high: float = torch.inf
     flat: bool = False
     """A pool that dropped its axes of size 1."""
+    divisor: Tensor | None = None
+    """Of a batch norm that has been folded into the weights; float, per channel."""
 
 
-@dataclass(frozen=True)
-class _Integers:
-    """Between a quantise and its dequantise: a value, and the real size of its levels."""
+def read_prepared(model: fx.GraphModule, *, dry: bool = False) -> QuantGraph:
+    """The QuantGraph of a prepared model, which is left as it is.
 
-    value: Value
+    Parameters
+    ----------
+    model : GraphModule
+        From :func:`~converters.frontends.pt2e.prepare_qat`.
+    dry : bool
+        For a model whose quantisers have seen no data: topology and shapes are its own, integers and scales are made
+        up. Whatever is refused, is refused here as well.
 
-
-def read_converted(model: fx.GraphModule) -> QuantGraph:
-    """The QuantGraph of a model that ``convert_pt2e`` returned."""
-    return _Reader(model).graph()
+    Raises
+    ------
+    ConversionError
+        For what has no Ca-LIF counterpart; for a quantiser that has seen no data, unless ``dry``.
+    """
+    return _Reader(model, dry).graph()
 
 
 class _Reader:
-    def __init__(self, model: fx.GraphModule) -> None:
-        self.model = model
+    def __init__(self, model: fx.GraphModule, dry: bool) -> None:
+        self.model, self.dry = model, dry
         self.builder = GraphBuilder("pt2e")
         self.values: dict[fx.Node, Any] = {}
+        self.made_up: dict[LevelQuantiser, float] = {}
 
+    @torch.no_grad()
     def graph(self) -> QuantGraph:
         for node in self.model.graph.nodes:
-            if node.op == "get_attr":
-                self.values[node] = _attribute(self.model, str(node.target))
-            elif node.op == "placeholder":
-                self.values[node] = node
-            elif node.op == "output":
+            if node.op == "output":
                 return self.builder.build(self._output(node))
-            elif node.op == "call_function":
-                handler = _HANDLERS.get(node.target)
-                if handler is None:
-                    raise ConversionError(
-                        where(node), f"the operation {node.target}", "prepare the model with prepare_qat"
-                    )
-                self.values[node] = handler(self, node)
+            try:
+                self.values[node] = self._read(node)
+            except ConversionError:
+                raise
+            except Exception as error:
+                reason = next(iter(str(error).splitlines()), "")
+                raise ConversionError(
+                    where(node),
+                    f"a use of {aten.operation(node)} that is not known ({type(error).__name__}: {reason[:100]})",
+                    "write it as a module of torch.nn does",
+                ) from error
         raise ConversionError("graph", "no output", "return the logits from forward")
+
+    def _read(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":
+            return node
+        if node.op == "get_attr":
+            found = _attribute(self.model, str(node.target))
+            return found.detach().cpu() if isinstance(found, Tensor) else found
+        if node.op == "call_module":
+            return self._quantise(node, _attribute(self.model, str(node.target)))
+        if is_counter(node):
+            return None
+        given = [self.values[n] for n in node.all_input_nodes]
+        if node.op == "call_function" and given and all(isinstance(v, Tensor) for v in given):
+            args, kwargs = map_arg((node.args, node.kwargs), lambda n: self.values[n])
+            return node.target(*args, **kwargs)
+        handler = _HANDLERS.get(node.target)
+        if handler is None:
+            raise ConversionError(
+                where(node), f"the operation {aten.operation(node)}", "prepare the model with prepare_qat"
+            )
+        return handler(self, node)
 
     def _output(self, node: fx.Node) -> Value:
         (result,) = node.all_input_nodes
         value = self.values[result]
         if isinstance(value, _Sum):
+            if value.low > -torch.inf or value.high < torch.inf:
+                raise ConversionError(
+                    value.name, "a ReLU as unquantised output", "leave it out, or use quantise_output=True"
+                )
             return self.layer(value, low=0, high=0, scale=None, spiking=False)
         if not isinstance(value, Value):
             raise ConversionError("output", "something that is not a quantised tensor", "return the logits")
@@ -96,19 +137,24 @@ class _Reader:
         found = self.values.get(node)
         if isinstance(found, Value):
             return found
-        what = "an unquantised activation" if isinstance(found, _Sum) else "an input that is no quantised tensor"
-        raise ConversionError(where(user), what, "let prepare_qat place the quantisers")
+        if isinstance(found, _Sum):
+            raise ConversionError(
+                where(user),
+                f"an unquantised activation, of {found.name}",
+                "only the output may be one: use quantise_output=True, or a convolution or linear layer as the last",
+            )
+        raise ConversionError(where(user), "an input that is no activation", "compute it from the network's input")
 
     def layer(self, s: _Sum, *, low: int, high: int, scale: float | None, spiking: bool = True) -> Value:
         """The Ca-LIF layer of a sum and the quantiser behind it (equation 5)."""
         if s.branches:
             if scale is None:
-                raise ConversionError(
-                    s.name, "an addition as unquantised output", "let prepare_qat quantise the output"
-                )
+                raise ConversionError(s.name, "an addition as unquantised output", "use quantise_output=True")
             return self.builder.requantise(
                 s.name, [(v, 1.0) for v in s.branches], y_min=low, y_max=high, scale=scale
             )  # fmt: skip
+        if s.divisor is not None:
+            s = _times(s, 1 / s.divisor.to(torch.float64))
         unit, bias = (torch.as_tensor(t, dtype=torch.float64) for t in (s.unit, s.bias))
         if scale is None:
             scale = float(unit.max())
@@ -117,51 +163,57 @@ class _Reader:
             spiking=spiking,
         )  # fmt: skip
 
+    def _quantise(self, node: fx.Node, fake: Any) -> Value | _Weight:
+        if type(fake) is not LevelQuantiser:
+            raise ConversionError(where(node), f"a module {type(fake).__name__}", "prepare the model with prepare_qat")
+        source = node.args[0]
+        found = self.values[source]
+        if isinstance(found, Tensor):
+            return self._weights(found, fake, node)
+        scale = self._scale(fake)
+        zero = 0 if self.dry else int(fake.zero_point[0])
+        low, high = int(fake.quant_min) - zero, int(fake.quant_max) - zero
+        if isinstance(found, fx.Node):
+            shape = source.meta["shape"][1:]
+            return self.builder.input(shape, scale=scale, q_min=low, q_max=high)
+        if isinstance(found, Value):  # a quantiser behind a reshape repeats the one before it
+            if found.scale == scale:
+                return found
+            return self.builder.requantise(where(source), [(found, 1.0)], y_min=low, y_max=high, scale=scale)
+        if not isinstance(found, _Sum):
+            raise ConversionError(
+                where(source), "something that is no activation", "compute it from the network's input"
+            )
+        if found.low >= 0:
+            low = max(low, 0)
+        if found.high < torch.inf:  # the toolkit's own arithmetic, in float32
+            high = min(high, int(torch.round(torch.tensor(found.high) * torch.tensor(1.0 / scale))))
+        value = self.layer(found, low=low, high=high, scale=scale)
+        return self.builder.flatten(value) if found.flat else value
 
-def _quantise(r: _Reader, node: fx.Node) -> _Integers | _Weight:
-    source, scale, zero, q_min, q_max = node.args[:5]
-    found = r.values[source]
-    if isinstance(found, Tensor):  # a weight that the converter left unfolded
-        raise ConversionError(where(node), "an unfolded weight", "convert with fold_quantize=True")
-    scale, zero, q_min, q_max = float(scale), int(zero), int(q_min), int(q_max)
-    if isinstance(found, fx.Node):
-        shape = tuple(int(n) for n in found.meta["val"].shape[1:])
-        return _Integers(r.builder.input(shape, scale=scale, q_min=q_min - zero, q_max=q_max - zero))
-    low, high = q_min - zero, q_max - zero
-    if isinstance(found, Value):  # a quantiser behind a reshape repeats the one before it
-        if found.scale == scale:
-            return _Integers(found)
-        return _Integers(r.builder.requantise(node.name, [(found, 1.0)], y_min=low, y_max=high, scale=scale))
-    if found.low >= 0:
-        low = max(low, 0)
-    if found.high < torch.inf:  # the toolkit's own arithmetic, in float32
-        high = min(high, int(torch.round(torch.tensor(found.high) * torch.tensor(1.0 / scale))))
-    value = r.layer(found, low=low, high=high, scale=scale)
-    return _Integers(r.builder.flatten(value) if found.flat else value)
+    def _scale(self, fake: LevelQuantiser) -> float:
+        if self.dry:  # every quantiser has one of its own: what must share one, must share its quantiser
+            return self.made_up.setdefault(fake, 1.0 + len(self.made_up) / 1024)
+        _has_seen_data(fake)
+        return float(fake.scale[0])
+
+    def _weights(self, weight: Tensor, fake: LevelQuantiser, node: fx.Node) -> _Weight:
+        if self.dry:
+            return _Weight(torch.ones_like(weight, dtype=torch.int8), torch.ones(1, dtype=torch.float64))
+        _has_seen_data(fake)
+        scale, zero = fake.scale.detach().cpu(), fake.zero_point.detach().cpu()
+        if bool((zero != 0).any()) or (fake.is_per_channel and fake.ch_axis != 0):
+            raise ConversionError(where(node), "weights that are not symmetric per row", "prepare it with prepare_qat")
+        rows = scale.view(-1, *[1] * (weight.ndim - 1)) if fake.is_per_channel else scale
+        levels = fake.quantised(weight.to(fake.scale.device)).cpu() / rows
+        return _Weight(torch.round(levels).to(torch.int8), scale.to(torch.float64))
 
 
-def _dequantise(r: _Reader, node: fx.Node) -> Value | _Weight:
-    found = r.values[node.args[0]]
-    if isinstance(found, _Integers):
-        return found.value
-    scale, zero = node.args[1], node.args[2]
-    if int(zero) != 0:
-        raise ConversionError(where(node), f"a weight zero point of {zero}", "use symmetric weights")
-    return _Weight(found, torch.tensor([float(scale)], dtype=torch.float64))
-
-
-def _dequantise_channels(r: _Reader, node: fx.Node) -> _Weight:
-    found, scale, zero, axis = (r.values.get(a, a) if isinstance(a, fx.Node) else a for a in node.args[:4])
-    if axis != 0 or bool((zero != 0).any()):
-        raise ConversionError(where(node), f"weights quantised along axis {axis}", "use symmetric weights, axis 0")
-    return _Weight(found, scale.to(torch.float64))
-
-
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    """All arguments by name, defaults included."""
-    schema = node.target._schema.arguments
-    given = dict(zip((a.name for a in schema), node.args, strict=False)) | dict(node.kwargs)
-    return {a.name: given.get(a.name, a.default_value) for a in schema}
+def _has_seen_data(fake: LevelQuantiser) -> None:
+    if not fake.has_seen_data():
+        raise ConversionError(
+            fake.path, "a quantiser that has seen no data", "train the model, or run images through it in training mode"
+        )
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -170,13 +222,13 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def _weighted(r: _Reader, node: fx.Node, make: Callable[[dict[str, Any], Tensor], Op]) -> _Sum:
-    a = _arguments(node)
+    a = arguments(node)
     weight = r.values[a["weight"]]
     if not isinstance(weight, _Weight):
-        raise ConversionError(where(node), "unquantised weights", "let prepare_qat place the quantisers")
+        raise ConversionError(where(node), "weights that forward computes", "give the layer weights of its own")
     x = r.value(a["input"], node)
     bias = r.values[a["bias"]].detach().to(torch.float64) if a["bias"] is not None else 0.0
-    return _Sum(_layer_name(node), ((x, make(a, weight.integers)),), weight.scale * x.scale, bias)
+    return _Sum(where(node), ((x, make(a, weight.integers)),), weight.scale * x.scale, bias)
 
 
 def _make_conv(a: dict[str, Any], weight: Tensor) -> Op:
@@ -190,40 +242,61 @@ def _make_conv(a: dict[str, Any], weight: Tensor) -> Op:
     return Conv2d(weight, stride, _pair(padding), dilation, int(a["groups"]))
 
 
-def _batch_norm(r: _Reader, node: fx.Node) -> _Sum:
-    """Batch norm behind a linear layer, which torchao does not fold: after the accumulator."""
-    a = _arguments(node)
-    s = r.values[a["input"]]
-    if not isinstance(s, _Sum) or len(s.inputs) != 1 or s.low > -torch.inf:
-        raise ConversionError(where(node), "a batch norm that follows no convolution or linear layer", "move it there")
-    mean, var = (r.values[a[k]].to(torch.float64) for k in ("running_mean", "running_var"))
-    factor = 1 / torch.sqrt(var + float(a["eps"]))
-    if a["weight"] is not None:
-        factor = factor * r.values[a["weight"]].detach().to(torch.float64)
-    bias = (torch.as_tensor(s.bias) - mean) * factor
-    if a["bias"] is not None:
-        bias = bias + r.values[a["bias"]].detach().to(torch.float64)
+def _times(s: _Sum, factor: Tensor) -> _Sum:
+    """A sum times a float64 factor per channel, its bias left alone. A negative one turns the weight row round."""
     ((x, op),) = s.inputs
-    sign = torch.sign(factor)  # a negative gamma turns the weight row round; 0 cuts it off
+    if not hasattr(op, "weight") or type(op.weight) is not Tensor:
+        raise ConversionError(s.name, "a batch norm that follows no convolution or linear layer", "move it there")
+    sign = torch.sign(factor)  # 0 cuts the row off
     weight = op.weight * sign.to(op.weight.dtype).reshape(-1, *[1] * (op.weight.ndim - 1))
     unit = torch.where(sign == 0, 1.0, factor.abs()) * s.unit
-    return replace(s, inputs=((x, replace(op, weight=weight)),), unit=unit, bias=bias)
+    return replace(s, inputs=((x, replace(op, weight=weight)),), unit=unit, divisor=None)
+
+
+def _divide(r: _Reader, node: fx.Node) -> _Sum:
+    """What the folding of a batch norm, which is still to come, takes back."""
+    s, by = (r.values[n] for n in node.args)
+    if not isinstance(s, _Sum) or not isinstance(by, Tensor) or s.divisor is not None:
+        raise ConversionError(where(node), "a division", "scale the weights instead")
+    return replace(s, divisor=by.flatten())
+
+
+def _batch_norm(r: _Reader, node: fx.Node) -> _Sum:
+    """Batch norm behind a linear layer or a convolution: after the accumulator."""
+    a = arguments(node)
+    s = r.values[a["input"]]
+    if not isinstance(s, _Sum) or len(s.inputs) != 1 or s.low > -torch.inf or s.high < torch.inf:
+        raise ConversionError(where(node), "a batch norm that follows no convolution or linear layer", "move it there")
+    mean, var = (r.values[a[k]] for k in ("running_mean", "running_var"))
+    gamma, beta = (None if a[k] is None else r.values[a[k]] for k in ("weight", "bias"))
+    short = (torch.ones_like(var) if gamma is None else gamma) / torch.sqrt(var + a["eps"])  # as it was folded
+    factor = 1 / torch.sqrt(var.to(torch.float64) + float(a["eps"]))
+    if gamma is not None:
+        factor = factor * gamma.to(torch.float64)
+    bias = (torch.as_tensor(s.bias) - mean.to(torch.float64)) * factor
+    if beta is not None:
+        bias = bias + beta.to(torch.float64)
+    if s.divisor is not None:
+        factor = torch.where(short == s.divisor, 1.0, factor / s.divisor.to(torch.float64))
+    return replace(_times(s, factor), bias=bias)
 
 
 def _relu(r: _Reader, node: fx.Node) -> _Sum:
     s = r.values[node.args[0]]
     if isinstance(s, Value):
-        s = _Sum(_layer_name(node), branches=(s,))
+        s = _Sum(where(node), branches=(s,))
+    if not isinstance(s, _Sum):
+        raise ConversionError(where(node), "a ReLU of something that is no activation", "leave it out")
     high = s.high
-    if node.target in (_a.hardtanh.default, _a.hardtanh_.default):
-        high = min(high, float(_arguments(node)["max_val"]))
+    if node.target is _a.hardtanh.default:
+        high = min(high, float(arguments(node)["max_val"]))
     elif node.target is _a.relu6.default:
         high = min(high, 6.0)
     return replace(s, low=max(s.low, 0.0), high=high)
 
 
 def _avg_pool(r: _Reader, node: fx.Node) -> _Sum:
-    a = _arguments(node)
+    a = arguments(node)
     x = r.value(a["self"], node)
     kernel = _pair(a["kernel_size"])
     stride, padding = _pair(a["stride"] or kernel), _pair(a["padding"])
@@ -232,7 +305,7 @@ def _avg_pool(r: _Reader, node: fx.Node) -> _Sum:
             where(node), "a pool whose windows have different sizes", "use ceil_mode=False, count_include_pad=True"
         )
     divisor = a["divisor_override"] or kernel[0] * kernel[1]
-    return _Sum(_layer_name(node), ((x, SumPool2d(kernel, stride, padding)),), x.scale / divisor)
+    return _Sum(where(node), ((x, SumPool2d(kernel, stride, padding)),), x.scale / divisor)
 
 
 def _adaptive_pool(r: _Reader, node: fx.Node) -> _Sum:
@@ -241,11 +314,11 @@ def _adaptive_pool(r: _Reader, node: fx.Node) -> _Sum:
     if any(s % o for s, o in zip(size, out, strict=True)):
         raise ConversionError(where(node), f"a pool from {size} to {out}", "the output size must divide the input's")
     kernel = (size[0] // out[0], size[1] // out[1])
-    return _Sum(_layer_name(node), ((x, SumPool2d(kernel, kernel)),), x.scale / (kernel[0] * kernel[1]))
+    return _Sum(where(node), ((x, SumPool2d(kernel, kernel)),), x.scale / (kernel[0] * kernel[1]))
 
 
 def _mean(r: _Reader, node: fx.Node) -> _Sum:
-    a = _arguments(node)
+    a = arguments(node)
     x = r.value(a["self"], node)
     axes = sorted(int(d) % (len(x.shape) + 1) for d in a["dim"])
     if axes != [2, 3] or len(x.shape) != 3:
@@ -254,17 +327,18 @@ def _mean(r: _Reader, node: fx.Node) -> _Sum:
         )
     kernel = (x.shape[1], x.shape[2])
     pooled = SumPool2d(kernel, kernel)
-    return _Sum(_layer_name(node), ((x, pooled),), x.scale / (kernel[0] * kernel[1]), flat=not a["keepdim"])
+    return _Sum(where(node), ((x, pooled),), x.scale / (kernel[0] * kernel[1]), flat=not a["keepdim"])
 
 
-def _add(r: _Reader, node: fx.Node) -> _Sum | None:
-    if node.args[0] in r.values and isinstance(r.values[node.args[0]], Tensor):
-        return None  # batch norm's count of batches
-    return _Sum(_layer_name(node), branches=tuple(r.value(n, node) for n in node.args[:2]))
+def _add(r: _Reader, node: fx.Node) -> _Sum:
+    s, constant = (r.values[n] for n in node.args[:2])
+    if isinstance(s, _Sum) and isinstance(constant, Tensor):  # the bias behind a folded batch norm
+        return replace(s, bias=torch.as_tensor(s.bias) + constant.flatten().to(torch.float64))
+    return _Sum(where(node), branches=tuple(r.value(n, node) for n in node.args[:2]))
 
 
 def _cat(r: _Reader, node: fx.Node) -> Value:
-    a = _arguments(node)
+    a = arguments(node)
     values = [r.value(n, node) for n in a["tensors"]]
     if int(a["dim"]) % (len(values[0].shape) + 1) != 1:
         raise ConversionError(
@@ -275,7 +349,7 @@ def _cat(r: _Reader, node: fx.Node) -> Value:
 
 def _flatten(r: _Reader, node: fx.Node) -> Value:
     x = r.value(node.args[0], node)
-    ndim = len(node.meta["val"].shape) if "val" in node.meta else 2
+    ndim = len(node.meta["shape"])
     if ndim != 2:
         raise ConversionError(where(node), f"a reshape to {ndim} axes", "only flattening to (N, features) is known")
     return r.builder.flatten(x) if len(x.shape) > 1 else x
@@ -292,23 +366,13 @@ def _attribute(model: fx.GraphModule, path: str) -> Any:
     return found
 
 
-def _layer_name(node: fx.Node) -> str:
-    """Module path; torchao's pattern matching loses it for a convolution before a batch norm."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    if stack and stack[-1][0] and "torchao" not in str(stack[-1][1]):
-        return str(stack[-1][0])
-    return node.name
-
-
 _HANDLERS: dict[Any, Callable[[_Reader, fx.Node], Any]] = {
-    _q.quantize_per_tensor.default: _quantise,
-    _q.dequantize_per_tensor.default: _dequantise,
-    _q.dequantize_per_channel.default: _dequantise_channels,
     _a.avg_pool2d.default: _avg_pool,
     _a.adaptive_avg_pool2d.default: _adaptive_pool,
     _a.mean.dim: _mean,
     _a.cat.default: _cat,
     _a.sym_size.int: lambda r, node: None,
+    _a.div.Tensor: _divide,
     **dict.fromkeys(aten.CONV, lambda r, node: _weighted(r, node, _make_conv)),
     **dict.fromkeys(aten.LINEAR, lambda r, node: _weighted(r, node, lambda a, w: Linear(w))),
     **dict.fromkeys(aten.BATCH_NORM, _batch_norm),

@@ -6,7 +6,7 @@
   ReLU. Inputs of an addition or a concatenation share their scale, so that synapses have weight 1.
 * An average pool has a quantiser of its own: with its input's, one quotient in four would be an exact tie,
   which the toolkit breaks by the noise of its float sums.
-* ``FakeQuantize``, not the fused one: that trains with another weight scale than it converts with.
+* A ``FakeQuantize``, not the fused one: that trains with another weight scale than it converts with.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
-from converters.errors import ConversionError
+from converters.errors import ConversionError, warn
 from converters.frontends.aten import (
     ADD,
     BATCH_NORM,
@@ -46,7 +46,7 @@ from converters.frontends.aten import (
     where,
 )
 
-__all__ = ["CaLIFQuantizer", "RangeObserver", "in_memory_order", "sample_step"]
+__all__ = ["CaLIFQuantizer", "LevelQuantiser", "RangeObserver", "in_memory_order", "sample_step"]
 
 
 def sample_step(values: int, size: int) -> int:
@@ -99,6 +99,73 @@ class RangeObserver(MovingAverageMinMaxObserver):
         best = ranges[error.argmin()]
         super().forward(torch.stack([low * best, best]))
         return x
+
+
+class LevelQuantiser(FakeQuantize):
+    """torchao's fake quantiser, whose range stays where it is in evaluation mode.
+
+    torchao's own goes on observing there, so that each evaluation moves what it measures.
+
+    Attributes
+    ----------
+    path : str
+        Where in the network it stands, for people.
+    bypassed : bool
+        Lets values through as they are, and observes nothing.
+    watching : bool
+        Set for the network's input: warns, once, of negative values where there are no negative levels.
+    """
+
+    scale: Tensor
+    path, bypassed, watching = "quantiser", False, False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.bypassed:
+            return x
+        if self.training:
+            result = super().forward(x)
+        else:
+            result = self.quantised(x) if bool(self.fake_quant_enabled[0]) else x
+        if self.watching and self.quant_min == 0 and x.numel():
+            self._watch(x.detach())
+        return result
+
+    def _watch(self, x: Tensor) -> None:
+        cut = -float(self.scale[0]) / 2
+        if float(x.amin()) < cut:
+            self.watching = False
+            warn(
+                self.path,
+                f"negative values, {float((x < cut).double().mean()):.1%} of this batch, which become 0: the example "
+                "of prepare_qat had none",
+                "prepare the model anew with signed_input=True, or with an example of this data",
+            )
+
+    def quantised(self, x: Tensor) -> Tensor:
+        """The values of ``x`` on the levels of the present range."""
+        if not self.has_seen_data():
+            raise ConversionError(
+                self.path,
+                "a quantiser that has seen no data",
+                "train the model, or run images through it in training mode: ranges do not move in evaluation",
+            )
+        low, high = self.activation_post_process.quant_min, self.activation_post_process.quant_max
+        if self.is_per_channel:
+            return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.ch_axis, low, high)
+        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, low, high)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LevelQuantiser:
+        """A network that is cast to another precision keeps its scales, which torch takes in float32 only."""
+        scale = self.scale
+        super()._apply(fn, recurse)
+        if self.scale.dtype != torch.float32:
+            self.scale = scale.to(self.scale.device)
+        return self
+
+    def has_seen_data(self) -> bool:
+        """Whether its range comes from data."""
+        low = self.activation_post_process.min_val
+        return bool(low.numel()) and bool(torch.isfinite(low).all())
 
 
 class CaLIFQuantizer(Quantizer):
@@ -162,7 +229,7 @@ class CaLIFQuantizer(Quantizer):
                 end = self._end(node, (BATCH_NORM, RELUS))
                 if end not in last or self.quantise_output:
                     self._output(end, not is_relu(end))
-            elif node.target in ADD and not _is_counter(node):
+            elif node.target in ADD:
                 self._addition(node)
             elif node.target in CAT:
                 self._shared(node, list(node.args[0]))
@@ -175,7 +242,7 @@ class CaLIFQuantizer(Quantizer):
     def _end(self, node: fx.Node, stages: tuple[Any, ...]) -> fx.Node:
         """The last node of the layer that starts here: nothing in between is used elsewhere."""
         for stage in stages:
-            users = [u for u in node.users if not _is_counter(u)]
+            users = list(node.users)
             if len(users) == 1 and users[0].target in stage:
                 _mark(node)
                 node = users[0]
@@ -193,11 +260,12 @@ class CaLIFQuantizer(Quantizer):
         node.meta["quantization_annotation"] = annotation
 
     def _addition(self, node: fx.Node) -> None:
-        if not all(isinstance(n, fx.Node) for n in node.args[:2]) or node.kwargs.get("alpha", 1) != 1:
+        a, b = (_origin(n) if isinstance(n, fx.Node) else n for n in node.args[:2])
+        constant = not all(isinstance(n, fx.Node) and n.op != "get_attr" for n in (a, b))
+        if constant or node.kwargs.get("alpha", 1) != 1:
             raise ConversionError(
                 where(node), "the addition of a constant or a multiple", "put it into a bias or weight"
             )
-        a, b = (_origin(n) for n in node.args[:2])
         self._share(node, a, b)
         end = self._end(node, (RELUS,))
         self._output(end, not is_relu(end) and (self._signed(a) or self._signed(b)))
@@ -209,13 +277,13 @@ class CaLIFQuantizer(Quantizer):
         self.sign[node] = any(self.sign.get(n, True) for n in origins)
         _mark(node)
 
-    def _share(self, where: fx.Node, a: fx.Node, b: fx.Node) -> None:
+    def _share(self, node: fx.Node, a: fx.Node, b: fx.Node) -> None:
         """Give ``b`` the quantiser of ``a``. Both become signed if one is."""
         if a is b:
             return
         for n in (a, b):
             if n not in self.sign:
-                raise ConversionError(where.name, f"an input {n.name} without a quantiser", "quantise all branches")
+                raise ConversionError(where(node), f"an input {n.name} without a quantiser", "quantise all branches")
         for n in (a, b):
             if n.op == "placeholder":  # its neurons would get the input's levels
                 self._output(n, self.sign[n])
@@ -244,7 +312,7 @@ def _activation_spec(levels: int, signed: bool) -> QuantizationSpec:
     low = -levels if signed else 0
     return QuantizationSpec(
         dtype=dtype,
-        observer_or_fake_quant_ctr=FakeQuantize.with_args(observer=RangeObserver, averaging_constant=0.05),
+        observer_or_fake_quant_ctr=LevelQuantiser.with_args(observer=RangeObserver, averaging_constant=0.05),
         quant_min=low,
         quant_max=levels,
         qscheme=scheme,
@@ -256,7 +324,7 @@ def _weight_spec(bits: int, per_channel: bool) -> QuantizationSpec:
     observer = PerChannelMinMaxObserver if per_channel else MinMaxObserver
     return QuantizationSpec(
         dtype=torch.int8,
-        observer_or_fake_quant_ctr=FakeQuantize.with_args(observer=observer),
+        observer_or_fake_quant_ctr=LevelQuantiser.with_args(observer=observer),
         quant_min=-largest,
         quant_max=largest,
         qscheme=torch.per_channel_symmetric if per_channel else torch.per_tensor_symmetric,
@@ -269,11 +337,6 @@ def _origin(node: Any) -> fx.Node:
     while node.op == "call_function" and (node.target in SHAPES or node.target in CAT):
         node = node.args[0][0] if node.target in CAT else node.args[0]
     return node
-
-
-def _is_counter(node: fx.Node) -> bool:
-    """Batch norm's count of batches."""
-    return node.target in ADD and node.args[0].op == "get_attr"
 
 
 def _annotated(node: fx.Node) -> bool:

@@ -1,39 +1,40 @@
-"""The PT2E front-end against torchao's own integers, recorded from its converted graph."""
+"""The PT2E front-end against torchao's own integers, recorded from its fake quantisers."""
 
 from __future__ import annotations
 
 import copy
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchao.quantization.pt2e import FakeQuantizeBase
 
 import converters
 from converters.errors import ConversionError
-from converters.frontends.pt2e import convert, freeze_observers, from_pt2e, prepare_qat
-from converters.frontends.pt2e_reader import read_converted
+from converters.frontends.pt2e import freeze_observers, from_pt2e, prepare_qat
 from converters.results import compare_counts
 from converters.rounding import exact_round
 from tests.networks import NETWORKS, LeNet5, make, pixels, short_training
 
-_QUANTISE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 
+def recorded(prepared: nn.Module, x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """The integers of all activation quantisers in order, from what they give in evaluation, and the output."""
+    seen: list[torch.Tensor] = []
 
-class Recorder(torch.fx.Interpreter):
-    """Runs torchao's converted graph and keeps what its quantise operations return, zero point removed."""
+    def keep(fake: Any, _: Any, result: torch.Tensor) -> None:
+        if fake.qscheme != torch.per_channel_symmetric and result.shape[0] == len(x):
+            seen.append(torch.round(result.detach() / fake.scale).to(torch.int64))
 
-    def record(self, x: torch.Tensor) -> list[torch.Tensor]:
-        self.seen: list[torch.Tensor] = []
-        self.logits = self.run(x)
-        return self.seen
-
-    def run_node(self, node):
-        result = super().run_node(node)
-        if node.target is _QUANTISE:
-            self.seen.append(result.to(torch.int64) - node.args[2])
-        return result
+    twin = copy.deepcopy(prepared).eval()
+    quantisers = {id(m): m for m in twin.modules() if isinstance(m, FakeQuantizeBase)}.values()
+    handles = [m.register_forward_hook(keep) for m in quantisers]
+    output = twin(x).detach()
+    for handle in handles:
+        handle.remove()
+    return seen, output
 
 
 def near_tie(q: converters.QuantGraph, layer, values, index) -> bool:
@@ -58,33 +59,31 @@ def test_integers_are_the_toolkits(name, levels, bits, per_channel):
     x = pixels(2000 if name == "signed" else 500, *NETWORKS[name][1:], seed=7)
     prepared = prepare_qat(model, x[:8], levels=levels, weight_bits=bits, per_channel=per_channel)
     short_training(prepared, name)
-    converted = convert(prepared)
-    q = read_converted(converted)
-    recorder = Recorder(converted)
-    theirs = recorder.record(x)
+    q = from_pt2e(prepared)
+    theirs, output = recorded(prepared, x)
     values = q.execute(x)
     assert len(theirs) == len(values)  # one quantiser per layer, and the input's
     # the graph's order need not be ours: the recording that fits is the layer's
-    recorded = {
+    fitting = {
         name: min((t for t in theirs if t.numel() == a.numel()), key=lambda t: int((t.reshape(a.shape) != a).sum()))
         for name, a in values.items()
     }
-    recorded = {name: t.reshape(values[name].shape) for name, t in recorded.items()}
-    assert torch.equal(recorded[q.input.name], values[q.input.name])
+    fitting = {name: t.reshape(values[name].shape) for name, t in fitting.items()}
+    assert torch.equal(fitting[q.input.name], values[q.input.name])
     compared = differing = 0
     for layer in q.layers:  # each layer on the toolkit's own inputs, so that every difference is its own
         bias, threshold = layer.bias, layer.threshold
-        acc = q.accumulate(layer, recorded)
+        acc = q.accumulate(layer, fitting)
         mine = exact_round(acc, bias, threshold, layer.tie, layer.y_min, layer.y_max)
         compared += mine.numel()
-        for index in (mine != recorded[layer.name]).nonzero():
+        for index in (mine != fitting[layer.name]).nonzero():
             differing += 1
-            assert near_tie(q, layer, recorded, tuple(index.tolist()))
+            assert near_tie(q, layer, fitting, tuple(index.tolist()))
     assert differing * 100_000 <= compared
     assert compared > 100_000
     assert q.levels == levels
-    assert torch.allclose(q.logits(recorded).float(), recorder.logits, atol=1e-5)
-    assert (q.predict(x) == recorder.logits.argmax(1)).double().mean() > 0.995
+    assert torch.allclose(q.logits(fitting).float(), output, atol=1e-5)
+    assert (q.predict(x) == output.argmax(1)).double().mean() > 0.995
     widest = max(
         int(op.weight.abs().max())
         for layer in q.layers
@@ -99,36 +98,18 @@ def test_integers_are_the_toolkits(name, levels, bits, per_channel):
     assert [row for row in rows if row.differing] == []
 
 
-class Float64(Recorder):
-    """The toolkit's converted graph in float64: its own operations, but for the two that insist on float32."""
-
-    def run_node(self, node):
-        name = str(node.target)
-        if "quantize" not in name:
-            return torch.fx.Interpreter.run_node(self, node)
-        value, *rest = self.fetch_args_kwargs_from_env(node)[0]
-        if name.startswith("quantized_decomposed.quantize"):
-            scale, zero, low, high = rest[:4]
-            q = torch.clamp(torch.round(value / scale) + zero, low, high)
-            self.seen.append(q.to(torch.int64) - zero)
-            return q
-        if "per_channel" in name:
-            scale, zero, axis = rest[:3]
-            view = [-1 if k == axis else 1 for k in range(value.ndim)]
-            return (value.double() - zero.view(view)) * scale.double().view(view)
-        return (value.double() - rest[1]) * rest[0]
-
-
-@pytest.mark.parametrize(("name", "levels", "per_channel"), [("signed", 300, False), ("concat", 100, True)])
+@pytest.mark.parametrize(
+    ("name", "levels", "per_channel"), [("signed", 300, False), ("concat", 100, True), ("residual", 40, True)]
+)
 def test_none_differs_in_float64(name, levels, per_channel):
     model = make(name)
     x = pixels(500, *NETWORKS[name][1:], seed=7)
     prepared = prepare_qat(model, x[:8], levels=levels, per_channel=per_channel)
     short_training(prepared, name)
-    converted = convert(prepared)
-    q = read_converted(converted)
-    theirs = Float64(converted.double()).record(x.double())
-    values = q.execute(x)
+    prepared.double()
+    q = from_pt2e(prepared)
+    theirs, _ = recorded(prepared, x.double())
+    values = q.execute(x.double())
     compared = 0
     for layer in q.layers:
         same = [t for t in theirs if t.numel() == values[layer.name].numel()]
@@ -174,10 +155,10 @@ def test_an_unquantised_output_is_read_from_the_membrane():
     q = from_pt2e(prepared)
     assert not q.output.spiking
     x = pixels(40, (1, 12, 12), seed=5)
-    converted = convert(prepared)
-    assert torch.allclose(q.logits(q.execute(x)).float(), converted(x), atol=1e-4)
+    prepared.eval()
+    assert torch.allclose(q.logits(q.execute(x)).float(), prepared(x), atol=1e-4)
     r = converters.run(converters.to_nir(q, T=4), x)
-    assert torch.allclose(r.logits.float(), converted(x), atol=1e-4)
+    assert torch.allclose(r.logits.float(), prepared(x), atol=1e-4)
     assert torch.equal(r.predictions, q.predict(x))
 
 
@@ -241,10 +222,8 @@ def test_what_has_no_counterpart_is_named(inner, message):
     ],
 )
 def test_geometry_that_a_neuron_cannot_have(inner, message):
-    prepared = prepare_qat(_Bad(inner), torch.rand(2, 1, 12, 12))
-    prepared(torch.rand(2, 1, 12, 12))
     with pytest.raises(ConversionError, match=message):
-        from_pt2e(prepared)
+        prepare_qat(_Bad(inner), torch.rand(2, 1, 12, 12))
 
 
 @pytest.mark.parametrize(
@@ -282,10 +261,9 @@ def test_batch_norm_behind_a_linear_layer_folds_behind_the_accumulator():
     for k in range(4):
         prepared(torch.rand(32, 6, generator=torch.Generator().manual_seed(k)))
     prepared.eval()
-    converted = convert(prepared)
-    q = read_converted(converted)
+    q = from_pt2e(prepared)
     x = torch.rand(2000, 6, generator=torch.Generator().manual_seed(9))
-    theirs = Recorder(converted).record(x)
+    theirs, _ = recorded(prepared, x)
     for a, b in zip(q.execute(x).values(), theirs, strict=True):
         assert int((a != b).sum()) == 0
 
