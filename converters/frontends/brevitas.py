@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from converters.errors import ConversionError, MissingExtraError
 from converters.frontends.checking import check_conversion, left_alone
 from converters.frontends.operations import FUNCTIONS, METHODS, MODULES, add
+from converters.frontends.in_place_proxies import InPlaceTracer
 from converters.frontends.tracing import Traced, check_example, record, traced_graph, where_is
 from converters.frontends.walker import Grid, Handler, Pending, Raw, Walker, Weight
 from converters.frontends.watching import show
@@ -87,7 +88,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(InPlaceTracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return type(m) is not nn.Sequential and type(m).__module__.startswith(("torch.nn.", "brevitas."))
 

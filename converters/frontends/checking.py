@@ -121,6 +121,7 @@ def left_alone(device: torch.device) -> Iterator[None]:
         for kind in {"cpu", device.type}:
             stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(torch.random.fork_rng(devices))
+        stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         matmul.allow_tf32 = cudnn.allow_tf32 = False
         try:

@@ -139,19 +139,38 @@ def _flatten(walker: Walker, node: fx.Node, input: Any, start_dim: int = 1, end_
 
 
 def _reshape(walker: Walker, node: fx.Node, input: Any, *_: Any, **__: Any) -> Any:
-    """Whatever it is called: it must keep the batch, and flatten the rest or leave it alone."""
+    """Whatever it is called: it must keep the batch, and flatten the rest, or put it back, or leave it alone."""
     before, after = walker.shape(node.all_input_nodes[0]), walker.shape(node)
     if before == after:
         return input
-    if before[0] != after[0] or len(after) != 2:
-        raise ConversionError(where_is(node), f"a change of shape from {before} to {after}", "only flatten images")
-    if type(input) in (Raw, Pending):
-        return replace(input, flat=True)
-    return walker.builder.flatten(walker.value(node, input))
+    x = input if type(input) in (Raw, Pending) else walker.value(node, input)
+    if before[0] == after[0] and len(after) == 2:
+        if type(x) is Value:
+            return walker.builder.flatten(x)
+        return replace(x, flat=True, **({"shape": before[1:]} if type(x) is Pending and not x.flat else {}))
+    if before[0] == after[0] and x.flat:
+        plain = replace(x, flat=False)
+        if plain.shape == after[1:]:
+            return plain
+    raise ConversionError(where_is(node), f"a change of shape from {before} to {after}", "only flatten images")
 
 
 def same(walker: Walker, node: fx.Node, input: Any, *_: Any, **__: Any) -> Any:
     return input
+
+
+def _dropout(walker: Walker, node: fx.Node, input: Any, p: float = 0.5, *given: Any, **named: Any) -> Any:
+    """Nothing, if it is switched off."""
+    on_by_default = node.target in _DROPOUTS
+    training = named.get("training", named.get("train", given[0] if given else on_by_default))
+    if training and p:
+        raise ConversionError(
+            where_is(node), "a dropout that stays on in eval mode", "give it training=self.training, or use nn.Dropout"
+        )
+    return input
+
+
+_DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
 
 
 def _relu(walker: Walker, node: fx.Node, input: Any, inplace: bool = False) -> Any:
@@ -189,7 +208,10 @@ MODULES: dict[type, Handler] = {
     nn.AvgPool2d: of_module(_avg_pool, *_POOL),
     nn.AdaptiveAvgPool2d: of_module(_adaptive_pool, "output_size"),
     nn.Flatten: of_module(_reshape),
-    **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d), of_module(same)),
+    nn.Identity: of_module(same),
+    **dict.fromkeys(
+        (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout), of_module(same)
+    ),
     **dict.fromkeys((nn.MaxPool2d, nn.AdaptiveMaxPool2d), _MAX_POOL),
     **dict.fromkeys((nn.Softmax, nn.LogSoftmax), _SOFTMAX),
 }
@@ -204,7 +226,9 @@ FUNCTIONS: dict[Any, Handler] = {
     **dict.fromkeys((operator.sub, operator.isub, torch.sub), _subtract),
     **dict.fromkeys((torch.cat, torch.concat), concatenate),
     **dict.fromkeys((torch.flatten, torch.reshape, torch.squeeze), _reshape),
-    **dict.fromkeys((F.dropout, F.dropout2d), same),
+    **dict.fromkeys((*_DROPOUTS, F.alpha_dropout, F.feature_alpha_dropout), _dropout),
+    **dict.fromkeys((torch.dropout, torch.alpha_dropout, torch.feature_dropout, torch.feature_alpha_dropout), _dropout),
+    **dict.fromkeys((torch.clone, torch.detach), same),
     **dict.fromkeys((F.max_pool2d, torch.max_pool2d, F.adaptive_max_pool2d), _MAX_POOL),
     **dict.fromkeys((F.softmax, F.log_softmax, torch.softmax, torch.log_softmax), _SOFTMAX),
 }

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from converters.errors import ConversionError
-from converters.frontends.tracing import Traced, needed, record, traced_graph, where_is
+from converters.frontends.in_place_proxies import InPlaceTracer
+from converters.frontends.tracing import Traced, record, traced_graph, where_is
 
 __all__ = ["evaluated", "quiet", "toolkit", "trace"]
 
@@ -68,7 +69,7 @@ def toolkit() -> SimpleNamespace:
     )
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(InPlaceTracer):
     def __init__(self) -> None:
         super().__init__()
         ao = toolkit()
@@ -108,11 +109,12 @@ def trace(model: nn.Module, example: Tensor) -> Traced:
     model = evaluated(model)
     graph = model.graph if isinstance(model, fx.GraphModule) else traced_graph(_Tracer(), model)
     modules = dict(model.named_modules(remove_duplicate=False))
-    for node in needed(graph):
+    with quiet():
+        traced = record(model, graph, example)
+    for node in traced.nodes:
         if node.op == "call_module":
             _check_fakes(where_is(node), modules[str(node.target)], fakes)
-    with quiet():
-        return record(model, graph, example)
+    return traced
 
 
 def _check_fakes(where: str, module: nn.Module, fakes: tuple[type, ...]) -> None:

@@ -11,6 +11,8 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from converters.errors import ConversionError
+from converters.frontends.functional import Effects, make_functional, partly_changed
+from converters.frontends.in_place_proxies import InPlaceTracer
 from converters.frontends.watching import call_numbers
 
 __all__ = ["Traced", "check_example", "check_finite", "first_line", "needed", "record", "traced_graph", "where_is"]
@@ -37,9 +39,11 @@ class _Recorder(fx.Interpreter):
         self.shapes: list[tuple[int, ...] | None] = []
         self.constants: list[tuple[Any] | None] = []
         self.results: list[Any] = []
+        self.effects = Effects()
 
     def run_node(self, n: fx.Node) -> Any:
         out = super().run_node(n)
+        self.effects.after(out)
         self.results.append(out)
         shape = getattr(out, "shape", None)  # of a tensor, or of a toolkit's wrapper of one
         self.shapes.append(tuple(shape) if isinstance(shape, torch.Size) else None)
@@ -64,30 +68,47 @@ def check_finite(model: nn.Module) -> None:
             raise ConversionError(name, "NaN or infinite values", "train with a lower rate, or from an earlier state")
 
 
-def traced_graph(tracer: fx.Tracer, model: nn.Module) -> fx.Graph:
+def traced_graph(tracer: InPlaceTracer, model: nn.Module) -> fx.Graph:
     """The graph of a model, or an error that says why there is none."""
+    own = {name: (x, x._version) for name, x in (*model.named_parameters(), *model.named_buffers())}
     try:
-        return tracer.trace(model)
+        graph = tracer.trace(model)
+    except ConversionError:
+        raise
     except Exception as error:
         raise ConversionError(
             "model",
             f"a forward that cannot be traced ({first_line(error)})",
             "let it not branch on its data",
         ) from error
+    for name, (x, version) in own.items():
+        if x._version != version:
+            raise ConversionError(name, "a parameter or buffer that forward changes", "leave it as it is in eval mode")
+    return graph
 
 
 def record(model: nn.Module, graph: fx.Graph, example: Tensor) -> Traced:
-    """Run a graph of ``model`` on ``example``, and keep what every node gave."""
-    recorder = _Recorder(fx.GraphModule(model, graph))
-    try:
-        with torch.no_grad():
-            recorder.run(example)
-    except Exception as error:
-        raise ConversionError(
-            "example",
-            f"that the model does not run on shape {tuple(example.shape)} ({first_line(error)})",
-            "give a fitting batch",
-        ) from error
+    """Make a graph of ``model`` functional, run it on ``example``, and keep what every node gave.
+
+    In-place operations are written out of place, in the graph and in the modules of ``model``: give a copy. Only then
+    are nodes dropped that the output does not need.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    calls = call_numbers(graph, modules)
+    recorder = _run(model, graph, example)
+    if not recorder.effects.none:
+        make_functional(graph, modules, recorder.effects, where_is)
+        keep = set(needed(graph))
+        for node in reversed(graph.nodes):
+            if node not in keep and node.op != "placeholder":
+                graph.erase_node(node)
+            elif node.target is partly_changed:
+                raise ConversionError(
+                    where_is(node),
+                    "a tensor of which a part was changed in place through a view, and which is used after that",
+                    "write the operation out of place",
+                )
+        recorder = _run(model, graph, example)
     order = list(graph.nodes)  # of which the recorder ran a copy
     shapes = {node: shape for node, shape in zip(order, recorder.shapes, strict=True) if shape is not None}
     constants = {node: c[0] for node, c in zip(order, recorder.constants, strict=True) if c is not None}
@@ -99,8 +120,21 @@ def record(model: nn.Module, graph: fx.Graph, example: Tensor) -> Traced:
             value = getattr(value, part)
         return value
 
-    modules = dict(model.named_modules(remove_duplicate=False))
-    return Traced(needed(graph), modules, attribute, shapes, constants, results, call_numbers(graph, modules))
+    return Traced(needed(graph), modules, attribute, shapes, constants, results, calls)
+
+
+def _run(model: nn.Module, graph: fx.Graph, example: Tensor) -> _Recorder:
+    recorder = _Recorder(fx.GraphModule(model, graph))
+    try:
+        with torch.no_grad():
+            recorder.run(example.detach().clone())
+    except Exception as error:
+        raise ConversionError(
+            "example",
+            f"that the model does not run on shape {tuple(example.shape)} ({first_line(error)})",
+            "give a fitting batch",
+        ) from error
+    return recorder
 
 
 def where_is(node: fx.Node) -> str:
@@ -117,6 +151,7 @@ def first_line(error: Exception) -> str:
 
 
 def needed(graph: fx.Graph) -> tuple[fx.Node, ...]:
+    """The nodes that the output depends on, in order, if none changes what another gave."""
     needed: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         if node.op == "output" or node in needed:

@@ -49,7 +49,7 @@ class Pending:
 
     ``low`` and ``high`` clamp the real value. ``base`` is set where a value on a grid is merely clamped:
     its ReLU is on that grid again, and may do without a quantiser. ``normalised(factor, shift)`` is the
-    layer behind a batch norm, where there can be one.
+    layer behind a batch norm, where there can be one. ``shape`` is that of an image before it was flattened.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Pending:
     low: float = -math.inf
     high: float = math.inf
     flat: bool = False
+    shape: tuple[int, ...] = ()
     base: Value | None = None
     normalised: Callable[[Tensor, Tensor], Pending] | None = None
 
@@ -207,12 +208,16 @@ class Walker:
         value, name = self.value(node, x), where_is(node)
         if high == math.inf and self.range(value)[0] >= 0:
             return value
+        flat = value.flat and len({shape[1:] for _, shape in value.parts}) == 1
+        base = replace(value, flat=False) if flat else value  # as maps, so that they can become maps again
         return Pending(
             name,
-            lambda name, grid: self.requantise(name, [(value, 1.0)], grid),
+            lambda name, grid: self.requantise(name, [(base, 1.0)], grid),
             low=0.0,
             high=high,
-            base=value,
+            flat=flat,
+            shape=base.shape if flat else (),
+            base=base,
         )
 
 
