@@ -17,8 +17,8 @@ from torch import Tensor, fx, nn
 
 from converters.errors import ConversionError, MissingExtraError
 from converters.frontends.checking import check_conversion, left_alone
-from converters.frontends.operations import FUNCTIONS, METHODS, MODULES, add
 from converters.frontends.in_place_proxies import InPlaceTracer
+from converters.frontends.operations import FUNCTIONS, METHODS, MODULES, add
 from converters.frontends.tracing import Traced, check_example, record, traced_graph, where_is
 from converters.frontends.walker import Grid, Handler, Pending, Raw, Walker, Weight
 from converters.frontends.watching import show

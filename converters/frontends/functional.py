@@ -149,9 +149,7 @@ def _gives(views: list[_View], changed: _View) -> bool:
     return len(views) == 1 and (views[0].memory, views[0].geometry) == (changed.memory, changed.geometry)
 
 
-def _follow(
-    graph: fx.Graph, node: fx.Node, before: fx.Node, views: list[_View], changed: _View
-) -> fx.Node | None:
+def _follow(graph: fx.Graph, node: fx.Node, before: fx.Node, views: list[_View], changed: _View) -> fx.Node | None:
     """What ``before``, of these views, is after ``node`` changed a view; None if it is what it was."""
     shared = [v for v in views if v.memory == changed.memory]
     if not shared:
@@ -207,7 +205,7 @@ def _without_underscore(function: Any) -> Any:
 def _switch_off(node: fx.Node) -> bool:
     """Set the argument ``inplace`` of a function to False; whether there is one."""
     try:
-        bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
+        bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)
     except (TypeError, ValueError):
         return False
     if not bound.arguments.get("inplace"):

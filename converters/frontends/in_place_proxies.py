@@ -1,4 +1,4 @@
-"""Proxies for torch.fx that see ``z += a``: PyTorch's own take it for ``z = z + a``, and item assignment for an error."""
+"""Proxies for torch.fx that see ``z += a``, which its own take for ``z = z + a``, and item assignments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,21 @@ from torch.fx.proxy import Attribute
 
 __all__ = ["InPlaceTracer"]
 
-_AUGMENTED = "iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift".split()
+_AUGMENTED = [
+    "iadd",
+    "isub",
+    "imul",
+    "itruediv",
+    "ifloordiv",
+    "imod",
+    "ipow",
+    "imatmul",
+    "iand",
+    "ior",
+    "ixor",
+    "ilshift",
+    "irshift",
+]
 
 
 def _method(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,7 +47,7 @@ class _Attribute(Attribute):
 for _kind in (_Proxy, _Attribute):
     for _name in _AUGMENTED:
         setattr(_kind, f"__{_name}__", _method(getattr(operator, _name)))
-    _kind.__setitem__ = _method(operator.setitem)  # type: ignore[attr-defined]
+    _kind.__setitem__ = _method(operator.setitem)
 
 
 class InPlaceTracer(fx.Tracer):
