@@ -14,20 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from converters.atomic import atomic_path
 from converters.errors import ConversionError, FileFormatError
 from converters.quantised import Checked, InputSpec, Layer, QuantGraph
+from converters.reading import parse_json, read_bytes
 from converters.synapses import OPS, Op, Synapse
 
 __all__ = ["FORMAT", "load_quantised", "save_quantised"]
 
 FORMAT = "calif-quantised"
 _VERSION = 1
-_LARGEST = 1 << 30  # bytes of a decompressed file
+_LARGEST = 1 << 30  # bytes of a file, decompressed
+_DICTIONARY = 1 << 28  # bytes that decompressing may take beside them; what xz writes takes 65 MiB at the most
+_XZ = b"\xfd7zXZ\x00"
+_AGAIN = "train or convert again"
 # the notes that commands read; a caller may keep others, of any type
 _NOTES: dict[str, tuple[str, set[type]]] = {
     **dict.fromkeys(("network", "dataset", "toolkit", "command"), ("a text", {str})),
@@ -97,19 +101,17 @@ def load_quantised(path: str | os.PathLike) -> QuantGraph:
 def load_with_notes(path: str | os.PathLike) -> tuple[QuantGraph, dict[str, Any]]:
     """The network and the notes that were saved with it."""
     where = str(path)
-    if not Path(path).is_file():
-        raise FileFormatError(where, "no such file", "check the path")
+    data = read_bytes(path, max_bytes=_LARGEST)
     try:
-        if _is_compressed(path):
-            header, tensors = _decompressed(path)
-        else:
-            with safe_open(path, framework="pt") as f:
-                header = f.metadata() or {}
-                tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, lzma.LZMAError, OSError, EOFError, ValueError) as error:
-        raise FileFormatError(
-            where, f"a damaged file, or one of another kind ({error})", "train or convert again"
-        ) from None
+        if data[:6] == _XZ:
+            data = _decompressed(data)
+        tensors = load(data)  # checks the header before we read from it
+        header = parse_json(where, data[8 : 8 + int.from_bytes(data[:8], "little")], _AGAIN).get("__metadata__", {})
+    except FileFormatError:
+        raise
+    except (SafetensorError, lzma.LZMAError, ValueError) as error:
+        raise FileFormatError(where, f"a damaged file, or one of another kind ({error})", _AGAIN) from None
+    del data
     if header.get("format") != FORMAT:
         raise FileFormatError(
             where, "safetensors of another kind", "give a file written by calif train or save_quantised"
@@ -133,7 +135,7 @@ def load_with_notes(path: str | os.PathLike) -> tuple[QuantGraph, dict[str, Any]
         raise FileFormatError(f"{where}: {error.where}", error.found, error.todo) from None
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        raise FileFormatError(where, f"an incomplete description ({reason})", "train or convert again") from None
+        raise FileFormatError(where, f"an incomplete description ({reason})", _AGAIN) from None
 
 
 def _check_notes(where: str, notes: dict[str, Any]) -> None:
@@ -143,20 +145,15 @@ def _check_notes(where: str, notes: dict[str, Any]) -> None:
             raise FileFormatError(where, f"a note {name!r} of {value!r}", f"{text} belongs there")
 
 
-def _is_compressed(path: str | os.PathLike) -> bool:
-    with Path(path).open("rb") as f:
-        return f.read(6) == b"\xfd7zXZ\x00"
-
-
-def _decompressed(path: str | os.PathLike) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Header and tensors of a compressed file; a small file that would fill the memory is refused."""
-    with lzma.open(path) as f:
-        data = f.read(_LARGEST + 1)
-    if len(data) > _LARGEST:
+def _decompressed(data: bytes) -> bytes:
+    """The bytes of a compressed file; one that would fill the memory, by its size or its dictionary, is refused."""
+    decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_DICTIONARY)
+    plain = decompressor.decompress(data, _LARGEST + 1)
+    if len(plain) > _LARGEST:
         raise ValueError(f"more than {_LARGEST >> 20} MiB when decompressed")
-    tensors = load(data)  # checks the header before we read from it
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return header.get("__metadata__", {}), tensors
+    if not decompressor.eof:
+        raise ValueError("it ends too early")
+    return plain
 
 
 def _layer(entry: dict[str, Any], tensors: dict[str, Tensor]) -> Layer:

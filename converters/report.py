@@ -14,11 +14,13 @@ from typing import Any
 from calif_plugins.parameters import PHASES
 from converters.atomic import atomic_path
 from converters.errors import ConversionError, FileFormatError
+from converters.reading import parse_json, read_bytes
 from converters.report_sections import sections
 
 __all__ = ["RUN_FILE", "load_run", "render", "write_report", "write_run"]
 
 RUN_FILE = "run.json"
+_LARGEST_RUN = 1 << 28  # bytes
 _LISTS = ("windows", "checks", "rows", "interop")
 _WINDOW_FIELDS = ("T", "phase", "quantised_accuracy", "snn_accuracy", "counts_compared", "count_mismatches")
 _MEASURED = ("latency_steps", "latency_steps_mean", "spikes_per_image", "sops_per_image", "macs_per_image")
@@ -61,12 +63,7 @@ def load_run(paths: Sequence[str | os.PathLike]) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     todo = "give what calif demo, run, sweep or cross-check prints with --json, or the demo's folder"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileFormatError(str(path), "no such file", todo) from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise FileFormatError(str(path), f"no JSON ({error})", todo) from None
+    found = parse_json(path, read_bytes(path, max_bytes=_LARGEST_RUN, todo=todo), todo, finite=False)
     if not isinstance(found, dict):
         raise FileFormatError(str(path), f"a JSON {type(found).__name__}", todo)
     for name in _LISTS:

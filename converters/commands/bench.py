@@ -17,6 +17,7 @@ from converters.benchmark.worker import GROWTH
 from converters.commands import common
 from converters.errors import ConversionError, MissingExtraError
 from converters.quantised import QuantGraph
+from converters.reading import parse_json, read_bytes
 from converters.rivals import RIVALS, missing
 from converters.zoo.named import load_checkpoint
 
@@ -146,9 +147,9 @@ def _kept(out: Path | None, data: dict[str, Any]) -> list[dict[str, Any]]:
     if out is None or not out.exists():
         return []
     try:
-        found = json_module.loads(out.read_text(encoding="utf-8"))
+        found = parse_json(out, read_bytes(out, max_bytes=1 << 28), "give another name")
         rows, where = [*found["rows"], *found["failed"]], found["machine"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise ConversionError("--out", f"{out}, not a file of calif bench", "give another name") from None
     if where != data["machine"]:
         raise ConversionError("--out", f"{out}, rows of another machine or other versions", "give another name")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,9 @@ from torch import Tensor
 import calif_plugins
 import converters
 from converters.atomic import atomic_path
+from converters.errors import FileFormatError
 from converters.quantised import QuantGraph
+from converters.reading import parse_json, read_bytes
 from converters.synapses import OPS
 from converters.zoo.images import Images
 
@@ -39,6 +42,7 @@ _ELSEWHERE = (
     "lowering/",
     "quantised_file.py",
 )
+_LARGEST_ROW = 1 << 28  # bytes
 _COMPUTES = ("experiments/measuring.py", "experiments/energy")
 
 
@@ -65,11 +69,11 @@ class Kept:
             return measure()
         text = json.dumps([network, images, settings, _sources(), torch.__version__], sort_keys=True)
         path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
-        if path.is_file() and not self.fresh:
-            try:
-                return json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
-                pass  # damaged: measured again
+        if not self.fresh:
+            with suppress(FileFormatError):  # none yet, or damaged: measured again
+                row = parse_json(path, read_bytes(path, max_bytes=_LARGEST_ROW), "")
+                if isinstance(row, dict):
+                    return row
         row = measure()
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:

@@ -37,7 +37,7 @@ def find_checkpoint(which: str) -> Path:
     FileFormatError
         If it is neither; lists the names.
     """
-    if Path(which).is_file():
+    if os.path.exists(which) and not os.path.isdir(which):  # what is no regular file is refused where it is opened
         return Path(which)
     for path in (FOLDER / f"{which}.safetensors", FOLDER / f"{which}.safetensors.xz"):
         if path.is_file():

@@ -46,7 +46,7 @@ def test_compressed(tmp_path, monkeypatch):
         with pytest.raises(FileFormatError, match="damaged"):
             load_with_notes(path)
     path.write_bytes(whole)
-    monkeypatch.setattr("converters.quantised_file._LARGEST", 1 << 10)
+    monkeypatch.setattr("converters.quantised_file._LARGEST", 2000)
     with pytest.raises(FileFormatError, match="more than 0 MiB when decompressed"):
         load_with_notes(path)
 
