@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from converters.errors import ConversionError
+from converters.locking import claim
 
 __all__ = ["atomic_path"]
 
@@ -17,7 +19,8 @@ __all__ = ["atomic_path"]
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path to write to; it becomes ``path`` when the block ends well, and vanishes otherwise.
 
-    A link stays one: the file it points to is replaced.
+    A link stays one: the file it points to is replaced. Of a process that was killed a hidden ``.part`` file stays; the
+    next one that writes the same file removes it.
 
     Raises
     ------
@@ -39,12 +42,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     if os.path.exists(target) and not os.path.isfile(target):  # root could put a file in the place of a device
         raise ConversionError(where, "something that is not a regular file", "give the name of a file")
     try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+        handle, name = _claimed(target)
     except OSError as error:
         raise _unwritable(where, error, "choose another folder or name") from None
-    os.close(handle)
     temporary = Path(name)
     try:
+        _remove_abandoned(target)
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
@@ -54,6 +57,31 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         raise _unwritable(where, error, "make room, or choose another folder") from error
     finally:
         temporary.unlink(missing_ok=True)  # it has its own name where all went well
+        os.close(handle)
+
+
+def _claimed(target: Path) -> tuple[int, str]:
+    """A new temporary file, and the descriptor that says that its process lives."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+        if claim(handle) is not False and os.path.exists(name):
+            return handle, name
+        os.close(handle)  # between the two, another writer took it for abandoned
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Temporary files of the same target whose process is dead."""
+    pattern = re.compile(re.escape(f".{target.name}.") + r"[a-z0-9_]{8}\.part")
+    with suppress(OSError):
+        for path in [p for p in target.parent.iterdir() if pattern.fullmatch(p.name)]:
+            if path.is_symlink() or not path.is_file():
+                continue
+            handle = os.open(path, os.O_RDWR)
+            try:
+                if claim(handle):
+                    path.unlink()
+            finally:
+                os.close(handle)
 
 
 def _unwritable(where: str, error: OSError, todo: str) -> ConversionError:

@@ -75,3 +75,26 @@ def test_a_full_disk_leaves_nothing_and_says_so(tmp_path):
     assert done.stderr.count("\n") == 1
     assert "f.nir: found that it cannot be written (File too large); make room" in done.stderr
     assert not [p for p in tmp_path.iterdir() if p.name != "numba"]
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    """Its own alone: not that of another file, of a living writer, nor what only looks like it."""
+    source = (
+        "import os, signal, sys\nfrom converters.atomic import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as p:\n    p.write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    for name in ("a", "b"):
+        command = [sys.executable, "-c", source, str(tmp_path / name)]
+        assert subprocess.run(command, cwd=Path(__file__).parents[2], check=False).returncode == -9
+    mine, other = sorted(p.name for p in tmp_path.iterdir())
+    others = [other, ".a.12345678.part.x", ".a.1234567.part", ".xa.12345678.part"]
+    for name in others[1:]:
+        (tmp_path / name).touch()
+    os.mkfifo(tmp_path / ".a.abcdefgh.part")
+    with atomic_path(tmp_path / "a") as living:
+        assert not (tmp_path / mine).exists()
+        write(tmp_path / "a", "first")
+        assert living.exists()
+        living.write_text("second")
+    assert (tmp_path / "a").read_text() == "second"
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, "a", ".a.abcdefgh.part"])
