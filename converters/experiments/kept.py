@@ -101,9 +101,7 @@ def of_network(q: QuantGraph) -> str:
 
 def of_images(data: Images) -> str:
     """Digest of images, labels and the filter's name."""
-    digest = hashlib.sha256(repr(getattr(data.filter, "__name__", str(data.filter))).encode())
-    _add(digest, data.stored, data.labels)
-    return digest.hexdigest()
+    return data.digest()
 
 
 def _add(digest: Any, *tensors: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -61,6 +62,14 @@ class Images:
         if self.stored.dtype == torch.uint8:
             return self.filter is not None
         return bool((self.stored < 0).any()) or self.filter is not None
+
+    def digest(self) -> str:
+        """SHA-256 of images, labels and the filter's name, in hexadecimal: of other data, another one."""
+        found = hashlib.sha256(repr(getattr(self.filter, "__name__", str(self.filter))).encode())
+        for t in (self.stored, self.labels):
+            found.update(repr([tuple(t.shape), t.dtype]).encode())
+            found.update(t.contiguous().cpu().numpy().data)
+        return found.hexdigest()
 
     def first(self, n: int | None) -> Images:
         """The first ``n`` images, or all."""

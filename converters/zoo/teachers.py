@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from converters.zoo.networks import build
-from converters.zoo.training_file import load_weights, read_checkpoint_of, whole_log
+from converters.zoo.training_file import load_weights, read_checkpoint_of
 
 __all__ = ["Teachers"]
 
@@ -40,10 +40,10 @@ class Teachers(nn.Module):
         self.names: list[str] = []
         for path in paths:
             todo = "learn from networks of the same data set"
-            state, theirs = read_checkpoint_of(path, about, ("shape", "classes"), "a teacher", todo)
-            network = build(theirs["network"], about["shape"][0], about["classes"], about["shape"][-1])
-            load_weights(network, state, path)
-            self.names.append(f"{path.name} after {len(whole_log(state))} epochs")
+            checkpoint = read_checkpoint_of(path, about, ("shape", "classes"), "a teacher", todo)
+            network = build(checkpoint.about["network"], about["shape"][0], about["classes"], about["shape"][-1])
+            load_weights(network, checkpoint, path)
+            self.names.append(f"{path.name} after {len(checkpoint.whole_log)} epochs")
             self.networks.append(network.to(memory_format=torch.channels_last))
         self.requires_grad_(False)
         self.eval()

@@ -23,6 +23,7 @@ from converters.errors import ConversionError
 from converters.frontends.pt2e import freeze_observers, from_pt2e, prepare_qat, thaw_observers
 from converters.frontends.pt2e_training import training_view
 from converters.frontends.quantizer import RangeObserver
+from converters.locking import locked
 from converters.quantised import QuantGraph
 from converters.zoo.averaging import WeightMean, measure_batch_norms
 from converters.zoo.datasets import Images
@@ -32,7 +33,8 @@ from converters.zoo.optimisers import Optimisers
 from converters.zoo.processes import team
 from converters.zoo.recipes import Recipe
 from converters.zoo.teachers import Teachers
-from converters.zoo.training_file import load_weights, read_checkpoint_of, whole_log, write_checkpoint
+from converters.zoo.training_file import Checkpoint, load_weights, read_checkpoint_of, write_checkpoint, write_log
+from converters.zoo.training_state import beyond_state_dict, optimiser_state, put_back_model, put_back_optimiser
 
 __all__ = ["TrainResult", "accuracy", "train"]
 
@@ -123,24 +125,25 @@ def train(
         _check_shape(model, network, size)
     folder.mkdir(parents=True, exist_ok=True)
     before: list[dict[str, Any]] = []
-    quantised_start: dict[str, Any] | None = None
+    quantised_start: Checkpoint | None = None
     if start is not None:
         start, todo = Path(start), "start from one of the same network"
-        state, theirs = read_checkpoint_of(start, about, ("network", "shape", "classes"), "a checkpoint", todo)
-        before = whole_log(state)
+        found = read_checkpoint_of(start, about, ("network", "shape", "classes"), "a checkpoint", todo)
+        before = found.whole_log
         about["start"] = f"{start.name} after {len(before)} epochs"
-        if "levels" not in theirs:
-            load_weights(model, state, start)
+        if "levels" not in found.about:
+            load_weights(model, found, start)
         elif recipe.epochs or recipe.average:
             todo = "use --epochs 0 without --average, or start from a .float.pt"
             raise ConversionError(str(start), "a quantised run, before a float phase", todo)
         else:
-            quantised_start = state
+            quantised_start = found
     tutors = Teachers([Path(path) for path in teachers], about) if teachers else None
     if tutors is not None:
         about["teachers"] = tutors.names
     if recipe.fast:
         model = model.to(memory_format=torch.channels_last)
+    about["data"] = f"{data.digest()[:32]} {test.digest()[:32]}"
     settings = {k: v for k, v in _settings(recipe).items() if not k.startswith("qat")}
     base = name.rsplit("-", 1)[0]
     phase = partial(_Run, recipe=recipe, data=data, test=test, seed=seed, progress=progress, teachers=tutors)
@@ -247,12 +250,21 @@ class _Run:
         self.before = list(before)  # rows of the phases that led here, kept with this one's
 
     def __call__(self, model: nn.Module, epochs: int, lr: float) -> list[dict[str, Any]]:
+        """The log of all its epochs; no other process may write the same checkpoint meanwhile."""
+        alone = locked(self.path, "wait for it, or use another --out") if team().first else nullcontext()
+        with alone:
+            return self._train(model, epochs, lr)
+
+    def _train(self, model: nn.Module, epochs: int, lr: float) -> list[dict[str, Any]]:
+        found = self._resume(model, epochs)
         kind = self.recipe.qat_optimiser if self.phase == "qat" else self.recipe.optimiser
         optimiser = Optimisers(model, kind, lr=lr, weight_decay=self.recipe.weight_decay, nesterov=self.recipe.nesterov)
         quantised_too = self.recipe.qat_average or self.recipe.average > 0
         averages = self.phase == "average" or (self.phase == "qat" and quantised_too)
         self.mean = WeightMean(model) if averages else None
-        log = self._resume(model, optimiser)
+        if found is not None:
+            put_back_optimiser(self.path, found, optimiser, self.mean)
+        log = [] if found is None else found.log
         steps = math.ceil(len(self.data) / self.recipe.batch)
         crew, forward = team(), None
         for epoch in range(len(log), epochs):
@@ -340,20 +352,21 @@ class _Run:
         if not team().first:
             team().wait()
             return
-        state = optimiser.state_dict() | ({} if self.mean is None else {"mean": self.mean.state_dict()})
-        write_checkpoint(self.path, self.about, model, state, log, self.before)
+        state = optimiser_state(optimiser, self.mean)
+        beyond = beyond_state_dict(model)
+        write_checkpoint(self.path, Checkpoint(self.about, model.state_dict(), state, log, self.before, beyond))
         team().wait()
 
-    def _resume(self, model: nn.Module, optimiser: Optimisers) -> list[dict[str, Any]]:
-        if not self.path.is_file():
-            return []
+    def _resume(self, model: nn.Module, epochs: int) -> Checkpoint | None:
+        """The checkpoint of this phase, if there is one; its network is in ``model`` then."""
+        if not os.path.lexists(self.path):
+            return None
         mine = json.loads(json.dumps(self.about))  # tuples are lists there
-        state, _ = read_checkpoint_of(self.path, mine, None, "a checkpoint", "use another --out, or delete it")
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        if self.mean is not None:
-            self.mean.load_state_dict(state["optimiser"]["mean"])
-        return json.loads(state["log"])
+        found = read_checkpoint_of(self.path, mine, None, "a checkpoint", "use another --out, or delete it")
+        put_back_model(self.path, found, model, len(found.log) >= epochs or self._finished(found.log))
+        if team().first:
+            write_log(self.path, found.log)  # of a run that ended between the two files
+        return found
 
 
 @torch.no_grad()

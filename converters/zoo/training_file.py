@@ -1,58 +1,161 @@
-"""The checkpoints of a training run: tensors and text."""
+"""The checkpoints of a training run: tensors and text. Nothing in one is executed, and none takes more memory than it
+has bytes; what it holds is compared with the network that it is to go into, tensor by tensor.
+"""
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterable
+import math
+import pickletools
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from converters.atomic import atomic_path
 from converters.errors import ConversionError
+from converters.reading import open_regular, parse_json
 
-__all__ = ["load_weights", "read_checkpoint", "read_checkpoint_of", "whole_log", "write_checkpoint"]
+__all__ = ["Checkpoint", "check_tensors", "load_weights", "read_checkpoint", "read_checkpoint_of", "write_checkpoint"]
 
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A training checkpoint; tensors and text only, nothing in it is executed."""
-    if not path.is_file():
-        raise ConversionError(str(path), "no such file", "give a .float.pt, .average.pt or .qat.pt of calif train")
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # of junk, the unpickler raises a dozen kinds
-        reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-        raise ConversionError(str(path), f"a damaged checkpoint ({reason})", "delete it and train again") from None
-    try:
-        texts = [json.loads(state[key]) for key in ("about", "log")] + [json.loads(state.get("before", "[]"))]
-        known = [type(text) for text in texts] == [dict, list, list] and {"model", "optimiser"} <= set(state)
-    except (AttributeError, LookupError, TypeError, ValueError):  # no dictionary, or what is no JSON in it
-        known = False
-    if not known:
-        raise ConversionError(
-            str(path), "a file that is no checkpoint of calif train", "use another --out, or delete it"
-        )
-    return state
+_LARGEST = 1 << 32  # bytes of a file
+_LARGEST_TEXT = 1 << 24  # bytes of the pickle, in which all text is
+_BUILDERS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
+_NO_CHECKPOINT = "a file that is no checkpoint of calif train"
+_ANOTHER = "use another --out, or delete it"
+_PHASES = ("float", "average", "qat")
+_LATER = ("data",)  # what checkpoints of earlier versions do not say
 
 
-def read_checkpoint_of(
-    path: Path, about: dict[str, Any], keys: Iterable[str] | None, what: str, todo: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A training checkpoint, and what it says it is of: ``keys`` (None: all) must be those of ``about``.
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What a phase of a training run has come to.
+
+    Attributes
+    ----------
+    about : dict
+        Of what network, data, recipe and seed it is.
+    model, optimiser : dicts
+        Their ``state_dict``.
+    log : list of dict
+        One row per epoch.
+    before : list of dict
+        Rows of the phases and runs that led there.
+    beyond : dict, optional
+        See :mod:`converters.zoo.training_state`; None in files of earlier versions.
+    """
+
+    about: dict[str, Any]
+    model: Mapping[str, Any]
+    optimiser: Mapping[str, Any]
+    log: list[dict[str, Any]]
+    before: list[dict[str, Any]] = field(default_factory=list)
+    beyond: Mapping[str, Any] | None = None
+
+    @property
+    def whole_log(self) -> list[dict[str, Any]]:
+        """One row per epoch of this run and of those that it started from."""
+        return self.before + self.log
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A training checkpoint.
 
     Raises
     ------
     ConversionError
-        If they are not, with the first four that differ; ``what`` names the file, ``todo`` the way out.
+        If there is none, it is damaged, or it is of another kind.
     """
-    state = read_checkpoint(path)
-    theirs = json.loads(state["about"])
-    found = _differences(theirs, about, sorted(set(theirs) | set(about)) if keys is None else keys)
-    if found:
-        raise ConversionError(str(path), f"{what} with {found}", todo)
-    return state, theirs
+    todo = "give a .float.pt, .average.pt or .qat.pt of calif train"
+    with open_regular(path, max_bytes=_LARGEST, todo=todo) as file:
+        try:
+            state = torch.load(_plain_zip(file), weights_only=True, map_location="cpu")
+        except Exception as error:  # of junk, the unpickler raises a dozen kinds
+            reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+            raise ConversionError(str(path), f"a damaged checkpoint ({reason})", "delete it and train again") from None
+    try:
+        about, log, before = (_text(path, state.get(k, "[]")) for k in ("about", "log", "before"))
+        found = Checkpoint(about, state["model"], state["optimiser"], log, before, state.get("beyond"))
+        known = type(about) is dict and type(about.get("network")) is str and _are_rows(log) and _are_rows(before)
+        known &= all(isinstance(x, dict) for x in (found.model, found.optimiser, found.beyond or {}))
+    except (AttributeError, LookupError, TypeError, ValueError):  # no dictionary, or what is no JSON in it
+        known = False
+    if not known:
+        raise ConversionError(str(path), _NO_CHECKPOINT, _ANOTHER)
+    return found
+
+
+def _plain_zip(file: BinaryIO) -> io.BytesIO:
+    """The same archive, written anew: no record is packed, larger than the file, or there twice, and its pickle builds
+    nothing but dictionaries and dense tensors."""
+    size = file.seek(0, io.SEEK_END)
+    plain = io.BytesIO()
+    with zipfile.ZipFile(file) as packed, zipfile.ZipFile(plain, "w") as unpacked:
+        records = packed.infolist()
+        if any(r.compress_type != zipfile.ZIP_STORED for r in records) or sum(r.file_size for r in records) > size:
+            raise ValueError("records that are packed, or larger than the file")
+        if len({r.filename for r in records}) < len(records):
+            raise ValueError("a record twice")
+        for record in records:
+            data = packed.read(record)
+            if record.filename.endswith("data.pkl"):
+                _check_pickle(data)
+            unpacked.writestr(record.filename, data)
+    plain.seek(0)
+    return plain
+
+
+def _check_pickle(data: bytes) -> None:
+    if len(data) > _LARGEST_TEXT:
+        raise ValueError(f"{len(data):,} bytes of text")
+    for operation, argument, _ in pickletools.genops(data):
+        builds = operation.name in ("GLOBAL", "STACK_GLOBAL", "INST")
+        name = str(argument)
+        if builds and not (name in _BUILDERS or (name.startswith("torch ") and name.endswith("Storage"))):
+            raise ValueError(f"{name} in it")
+
+
+def _text(path: Path, text: Any) -> Any:
+    if type(text) is not str:
+        raise TypeError
+    return parse_json(path, text, _ANOTHER)
+
+
+def _are_rows(log: Any) -> bool:
+    def number(x: Any) -> bool:
+        return type(x) in (int, float) and math.isfinite(x)
+
+    return type(log) is list and all(
+        type(row) is dict
+        and row.get("phase") in _PHASES
+        and type(row.get("epoch")) is int
+        and number(row.get("loss"))
+        and (row.get("accuracy") is None or number(row["accuracy"]))
+        for row in log
+    )
+
+
+def read_checkpoint_of(
+    path: Path, about: dict[str, Any], keys: Iterable[str] | None, what: str, todo: str
+) -> Checkpoint:
+    """A training checkpoint that says that it is of ``about``, in these ``keys`` (None: all).
+
+    Raises
+    ------
+    ConversionError
+        If it does not, with the first four that differ; ``what`` names the file, ``todo`` the way out.
+    """
+    found = read_checkpoint(path)
+    theirs = found.about
+    differing = _differences(theirs, about, sorted(set(theirs) | set(about)) if keys is None else keys)
+    if differing:
+        raise ConversionError(str(path), f"{what} with {differing}", todo)
+    return found
 
 
 def _differences(theirs: dict[str, Any], mine: dict[str, Any], keys: Iterable[str]) -> str:
@@ -61,42 +164,90 @@ def _differences(theirs: dict[str, Any], mine: dict[str, Any], keys: Iterable[st
     >>> _differences({"network": "vgg9", "seed": 0}, {"network": "lenet5", "seed": 0}, ("network", "seed"))
     'network vgg9 instead of lenet5'
     """
-    found = [f"{k} {theirs.get(k)} instead of {mine.get(k)}" for k in keys if theirs.get(k) != mine.get(k)]
+    differing = [k for k in keys if theirs.get(k) != mine.get(k) and not (k in _LATER and k not in theirs)]
+    found = [
+        "other images or labels" if k == "data" else f"{k} {theirs.get(k)} instead of {mine.get(k)}" for k in differing
+    ]
     return ", ".join(found[:4])
 
 
-def whole_log(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per epoch of a checkpoint's run and of those that it started from."""
-    return json.loads(state.get("before", "[]")) + json.loads(state["log"])
-
-
-def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
-    """The weights of a phase's checkpoint into a network of the same kind."""
-    try:
-        model.load_state_dict(state["model"])
-    except RuntimeError:
-        raise ConversionError(
-            str(path), "a network with other layers or quantisers", "give the .float.pt of its float phase"
-        ) from None
-
-
-def write_checkpoint(
-    path: Path,
-    about: dict[str, Any],
-    model: nn.Module,
-    optimiser: dict[str, Any],
-    log: list[dict[str, Any]],
-    before: list[dict[str, Any]],
+def check_tensors(
+    path: Path, what: str, given: Mapping[str, Any], wanted: Mapping[str, Tensor], *, partly: bool = False
 ) -> None:
-    """Atomically; the log also as text beside it, one JSON row per epoch. ``before``: rows of what it started from."""
+    """Refuse tensors that are not those of ``wanted``: by name, dense, of the same shape and type, and numbers.
+
+    Buffers that grow with what they see (of one value or none in ``wanted``) may have another length; ``partly``: not
+    all of them have to be there.
+
+    Raises
+    ------
+    ConversionError
+        If they are not.
+    """
+    found = ""
+    for name, value in given.items():
+        like = wanted.get(name) if type(name) is str else None
+        if like is None:
+            found = "what the network does not have"
+        elif type(value) is not Tensor or value.layout != torch.strided or value.device.type != "cpu":
+            found = "no plain tensor"
+        elif value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            found = "a tensor larger than its data"
+        elif value.shape != like.shape and (like.numel() > 1 or value.ndim > 1):
+            found = f"the shape {tuple(value.shape)} instead of {tuple(like.shape)}"
+        elif value.dtype != like.dtype:
+            found = f"the type {value.dtype} instead of {like.dtype}"
+        elif not bool(torch.isfinite(value).all()) and bool(torch.isfinite(like).all()):
+            found = "values that are not finite"
+        if found:
+            raise ConversionError(str(path), f"{what} with {str(name)[:80]!r}: {found}", _ANOTHER)
+    missing = [] if partly else [name for name in wanted if name not in given]
+    if missing:
+        raise ConversionError(str(path), f"{what} without {missing[0]!r}", _ANOTHER)
+
+
+def load_weights(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
+    """The weights of a phase's checkpoint into a network of the same kind.
+
+    Raises
+    ------
+    ConversionError
+        If it is of another kind, or its weights are not finite.
+    """
+    wanted = {**dict(model.named_parameters()), **dict(model.named_buffers()), **model.state_dict()}
+    if not set(model.state_dict()) <= set(checkpoint.model) <= set(wanted):
+        todo = "give the .float.pt of its float phase"
+        raise ConversionError(str(path), "a network with other layers or quantisers", todo)
+    check_tensors(path, "a network", checkpoint.model, wanted, partly=True)
+    try:
+        model.load_state_dict(checkpoint.model)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()[:200]
+        raise ConversionError(str(path), f"a network that does not fit ({reason})", _ANOTHER) from None
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Atomically; the log also as text beside it, one JSON row per epoch."""
     state = {
-        "about": json.dumps(about, sort_keys=True),
-        "model": model.state_dict(),
-        "optimiser": optimiser,
-        "log": json.dumps(log),
-        "before": json.dumps(before),
+        "about": json.dumps(checkpoint.about, sort_keys=True),
+        "model": checkpoint.model,
+        "optimiser": checkpoint.optimiser,
+        "log": json.dumps(checkpoint.log),
+        "before": json.dumps(checkpoint.before),
     }
+    if checkpoint.beyond:
+        state["beyond"] = checkpoint.beyond
+    whole = io.BytesIO()  # torch's own writer has no OSError for a full disk, and puts the file's name into it
+    torch.save(state, whole)
     with atomic_path(path) as temporary:
-        torch.save(state, temporary)
-    with atomic_path(path.with_suffix(".jsonl")) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in log))
+        temporary.write_bytes(whole.getbuffer())
+    write_log(path, checkpoint.log)
+
+
+def write_log(path: Path, log: list[dict[str, Any]]) -> None:
+    """The text beside a checkpoint, where it is not there yet or of fewer epochs."""
+    beside, text = path.with_suffix(".jsonl"), "".join(json.dumps(row) + "\n" for row in log).encode()
+    if beside.is_file() and beside.stat().st_size == len(text) and beside.read_bytes() == text:
+        return
+    with atomic_path(beside) as temporary:
+        temporary.write_bytes(text)
