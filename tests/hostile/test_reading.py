@@ -89,10 +89,11 @@ def test_json_that_is_refused(text: str | bytes, found: str) -> None:
     assert len(str(caught.value)) < 500
 
 
+_CHARACTERS = st.characters(exclude_categories=["Cs"])  # no halves of surrogate pairs
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_categories=("Cs",))),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=("Cs",))), inner),
+    | st.text(_CHARACTERS),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(_CHARACTERS), inner),
     max_leaves=20,
 )  # fmt: skip
 
@@ -120,7 +121,6 @@ def test_numbers_that_are_not_finite_can_be_left_to_the_caller() -> None:
         ("lower", "{path}"),
         ("cross-check", "{path}", "--dataset", "digits"),
         ("reproduce", "table2", "--checkpoint", "{path}"),
-        ("bench", "--out", "{path}"),
         ("train", "--start", "{path}"),
         ("train", "--teacher", "{path}"),
     ],
@@ -142,4 +142,4 @@ def test_every_command_refuses_them_in_one_line(
     Path("folder/run.json").symlink_to(path.absolute())
     code, out, err = calif(*(a.format(path=path, folder="folder") for a in arguments))
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "something that is not a regular file" in err or (arguments[0] == "bench" and "not a file of calif" in err)
+    assert "something that is not a regular file" in err

@@ -159,7 +159,7 @@ def test_brevitas_wherever_it_is_stopped(
     def optimiser(model: nn.Module) -> Optimisers:
         for m in model.modules():
             if hasattr(m, "collect_stats_steps"):
-                m.collect_stats_steps = collected
+                setattr(m, "collect_stats_steps", collected)  # noqa: B010  mypy takes it for a tensor
         return Optimisers(model, "sgd", lr=0.05, weight_decay=1e-4)
 
     through, its = fresh()
