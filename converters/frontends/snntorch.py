@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import Any
 
 import nir
 import numpy as np
-import snntorch
 import torch
 from torch import Tensor, nn
 
+from calif_plugins.encoding import isi_encode
 from calif_plugins.snntorch import CaLIF as Neuron
+from calif_plugins.snntorch import reset
+from calif_plugins.torch_modules import copied, places
 from converters.errors import ConversionError
-from converters.network import Network
+from converters.frontends.checking import left_alone
+from converters.frontends.snntorch_chain import Chain
+from converters.frontends.snntorch_check import Step, compare_trains, probe_counts
+from converters.naming import Names
+from converters.network import Network, float64
 from converters.nir_export import op_node
 from converters.nodes import CaLIF, SpikeEncoder
-from converters.synapses import Conv2d, Flatten, Linear, Op, Shape, SumPool2d
+from converters.synapses import Shape
 
-__all__ = ["from_snntorch"]
+__all__ = ["from_snntorch", "graph_of"]
 
-_BITS = 23  # of a weight, besides its sign: what float32 holds of the largest
+_CHUNK = 64
 
 
 def from_snntorch(
@@ -31,14 +38,15 @@ def from_snntorch(
     scale: float = 1.0,
     levels: int | None = None,
     signed: bool = False,
+    check: bool | Tensor = True,
 ) -> nir.NIRGraph:
     """The NIR graph of an ``nn.Sequential`` of synapses and :class:`calif_plugins.snntorch.CaLIF` layers.
 
     Parameters
     ----------
     model : nn.Sequential
-        ``Linear``, ``Conv2d``, ``AvgPool2d``, ``Flatten``, ``Dropout``, ``Identity``, and ``CaLIF``; nested
-        ``Sequential`` too. The last one is a ``CaLIF``.
+        ``Linear``, ``Conv2d``, ``AvgPool2d``, ``Flatten``, ``Dropout``, ``Identity``, and ``CaLIF`` with
+        ``init_hidden=True``; nested ``Sequential`` too, and layers at several places. The last one is a ``CaLIF``.
     input_shape : sequence of int
         Of one image, without batch: ``(C, H, W)`` or ``(n,)``.
     T : int
@@ -49,17 +57,23 @@ def from_snntorch(
         Largest input count; ``T`` by default.
     signed : bool
         Whether pixels may be negative.
+    check : bool or float tensor ``(N, *input_shape)``
+        Run a copy of the model for one window, in float64, and compare its spike trains with those of the graph, layer
+        by layer: on eight random and extreme images, or on your own. This takes as long as that window does; the model
+        is left as it was (hooks that are on it do run). False leaves it out.
 
     Returns
     -------
     nir.NIRGraph
         Weights in units of a power of two, per layer, so that they are whole numbers: exactly yours where yours have
-        at most 23 bits below the largest one's leading bit, else rounded there. Biases join the leaks.
+        at most 23 bits below the largest one's leading bit, else rounded there. Biases join the leaks. Areas of pools
+        join the thresholds, exactly. ``metadata["calif_checked"]`` says what was compared.
 
     Raises
     ------
     ConversionError
-        Naming the module that has no place in such a network, and the way out.
+        Naming the module that has no place in such a network, and the way out; or the first layer whose spikes are not
+        the model's.
 
     Examples
     --------
@@ -67,20 +81,63 @@ def from_snntorch(
     >>> g = from_snntorch(net, (2,), T=4, scale=0.25)
     >>> sorted(g.nodes)
     ['_1', '_1.s0.0_linear', 'image', 'input', 'result']
+    >>> g.metadata["calif_checked"]
+    'spike trains of snnTorch on 8 images (random and extreme images): 96 equal, 0 near-ties'
+    """
+    modules = list(_flat(model))
+    graph = graph_of(modules, input_shape, T, scale=scale, levels=levels, signed=signed)
+    network = Network.from_graph(graph)
+    wanted = probe_counts(network.spec, check)
+    if wanted is None:
+        return graph
+    neurons = {path: module.parameters_of_neuron() for path, module in modules if type(module) is Neuron}
+    equal = ties = 0
+    with left_alone(torch.device("cpu")), torch.no_grad():
+        for counts in wanted[0].split(_CHUNK):
+            steps = _run(model, list(neurons), network, counts)
+            a, b = compare_trains(network, steps, given=list(neurons.values()))
+            equal, ties = equal + a, ties + b
+    text = (
+        f"spike trains of snnTorch on {len(wanted[0])} images ({wanted[1]}): {equal - ties:,} equal, {ties:,} near-ties"
+    )
+    graph.metadata["calif_checked"] = text
+    return graph
+
+
+def graph_of(
+    modules: Sequence[tuple[str, nn.Module]],
+    input_shape: Sequence[int],
+    T: int,
+    *,
+    scale: float,
+    levels: int | None,
+    signed: bool,
+) -> nir.NIRGraph:
+    """The graph of modules that follow each other, each with the name that errors give it. It is not compared yet.
+
+    Neurons keep their names, made safe and told apart (:class:`converters.naming.Names`).
     """
     levels = T if levels is None else levels
     shape = tuple(int(n) for n in input_shape)
-    nodes: dict[str, nir.NIRNode] = {"image": nir.Input(input_type={"input": np.array(shape)})}
-    nodes["input"] = SpikeEncoder(np.array(shape), scale, -levels if signed else 0, levels, T)
-    edges = [("image", "input")]
-    before, chain, last = "input", _Chain(), ""
-    for path, module in _flat(model, ""):
+    names = Names()
+    own = [names.take(path) if type(module) is Neuron else "" for path, module in modules]
+    source, sink, before = names.take("image"), names.take("result"), names.take("input")
+    nodes: dict[str, nir.NIRNode] = {source: nir.Input(input_type={"input": np.array(shape)})}
+    nodes[before] = SpikeEncoder(np.array(shape), scale, -levels if signed else 0, levels, T)
+    edges = [(source, before)]
+    chain, last = Chain(), ""
+    seen: dict[int, str] = {}
+    for name, (path, module) in zip(own, modules, strict=True):
         if type(module) is not Neuron:
             chain.add(path, module)
             continue
-        name = path if path[:1].isalpha() else f"_{path}"
+        if id(module) in seen:
+            raise ConversionError(
+                path, f"the same neuron as {seen[id(module)]}, so that both share one state", "give each place its own"
+            )
+        seen[id(module)] = path
         for k, op in enumerate(chain.ops):
-            here = f"{name}.s0.{k}_{type(op).__name__.lower()}"
+            here = names.take(f"{name}.s0.{k}_{type(op).__name__.lower()}")
             nodes[here] = op_node(op, shape)
             edges.append((before, here))
             before = here
@@ -89,113 +146,84 @@ def from_snntorch(
             except ConversionError as error:
                 raise ConversionError(path, error.found, error.todo) from None
         edges.append((before, name))
-        nodes[name] = _neuron(path, module, chain, shape, T)
-        before, chain, last = name, _Chain(), path
+        nodes[name] = _neuron(path or "model", module, chain, shape, T)
+        before, chain, last = name, Chain(), path or "model"
     if not last or chain.ops:
         raise ConversionError(chain.path or "model", "no Ca-LIF layer at the end", "end the model with one")
-    nodes["result"] = nir.Output(output_type={"output": np.array(shape)})
-    edges.append((before, "result"))
+    nodes[sink] = nir.Output(output_type={"output": np.array(shape)})
+    edges.append((before, sink))
     graph = nir.NIRGraph(nodes=nodes, edges=edges, metadata={}, type_check=False)
     Network.from_graph(graph)  # says now what would be wrong with it later
     return graph
 
 
-class _Chain:
-    """Synapses on their way to a neuron: whole-number operations, and the real value of one unit of charge."""
-
-    def __init__(self) -> None:
-        self.ops: list[Op] = []
-        self.unit = 1.0
-        self.bias: Tensor | None = None
-        self.path = ""
-
-    def add(self, path: str, module: nn.Module) -> None:
-        self.path = path
-        handler = _SYNAPSES.get(type(module))
-        if handler is None:
-            found = type(module).__name__
-            todo = "use Linear, Conv2d, AvgPool2d, Flatten and CaLIF in an nn.Sequential"
-            if isinstance(module, snntorch.SpikingNeuron):
-                todo = "replace it with swap_neurons(model) first"
-            raise ConversionError(path or "model", f"a {found}", todo)
-        if self.bias is not None and handler is not _same:
-            raise ConversionError(
-                path, "a layer behind a bias, without neurons between them", "put a CaLIF between them"
-            )
-        handler(self, path, module)
-
-    def weigh(self, path: str, weight: Tensor, make: Callable[[Tensor], Op]) -> None:
-        w = weight.detach().double().cpu()
-        if not bool(torch.isfinite(w).all()):
-            raise ConversionError(path, "weights that are not finite", "check the training run")
-        largest = float(w.abs().max()) if w.numel() else 0.0
-        unit = 2.0 ** (int(np.floor(np.log2(largest))) + 1 - _BITS) if largest else 1.0
-        whole = torch.round(w / unit).to(torch.int64)
-        while bool((whole % 2 == 0).all()) and bool(whole.any()):  # as small as they can be
-            whole, unit = whole // 2, unit * 2
-        self.ops.append(make(whole.to(torch.int32)))
-        self.unit *= unit
+def _flat(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules in the order in which they act, one at two places twice."""
+    inside: tuple[str, ...] = ()
+    for place in places(model):
+        if inside and place.path.startswith(inside):
+            continue
+        if type(place.module) is not nn.Sequential:
+            inside = (f"{place.path}.",) if place.path else ("",)
+            yield place.path, place.module
 
 
-def _linear(chain: _Chain, path: str, m: Any) -> None:
-    chain.weigh(path, m.weight, Linear)
-    chain.bias = m.bias
+def _run(model: nn.Module, paths: list[str], network: Network, counts: Tensor) -> Iterator[Step]:
+    """The model's own forward, step by step, on a copy in float64."""
+    try:
+        copy = copied(model).double().cpu().eval()
+    except ValueError as error:
+        raise ConversionError("check", str(error), "or give check=False") from None
+    reset(copy)
+    modules = {place.path: place.module for place in places(copy)}
+    neurons: list[tuple[str, Any]] = [
+        (stage.name, modules[path]) for stage, path in zip(network.stages, paths, strict=True)
+    ]
+    spikes: dict[str, Tensor] = {}
+    drive: dict[str, Tensor] = {}
+
+    def watch(name: str, neuron: Any) -> Any:
+        p = neuron.parameters_of_neuron()
+
+        def hook(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            x = inputs[0]
+            q = p.for_shape(tuple(x.shape[1:]))
+            drive[name] = (x - float64(q.leak)) / float64(q.threshold)
+            spikes[name] = output[0] if isinstance(output, tuple) else output
+
+        return neuron.register_forward_hook(hook)
+
+    for name, neuron in neurons:
+        watch(name, neuron)
+    for train in isi_encode(counts=counts.numpy(), window=network.window):
+        spikes[network.encoder_name] = torch.from_numpy(train).double()
+        try:
+            copy(spikes[network.encoder_name])
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ConversionError("check", f"that the model does not run ({reason})", "or give check=False") from error
+        yield Step(dict(spikes), dict(drive))
 
 
-def _conv(chain: _Chain, path: str, m: Any) -> None:
-    if m.padding_mode != "zeros" or isinstance(m.padding, str):
-        raise ConversionError(path, f"padding {m.padding!r}, {m.padding_mode!r}", "pad with zeros, in numbers")
-    chain.weigh(path, m.weight, lambda w: Conv2d(w, m.stride, m.padding, m.dilation, m.groups))
-    chain.bias = m.bias
-
-
-def _pool(chain: _Chain, path: str, m: Any) -> None:
-    kernel, stride, padding = (_pair(v) for v in (m.kernel_size, m.stride, m.padding))
-    if m.ceil_mode or (padding != (0, 0) and not m.count_include_pad) or m.divisor_override:
-        raise ConversionError(path, "a pool whose windows have different divisors", "use the plain one")
-    chain.ops.append(SumPool2d(kernel, stride, padding))
-    chain.unit /= kernel[0] * kernel[1]
-
-
-def _flatten(chain: _Chain, path: str, m: Any) -> None:
-    if m.start_dim != 1 or m.end_dim != -1:
-        raise ConversionError(path, f"a flatten from {m.start_dim} to {m.end_dim}", "flatten all but the batch")
-    chain.ops.append(Flatten())
-
-
-def _same(chain: _Chain, path: str, m: Any) -> None:
-    """Nothing to do when the network runs."""
-
-
-_SYNAPSES: dict[type, Callable[[_Chain, str, Any], None]] = {
-    nn.Linear: _linear,
-    nn.Conv2d: _conv,
-    nn.AvgPool2d: _pool,
-    nn.Flatten: _flatten,
-    nn.Dropout: _same,
-    nn.Dropout2d: _same,
-    nn.Identity: _same,
-}
-
-
-def _flat(model: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
-    if type(model) is nn.Sequential:
-        return [pair for name, child in model.named_children() for pair in _flat(child, f"{path}.{name}".lstrip("."))]
-    return [(path, model)]
-
-
-def _neuron(path: str, module: Neuron, chain: _Chain, shape: Shape, window: int) -> CaLIF:
+def _neuron(path: str, module: Neuron, chain: Chain, shape: Shape, window: int) -> CaLIF:
+    if not module.init_hidden:
+        raise ConversionError(path, "a CaLIF that keeps no state between steps", "make it with init_hidden=True")
+    if module.window not in (None, window):
+        raise ConversionError(path, f"a neuron that rounds after {module.window} steps", f"the window is {window}")
+    if module.dense and len(shape) > 1:
+        raise ConversionError(path, "a row of thresholds behind maps", "give them shape (C, 1, 1)")
     p = module.parameters_of_neuron()
-    leak = p.leak if chain.bias is None else p.leak - chain.bias.detach().double().cpu().numpy()
     low, high = float(p.y_min.min()), float(p.y_max.max())
     if low != float(p.y_min.max()) or high != float(p.y_max.min()):
         raise ConversionError(path, "a calcium range per channel", "NIR's CaLIF has one for the layer")
+    bias = 0.0 if chain.bias is None else chain.bias.detach().double().cpu().numpy()
+    leaks = [Fraction(float(a)) - Fraction(float(b)) for a, b in np.broadcast(np.atleast_1d(p.leak), bias)]
     bound = 2**31 - 1  # no count comes near it
     return CaLIF(
         shape=np.array(shape),
-        v_threshold=p.threshold / chain.unit,
-        leak=leak / chain.unit,
-        v_init=p.v_init / chain.unit,
+        v_threshold=_in_units(p.threshold, chain.unit),
+        leak=_in_units(leaks, chain.unit),
+        v_init=_in_units(p.v_init, chain.unit),
         y_min=int(max(low, -bound)),
         y_max=int(min(high, bound)),
         tie=p.tie,
@@ -204,5 +232,6 @@ def _neuron(path: str, module: Neuron, chain: _Chain, shape: Shape, window: int)
     )
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    return (int(value[0]), int(value[-1])) if isinstance(value, tuple | list) else (int(value), int(value))
+def _in_units(values: Any, unit: Fraction) -> np.ndarray:
+    """Real values in units of charge: one exact division each, and one rounding to float64."""
+    return np.array([float(Fraction(v) / unit) for v in np.atleast_1d(values).tolist()])

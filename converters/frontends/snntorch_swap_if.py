@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import nir
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from calif_plugins.encoding import isi_encode
 from calif_plugins.snntorch import CaLIF
 from converters.errors import ConversionError
-from converters.frontends.snntorch import from_snntorch
+from converters.frontends.checking import left_alone
+from converters.frontends.snntorch import graph_of
+from converters.frontends.snntorch_check import Step, compare_trains, probe_counts
+from converters.naming import Names
+from converters.network import Network
+from converters.stock_simulation import simulate_stock
 
 __all__ = ["swap_if"]
+
+_CHUNK = 64
 
 
 def swap_if(
@@ -27,6 +35,7 @@ def swap_if(
     signed: bool = False,
     y_max: int | None = None,
     tie: str = "even",
+    check: bool | Tensor = True,
 ) -> nir.NIRGraph:
     """A chain of stock nodes with its IF neurons replaced by Ca-LIF, ready for every backend.
 
@@ -47,17 +56,22 @@ def swap_if(
     y_max : int, optional
         Ceiling of a neuron's count; ``T`` by default.
     tie : {"even", "up"}
+    check : bool or float tensor ``(N, *input shape)``
+        Run the given graph for one window (:func:`converters.simulate_stock`) and compare, layer by layer, what arrives
+        at each neuron, and its spikes up to the first one: from there on the two neurons are meant to differ. On eight
+        random and extreme images, or on your own; False leaves it out.
 
     Returns
     -------
     nir.NIRGraph
-        Of CaLIF nodes, named after the IF nodes that they replace.
+        Of CaLIF nodes, named after the IF nodes that they replace. Its metadata, ``calif_checked``, says what was
+        compared.
 
     Raises
     ------
     ConversionError
         For branches, for LIF nodes (their decay is not a constant leak), for a reset to another potential than 0, for
-        thresholds that vary within a channel.
+        thresholds that vary within a channel; or naming the first layer that is not the given one.
 
     Examples
     --------
@@ -69,7 +83,7 @@ def swap_if(
     path = _path(graph)
     shape = tuple(int(n) for n in graph.nodes[path[0]].input_type["input"])
     here: tuple[int, ...] = shape
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    layers: list[tuple[str, nn.Module]] = []
     for name in path[1:-1]:
         node = graph.nodes[name]
         if type(node) is nir.IF:
@@ -83,8 +97,51 @@ def swap_if(
                 raise ConversionError(name, f"an input of shape {here} ({error})", "fix the graph") from None
         else:
             raise ConversionError(name, f"a {type(node).__name__} node", _REASONS.get(type(node), _ONLY))
-        layers[name.replace(".", "_")] = module
-    return from_snntorch(nn.Sequential(layers), shape, T, scale=scale, levels=levels, signed=signed)
+        layers.append((name, module))
+    swapped = graph_of(layers, shape, T, scale=scale, levels=levels, signed=signed)
+    network = Network.from_graph(swapped)
+    wanted = probe_counts(network.spec, check)
+    if wanted is None:
+        return swapped
+    equal = ties = 0
+    with left_alone(torch.device("cpu")), torch.no_grad():
+        for counts in wanted[0].split(_CHUNK):
+            a, b = compare_trains(network, _run(graph, path, network, counts), first_only=True)
+            equal, ties = equal + a, ties + b
+    swapped.metadata["calif_checked"] = (
+        f"IF neurons on {len(wanted[0])} images ({wanted[1]}), up to their first spikes: "
+        f"{equal - ties:,} equal, {ties:,} near-ties"
+    )
+    return swapped
+
+
+def _run(graph: nir.NIRGraph, path: list[str], network: Network, counts: Tensor) -> Iterator[Step]:
+    """The given graph, as NIR defines it, and what arrives at its neurons when they get its spikes."""
+    train = torch.from_numpy(isi_encode(counts=counts.numpy(), window=network.window)).double()
+    spikes = {network.encoder_name: train, **simulate_stock(graph, train).spikes}
+    drive = {}
+    before, start = train, 1
+    neurons = [name for name in path if type(graph.nodes[name]) is nir.IF]
+    for name, stage in zip(neurons, network.stages, strict=True):
+        end = path.index(name)
+        charge = simulate_stock(_between(graph, path[start:end], tuple(before.shape[2:]), stage.shape), before).outputs
+        drive[stage.name] = charge / torch.from_numpy(
+            np.broadcast_to(graph.nodes[name].v_threshold, stage.shape).copy()
+        )
+        before, start = spikes.pop(name), end + 1
+        spikes[stage.name] = before
+    for t in range(network.window):
+        yield Step({k: v[t] for k, v in spikes.items()}, {k: v[t] for k, v in drive.items()})
+
+
+def _between(graph: nir.NIRGraph, names: list[str], shape: tuple[int, ...], out: tuple[int, ...]) -> nir.NIRGraph:
+    """The synapses between two neurons, as a graph of their own."""
+    free = Names(names)
+    source, sink = free.take("input"), free.take("output")
+    nodes: dict[str, nir.NIRNode] = {source: nir.Input(input_type={"input": np.array(shape)})}
+    nodes |= {name: graph.nodes[name] for name in names}
+    nodes[sink] = nir.Output(output_type={"output": np.array(out)})
+    return nir.NIRGraph(nodes=nodes, edges=list(pairwise(nodes)), metadata={}, type_check=False)
 
 
 def _path(graph: nir.NIRGraph) -> list[str]:

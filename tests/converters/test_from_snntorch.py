@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
+import numpy as np
 import pytest
 import snntorch
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import converters
@@ -13,6 +18,7 @@ from calif_plugins.snntorch import CaLIF, reset, swap_neurons
 from converters.cross_checking import cross_check
 from converters.errors import ConversionError
 from converters.frontends.snntorch import from_snntorch
+from converters.network import Network
 
 
 def on_grid(model: nn.Module, bits: int = 6) -> nn.Module:
@@ -95,6 +101,11 @@ def test_swapped_models_come_along():
     assert from_snntorch(report.model, (4,), T=5).nodes["_1"].v_threshold.min() > 0
 
 
+def shared_neuron() -> nn.Module:
+    neuron = CaLIF(init_hidden=True)
+    return nn.Sequential(neuron, nn.Linear(4, 4), neuron)
+
+
 ERRORS = [
     (lambda: nn.Sequential(nn.Linear(4, 3)), "0: found no Ca-LIF layer at the end"),
     (lambda: nn.Sequential(nn.MaxPool2d(2), CaLIF(init_hidden=True)), "0: found a MaxPool2d; use Linear"),
@@ -103,8 +114,21 @@ ERRORS = [
         "1: found a layer behind a bias",
     ),
     (lambda: nn.Sequential(nn.Linear(5, 3), CaLIF(init_hidden=True)), "1: found an input of shape"),
-    (lambda: nn.Sequential(nn.Linear(4, 2), CaLIF(y_max=torch.tensor([3.0, 4.0]))), "1: found a calcium range per ch"),
+    (
+        lambda: nn.Sequential(nn.Linear(4, 2), CaLIF(y_max=torch.tensor([3.0, 4.0]), init_hidden=True)),
+        "1: found a calcium range per ch",
+    ),
     (lambda: nn.GRU(4, 3), "model: found a GRU"),
+    (lambda: nn.Sequential(nn.Linear(4, 2), CaLIF()), "1: found a CaLIF that keeps no state between steps"),
+    (
+        lambda: nn.Sequential(nn.Linear(4, 2), CaLIF(window=4, init_hidden=True)),
+        "1: found a neuron that rounds after 4 steps; the window is 5",
+    ),
+    (
+        lambda: nn.Sequential(nn.Linear(4, 3), snntorch.Synaptic(alpha=0.9, beta=0.9)),
+        "1: found a Synaptic; it has a synaptic current that decays; .*: put snntorch.Leaky there",
+    ),
+    (lambda: shared_neuron(), "2: found the same neuron as 0, so that both share one state; give each place its own"),
 ]
 
 
@@ -112,3 +136,141 @@ ERRORS = [
 def test_errors_name_the_module(make, message):
     with pytest.raises(ConversionError, match=f"^{message}"):
         from_snntorch(make(), (4,), T=5)
+
+
+def test_a_row_of_thresholds_behind_maps_is_refused():
+    """snnTorch's threshold (C,) is the last axis', which after a swap no convolution may have."""
+    neuron = snntorch.Leaky(beta=1.0, threshold=torch.tensor([1.0, 2.0]), init_hidden=True)
+    model = swap_neurons(nn.Sequential(nn.Conv2d(1, 2, 1), neuron)).model
+    with pytest.raises(
+        ConversionError, match=r"^1: found a row of thresholds behind maps; give them shape \(C, 1, 1\)"
+    ):
+        from_snntorch(model, (1, 2, 2), T=4)
+
+
+# --- modules by occurrence ----------------------------------------------------------------------------
+
+
+def test_a_layer_at_two_places_acts_twice():
+    fc = nn.Linear(2, 2, bias=False)
+    fc.weight.data = torch.tensor([[1.0, 0.5], [0.0, 1.0]])
+    model = nn.Sequential(fc, CaLIF(init_hidden=True), fc, CaLIF(init_hidden=True))
+    graph = from_snntorch(model, (2,), T=8)
+    assert converters.run(graph, integers=torch.tensor([[3, 4]])).counts["_3"].tolist() == [[7, 4]]
+
+
+@st.composite
+def repeated(draw: st.DrawFn) -> nn.Module:
+    """Trees of Sequentials in which layers and whole branches come again."""
+    torch.manual_seed(draw(st.integers(0, 99)))
+    layers = [on_grid(nn.Linear(3, 3, bias=draw(st.booleans())), 3) for _ in range(2)]
+
+    def neuron() -> CaLIF:
+        return CaLIF(threshold=draw(st.integers(1, 8)) / 4, y_min=-9, y_max=9, init_hidden=True)
+
+    parts: list[nn.Module] = []
+    for _ in range(draw(st.integers(1, 3))):
+        synapses: nn.Module = draw(st.sampled_from(layers))
+        if draw(st.booleans()):
+            synapses = nn.Sequential(nn.Identity(), nn.Sequential(synapses))
+        if parts and draw(st.booleans()):
+            synapses = draw(st.sampled_from([p for p in parts if type(p) is not CaLIF]))
+        parts += [synapses, neuron()]
+    return nn.Sequential(*parts).double()
+
+
+@settings(max_examples=25, deadline=None)
+@given(repeated(), st.integers(0, 2**16))
+def test_random_trees_with_repeats(model: nn.Module, seed: int):
+    """The user's own loop is the oracle, once more without the comparison that the front-end makes."""
+    counts = torch.randint(-6, 7, (2, 3), generator=torch.Generator().manual_seed(seed))
+    trains = torch.from_numpy(isi_encode(counts=counts.numpy(), window=6).copy()).double()
+    graph = from_snntorch(model, (3,), T=6, signed=True, check=False)
+    assert " 0 near-ties" in from_snntorch(model, (3,), T=6, signed=True).metadata["calif_checked"]
+    reset(model)
+    with torch.no_grad():
+        mine = torch.stack([model(step) for step in trains])
+    r = converters.run(graph, integers=counts, phase="none", record="spikes")
+    assert r.spikes is not None
+    assert torch.equal(r.spikes[r.output_name].double(), mine)
+
+
+# --- pool areas -----------------------------------------------------------------------------------------
+
+
+def test_the_area_of_a_pool_is_an_integer():
+    model = nn.Sequential(nn.AvgPool2d(7), CaLIF(threshold=2.0, init_hidden=True))
+    graph = from_snntorch(model, (1, 7, 7), T=3)
+    assert graph.nodes["_1"].v_threshold.tolist() == [98.0]
+    image = torch.full((1, 1, 7, 7), 3)  # 147: exactly one and a half, which rounds to even
+    assert converters.run(graph, integers=image).counts["_1"].item() == 2
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 14), st.integers(1, 14)), min_size=1, max_size=2),
+    st.integers(1, 2**10),
+    st.sampled_from(["even", "up"]),
+    st.integers(0, 40),
+    st.booleans(),
+)
+def test_random_pools_in_rationals(kernels, numerator, tie, wanted, weighted):
+    """Whatever the areas, the count is the exact quotient's; ties, which are aimed at, by the rule."""
+    height, width = (int(np.prod([k[a] for k in kernels])) for a in (0, 1))
+    threshold = Fraction(numerator, 64)
+    layers: list[nn.Module] = [nn.AvgPool2d(k) for k in kernels]
+    weight = Fraction(1)
+    if weighted:
+        conv = nn.Conv2d(1, 1, 1, bias=False)
+        conv.weight.data.fill_(0.75)
+        weight = Fraction(3, 4)
+        layers.insert(0, conv)
+    model = nn.Sequential(*layers, CaLIF(threshold=float(threshold), tie=tie, init_hidden=True))
+    total = int(Fraction(2 * wanted + 1, 2) * threshold * height * width / weight)  # at a tie, or just below
+    counts = torch.zeros(height * width, dtype=torch.int64)
+    counts += total // counts.numel()
+    counts[: total % counts.numel()] += 1
+    window = max(int(counts.max()), 1)
+    graph = from_snntorch(model, (1, height, width), T=window, check=window <= 16)
+    quotient = total * weight / (height * width) / threshold
+    below = quotient.numerator // quotient.denominator
+    half = quotient - below == Fraction(1, 2)
+    right = below + (quotient - below > Fraction(1, 2) or (half and (tie == "up" or below % 2 == 1)))
+    r = converters.run(graph, integers=counts.view(1, 1, height, width))
+    assert r.counts[r.output_name].item() == right
+
+
+def test_weights_next_below_a_power_of_two_keep_all_their_bits():
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), CaLIF(init_hidden=True))
+    model[0].weight.data.fill_(1 - 2.0**-23)
+    graph = from_snntorch(model, (1,), T=2)
+    assert graph.nodes["_1.s0.0_linear"].weight.item() / graph.nodes["_1"].v_threshold.item() == 1 - 2.0**-23
+
+
+# --- names ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [("image", "input"), ("result", "output"), ("1", "_1"), ("a-b", "a_b"), ("ü", "_")])
+def test_every_layer_keeps_a_name_of_its_own(names, tmp_path):
+    model = nn.Sequential()
+    for k, name in enumerate(names):
+        fc = nn.Linear(2, 2, bias=False)
+        fc.weight.data = torch.eye(2) * (k + 2)
+        model.add_module(f"{name}0", fc)
+        model.add_module(name, CaLIF(init_hidden=True))
+    graph = from_snntorch(model, (2,), T=8)
+    converters.write(tmp_path / "names.nir", graph)
+    r = converters.run(converters.read(tmp_path / "names.nir"), integers=torch.tensor([[1, 1]]))
+    assert len(r.counts) == 2
+    assert r.counts[r.output_name].tolist() == [[6, 6]]
+
+
+def test_paths_that_look_like_synapses():
+    inner = nn.Sequential()
+    inner.add_module("s0", nn.Sequential())
+    inner.s0.add_module("0_linear", CaLIF(init_hidden=True))
+    model = nn.Sequential()
+    model.add_module("a", inner)
+    model.add_module("fc", on_grid(nn.Linear(2, 2, bias=False)))
+    model.add_module("a.s0".replace(".", "_"), CaLIF(init_hidden=True))
+    assert len(Network.from_graph(from_snntorch(model, (2,), T=3)).stages) == 2
