@@ -158,9 +158,9 @@ def _rounding(stage: Stage) -> float:
     total = 0.0
     for synapse in stage.synapses:
         for k, op in enumerate(synapse.ops):
-            if type(op) in (Linear, Conv2d) and op.weight.numel() and int(op.weight.abs().max()) >= 2**22:  # type: ignore[union-attr]
+            if type(op) in (Linear, Conv2d) and op.weight.numel() and int(op.weight.abs().max()) >= 2**22:
                 others = [o.gain for j, o in enumerate(synapse.ops) if j != k]
-                reach = 0.5 * op.weight[0].numel()  # type: ignore[union-attr]
+                reach = 0.5 * op.weight[0].numel()
                 for gain in others:
                     reach *= gain
                 total += reach
