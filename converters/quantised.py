@@ -312,7 +312,8 @@ class Value:
     """A quantised tensor while a graph is built: channels of one or several layers, perhaps flattened.
 
     ``parts`` are ``(layer name, shape)``, concatenated along the first axis; ``scale`` is the real value of
-    one count; ``flat`` says that the parts' ``(C, H, W)`` have been flattened to one axis.
+    one count; ``flat`` says that the parts' ``(C, H, W)`` have been flattened to one axis. Flattened maps may stand
+    beside vectors.
     """
 
     parts: tuple[tuple[str, Shape], ...]
@@ -324,6 +325,11 @@ class Value:
         if self.flat:
             return (sum(math.prod(s) for _, s in self.parts),)
         return (sum(s[0] for _, s in self.parts), *self.parts[0][1][1:])
+
+    @property
+    def unflattened(self) -> Value | None:
+        """As it was before it was flattened; None where its parts cannot stand side by side as maps."""
+        return replace(self, flat=False) if len({s[1:] for _, s in self.parts}) == 1 else None
 
 
 @dataclass
@@ -420,9 +426,9 @@ class GraphBuilder:
             raise ConversionError(
                 name, f"a concatenation of tensors with scales {sorted(scales)}", "share one quantiser among them"
             )
-        if len({(v.flat, v.shape[1:]) for v in values}) > 1:
+        if len({v.shape[1:] for v in values}) > 1:
             raise ConversionError(name, f"shapes {[v.shape for v in values]}", "only channels may differ")
-        return Value(tuple(p for v in values for p in v.parts), values[0].scale, values[0].flat)
+        return Value(tuple(p for v in values for p in v.parts), values[0].scale, any(v.flat for v in values))
 
     def flatten(self, value: Value) -> Value:
         """All axes of an image into one."""
@@ -457,13 +463,16 @@ class GraphBuilder:
 
 def _connect(where: str, value: Value, op: Op) -> list[Synapse]:
     """Synapses from every part of a value; a concatenation is split into a sum over its parts."""
-    lead: tuple[Op, ...] = (Flatten(),) if value.flat and any(len(s) > 1 for _, s in value.parts) else ()
+
+    def lead(shape: Shape) -> tuple[Op, ...]:
+        return (Flatten(),) if value.flat and len(shape) > 1 else ()
+
     if len(value.parts) == 1:
-        return [Synapse(value.parts[0][0], _trim((*lead, op)))]
+        return [Synapse(name, _trim((*lead(shape), op))) for name, shape in value.parts]
     sizes = [math.prod(s) if value.flat else s[0] for _, s in value.parts]
     total = sum(sizes)
     synapses, start = [], 0
-    for (name, _shape), size in zip(value.parts, sizes, strict=True):
+    for (name, shape), size in zip(value.parts, sizes, strict=True):
         part = slice(start, start + size)
         start += size
         ops: tuple[Op, ...]
@@ -477,9 +486,9 @@ def _connect(where: str, value: Value, op: Op) -> list[Synapse]:
         else:  # pools and identities act channel by channel: act, then put the channels in their place
             place = torch.zeros(total, size, dtype=torch.int8)
             place[part] = torch.eye(size, dtype=torch.int8)
-            flat = value.flat or len(_shape) == 1
+            flat = value.flat or len(shape) == 1
             ops = (op, Linear(place) if flat else Conv2d(place[:, :, None, None]))
-        synapses.append(Synapse(name, _trim((*lead, *ops))))
+        synapses.append(Synapse(name, _trim((*lead(shape), *ops))))
     return synapses
 
 

@@ -219,7 +219,7 @@ def _batch_norm(walker: _BrevitasWalker, node: fx.Node, module: Any, x: Any) -> 
             where_is(node), "a batch norm that follows no unquantised convolution or linear layer", "move it there"
         )
     if module.running_mean is None:
-        raise ConversionError(where_is(node), "a batch norm without running statistics", "track them")
+        raise ConversionError(where_is(node), "a batch norm without running statistics", "use track_running_stats=True")
     factor = 1 / torch.sqrt(module.running_var.double() + module.eps)
     if module.weight is not None:
         factor = factor * module.weight.double()

@@ -105,7 +105,7 @@ def _mean(
 def add(walker: Walker, node: fx.Node, input: Any, other: Any, *, alpha: float = 1) -> Pending:
     """``input + alpha * other``."""
     name = where_is(node)
-    a, b = walker.value(node, input), walker.value(node, other)
+    a, b = walker.values(node, input, other)
     if a.shape != b.shape:
         raise ConversionError(name, f"an addition of shapes {a.shape} and {b.shape}", "add equal shapes")
     terms = [(a, 1.0), (b, float(alpha))]
@@ -120,7 +120,7 @@ def concatenate(walker: Walker, node: fx.Node, tensors: Sequence[Any], dim: int 
     name = where_is(node)
     if dim % len(walker.shape(node)) != 1:
         raise ConversionError(name, f"a concatenation along axis {dim}", "concatenate channels: dim=1")
-    values = [walker.value(node, x) for x in tensors]
+    values = walker.values(node, *tensors)
     if len({v.scale for v in values}) == 1:
         return walker.builder.concat(name, values)
 
@@ -149,8 +149,8 @@ def _reshape(walker: Walker, node: fx.Node, input: Any, *_: Any, **__: Any) -> A
             return walker.builder.flatten(x)
         return replace(x, flat=True, **({"shape": before[1:]} if type(x) is Pending and not x.flat else {}))
     if before[0] == after[0] and x.flat:
-        plain = replace(x, flat=False)
-        if plain.shape == after[1:]:
+        plain = x.unflattened if type(x) is Value else replace(x, flat=False)
+        if plain is not None and plain.shape == after[1:]:
             return plain
     raise ConversionError(where_is(node), f"a change of shape from {before} to {after}", "only flatten images")
 

@@ -7,18 +7,20 @@ kernels of the toolkit's ``convert`` round differently, and recompute scales; th
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from converters.errors import ConversionError
 from converters.frontends.checking import check_conversion, left_alone
 from converters.frontends.operations import FUNCTIONS, METHODS, MODULES, of_module, refuse, same
 from converters.frontends.torch_ao_quantisers import TorchAoWalker, fake_quantise
 from converters.frontends.torch_ao_trace import evaluated, quiet, toolkit, trace
 from converters.frontends.torch_ao_weights import functional_conv, functional_linear, layer
-from converters.frontends.tracing import check_example
-from converters.frontends.walker import Handler
+from converters.frontends.tracing import check_example, where_is
+from converters.frontends.walker import Handler, Walker
 from converters.frontends.watching import show
 from converters.quantised import QuantGraph
 
@@ -82,8 +84,20 @@ def from_torch_ao(model: nn.Module, example: Tensor, *, check: bool | Tensor = T
         )
 
 
-_UNPREPARED = refuse("a layer without weight fake-quantiser", "give it a qconfig and call prepare_qat")
-_NORM = refuse("a batch norm on its own", "fuse it with its convolution: torch.ao.quantization.fuse_modules_qat")
+_UNPREPARED = refuse(
+    "a layer without weight fake-quantiser",
+    "give it a qconfig and call prepare_qat, which prepares a module at its first place only: use one for each place",
+)
+
+
+def _norm(walker: Walker, node: fx.Node, module: nn.Module, *_: Any) -> Any:
+    """The toolkit folds a batch norm into the layer before it, or leaves it alone."""
+    found, todo = "a batch norm on its own", "fuse it with its convolution: torch.ao.quantization.fuse_modules_qat"
+    if getattr(module, "running_mean", None) is None:
+        found, todo = "a batch norm without running statistics", "use track_running_stats=True, and fuse it"
+    elif getattr(module, "weight", None) is None:
+        found, todo = f"{found}, without weights", "use affine=True, and fuse it with its convolution"
+    raise ConversionError(where_is(node), found, todo)
 
 
 @cache
@@ -103,5 +117,5 @@ def _modules() -> dict[type, Handler]:
         **dict.fromkeys(ao.fakes, fake_quantise),
         **dict.fromkeys((ao.stubs.QuantStub, ao.stubs.DeQuantStub), of_module(same)),
         **dict.fromkeys((nn.Conv2d, nn.Linear), _UNPREPARED),
-        **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), _NORM),
+        **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), _norm),
     }

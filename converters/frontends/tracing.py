@@ -59,6 +59,12 @@ def check_example(model: Any, example: Any) -> None:
     if not isinstance(example, Tensor) or not example.is_floating_point() or example.ndim < 2:
         found = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
         raise ConversionError("example", f"{found}", "give a float batch of images, (N, C, H, W) or (N, n)")
+    types = {x.dtype for x in model.parameters() if x.is_floating_point()}
+    if len(types) == 1 and example.dtype not in types:
+        (dtype,) = types
+        raise ConversionError("example", f"{example.dtype} for a model in {dtype}", f"give it as {dtype}")
+    if not bool(torch.isfinite(example).all()):
+        raise ConversionError("example", "NaN or infinite pixels", "clean the data first")
 
 
 def check_finite(model: nn.Module) -> None:

@@ -166,7 +166,20 @@ class Walker:
             )
         if type(x) is Raw:
             raise ConversionError(where_is(node), "the unquantised input", self.advice["input"])
+        if isinstance(x, Tensor | Weight):
+            shape = tuple((x.integers if isinstance(x, Weight) else x).shape)
+            raise ConversionError(
+                where_is(node),
+                f"a constant of shape {shape} as an operand",
+                "let it be the bias of the layer before it, or of a batch norm",
+            )
         raise ConversionError(where_is(node), f"the operand {describe(x)}", "only quantised activations can spike")
+
+    def values(self, node: fx.Node, *operands: Any) -> list[Value]:
+        """All operands of ``node``; what can never be one is refused first."""
+        order = sorted(operands, key=lambda x: type(x) in (Value, Pending, Raw))
+        found = {id(x): self.value(node, x) for x in order}
+        return [found[id(x)] for x in operands]
 
     def range(self, value: Value) -> tuple[int, int]:
         """The smallest and the largest count that ``value`` can hold."""
@@ -208,8 +221,8 @@ class Walker:
         value, name = self.value(node, x), where_is(node)
         if high == math.inf and self.range(value)[0] >= 0:
             return value
-        flat = value.flat and len({shape[1:] for _, shape in value.parts}) == 1
-        base = replace(value, flat=False) if flat else value  # as maps, so that they can become maps again
+        maps = value.unflattened if value.flat else None  # layers of maps can become maps again
+        flat, base = maps is not None, maps or value
         return Pending(
             name,
             lambda name, grid: self.requantise(name, [(base, 1.0)], grid),
