@@ -204,7 +204,7 @@ def test_random_trees_with_repeats(order: list[int]) -> None:
     assert len(q.layers) >= len(order) + 1
 
 
-# --- dropout -----------------------------------------------------------------------------------------------------------
+# --- dropout ----------------------------------------------------------------------------------------------------------
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
