@@ -12,7 +12,7 @@ Source: Gao et al. 2023, equation 2 and section 3.2; the ceiling and the roundin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import brian2
@@ -20,7 +20,7 @@ import numpy as np
 
 from calif_plugins.parameters import PHASES, CaLIFParameters, Phase
 
-__all__ = ["calif_group", "connect", "isi_group", "replay_group", "schedule"]
+__all__ = ["CountingSynapses", "calif_group", "connect", "isi_group", "replay_group", "schedule"]
 
 _NEVER = 2**30
 
@@ -204,6 +204,56 @@ def connect(
     synapses.w = weights
     synapses.pos.when = synapses.neg.when = _slot(layer, "synapses")
     return synapses
+
+
+class CountingSynapses(brian2.NetworkOperation):
+    """Synapses with a memory: they count what each source has sent, and bring the change of a function of the counts.
+
+    ``V_target += function(n(t)) - function(n(t - 1))`` at every step, with ``function(n(-1)) = 0``. It runs in Python,
+    for functions that have no equations, and therefore not in a standalone build.
+
+    Parameters
+    ----------
+    sources : sequence of groups with the events ``pos`` and ``neg``, or None for one that never fires
+    target : group with ``V``
+    function : callable
+        Int64 arrays, one for each source, to a float64 array of the target's size.
+    sizes : sequence of int
+        Number of neurons of each source.
+    layer : str, optional
+        The last source's layer, in whose slot of synapses this acts.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[brian2.NeuronGroup | None],
+        target: brian2.NeuronGroup,
+        function: Callable[..., np.ndarray],
+        sizes: Sequence[int],
+        *,
+        layer: str | None = None,
+        name: str = "counting_synapses*",
+    ) -> None:
+        self.origins, self.target, self.map = list(sources), target, function
+        self.counts = [np.zeros(size, dtype=np.int64) for size in sizes]
+        self.before: np.ndarray | None = None
+        super().__init__(self._step, clock=target.clock, when=_slot(layer, "synapses"), name=name)
+
+    def reset(self) -> None:
+        """Forget all counts, for another run from the start."""
+        for count in self.counts:
+            count[:] = 0
+        self.before = None
+
+    def _step(self) -> None:
+        for group, count in zip(self.origins, self.counts, strict=True):
+            if group is not None:
+                for event, sign in (("pos", 1), ("neg", -1)):
+                    space = group.variables[f"_{event}space"].get_value()
+                    count[space[: space[-1]]] += sign
+        now = self.map(*self.counts)
+        self.target.V_[:] = self.target.V_[:] + (now if self.before is None else now - self.before)
+        self.before = now
 
 
 def isi_group(counts: Any, window: int, *, layer: str | None = None, name: str = "isi*") -> brian2.NeuronGroup:

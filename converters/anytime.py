@@ -11,8 +11,8 @@ from torch import Tensor
 
 from converters.backends import run
 from converters.errors import ConversionError
-from converters.input_spikes import InputSpikes
-from converters.network import Network, float64
+from converters.measuring.replay import outputs_by_step
+from converters.network import Network
 from converters.results import RunResult
 
 __all__ = ["AnytimeCurve", "anytime_curve", "predictions_by_step"]
@@ -45,7 +45,7 @@ def anytime_curve(
     --------
     >>> import converters
     >>> from converters.quantised import GraphBuilder
-    >>> from converters.synapses import Linear
+    >>> from converters.operations import Linear
     >>> b = GraphBuilder()
     >>> x = b.input((2,), scale=0.25, q_min=0, q_max=4)
     >>> y = b.layer("fc", [(x, Linear(torch.eye(2, dtype=torch.int8)))], threshold=1.0, y_min=0, y_max=4, scale=1.0)
@@ -75,23 +75,7 @@ def predictions_by_step(network: Network, result: RunResult, integers: Tensor) -
     """Arg-max class after each step, int64 ``(steps, N)``, from a run's spike trains."""
     if result.spikes is None:
         raise ConversionError("result", "no spike trains", 'run with record="spikes"')
-    out = network.output
-    if not out.readout:
-        counts = result.spikes[out.name].to(torch.int64).cumsum(0)
-        return counts.flatten(2).argmax(2)
-    p = out.parameters.for_shape(out.shape)
-    source = InputSpikes(network, integers)
-    v = float64(p.v_init).expand(len(integers), *out.shape)
-    guesses = []
-    for t in range(len(result.spikes[out.name])):
-        v = v + out.charge({s.source: result.spikes[s.source][t].to(torch.float64) for s in out.synapses})
-        direct = source.direct(out.name, t)
-        if direct is not None:
-            v = v + direct
-        if t < network.window:
-            v = v - float64(p.leak)
-        guesses.append((v / float64(p.threshold)).flatten(1).argmax(1))
-    return torch.stack(guesses)
+    return outputs_by_step(network, result.spikes, integers).flatten(2).argmax(2)
 
 
 def _fast(images: Tensor) -> bool:

@@ -20,9 +20,11 @@ import nir
 import torch
 from torch import Tensor
 
+from converters.charges import Charges
 from converters.errors import ConversionError
 from converters.input_spikes import InputSpikes
 from converters.network import Network, Stage, float64
+from converters.operations import Synapse
 from converters.results import RunResult, merge
 
 __all__ = ["BASELINES", "Baseline", "run_baseline"]
@@ -31,7 +33,7 @@ __all__ = ["BASELINES", "Baseline", "run_baseline"]
 class _State:
     """Membranes ``v``, signed counts ``y`` and emitted spikes of one layer, in float64."""
 
-    def __init__(self, stage: Stage, start: float, n: int, device: torch.device) -> None:
+    def __init__(self, network: Network, stage: Stage, start: float, n: int, device: torch.device) -> None:
         p = stage.parameters.for_shape(stage.shape)
         self.stage = stage
         self.threshold, self.leak = float64(p.threshold, device), float64(p.leak, device)
@@ -41,7 +43,7 @@ class _State:
         self.v = self.z + start * self.threshold
         self.y = torch.zeros_like(self.v)
         self.fired = torch.zeros(n, *stage.shape, dtype=torch.float32, device=device)
-        self.dtype = torch.float32 if stage.gain < 2**24 else torch.float64
+        self.charges = Charges(network, stage, "float32", device)
 
 
 def _soft(s: _State) -> tuple[Tensor, Tensor]:
@@ -142,7 +144,7 @@ def run_baseline(
     --------
     >>> import converters
     >>> from converters.quantised import GraphBuilder
-    >>> from converters.synapses import Linear
+    >>> from converters.operations import Linear
     >>> b = GraphBuilder()
     >>> x = b.input((1,), scale=0.25, q_min=0, q_max=4)
     >>> y = b.layer("fc", [(x, Linear(torch.tensor([[1]])))], threshold=2.0, y_min=0, y_max=4, scale=1.0)
@@ -164,8 +166,8 @@ def _simulate(network: Network, integers: Tensor, name: str) -> RunResult:
     baseline = BASELINES[name]
     n, window, device = len(integers), network.window, integers.device
     source = InputSpikes(network, integers)
-    states = [_State(stage, baseline.start, n, device) for stage in network.stages]
-    structures = {s.name: [(k.source, k.structure()) for k in s.synapses] for s in network.stages if baseline.on_events}
+    states = [_State(network, stage, baseline.start, n, device) for stage in network.stages]
+    structures = {s.name: _structures(network, s) for s in network.stages if baseline.on_events}
     extra = torch.zeros(n, dtype=torch.int64, device=device)
     t = 0
     while t < window or baseline.until_quiet:
@@ -173,7 +175,7 @@ def _simulate(network: Network, integers: Tensor, name: str) -> RunResult:
         active = torch.zeros(n, dtype=torch.bool, device=device)
         for s in states:
             stage = s.stage
-            charge = stage.charge({k.source: spikes[k.source].to(s.dtype) for k in stage.synapses}).double()
+            charge = s.charges(spikes)
             direct = source.direct(stage.name, t)
             if direct is not None:
                 charge = charge + direct
@@ -182,7 +184,8 @@ def _simulate(network: Network, integers: Tensor, name: str) -> RunResult:
             s.v, s.z = s.v + charge, s.z + charge
             out, after = (torch.zeros_like(s.v), s.v) if stage.readout else baseline.fire(s)
             if baseline.on_events and direct is None:
-                event = sum((k(spikes[name].abs().to(s.dtype)) for name, k in structures[stage.name]), torch.zeros(()))
+                arrived = (k(*(spikes[name].abs().double() for name in k.sources)) for k in structures[stage.name])
+                event = sum(arrived, torch.zeros(()))
                 out, after = out * (event > 0), torch.where(event > 0, after, s.v)
             s.v, s.y = after, s.y + out
             spikes[stage.name] = out.to(torch.float32)
@@ -194,6 +197,10 @@ def _simulate(network: Network, integers: Tensor, name: str) -> RunResult:
             extra[active] = t + 1 - window
         t += 1
     return _result(network, integers, name, states, extra)
+
+
+def _structures(network: Network, stage: Stage) -> list[Synapse]:
+    return [k.structure(*(network.shapes[name] for name in k.sources)) for k in stage.synapses]
 
 
 def _result(network: Network, integers: Tensor, name: str, states: list[_State], extra: Tensor) -> RunResult:

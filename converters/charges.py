@@ -7,15 +7,16 @@ products are summed in int32. A layer whose sums are too large for the type that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from converters.errors import ConversionError
-from converters.network import Stage
-from converters.synapses import Conv2d, Flatten, Linear, Synapse
+from converters.network import Network, Stage
+from converters.operations import Conv2d, Linear, Operation, Synapse
 
 __all__ = ["DTYPES", "Charges", "exact_dtype"]
 
@@ -45,42 +46,58 @@ def exact_dtype(gain: int, wanted: torch.dtype = torch.float32) -> torch.dtype:
 
 
 class Charges:
-    """A layer's charges, float64, from the spikes of its sources.
+    """A layer's charges, float64, from the spikes of its sources, step by step.
 
-    ``arithmetic`` has for every synapse the type that it is computed in.
+    A linear operation acts on the spikes themselves. One that counts remembers what its sources have sent, and brings
+    the change of its result; so an object serves one run, and its steps must come in order. ``arithmetic`` has for
+    every synapse the type that it is computed in.
 
     Parameters
     ----------
+    network : Network
     stage : Stage
+        One of the network's.
     wanted : one of :data:`DTYPES`
     device : torch.device
     """
 
-    def __init__(self, stage: Stage, wanted: str, device: torch.device) -> None:
+    def __init__(self, network: Network, stage: Stage, wanted: str, device: torch.device) -> None:
         self.stage = stage
         self.elsewhere = device.type != "cpu"
-        self.arithmetic = [self._arithmetic(s, wanted) for s in stage.synapses]
+        self.arithmetic = [
+            self._arithmetic(s, wanted, s.change(*(network.reach[name] for name in s.sources))) if s.linear
+            else exact_dtype(2 * s.reach(*(network.reach[name] for name in s.sources)), torch.float64)
+            for s in stage.synapses
+        ]  # fmt: skip
+        self._counts: dict[str, Tensor] = {}
+        self._before: dict[int, Tensor] = {}
 
-    def _arithmetic(self, synapse: Synapse, wanted: str) -> torch.dtype:
+    def _arithmetic(self, synapse: Synapse, wanted: str, gain: int) -> torch.dtype:
         if wanted == "int8":
-            weighted = [op for op in synapse.ops if type(op) is not Flatten]
-            op = weighted[0] if len(weighted) == 1 else None
-            plain = type(op) is Linear or (type(op) is Conv2d and op.groups == 1)
-            if plain and op.weight.dtype == torch.int8 and synapse.gain < 2**31:  # type: ignore[union-attr]
+            weighted = [op for op in synapse.ops if not op.rewires]
+            takes, _ = _ON_BYTES.get(type(weighted[0]), (None, None)) if len(weighted) == 1 else (None, None)
+            if takes is not None and takes(weighted[0]) and gain < 2**31:
                 return torch.int8
             wanted = "float32"
-        dtype = exact_dtype(synapse.gain, getattr(torch, wanted))
+        dtype = exact_dtype(gain, getattr(torch, wanted))
         if self.elsewhere and dtype is torch.float32:
-            largest = max((int(op.weight.abs().max()) for op in synapse.ops if type(op) in (Conv2d, Linear)), default=0)  # type: ignore[union-attr]
-            if synapse.gain > _ELSEWHERE or largest > _TF32:
+            stored = (op.stored for op in synapse.ops)
+            largest = max((int(w.abs().max()) for w in stored if w is not None and w.numel()), default=0)
+            if gain > _ELSEWHERE or largest > _TF32:
                 return torch.float64
         return dtype
 
     def __call__(self, spikes: Mapping[str, Tensor]) -> Tensor:
+        if not self.stage.linear:
+            self._count(spikes)
         total: Tensor | None = None
-        for synapse, dtype in zip(self.stage.synapses, self.arithmetic, strict=True):
-            x = spikes[synapse.source].to(dtype)
-            part = _on_bytes(synapse, x) if dtype is torch.int8 else synapse(x)
+        for k, (synapse, dtype) in enumerate(zip(self.stage.synapses, self.arithmetic, strict=True)):
+            if not synapse.linear:
+                part = self._change(k, synapse)
+            elif dtype is torch.int8:
+                part = _on_bytes(synapse, spikes[synapse.source].to(dtype))
+            else:
+                part = synapse(*(spikes[name].to(dtype) for name in synapse.sources))
             if self.elsewhere and dtype.is_floating_point:
                 part = part.round()
             part = part.to(torch.float64)
@@ -89,17 +106,27 @@ class Charges:
             raise ConversionError(self.stage.name, "no synapses", "every layer needs an input")
         return total
 
+    def _count(self, spikes: Mapping[str, Tensor]) -> None:
+        for name in {name for s in self.stage.synapses if not s.linear for name in s.sources}:
+            now = spikes[name].to(torch.float64)
+            self._counts[name] = self._counts[name] + now if name in self._counts else now
+
+    def _change(self, k: int, synapse: Synapse) -> Tensor:
+        now = synapse(*(self._counts[name] for name in synapse.sources)).to(torch.float64)
+        before = self._before.get(k)
+        self._before[k] = now
+        return now if before is None else now - before
+
 
 def _on_bytes(synapse: Synapse, x: Tensor) -> Tensor:
     """One convolution or dense layer of int8 weights on int8 spikes, by a matrix product with int32 sums."""
     for op in synapse.ops:
-        if type(op) is Linear:
-            x = _product(x, op.weight_as(x))
-        elif type(op) is Conv2d:
-            x = _convolution(op, x)
-        else:
-            x = op(x)
+        x = _ON_BYTES[type(op)][1](op, x) if type(op) in _ON_BYTES else op(x)
     return x
+
+
+def _dense(op: Linear, x: Tensor) -> Tensor:
+    return _product(x, op.weight_as(x))
 
 
 def _convolution(op: Conv2d, x: Tensor) -> Tensor:
@@ -120,3 +147,10 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
     x = F.pad(x, (0, -features % 8, 0, max(0, 24 - rows)))
     weight = F.pad(weight, (0, -features % 8, 0, -out % 8))
     return torch._int_mm(x, weight.t())[:rows, :out]
+
+
+# kernels on bytes, and which operations they take; all others go the way of floats
+_ON_BYTES: dict[type[Operation], tuple[Callable[[Any], bool], Callable[[Any, Tensor], Tensor]]] = {
+    Linear: (lambda op: op.weight.dtype == torch.int8, _dense),
+    Conv2d: (lambda op: op.weight.dtype == torch.int8 and op.groups == 1, _convolution),
+}

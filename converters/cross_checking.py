@@ -15,7 +15,7 @@ from calif_plugins.parameters import Phase
 from converters.atomic import atomic_path
 from converters.backends import run
 from converters.errors import ConversionError, MissingExtraError
-from converters.input_spikes import InputSpikes
+from converters.measuring.replay import charges
 from converters.network import Network, Stage, float64
 from converters.results import RunResult
 
@@ -180,7 +180,7 @@ def cross_check(
     --------
     >>> import converters, torch
     >>> from converters.quantised import GraphBuilder
-    >>> from converters.synapses import Linear
+    >>> from converters.operations import Linear
     >>> b = GraphBuilder()
     >>> x = b.input((2,), scale=0.25, q_min=0, q_max=4)
     >>> y = b.layer("fc", [(x, Linear(torch.tensor([[1, 2]])))], threshold=3.0, bias=1.0, y_min=0, y_max=4, scale=1.0)
@@ -377,19 +377,16 @@ def _replay(
     """``V`` and ``y`` before each step, and its input charge."""
     p = stage.parameters.for_shape(stage.shape)
     threshold, leak, start = (float(float64(v).expand(stage.shape)[index]) for v in (p.threshold, p.leak, p.v_init))
-    source = InputSpikes(network, integers[None])
+    alone = {name: train[:, image : image + 1] for name, train in trains.items()}
     v, y = [start], [0]
-    charges = []
-    for t in range(until):
-        given = {s.source: trains[s.source][t, image][None].to(torch.float64) for s in stage.synapses}
-        charge = float(stage.charge(given)[0][index])
-        direct = source.direct(stage.name, t)
-        charge += 0.0 if direct is None else float(direct[0][index])
+    arrived = []
+    for t, whole in enumerate(charges(network, stage, alone, integers[None], until)):
+        charge = float(whole[0][index])
         s = int(trains[stage.name][t, image][index])
-        charges.append(charge)
+        arrived.append(charge)
         v.append(v[-1] + charge - (leak if t < network.window else 0.0) - s * threshold)
         y.append(y[-1] + s)
-    return v, y, charges, threshold
+    return v, y, arrived, threshold
 
 
 def plot(check: CrossCheck, path: str | os.PathLike) -> None:

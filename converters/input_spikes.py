@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from converters.errors import ConversionError
 from converters.network import Network
+from converters.operations import Synapse
 
 __all__ = ["InputSpikes"]
 
@@ -30,9 +32,19 @@ class InputSpikes:
         if self.coded_directly:
             for stage in network.stages:
                 for synapse in stage.synapses:
-                    if synapse.source == self.name:
-                        part = synapse(self.integers.to(torch.float64)).to(torch.int64)
-                        self.charges[stage.name] = self.charges.get(stage.name, 0) + part
+                    if self.name in synapse.sources:
+                        self.charges[stage.name] = self.charges.get(stage.name, 0) + self._charge(stage.name, synapse)
+
+    def _charge(self, stage: str, synapse: Synapse) -> Tensor:
+        """What the integers bring beyond silence; an operation that counts is asked for silence at the first step."""
+        if len(synapse.sources) > 1:
+            raise ConversionError(
+                stage, f"an operation on the directly coded input and {synapse.sources}", "use coding isi"
+            )
+        whole = synapse(self.integers.to(torch.float64)).to(torch.int64)
+        if synapse.linear:
+            return whole
+        return whole - synapse(torch.zeros_like(self.integers, dtype=torch.float64)).to(torch.int64)
 
     def at(self, t: int) -> Tensor:
         """Spikes of step ``t``; steps must be asked for in order (see ``calif_plugins.encoding``)."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from converters.synapses import Conv2d, Shape
+from converters.operations import Conv2d, Shape
 
 __all__ = ["convolution", "dense", "int8_kernels", "reordered"]
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from calif_plugins.parameters import CaLIFParameters
 from converters.errors import ConversionError
 from converters.nodes import CaLIF, SpikeEncoder
+from converters.operations import Conv2d, Flatten, Linear, Operation, Scale, Shape, SumPool2d, Synapse
+from converters.operations.node import CaLIFOperation
 from converters.quantised import InputSpec
-from converters.synapses import Conv2d, Flatten, Linear, Op, Scale, Shape, SumPool2d, Synapse
 
 __all__ = ["Network", "Stage", "float64"]
 
@@ -49,20 +50,23 @@ class Stage:
     def readout(self) -> bool:
         return bool(self.parameters.y_min.max() == 0 and self.parameters.y_max.min() == 0)
 
-    def charge(self, spikes: Mapping[str, Tensor]) -> Tensor:
-        """Charge that arrives when the sources emit ``spikes`` (batches ``(N, *source shape)``), summed."""
+    def charge(self, counts: Mapping[str, Tensor]) -> Tensor:
+        """Charge that ``counts`` of the sources (batches ``(N, *source shape)``) bring in all, summed.
+
+        For the charge of one step see :class:`converters.charges.Charges`.
+        """
         total: Tensor | None = None
         for synapse in self.synapses:
-            part = synapse(spikes[synapse.source])
+            part = synapse(*(counts[name] for name in synapse.sources))
             total = part if total is None else total + part
         if total is None:
             raise ConversionError(self.name, "no synapses", "every layer needs an input")
         return total
 
-    @cached_property
-    def gain(self) -> int:
-        """Largest charge that one step can bring."""
-        return sum(s.gain for s in self.synapses)
+    @property
+    def linear(self) -> bool:
+        """Whether all of its synapses are: none remembers counts."""
+        return all(s.linear for s in self.synapses)
 
     @cached_property
     def reach(self) -> int:
@@ -115,8 +119,24 @@ class Network:
         total = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in self.shapes.items()}
         for stage in self.stages:
             for synapse in stage.synapses:
-                total[synapse.source] += synapse.fan_out(self.shapes[synapse.source])
+                found = synapse.fan_out(*(self.shapes[name] for name in synapse.sources))
+                for name, leaving in zip(synapse.sources, found, strict=True):
+                    total[name] += leaving
         return total
+
+    @cached_property
+    def reach(self) -> dict[str, int]:
+        """Largest size of a count of each layer and of the input, by name."""
+        spec = self.spec
+        return {self.encoder_name: max(-spec.q_min, spec.q_max), **{s.name: s.reach for s in self.stages}}
+
+    @cached_property
+    def changes(self) -> dict[str, int]:
+        """Largest charge that one step can bring to a neuron of each layer, by name."""
+        return {
+            stage.name: sum(s.change(*(self.reach[name] for name in s.sources)) for s in stage.synapses)
+            for stage in self.stages
+        }
 
     @classmethod
     def from_graph(cls, graph: nir.NIRGraph | Network) -> Network:
@@ -213,21 +233,24 @@ class _Reader:
                     raise ConversionError(first, f"a bias of {added.size} values", f"another has {bias.size}")
                 bias = added if bias is None else bias + added
             for source, names in self._paths(first):
-                ops: list[Op] = []
-                here = shapes.get(source)
-                if here is None:
+                ops: list[Operation] = []
+                missing = [name for name in source if name not in shapes]
+                if missing:
                     raise ConversionError(
-                        target, f"an edge from {source!r}", "only spiking layers and the encoder feed"
+                        target, f"an edge from {missing[0]!r}", "only spiking layers and the encoder feed"
                     )
+                given = tuple(shapes[name] for name in source)
+                here = given[0]
                 for name in names:
                     op, added = self.ops[name]
                     try:
-                        here = op.output_shape(here)
+                        here = op.output_shape(*given)
+                        given = (here,)
                     except ConversionError as error:
                         raise ConversionError(name, error.found, error.todo) from None
                     if added is not None and name != first:
                         raise ConversionError(name, "a bias before another operation", "put it into the layer's leak")
-                    if not (type(op) is Scale and op.weight == 1):
+                    if op.rewires or op.factor != 1:
                         ops.append(op)
                 if here != shape:
                     raise ConversionError(target, f"an input of shape {here}", f"the layer has {shape}")
@@ -236,11 +259,17 @@ class _Reader:
             raise ConversionError(target, "no incoming edge", "every layer needs an input")
         return tuple(synapses), bias
 
-    def _paths(self, name: str) -> list[tuple[str, list[str]]]:
-        """Chains of operations that end in ``name``, each with the spiking layer that it starts from."""
+    def _paths(self, name: str) -> list[tuple[tuple[str, ...], list[str]]]:
+        """Chains of operations that end in ``name``, each with the spiking layers that it starts from."""
         node = self.nodes[name]
         if type(node) in (CaLIF, SpikeEncoder):
-            return [(name, [])]
+            return [((name,), [])]
+        if type(node) is CaLIFOperation and len(self.before[name]) > 1:
+            if sorted(node.order) != sorted(self.before[name]):
+                raise ConversionError(
+                    f"{name}.sources", f"{node.order} for edges from {self.before[name]}", "name each source once"
+                )
+            return [(node.order, [name])]
         if type(node) not in _OPS:
             raise ConversionError(
                 name, f"a {type(node).__name__} node", f"Ca-LIF networks are made of {', '.join(_KNOWN)}"
@@ -276,7 +305,7 @@ def _bias(value: Any) -> np.ndarray | None:
     return array if array.any() else None
 
 
-def _conv2d(name: str, node: Any) -> tuple[Op, np.ndarray | None]:
+def _conv2d(name: str, node: Any) -> tuple[Operation, np.ndarray | None]:
     if isinstance(node.padding, str):
         raise ConversionError(name, f"padding {node.padding!r}", "give it in numbers")
     weight = _whole(name, node.weight)
@@ -287,15 +316,15 @@ def _conv2d(name: str, node: Any) -> tuple[Op, np.ndarray | None]:
     return op, _bias(node.bias)
 
 
-def _linear(name: str, node: Any) -> tuple[Op, np.ndarray | None]:
+def _linear(name: str, node: Any) -> tuple[Operation, np.ndarray | None]:
     return Linear(_whole(name, node.weight)), None
 
 
-def _affine(name: str, node: Any) -> tuple[Op, np.ndarray | None]:
+def _affine(name: str, node: Any) -> tuple[Operation, np.ndarray | None]:
     return Linear(_whole(name, node.weight)), _bias(node.bias)
 
 
-def _pool(name: str, node: Any) -> tuple[Op, np.ndarray | None]:
+def _pool(name: str, node: Any) -> tuple[Operation, np.ndarray | None]:
     kernel, stride = _pair(name, node.kernel_size, 1), _pair(name, node.stride, 1)
     padding = _pair(name, node.padding)
     if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
@@ -303,25 +332,26 @@ def _pool(name: str, node: Any) -> tuple[Op, np.ndarray | None]:
     return SumPool2d(kernel, stride, padding), None
 
 
-def _flatten(name: str, node: Any) -> tuple[Op, np.ndarray | None]:
+def _flatten(name: str, node: Any) -> tuple[Operation, np.ndarray | None]:
     if int(node.start_dim) != 0 or int(node.end_dim) not in (-1, 2):
         raise ConversionError(name, f"flatten from {node.start_dim} to {node.end_dim}", "flatten all axes")
     return Flatten(), None
 
 
-def _scale(name: str, node: Any) -> tuple[Op, np.ndarray | None]:
+def _scale(name: str, node: Any) -> tuple[Operation, np.ndarray | None]:
     weights = np.unique(np.asarray(node.scale))
     if len(weights) != 1:
         raise ConversionError(name, "different scales per neuron", "use a Conv2d or Linear node")
     return Scale(int(_whole(name, weights)[0])), None
 
 
-_OPS: dict[type, Callable[[str, Any], tuple[Op, np.ndarray | None]]] = {
+_OPS: dict[type, Callable[[str, Any], tuple[Operation, np.ndarray | None]]] = {
     nir.Conv2d: _conv2d,
     nir.Linear: _linear,
     nir.Affine: _affine,
     nir.SumPool2d: _pool,
     nir.Flatten: _flatten,
     nir.Scale: _scale,
+    CaLIFOperation: lambda name, node: (node.build(name), None),
 }
 _KNOWN = ("CaLIF", "SpikeEncoder", *(t.__name__ for t in _OPS))

@@ -21,6 +21,7 @@ _FIELDS: dict[str, tuple[set[str], set[str]]] = {
     "Affine": ({"weight", "bias"}, set()),
     "AvgPool2d": ({"kernel_size", "stride", "padding"}, set()),
     "CaLIF": ({"shape", "v_threshold", "leak", "v_init", "y_min", "y_max", "tie", "window", "scale"}, set()),
+    "CaLIFOperation": ({"operation", "settings"}, {"arrays", "sources"}),
     "Conv1d": ({"weight", "stride", "padding", "dilation", "groups", "bias"}, {"input_shape"}),
     "Conv2d": ({"weight", "stride", "padding", "dilation", "groups", "bias"}, {"input_shape"}),
     "CubaLI": ({"tau_syn", "tau_mem", "r", "v_leak", "w_in"}, set()),
@@ -40,7 +41,7 @@ _FIELDS: dict[str, tuple[set[str], set[str]]] = {
     "Threshold": ({"threshold"}, set()),
 }
 _AXES = {"Affine": 2, "Conv1d": 3, "Conv2d": 4, "Linear": 2}  # of a weight, at least
-_TEXT = {"tie", "coding"}
+_TEXT = {"tie", "coding", "operation", "settings", "sources"}
 _WHOLE = {"shape", "stride", "dilation", "groups", "kernel_size", "input_shape", "input_type", "start_dim", "end_dim"}
 
 
@@ -84,7 +85,11 @@ def _node(name: str, fields: Any) -> nir.NIRNode:
             where, f"missing {sorted(missing)}, unexpected {sorted(extra)}", f"a {kind} node has {sorted(required)}"
         )
     for key, value in given.items():
-        _check_field(f"{where}/{key}", kind, key, value)
+        if kind == "CaLIFOperation" and key == "arrays" and isinstance(value, dict):
+            for field, array in value.items():
+                _check_field(f"{where}/{key}/{field}", kind, field, array)
+        else:
+            _check_field(f"{where}/{key}", kind, key, value)
     metadata = _metadata(fields)
     if kind in ("Input", "Output"):
         shape = np.asarray(given["shape"])

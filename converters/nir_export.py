@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import json
+from dataclasses import replace
 
 import nir
 import numpy as np
 
-from converters.errors import ConversionError
 from converters.lattice import Certificate, fit
 from converters.nodes import CaLIF, SpikeEncoder
 from converters.quantised import Layer, QuantGraph
-from converters.synapses import Conv2d, Flatten, Linear, Op, Scale, Shape, SumPool2d
 
-__all__ = ["certify", "op_node", "to_nir"]
-
-_DT: Any = np.float32  # of weights: whole numbers, exact up to 2^24, and what other readers expect
+__all__ = ["certify", "to_nir"]
 
 
 def to_nir(q: QuantGraph, T: int | None = None, *, coding: str = "isi", bits: int | None = None) -> nir.NIRGraph:
@@ -72,13 +68,15 @@ def to_nir(q: QuantGraph, T: int | None = None, *, coding: str = "isi", bits: in
     certificates = certify(q, bits=bits)
     for layer in q.layers:
         for k, synapse in enumerate(layer.synapses):
-            before, shape = synapse.source, shapes[synapse.source]
+            before, here = synapse.sources, tuple(shapes[name] for name in synapse.sources)
             for j, op in enumerate(synapse.ops):
                 name = f"{layer.name}.s{k}.{j}_{type(op).__name__.lower()}"
-                nodes[name] = op_node(op, shape)
-                edges.append((before, name))
-                before, shape = name, op.output_shape(shape)
-            edges.append((before, layer.name))
+                nodes[name] = op.to_node(*here)
+                if len(before) > 1:
+                    nodes[name] = replace(nodes[name], sources=json.dumps(before))
+                edges += [(source, name) for source in before]
+                before, here = (name,), (op.output_shape(*here),)
+            edges.append((before[0], layer.name))
         nodes[layer.name] = _neuron(layer, certificates[layer.name], window)
     result = _free("result", q)
     nodes[result] = nir.Output(output_type={"output": np.array(q.output.shape)})
@@ -107,43 +105,7 @@ def _neuron(layer: Layer, certificate: Certificate, window: int) -> CaLIF:
     )
 
 
-def op_node(op: Op, shape: Shape) -> nir.NIRNode:
-    """The stock NIR node of one linear operation on an input of ``shape``."""
-    return _TO_NODE[type(op)](op, shape)
-
-
 def _free(name: str, q: QuantGraph) -> str:
     while name in q.shapes:
         name = f"{name}_"
     return name
-
-
-def _weights(op: Conv2d | Linear) -> np.ndarray:
-    if op.weight.numel() and int(op.weight.abs().max()) >= 2**24:
-        raise ConversionError(type(op).__name__, "weights of more than 24 bits", "float32 cannot hold them exactly")
-    return op.weight.cpu().numpy().astype(_DT)
-
-
-def _conv(op: Conv2d, shape: Shape) -> nir.NIRNode:
-    return nir.Conv2d(
-        input_shape=np.array(shape[1:]),
-        weight=_weights(op),
-        stride=np.array(op.stride),
-        padding=np.array(op.padding),
-        dilation=np.array(op.dilation),
-        groups=op.groups,
-        bias=np.zeros(op.weight.shape[0], dtype=_DT),
-    )
-
-
-def _pool(op: SumPool2d, shape: Shape) -> nir.NIRNode:
-    return nir.SumPool2d(kernel_size=np.array(op.kernel), stride=np.array(op.stride), padding=np.array(op.padding))
-
-
-_TO_NODE: dict[type, Callable[[Any, Shape], nir.NIRNode]] = {
-    Conv2d: _conv,
-    Linear: lambda op, shape: nir.Linear(weight=_weights(op)),
-    SumPool2d: _pool,
-    Flatten: lambda op, shape: nir.Flatten(input_type={"input": np.array(shape)}, start_dim=0, end_dim=-1),
-    Scale: lambda op, shape: nir.Scale(scale=np.full(shape, op.weight, dtype=np.float64)),
-}

@@ -16,6 +16,7 @@ import numpy as np
 
 from calif_plugins.parameters import TIE_RULES, CaLIFParameters
 from converters.errors import ConversionError
+from converters.operations.node import CaLIFOperation
 
 __all__ = ["CODINGS", "NODES", "CaLIF", "SpikeEncoder"]
 
@@ -158,7 +159,7 @@ class SpikeEncoder(nir.NIRNode):
         self.output_type = {"output": self.shape.copy()}
 
 
-NODES: dict[str, type[nir.NIRNode]] = {"CaLIF": CaLIF, "SpikeEncoder": SpikeEncoder}
+NODES: dict[str, type[nir.NIRNode]] = {"CaLIF": CaLIF, "CaLIFOperation": CaLIFOperation, "SpikeEncoder": SpikeEncoder}
 
 
 def _shape(where: str, value: Any) -> np.ndarray:

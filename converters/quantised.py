@@ -21,8 +21,8 @@ from torch import Tensor
 from calif_plugins.parameters import TIE_RULES, TieRule
 from converters.checked import Checked
 from converters.errors import ConversionError
+from converters.operations import Concatenate, Flatten, Operation, Scale, Shape, SumPool2d, Synapse
 from converters.rounding import exact_round
-from converters.synapses import Conv2d, Flatten, Linear, Op, Scale, Shape, SumPool2d, Synapse
 
 __all__ = ["Checked", "GraphBuilder", "InputSpec", "Layer", "QuantGraph", "Value"]
 
@@ -124,7 +124,7 @@ class Layer:
         """Sum of the synapses' charges, for a mapping of source names to batches."""
         total: Tensor | None = None
         for synapse in self.synapses:
-            part = synapse(values[synapse.source])
+            part = synapse(*(values[name] for name in synapse.sources))
             total = part if total is None else total + part
         assert total is not None
         return total
@@ -141,14 +141,10 @@ class Layer:
 
     def magnitude(self, values: Mapping[str, Tensor]) -> Tensor:
         """Sum of the absolute values of all that is added up to :meth:`quotient`: float64 ``(N, *shape)``."""
-        sizes = {name: x.double().abs() for name, x in values.items() if any(s.source == name for s in self.synapses)}
-        absolute = replace(self, synapses=tuple(s.absolute() for s in self.synapses), bias=self.bias.abs())
+        sizes = {name: values[name].double().abs() for s in self.synapses for name in s.sources}
+        synapses = tuple(s.absolute(*(tuple(sizes[name].shape[1:]) for name in s.sources)) for s in self.synapses)
+        absolute = replace(self, synapses=synapses, bias=self.bias.abs())
         return absolute.quotient(absolute.charge(sizes))
-
-    @property
-    def gain(self) -> int:
-        """Largest charge that one step can bring."""
-        return sum(s.gain for s in self.synapses)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,11 +166,12 @@ class QuantGraph:
             if not layer.synapses:
                 raise ConversionError(layer.name, "no synapses", "every layer needs an input")
             for synapse in layer.synapses:
-                if synapse.source not in shapes:
-                    raise ConversionError(
-                        layer.name, f"an edge from {synapse.source!r}", "sources must come before their targets"
-                    )
-                shape = synapse.output_shape(shapes[synapse.source])
+                for name in synapse.sources:
+                    if name not in shapes:
+                        raise ConversionError(
+                            layer.name, f"an edge from {name!r}", "sources must come before their targets"
+                        )
+                shape = synapse.output_shape(*(shapes[name] for name in synapse.sources))
                 if shape != layer.shape:
                     raise ConversionError(layer.name, f"a synapse of shape {shape}", f"the layer has {layer.shape}")
             shapes[layer.name] = layer.shape
@@ -252,13 +249,13 @@ class QuantGraph:
             raise ConversionError(layer.name, f"sums up to {bound}", "use fewer levels or smaller weights")
         # a float product of integers is exact below 2^24 or 2^53, and far faster than integer kernels
         dtype = torch.float32 if bound < 2**24 else torch.float64
-        return layer.charge({s.source: values[s.source].to(dtype) for s in layer.synapses}).to(torch.int64)
+        return layer.charge({n: values[n].to(dtype) for s in layer.synapses for n in s.sources}).to(torch.int64)
 
     def reach(self, layer: Layer) -> int:
         """Largest absolute value that the layer's integer accumulator can take."""
         largest = {self.input.name: max(-self.input.q_min, self.input.q_max)}
         largest.update({k.name: max(-k.y_min, k.y_max) for k in self.layers})
-        return sum(synapse.gain * largest[synapse.source] for synapse in layer.synapses)
+        return sum(synapse.reach(*(largest[name] for name in synapse.sources)) for synapse in layer.synapses)
 
     @torch.no_grad()
     def execute(self, images: Tensor | None = None, *, integers: Tensor | None = None) -> dict[str, Tensor]:
@@ -358,7 +355,7 @@ class GraphBuilder:
     def layer(
         self,
         name: str,
-        inputs: Sequence[tuple[Value, Op]],
+        inputs: Sequence[tuple[Value, Operation]],
         *,
         threshold: Tensor | Sequence[float] | float,
         bias: Tensor | Sequence[float] | float = 0.0,
@@ -373,7 +370,7 @@ class GraphBuilder:
         synapses = tuple(s for value, op in inputs for s in _connect(name, value, op))
         sources = {n: s for value, _ in inputs for n, s in value.parts}
         try:
-            shape = synapses[0].output_shape(sources[synapses[0].source])
+            shape = synapses[0].output_shape(*(sources[n] for n in synapses[0].sources))
         except ConversionError as error:
             raise ConversionError(name, error.found, error.todo) from None
         new = Layer(
@@ -414,7 +411,7 @@ class GraphBuilder:
             mantissa, exponent = math.frexp(largest)
             unit = math.ldexp(1.0, exponent - 30)  # 30 bits each: sums stay far below 2^53
             del mantissa
-        pairs: list[tuple[Value, Op]] = [
+        pairs: list[tuple[Value, Operation]] = [
             (value, Scale(round(s / unit))) for (value, _), s in zip(inputs, steps, strict=True)
         ]
         return self.layer(name, pairs, threshold=scale / unit, y_min=y_min, y_max=y_max, scale=scale, tie=tie)
@@ -461,55 +458,33 @@ class GraphBuilder:
         return candidate
 
 
-def _connect(where: str, value: Value, op: Op) -> list[Synapse]:
-    """Synapses from every part of a value; a concatenation is split into a sum over its parts."""
+def _connect(where: str, value: Value, op: Operation) -> list[Synapse]:
+    """Synapses from every part of a value.
 
-    def lead(shape: Shape) -> tuple[Op, ...]:
+    A linear operation on a concatenation is split into a sum over its parts; one that counts takes them all.
+    """
+
+    def lead(shape: Shape) -> tuple[Operation, ...]:
         return (Flatten(),) if value.flat and len(shape) > 1 else ()
 
     if len(value.parts) == 1:
-        return [Synapse(name, _trim((*lead(shape), op))) for name, shape in value.parts]
-    sizes = [math.prod(s) if value.flat else s[0] for _, s in value.parts]
-    total = sum(sizes)
-    synapses, start = [], 0
-    for (name, shape), size in zip(value.parts, sizes, strict=True):
-        part = slice(start, start + size)
-        start += size
-        ops: tuple[Op, ...]
-        if type(op) is Linear:
-            _same_inputs(where, op.weight.shape[1], total)
-            ops = (Linear(op.weight[:, part].contiguous()),)
-        elif type(op) is Conv2d:
-            dense = _ungroup(op)
-            _same_inputs(where, dense.weight.shape[1], total)
-            ops = (replace(dense, weight=dense.weight[:, part].contiguous()),)
-        else:  # pools and identities act channel by channel: act, then put the channels in their place
-            place = torch.zeros(total, size, dtype=torch.int8)
-            place[part] = torch.eye(size, dtype=torch.int8)
-            flat = value.flat or len(shape) == 1
-            ops = (op, Linear(place) if flat else Conv2d(place[:, :, None, None]))
-        synapses.append(Synapse(name, _trim((*lead(shape), *ops))))
+        return [Synapse((name,), _trim((*lead(shape), op))) for name, shape in value.parts]
+    if not op.linear:
+        return [Synapse(tuple(name for name, _ in value.parts), (Concatenate(value.flat), op))]
+    try:
+        op.output_shape(value.shape)
+    except ConversionError as error:
+        raise ConversionError(where, f"{error.found}, a concatenation", error.todo) from None
+    synapses, start, total = [], 0, value.shape[0]
+    for name, shape in value.parts:
+        here = (math.prod(shape),) if value.flat else shape
+        synapses.append(Synapse((name,), _trim((*lead(shape), *op.on_part(here, start, total)))))
+        start += here[0]
     return synapses
 
 
-def _trim(ops: tuple[Op, ...]) -> tuple[Op, ...]:
-    return tuple(op for op in ops if not (type(op) is Scale and op.weight == 1))
-
-
-def _same_inputs(where: str, found: int, expected: int) -> None:
-    if found != expected:
-        raise ConversionError(where, f"weights for {found} inputs", f"the concatenation has {expected}")
-
-
-def _ungroup(op: Conv2d) -> Conv2d:
-    if op.groups == 1:
-        return op
-    out, per_group = op.weight.shape[:2]
-    dense = op.weight.new_zeros(out, per_group * op.groups, *op.weight.shape[2:])
-    for k in range(op.groups):
-        rows = slice(k * out // op.groups, (k + 1) * out // op.groups)
-        dense[rows, k * per_group : (k + 1) * per_group] = op.weight[rows]
-    return replace(op, weight=dense, groups=1)
+def _trim(ops: tuple[Operation, ...]) -> tuple[Operation, ...]:
+    return tuple(op for op in ops if op.rewires or op.factor != 1)
 
 
 # pools are built from SumPool2d by the front-ends through this one place (equation 6)

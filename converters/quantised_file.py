@@ -20,9 +20,10 @@ from torch import Tensor
 
 from converters.atomic import atomic_path
 from converters.errors import ConversionError, FileFormatError
+from converters.operations import OPERATIONS, Synapse
+from converters.operations.node import settings_of
 from converters.quantised import Checked, InputSpec, Layer, QuantGraph
 from converters.reading import parse_json, read_bytes
-from converters.synapses import OPS, Op, Synapse
 
 __all__ = ["FORMAT", "load_quantised", "save_quantised"]
 
@@ -64,15 +65,12 @@ def save_quantised(path: str | os.PathLike, q: QuantGraph, *, notes: dict[str, A
         for k, synapse in enumerate(layer.synapses):
             ops = []
             for j, op in enumerate(synapse.ops):
-                entry: dict[str, Any] = {"op": type(op).__name__}
-                for f in fields(op):
-                    value = getattr(op, f.name)
-                    if isinstance(value, Tensor):
-                        tensors[f"{layer.name}/{k}/{j}"] = _smallest(value)
-                    elif f.init:
-                        entry[f.name] = value
-                ops.append(entry)
-            synapses.append({"source": synapse.source, "ops": ops})
+                plain, arrays = settings_of(op)
+                for name, value in arrays.items():
+                    tensors[_tensor(layer.name, k, j, name)] = _smallest(value)
+                ops.append({"op": type(op).__name__, **plain})
+            source = synapse.sources[0] if len(synapse.sources) == 1 else list(synapse.sources)
+            synapses.append({"source": source, "ops": ops})
         plain = {n: getattr(layer, n) for n in ("name", "y_min", "y_max", "scale", "shape", "tie", "spiking")}
         layers.append({**plain, "synapses": synapses})
     spec = {f.name: getattr(q.input, f.name) for f in fields(q.input)}
@@ -165,11 +163,11 @@ def _layer(entry: dict[str, Any], tensors: dict[str, Tensor]) -> Layer:
             arguments: dict[str, Any] = {
                 key: tuple(v) if isinstance(v, list) else v for key, v in given.items() if key != "op"
             }
-            weight = tensors.get(f"{name}/{k}/{j}")
-            if weight is not None:
-                arguments["weight"] = weight
-            ops.append(_OPS[given["op"]](**arguments))
-        synapses.append(Synapse(synapse["source"], tuple(ops)))
+            prefix = _tensor(name, k, j, "weight")
+            arguments |= {key[len(prefix) + 1 :] or "weight": t for key, t in tensors.items() if _is_of(key, prefix)}
+            ops.append(OPERATIONS[given["op"]](**arguments))
+        source = synapse["source"]
+        synapses.append(Synapse(tuple(source) if isinstance(source, list) else (source,), tuple(ops)))
     plain = {n: entry[n] for n in ("name", "y_min", "y_max", "scale", "tie", "spiking")}
     return Layer(
         synapses=tuple(synapses),
@@ -180,7 +178,13 @@ def _layer(entry: dict[str, Any], tensors: dict[str, Tensor]) -> Layer:
     )
 
 
-_OPS: dict[str, type[Op]] = OPS
+def _tensor(layer: str, synapse: int, op: int, name: str) -> str:
+    """The name of an operation's tensor in a file; weights have none of their own."""
+    return f"{layer}/{synapse}/{op}" if name == "weight" else f"{layer}/{synapse}/{op}/{name}"
+
+
+def _is_of(key: str, prefix: str) -> bool:
+    return key == prefix or key.startswith(f"{prefix}/")
 
 
 def _smallest(weight: Tensor) -> Tensor:

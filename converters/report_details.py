@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from converters.backends import run
-from converters.input_spikes import InputSpikes
-from converters.network import Network, Stage, float64
+from converters.measuring.costs import connections
+from converters.measuring.replay import outputs_by_step
+from converters.network import Network, Stage
 from converters.quantised import QuantGraph
-from converters.results import RunResult, compare_counts
-from converters.synapses import Conv2d, Linear, Scale, Synapse
+from converters.results import compare_counts
 from converters.zoo.datasets import Images
 
 __all__ = ["MAP_NEURONS", "describe", "layer_rows", "pack", "traces", "unpack"]
@@ -109,11 +109,7 @@ def layer_rows(network: Network, q: QuantGraph | None, pixels: Tensor, *, phase:
     for stage in network.stages:
         about = _layer(stage, network)
         about["positive"], about["negative"] = positive.get(stage.name, 0) / n, negative.get(stage.name, 0) / n
-        about["sops"] = sum(
-            float((fired[s.source] * s.fan_out(network.shapes[s.source])).sum())
-            for s in stage.synapses
-            if s.source in fired
-        ) / n  # fmt: skip
+        about["sops"] = _operations(stage, network, fired) / n
         about["counts_compared"], about["mismatches"] = compared.get(stage.name, [0, 0])
         rows.append(about)
     return {
@@ -143,27 +139,29 @@ def _input_row(network: Network, positive: dict[str, float], negative: dict[str,
 
 def _layer(stage: Stage, network: Network) -> dict[str, Any]:
     p = stage.parameters
-    synapses = {True: 0.0, False: 0.0}
-    for s in stage.synapses:
-        synapses[_multiplies(s)] += float(s.fan_out(network.shapes[s.source]).sum())
+    synapses = connections(stage.synapses, network.shapes)
     return {
         "name": stage.name,
         "kind": "membrane" if stage.readout else "spikes",
         "shape": list(stage.shape),
         "neurons": stage.size,
-        "fan_in": sum(synapses.values()) / stage.size,
+        "fan_in": synapses.total / stage.size,
         "threshold": [float(p.threshold.min()), float(p.threshold.max())],
         "leak": [float(p.leak.min()), float(p.leak.max())],
         "range": [int(p.y_min.min()), int(p.y_max.max())],
         "tie": p.tie,
-        "macs": synapses[True],
-        "adds": synapses[False],
+        "macs": synapses.multiplied,
+        "adds": synapses.added,
     }
 
 
-def _multiplies(synapse: Synapse) -> bool:
-    """Whether a dense network multiplies here: pools and identities of weight 1 only add."""
-    return any(isinstance(op, Conv2d | Linear) or (isinstance(op, Scale) and op.weight != 1) for op in synapse.ops)
+def _operations(stage: Stage, network: Network, fired: dict[str, Any]) -> float:
+    """Synaptic operations that the spikes ``fired`` by each source bring to a layer."""
+    total = 0.0
+    for s in stage.synapses:
+        leaving = s.fan_out(*(network.shapes[name] for name in s.sources))
+        total += sum(float((fired[k] * n).sum()) for k, n in zip(s.sources, leaving, strict=True) if k in fired)
+    return total
 
 
 def traces(network: Network, data: Images, *, phase: str = "settle", shown: int = 3) -> dict[str, Any]:
@@ -177,7 +175,7 @@ def traces(network: Network, data: Images, *, phase: str = "settle", shown: int 
     integers = network.spec.quantise(pixels)
     r = run(network, integers=integers, phase=phase, record="spikes")  # type: ignore[arg-type]
     trains = {k: t.cpu() for k, t in (r.spikes or {}).items()}
-    output = _outputs(network, r, trains, integers)
+    output = outputs_by_step(network, trains, integers.cpu()).flatten(2)
     shapes, kept = network.shapes, {}
     for name, shape in shapes.items():
         channel = int(np.prod(shape[1:]))
@@ -233,25 +231,6 @@ def _different(labels: Tensor, count: int) -> list[int]:
         (again if label in seen else fresh).append(k)
         seen.add(label)
     return sorted((fresh + again)[:count])
-
-
-def _outputs(network: Network, r: RunResult, trains: dict[str, Tensor], integers: Tensor) -> Tensor:
-    """The output after each step ``(steps, N, classes)``: counts, or membranes over their threshold."""
-    stage = network.output
-    if not stage.readout:
-        return trains[stage.name].to(torch.int64).cumsum(0).flatten(2)
-    p = stage.parameters.for_shape(stage.shape)
-    threshold, leak = (float64(x).expand(stage.shape) for x in (p.threshold, p.leak))
-    source = InputSpikes(network, integers.cpu())
-    v = float64(p.v_init).expand(len(integers), *stage.shape).clone()
-    rows = []
-    for t in range(max(len(x) for x in trains.values())):
-        v = v + stage.charge({s.source: trains[s.source][t].to(torch.float64) for s in stage.synapses})
-        direct = source.direct(stage.name, t)
-        v = v if direct is None else v + direct
-        v = v - leak if t < network.window else v
-        rows.append((v / threshold).flatten(1))
-    return torch.stack(rows)
 
 
 def pack(spikes: np.ndarray) -> str:

@@ -19,7 +19,6 @@ from calif_plugins.encoding import isi_encode
 from converters.backends import run
 from converters.errors import ConversionError
 from converters.network import Network, Stage, float64
-from converters.synapses import Conv2d, Flatten, Linear, SumPool2d
 
 __all__ = ["RIVALS", "Step", "missing"]
 
@@ -31,34 +30,24 @@ class _Weights(nn.Module):
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
-        if len(stage.synapses) != 1:
-            raise ConversionError(stage.name, "several synapses", "other simulators are timed on sequential networks")
+        if len(stage.synapses) != 1 or not stage.linear:
+            raise ConversionError(
+                stage.name, "several synapses, or one that counts", "other simulators are timed on sequential networks"
+            )
         self.ops = nn.ModuleList()
-        p = stage.parameters.for_shape(stage.shape)
-        threshold = float64(p.threshold).to(torch.float32)
+        p = stage.parameters
+        threshold, leak = (float64(x).to(torch.float32).reshape(-1) for x in (p.threshold, p.leak))
         for op in stage.synapses[0].ops:
-            if isinstance(op, Conv2d):
-                m: nn.Module = nn.Conv2d(
-                    op.weight.shape[1] * op.groups, len(op.weight), tuple(op.weight.shape[2:]),  # type: ignore[arg-type]
-                    op.stride, op.padding, op.dilation, op.groups,
-                )  # fmt: skip
-            elif isinstance(op, Linear):
-                m = nn.Linear(op.weight.shape[1], len(op.weight))
-            elif isinstance(op, SumPool2d):
-                self.ops.append(nn.AvgPool2d(op.kernel, op.stride, op.padding))
-                continue
-            elif isinstance(op, Flatten):
-                self.ops.append(nn.Flatten())
-                continue
-            else:
+            module = op.module()
+            if isinstance(module, nn.AvgPool2d):
+                module.divisor_override = None  # the average is in units of the pool's threshold, its area
+            elif op.stored is not None:
+                with torch.no_grad():
+                    module.weight.div_(threshold.reshape(-1, *[1] * (op.stored.ndim - 1)))  # type: ignore[operator]
+                module.bias = nn.Parameter((-leak / threshold).expand(len(op.stored)).clone())
+            elif not op.rewires:
                 raise ConversionError(stage.name, f"a {type(op).__name__}", "time a network of convolutions and layers")
-            rows = threshold.reshape(-1) if threshold.numel() > 1 else threshold.reshape(1)
-            weight = op.weight.to(torch.float32) / rows.reshape(-1, *[1] * (op.weight.ndim - 1))
-            bias = (-float64(stage.parameters.leak).to(torch.float32) / rows).expand(len(op.weight))
-            with torch.no_grad():
-                m.weight.copy_(weight)  # type: ignore[operator]
-                m.bias.copy_(bias)  # type: ignore[operator]
-            self.ops.append(m)
+            self.ops.append(module)
 
     def forward(self, x: Tensor) -> Tensor:
         for op in self.ops:

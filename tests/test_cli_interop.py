@@ -11,8 +11,8 @@ import torch
 import converters
 from converters.interop.comparing import EXACT, ROUTES, installed
 from converters.lowering import lower
+from converters.operations import Linear
 from converters.quantised import GraphBuilder, average_pool
-from converters.synapses import Linear
 
 
 @pytest.fixture(autouse=True)

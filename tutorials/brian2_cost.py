@@ -17,8 +17,8 @@ import torch
 import converters
 from converters.backends import brian2 as backend
 from converters.network import Network
+from converters.operations import Conv2d, Linear
 from converters.quantised import GraphBuilder, QuantGraph, average_pool
-from converters.synapses import Conv2d, Linear
 from converters.zoo.datasets import load
 from converters.zoo.named import load_checkpoint
 

@@ -98,7 +98,7 @@ def run(
     --------
     >>> import converters, torch
     >>> from converters.quantised import GraphBuilder
-    >>> from converters.synapses import Linear
+    >>> from converters.operations import Linear
     >>> b = GraphBuilder()
     >>> x = b.input((2,), scale=0.25, q_min=0, q_max=4)
     >>> y = b.layer("fc", [(x, Linear(torch.tensor([[1, 2]])))], threshold=3.0, bias=1.0, y_min=0, y_max=4, scale=1.0)

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calif_plugins.brian2 import calif_group, connect, isi_group, schedule
+from calif_plugins.brian2 import CountingSynapses, calif_group, connect, isi_group, schedule
 from calif_plugins.encoding import direct_charge
-from converters import edges
 from converters.errors import ConversionError
-from converters.network import Network
+from converters.input_spikes import InputSpikes
+from converters.network import Network, Stage
+from converters.operations import Synapse
 from converters.results import RunResult, read_out
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def estimate(network: Network) -> int:
     """Synapses of one image's network (synapses of weight zero, which are not built, included)."""
     shapes = network.shapes
     skip = network.encoder_name if network.encoder.coding == "direct" else None
-    return sum(edges.count(s, shapes[s.source]) for stage in network.stages for s in stage.synapses if s.source != skip)
+    counted = [s for stage in network.stages for s in stage.synapses if s.linear and s.sources != (skip,)]
+    return int(sum(s.connections(*(shapes[name] for name in s.sources)) for s in counted))
 
 
 def batch_size(network: Network) -> int:
@@ -99,7 +101,10 @@ class _Built:
         self.window, self.phase = window, options.phase
         self.direct = network.encoder.coding == "direct"
         names = {name: f"layer{k}" for k, name in enumerate(network.shapes)}
+        input_spikes = InputSpikes(network, torch.from_numpy(counts).reshape(n, *network.spec.shape))
         groups: dict[str, Any] = {}
+        self.groups = groups
+        self.counting: list[CountingSynapses] = []
         objects: list[Any] = []
         self.source = None
         if not self.direct:
@@ -110,12 +115,10 @@ class _Built:
         for stage in network.stages:
             layer = names[stage.name]
             charge = None
-            for synapse in stage.synapses:
-                if self.direct and synapse.source == network.encoder_name:
-                    weights = edges.matrix(synapse, network.spec.shape)
-                    total = (weights @ counts.T).T.reshape(-1)  # of each image, one after the other
-                    steps = np.stack([direct_charge(total, t, window) for t in range(window)]).astype(np.float64)
-                    charge = steps if charge is None else charge + steps
+            given = input_spikes.charges.get(stage.name)
+            if given is not None:
+                total = given.reshape(-1).numpy()  # of each image, one after the other
+                charge = np.stack([direct_charge(total, t, window) for t in range(window)]).astype(np.float64)
             group = calif_group(
                 n * stage.size,
                 stage.parameters,
@@ -130,9 +133,12 @@ class _Built:
             objects.append(group)
             groups[stage.name] = self.stages[stage.name] = group
             for k, synapse in enumerate(stage.synapses):
+                if not synapse.linear:
+                    objects.append(self._counting(network, stage, synapse, names))
+                    continue
                 if synapse.source not in groups:
                     continue
-                w = edges.matrix(synapse, network.shapes[synapse.source]).tocoo()
+                w = synapse.matrix(network.shapes[synapse.source]).tocoo()
                 image = np.arange(n, dtype=np.int64)[:, None]
                 i = (image * w.shape[1] + w.col).reshape(-1)
                 j = (image * w.shape[0] + w.row).reshape(-1)
@@ -185,10 +191,31 @@ class _Built:
                 raise ConversionError("brian2", f"neurons that still fire at step {done}", "check the graph for cycles")
             chunk = 2 * (done - self.window)
 
+    def _counting(self, network: Network, stage: Stage, synapse: Synapse, names: dict[str, str]) -> Any:
+        """An operation that remembers counts, as a Brian2 object that acts once the last of its sources has."""
+        given = [self.groups.get(name) for name in synapse.sources]
+        shapes = [network.shapes[name] for name in synapse.sources]
+        n = len(self.groups[stage.name]) // stage.size
+
+        def change(*now: np.ndarray) -> np.ndarray:
+            batch = [torch.from_numpy(x).reshape(n, *shape) for x, shape in zip(now, shapes, strict=True)]
+            return synapse(*batch).to(torch.float64).reshape(-1).numpy()
+
+        sizes = [n * int(np.prod(shape)) for shape in shapes]
+        order = list(network.shapes)
+        last = max(synapse.sources, key=order.index)
+        made = CountingSynapses(
+            given, self.groups[stage.name], change, sizes, layer=names[last], name=f"{names[stage.name]}_counting*"
+        )
+        self.counting.append(made)
+        return made
+
     def _last(self) -> int:
         return max(int(np.max(g.last[:])) for g in self.stages.values())
 
     def _rewind(self) -> None:
+        for synapses in self.counting:
+            synapses.reset()
         for name, group in self.stages.items():
             group.V = self.initial[name]
             group.y, group.fired, group.last = 0, 0, 0

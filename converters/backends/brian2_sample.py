@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import brian2
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from calif_plugins.brian2 import calif_group, connect, replay_group, schedule
 from calif_plugins.parameters import CaLIFParameters
-from converters import edges
+from converters.charges import Charges
 from converters.errors import ConversionError
 from converters.input_spikes import InputSpikes
 from converters.network import Network, Stage
@@ -69,14 +71,14 @@ def _layer(
         window=network.window,
         phase=run.phase,  # type: ignore[arg-type]
         settle_from=settle_from,
-        charge=_direct(network, stage, chosen, integers, steps),
+        charge=_given(network, stage, chosen, trains, integers, steps),
         layer="neurons",
     )
     objects: list[Any] = [group]
     for synapse in stage.synapses:
-        if network.encoder.coding == "direct" and synapse.source == network.encoder_name:
-            continue
-        weights = edges.rows(synapse, network.shapes[synapse.source], chosen).flatten(1)
+        if not synapse.linear or (network.encoder.coding == "direct" and synapse.source == network.encoder_name):
+            continue  # it is in the charge
+        weights = synapse.rows(network.shapes[synapse.source], chosen).flatten(1)
         used = weights.any(0).nonzero()[:, 0]  # only what reaches one of them
         if not len(used):
             continue
@@ -125,12 +127,26 @@ def _first(mine: np.ndarray, theirs: np.ndarray, chosen: Tensor, stage: Stage, k
     return {"place": [step, column // k, *map(int, index)], "spike": int(theirs[step, column])}
 
 
-def _direct(network: Network, stage: Stage, chosen: Tensor, integers: Tensor, steps: int) -> np.ndarray | None:
-    """What a directly coded input injects into the chosen neurons: ``(steps, images * chosen)``."""
+def _given(
+    network: Network, stage: Stage, chosen: Tensor, trains: Mapping[str, Tensor], integers: Tensor, steps: int
+) -> np.ndarray | None:
+    """What comes without a synapse of Brian2's, into the chosen neurons: ``(steps, images * chosen)``.
+
+    That is the charge of a directly coded input, and of operations that remember counts.
+    """
+    counting = replace(stage, synapses=tuple(s for s in stage.synapses if not s.linear))
     source = InputSpikes(network, integers.cpu())
-    if stage.name not in source.charges:
+    if stage.name not in source.charges and not counting.synapses:
         return None
-    silence = torch.zeros(len(integers), len(chosen), dtype=torch.int64)
-    given = [source.direct(stage.name, t) for t in range(steps)]
-    parts = [silence if g is None else g.flatten(1)[:, chosen] for g in given]
-    return torch.stack(parts).reshape(steps, -1).numpy().astype(np.float64)
+    remembered = Charges(network, counting, "float64", integers.device) if counting.synapses else None
+    total = []
+    for t in range(steps):
+        given = torch.zeros(len(integers), len(chosen), dtype=torch.float64)
+        direct = source.direct(stage.name, t)
+        if direct is not None:
+            given = given + direct.flatten(1)[:, chosen]
+        if remembered is not None:
+            spikes = {name: trains[name][t] for s in counting.synapses for name in s.sources}
+            given = given + remembered(spikes).flatten(1)[:, chosen].cpu()
+        total.append(given)
+    return torch.stack(total).reshape(steps, -1).numpy()

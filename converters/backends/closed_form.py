@@ -30,7 +30,6 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
     if options.record == "spikes":
         raise ConversionError("record", "'spikes'", "the closed form has none; use backend 'snntorch'")
     signed: dict[str, Tensor] = {network.encoder_name: integers}
-    reach = {network.encoder_name: max(-network.spec.q_min, network.spec.q_max)}
     membranes: dict[str, Tensor] = {}
     integer = integer_layers(network) if integers.device.type == "cpu" and len(integers) else {}
     bytes_: dict[str, Tensor] = {}
@@ -41,7 +40,6 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
         return signed[name]
 
     for stage in network.stages:
-        reach[stage.name] = stage.reach
         layer = integer.get(stage.name)
         if stage.name in bytes_ and stage is not network.output:
             continue  # a pool, with the convolution before it
@@ -57,9 +55,9 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
                 z, v = _net_charge(stage, layer.channels_first(sums), network.window)
                 membranes[stage.name] = z - values(stage.name) * v
             continue
-        bound = sum(s.gain * reach[s.source] for s in stage.synapses)
-        dtype = torch.float32 if bound < 2**24 else torch.float64  # integers, exact in either
-        acc = stage.charge({s.source: values(s.source).to(dtype) for s in stage.synapses})
+        bound = sum(s.reach(*(network.reach[name] for name in s.sources)) for s in stage.synapses)
+        dtype = torch.float32 if bound < 2**24 and stage.linear else torch.float64  # whole numbers, exact in either
+        acc = stage.charge({name: values(name).to(dtype) for s in stage.synapses for name in s.sources})
         signed[stage.name] = _count(stage, acc, network.window)
         if stage is network.output:
             z, v = _net_charge(stage, acc, network.window)

@@ -18,7 +18,7 @@ from calif_plugins import multistep
 from converters.integer_kernels import Kernel, convolution, dense, int8_kernels, reordered
 from converters.lattice import first_integers
 from converters.network import Network, Stage, float64
-from converters.synapses import Conv2d, Flatten, Linear, SumPool2d
+from converters.operations import Conv2d, Linear, SumPool2d
 
 __all__ = ["IntegerLayer", "integer_layers"]
 
@@ -69,11 +69,11 @@ class IntegerLayer:
         p = stage.parameters
         low, high = ranges[stage.name]
         alike = p.y_min.min() == p.y_min.max() and p.y_max.min() == p.y_max.max()
-        if len(stage.synapses) != 1 or not alike or not 0 < high - low <= 255:
+        if len(stage.synapses) != 1 or not stage.linear or not alike or not 0 < high - low <= 255:
             return None
         synapse = stage.synapses[0]
         least, most = ranges[synapse.source]
-        reach = synapse.gain * max(-least, most)
+        reach = synapse.reach(max(-least, most))
         if most - least > 255 or reach >= 2**31:
             return None
         rounding = _rounding(stage, network.window, low, high, reach)
@@ -85,7 +85,7 @@ class IntegerLayer:
         if len(ops) == 1 and type(ops[0]) is Conv2d and ops[0].weight.dtype == torch.int8:
             kernel = convolution(ops[0], -least)
         elif ops and type(ops[-1]) is Linear and ops[-1].weight.dtype == torch.int8 and (
-            len(ops) == 1 or (len(ops) == 2 and type(ops[0]) is Flatten)
+            len(ops) == 1 or (len(ops) == 2 and ops[0].rewires)
         ):  # fmt: skip
             kernel = dense(reordered(ops[-1].weight, network.shapes[synapse.source]), -least)
         elif len(ops) == 1 and type(ops[0]) is SumPool2d:

@@ -48,7 +48,7 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
         return snntorch_fast.simulate(network, integers, options)
     n, device, window = len(integers), integers.device, network.window
     source = InputSpikes(network, integers)
-    layers = [_Layer(stage, n, device, dtype or "float32") for stage in network.stages]
+    layers = [_Layer(network, stage, n, device, dtype or "float32") for stage in network.stages]
     quiet_from = torch.zeros(n, dtype=torch.int64, device=device)
     trains: dict[str, list[Tensor]] = {name: [] for name in network.shapes}
     last = {"settle": None, "paper": window + 1, "none": window}[options.phase]
@@ -77,7 +77,7 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
 class _Layer:
     """State of one layer: membrane, count, and how often each neuron fired."""
 
-    def __init__(self, stage: Stage, n: int, device: torch.device, dtype: str) -> None:
+    def __init__(self, network: Network, stage: Stage, n: int, device: torch.device, dtype: str) -> None:
         self.stage = stage
         p = stage.parameters.for_shape(stage.shape)
 
@@ -86,7 +86,7 @@ class _Layer:
         self.v = float64(p.v_init, device).expand(n, *stage.shape).contiguous()
         self.y = torch.zeros_like(self.v)
         self.fired = torch.zeros(n, *stage.shape, dtype=torch.float32, device=device)
-        self.charges = Charges(stage, dtype, device)
+        self.charges = Charges(network, stage, dtype, device)
 
     def step(self, spikes: dict[str, Tensor], direct: Tensor | None, *, half: bool, leaking: bool) -> Tensor:
         charge = self.charges(spikes)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from calif_plugins import multistep
-from converters.backends.snntorch_fast_plan import Layer, Plan, first, last
+from converters.backends.snntorch_fast_plan import Input, Layer, Plan, first, last
 from converters.backends.snntorch_fast_state import State
 from converters.input_spikes import InputSpikes
 from converters.network import Network
@@ -64,6 +64,8 @@ class _Run:
         self.share: dict[str, float] = {}  # of neurons that fire in a step, of each layer
         self.still: set[str] = set()  # layers that stay silent until something arrives: no leak, thresholds are half
         self.trains: dict[str, list[Tensor]] = {k: [] for k in self.network.shapes}
+        # of synapses that count: what each source has sent so far, and the operation's result for it
+        self.counted: dict[int, tuple[dict[str, Tensor], Tensor | None]] = {}
         window = self.network.window
         for t in range(0, window, BLOCK):
             self._block(t, min(BLOCK, window - t))
@@ -84,7 +86,7 @@ class _Run:
             name = layer.stage.name
             out = torch.empty(steps, state.rows, layer.parameters.rows, dtype=torch.uint8)
             fired = torch.empty(steps, state.rows, dtype=torch.int32)
-            if name in self.still and not any(self.share[given.source] for given in layer.inputs):
+            if name in self.still and not any(self.share[k] for given in layer.inputs for k in given.sources):
                 out.fill_(1)
                 fired.zero_()
             else:
@@ -111,7 +113,7 @@ class _Run:
         common: tuple[Any, ...] = (*state.arguments(), clock, out.numpy(), fired.numpy())
         direct = layer.stage.name in self.source.charges
         if layer.pool is not None and not direct:
-            source, events = layer.inputs[0].source, layer.pool_events
+            (source,), events = layer.inputs[0].sources, layer.pool_events
             x = spikes[source].numpy()
             if events is not None and self.share[source] < events.share:
                 k.pool_event_scan(x.reshape(-1), *events.arguments, *common)
@@ -120,7 +122,7 @@ class _Run:
             k.pool_scan(x, *pool.kernel, *pool.stride, *pool.padding, height, width, *common)
             return
         if layer.events is not None and not direct:
-            source = layer.inputs[0].source
+            (source,) = layer.inputs[0].sources
             busy = min(1.0, self.n / torch.get_num_threads())  # threads share out images
             flat = spikes[source].numpy().reshape(-1)
             if self.share[source] < layer.events.share * busy and layer.events.exact(flat):
@@ -128,9 +130,12 @@ class _Run:
                 return
         total: Tensor | None = None
         for given in layer.inputs:
-            if self.source.coded_directly and given.source == self.source.name:
+            if given.charge is None:
+                part = self._change(given, spikes)
+            elif self.source.coded_directly and given.sources == (self.source.name,):
                 continue
-            part = given.charge(spikes[given.source])
+            else:
+                part = given.charge(spikes[given.sources[0]])
             total = part if total is None else total + part
         if direct:
             steps_of = [self.source.direct(layer.stage.name, t + b) for b in range(steps)]
@@ -140,6 +145,25 @@ class _Run:
             total = charge if total is None else total + charge
         assert total is not None
         k.scan(total.reshape(-1).numpy(), *common)
+
+    def _change(self, given: Input, spikes: dict[str, Tensor]) -> Tensor:
+        """The charges of a synapse that counts, for a block of steps at once: float64 ``(steps, places, C)``.
+
+        ``diff(op(cumsum(spikes)))``: one call of the operation for all steps.
+        """
+        counts, before = self.counted.get(id(given), ({}, None))
+        now, so_far = [], {}
+        for name in given.sources:
+            total = spikes[name].to(torch.float64).sub_(1).cumsum_(0)
+            if name in counts:
+                total += counts[name]
+            so_far[name] = total[-1]
+            now.append(first(total.flatten(0, 1)))
+        steps = len(spikes[given.sources[0]])
+        result = last(given.synapse(*now).to(torch.float64)).unflatten(0, (steps, self.n))
+        self.counted[id(given)] = so_far, result[-1]
+        charge = result.diff(dim=0, prepend=(torch.zeros_like(result[:1]) if before is None else before[None]))
+        return charge.reshape(steps, -1, charge.shape[-1])
 
     def _widen(self, t: int) -> None:
         for state in self.states:

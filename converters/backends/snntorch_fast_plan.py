@@ -14,9 +14,9 @@ from calif_plugins import multistep
 from converters.backends.snntorch_fast_state import Parameters
 from converters.integer_kernels import convolution, dense, int8_kernels, reordered
 from converters.network import Network, Stage
-from converters.synapses import Conv2d, Flatten, Linear, Scale, Shape, SumPool2d, Synapse
+from converters.operations import Conv2d, Linear, Shape, SumPool2d, Synapse
 
-__all__ = ["Layer", "Plan", "first", "last"]
+__all__ = ["Input", "Layer", "Plan", "first", "last"]
 
 _EXACT = 2**24
 
@@ -25,9 +25,12 @@ Charge = Callable[[Tensor], Tensor]  # uint8 spikes + 1, (B, N, *shape, channels
 
 
 @dataclass
-class _Input:
-    source: str
-    charge: Charge
+class Input:
+    """A synapse: of its ``sources``' spikes, or, where it counts, of their counts so far."""
+
+    sources: tuple[str, ...]
+    charge: Charge | None
+    synapse: Synapse
 
 
 class Plan:
@@ -42,35 +45,36 @@ class Plan:
 class Layer:
     def __init__(self, network: Network, stage: Stage) -> None:
         self.stage = stage
-        self.dtype = torch.float32 if stage.gain < _EXACT else torch.float64
+        change = network.changes[stage.name]
+        self.dtype = torch.float32 if change < _EXACT else torch.float64
         self.pool: SumPool2d | None = None
         ops = [s.ops for s in stage.synapses]
         if len(ops) == 1 and len(ops[0]) == 1 and type(ops[0][0]) is SumPool2d:
-            self.pool = ops[0][0] if stage.gain < 2**15 else None
+            self.pool = ops[0][0] if change < 2**15 else None
         self.pool_events = None
         if self.pool is not None:
             self.pool_events = _PoolEvents.of(self.pool, network.shapes[stage.synapses[0].source], stage.shape)
-        self.inputs = [_Input(s.source, self._charge(s, network.shapes[s.source])) for s in stage.synapses]
+        self.inputs = [
+            Input(s.sources, self._charge(s, network.shapes[s.source]) if s.linear else None, s) for s in stage.synapses
+        ]
         # a row of the kernels is a row of the image, channels last: long enough to be vectorised
         repeat = stage.shape[2] if len(stage.shape) == 3 else 1
-        self.parameters = Parameters.of(stage, repeat, network.window, self._charged_directly(network))
+        direct = network.encoder.coding == "direct" and any(network.encoder_name in s.sources for s in stage.synapses)
+        self.parameters = Parameters.of(stage, repeat, network.window, None if direct else change)
         self.events = _Events.of(stage, network)
-
-    def _charged_directly(self, network: Network) -> bool:
-        sources = [s.source for s in self.stage.synapses]
-        return network.encoder.coding == "direct" and network.encoder_name in sources
 
     def _charge(self, synapse: Synapse, shape: Shape) -> Charge:
         ops = synapse.ops
-        if not ops or (len(ops) == 1 and type(ops[0]) is Scale):
-            return _identity(ops[0].weight if ops else 1, self.dtype)  # type: ignore[union-attr,arg-type]
+        factor = ops[0].factor if len(ops) == 1 and not ops[0].rewires else None
+        if not ops or factor is not None:
+            return _identity(1 if factor is None else factor, self.dtype)
         if self.dtype is torch.float32 and int8_kernels():
             if len(ops) == 1 and type(ops[0]) is Conv2d and ops[0].weight.dtype == torch.int8:
                 return _conv(ops[0])
             if type(ops[-1]) is Linear and ops[-1].weight.dtype == torch.int8 and len(ops) <= 2:
                 if len(ops) == 1:
                     return _linear(ops[-1].weight)
-                if type(ops[0]) is Flatten:
+                if ops[0].rewires:
                     return _linear(reordered(ops[-1].weight, shape))
         return _any(synapse, self.dtype)
 
@@ -113,18 +117,19 @@ class _Events:
 
     @classmethod
     def of(cls, stage: Stage, network: Network) -> _Events | None:
-        if len(stage.synapses) != 1 or stage.gain >= 2**31:
+        change = network.changes[stage.name]
+        if len(stage.synapses) != 1 or not stage.linear or change >= 2**31:
             return None
         ops, shape = stage.synapses[0].ops, network.shapes[stage.synapses[0].source]
         op = ops[-1] if ops else None
         if len(ops) == 1 and type(op) is Conv2d and op.groups == 1 and op.stride == op.dilation == (1, 1):
-            dtype, most = _sums(op.weight, stage.gain)
+            dtype, most = _sums(op.weight, change)
             # few input channels leave integer kernels idle
             share = EVENT_SHARE * max(1.0, 70 / op.weight[0].numel()) * (1.0 if dtype is np.int16 else 0.5)
             window = *shape[1:], shape[0], *op.weight.shape[2:]
             return cls(_convolution(op, shape, stage.shape, dtype), share, most, window)
-        if type(op) is Linear and (len(ops) == 1 or (len(ops) == 2 and type(ops[0]) is Flatten)):
-            dtype, most = _sums(op.weight, stage.gain)
+        if type(op) is Linear and (len(ops) == 1 or (len(ops) == 2 and ops[0].rewires)):
+            dtype, most = _sums(op.weight, change)
             weight = _lines(reordered(op.weight, shape).T.numpy().astype(dtype))
             features, size = weight.shape
             nowhere, line = np.zeros(features, dtype=np.int32), np.arange(features, dtype=np.int64) * size

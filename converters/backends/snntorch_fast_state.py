@@ -32,7 +32,8 @@ class Parameters:
     narrow: tuple[Any, ...] | None
 
     @classmethod
-    def of(cls, stage: Stage, repeat: int, window: int, charged_directly: bool) -> Parameters:
+    def of(cls, stage: Stage, repeat: int, window: int, change: int | None) -> Parameters:
+        """``change`` bounds the charge of one step; None where that is not a sum of spikes."""
         p = stage.parameters
 
         def row(value: Any) -> np.ndarray:
@@ -41,7 +42,7 @@ class Parameters:
 
         wide = row(p.threshold), row(p.leak), row(p.y_min), row(p.y_max)
         v_init = row(p.v_init)
-        narrow = None if charged_directly else _narrow(*wide, v_init, stage.gain, window)
+        narrow = None if change is None else _narrow(*wide, v_init, change, window)
         return cls(len(v_init), wide, v_init, narrow)
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import nir
 
 from converters.lowering import lower
+from converters.measuring.costs import stored_weights
 from converters.nir_export import to_nir
 from converters.nir_file import read, write
 from converters.quantised import QuantGraph
-from converters.synapses import Conv2d, Linear
 
 __all__ = ["files"]
 
@@ -45,13 +45,7 @@ def files(q: QuantGraph, window: int, repeats: int) -> list[dict[str, Any]]:
             _timed("nir.read", repeats, lambda: nir.read(lowered, type_check=False)),
         ]
         sizes = path.stat().st_size, lowered.stat().st_size
-    weights = sum(
-        op.weight.numel()
-        for layer in q.layers
-        for s in layer.synapses
-        for op in s.ops
-        if isinstance(op, Conv2d | Linear)
-    )
+    weights = sum(w.numel() for layer in q.layers for w in stored_weights(layer.synapses))
     return [
         r | {"weights": weights, "file_bytes": size}
         for rows, size in zip((native, other), sizes, strict=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from converters.operations import Conv2d, Linear, SumPool2d
 from converters.quantised import GraphBuilder, QuantGraph
-from converters.synapses import Conv2d, Linear, SumPool2d
 
 __all__ = ["random_vgg", "vgg9", "vgg16"]
 

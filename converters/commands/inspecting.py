@@ -14,10 +14,10 @@ from converters.commands import common
 from converters.errors import ConversionError
 from converters.lowering.lattice import LayerLattice
 from converters.lowering.lattice import certify as certify_integers
+from converters.measuring.costs import connections, stored_weights
 from converters.network import Network, Stage
 from converters.nir_export import certify, to_nir
 from converters.nir_file import read
-from converters.synapses import Conv2d, Linear
 from converters.zoo.counting import count
 from converters.zoo.named import find_checkpoint, load_checkpoint
 from converters.zoo.networks import NETWORKS, build
@@ -200,22 +200,19 @@ def _networks(names: list[str], shape: str, classes: int, json: bool) -> None:
 
 
 def _row(stage: Stage, network: Network) -> dict[str, Any]:
-    weights = [op.weight for s in stage.synapses for op in s.ops if isinstance(op, Conv2d | Linear)]
+    weights = list(stored_weights(stage.synapses))
     largest = max((int(w.to(torch.int64).abs().max()) for w in weights if w.numel()), default=1)
     p = stage.parameters
-    multiplied = [s for s in stage.synapses if any(isinstance(op, Conv2d | Linear) for op in s.ops)]
-    synapses = sum(
-        float(s.fan_out(network.shapes[s.source]).sum()) for s in stage.synapses
-    )  # every connection once, seen from its source
+    synapses = connections(stage.synapses, network.shapes)
     return {
         "name": stage.name,
         "shape": list(stage.shape),
-        "sources": sorted({s.source for s in stage.synapses}),
+        "sources": sorted({name for s in stage.synapses for name in s.sources}),
         "neurons": stage.size,
-        "fan_in": round(synapses / stage.size),
-        "synapses": int(synapses),
+        "fan_in": round(synapses.total / stage.size),
+        "synapses": int(synapses.total),
         "weights": sum(w.numel() for w in weights),
-        "macs": int(sum(float(s.fan_out(network.shapes[s.source]).sum()) for s in multiplied)),
+        "macs": int(synapses.multiplied),
         "weight_bits": int(np.ceil(np.log2(largest + 1))) + 1,
         "threshold": [float(p.threshold.min()), float(p.threshold.max())],
         "leak": [float(p.leak.min()), float(p.leak.max())],

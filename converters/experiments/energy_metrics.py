@@ -8,22 +8,20 @@ every synapse, pools included. Energy is that of the arithmetic alone: no memory
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from calif_plugins.plots_network import ENERGY
+from converters.measuring.costs import connections, stored_weights
 from converters.network import Network
+from converters.operations import Shape, Synapse
 from converters.quantised import QuantGraph
 from converters.results import RunResult
-from converters.synapses import Conv2d, Linear, Synapse
 
 __all__ = ["ENERGY", "DenseMetrics", "SpikingMetrics", "connection_sparsity", "dense_macs", "energies", "footprint"]
-
-
-def _weighted(synapse: Synapse) -> bool:
-    return any(isinstance(op, Conv2d | Linear) for op in synapse.ops)
 
 
 def dense_macs(q: QuantGraph) -> int:
@@ -33,19 +31,13 @@ def dense_macs(q: QuantGraph) -> int:
     >>> dense_macs(load_checkpoint("lenet5-mnist-127")[0])
     416520
     """
-    shapes = q.shapes
-    links = [s for layer in q.layers for s in layer.synapses if _weighted(s)]
-    return int(sum(float(s.fan_out(shapes[s.source]).sum()) for s in links))
+    return int(connections((s for layer in q.layers for s in layer.synapses), q.shapes).multiplied)
 
 
 def connection_sparsity(q: QuantGraph) -> float:
     """Share of weights that are 0."""
-    zeros = total = 0
-    for layer in q.layers:
-        for op in (op for s in layer.synapses for op in s.ops):
-            if isinstance(op, Conv2d | Linear):
-                zeros, total = zeros + int((op.weight == 0).sum()), total + op.weight.numel()
-    return zeros / max(total, 1)
+    weights = [w for layer in q.layers for w in stored_weights(layer.synapses)]
+    return sum(int((w == 0).sum()) for w in weights) / max(sum(w.numel() for w in weights), 1)
 
 
 def footprint(q: QuantGraph) -> dict[str, int]:
@@ -53,22 +45,16 @@ def footprint(q: QuantGraph) -> dict[str, int]:
 
     The state is a membrane of 8 bytes and a count of 4 for each neuron, as it is simulated.
     """
-    weights = sum(
-        op.weight.numel() * op.weight.element_size()
-        for layer in q.layers
-        for s in layer.synapses
-        for op in s.ops
-        if isinstance(op, Conv2d | Linear)
-    )
+    weights = sum(w.numel() * w.element_size() for layer in q.layers for w in stored_weights(layer.synapses))
     parameters = sum(2 * 8 * layer.shape[0] for layer in q.layers)
     neurons = sum(torch.Size(layer.shape).numel() for layer in q.layers)
     return {"weights": weights, "parameters": parameters, "state": 12 * neurons}
 
 
-def _effective(synapse: Synapse, active: Tensor) -> float:
-    """Operations that non-zero inputs cause at non-zero weights; ``active`` counts them."""
-    dtype = torch.float64
-    return float(synapse.structure()(active.to(dtype)).sum())
+def _effective(synapse: Synapse, shapes: Mapping[str, Shape], active: Mapping[str, Tensor]) -> float:
+    """Operations that non-zero inputs cause at non-zero weights; ``active`` counts them, by source."""
+    structure = synapse.structure(*(shapes[name] for name in synapse.sources))
+    return float(structure(*(active[name].to(torch.float64) for name in synapse.sources)).sum())
 
 
 class SpikingMetrics:
@@ -87,20 +73,17 @@ class SpikingMetrics:
         direct = network.encoder.coding == "direct"
         names = [s.name for s in network.stages]
         fired = {k: v.abs().sum(0, dtype=torch.int32) for k, v in r.spikes.items() if k in names}
+        active = {**fired, network.encoder_name: integers != 0 if direct else integers.abs()}
         for stage in network.stages:
-            for synapse in stage.synapses:
-                if not _weighted(synapse):
-                    continue
-                connections = float(synapse.fan_out(network.shapes[synapse.source]).sum())
-                if synapse.source != network.encoder_name:
-                    self.acs += _effective(synapse, fired[synapse.source])
-                    self.dense += connections * float(steps.sum())
-                elif direct:
-                    self.macs += _effective(synapse, integers != 0)
-                    self.dense += connections * n
+            for synapse in (s for s in stage.synapses if s.multiplies):
+                every = connections([synapse], network.shapes).multiplied
+                operations = _effective(synapse, network.shapes, active)
+                if direct and network.encoder_name in synapse.sources:
+                    self.macs += operations
+                    self.dense += every * n
                 else:
-                    self.acs += _effective(synapse, integers.abs())
-                    self.dense += connections * float(steps.sum())
+                    self.acs += operations
+                    self.dense += every * float(steps.sum())
         self.spikes += sum(int(v.sum()) for v in fired.values())
         self.sites += int(network.neurons * float(steps.sum()))
         self.images += n
@@ -127,11 +110,10 @@ class DenseMetrics:
 
     def __call__(self, pixels: Tensor) -> None:
         """Add a piece of images."""
-        values = self.q.execute(pixels)
+        values, shapes = self.q.execute(pixels), self.q.shapes
         for layer in self.q.layers:
-            for synapse in layer.synapses:
-                if _weighted(synapse):
-                    self.macs += _effective(synapse, values[synapse.source] != 0)
+            for synapse in (s for s in layer.synapses if s.multiplies):
+                self.macs += _effective(synapse, shapes, {name: values[name] != 0 for name in synapse.sources})
             self.zeros += int((values[layer.name] == 0).sum())
             self.sites += values[layer.name].numel()
         self.images += len(pixels)

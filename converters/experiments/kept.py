@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ import calif_plugins
 import converters
 from converters.atomic import atomic_path
 from converters.errors import FileFormatError
+from converters.operations.node import settings_of
 from converters.quantised import QuantGraph
 from converters.reading import parse_json, read_bytes
-from converters.synapses import OPS
 from converters.zoo.images import Images
 
 __all__ = ["Kept", "of_images", "of_network"]
@@ -88,14 +87,11 @@ def of_network(q: QuantGraph) -> str:
         digest.update(repr([layer.name, layer.y_min, layer.y_max, layer.scale, layer.tie, layer.spiking]).encode())
         _add(digest, layer.threshold, layer.bias)
         for synapse in layer.synapses:
-            digest.update(synapse.source.encode())
+            digest.update(repr(synapse.sources).encode())
             for op in synapse.ops:
-                values = {f.name: getattr(op, f.name) for f in fields(op)}  # vars() would hold what was computed, too
-                plain = {k: v for k, v in values.items() if isinstance(v, int | tuple)}
-                digest.update(repr([next(n for n, t in OPS.items() if type(op) is t), plain]).encode())
-                weight = getattr(op, "weight", None)
-                if isinstance(weight, Tensor):
-                    _add(digest, weight)
+                plain, tensors = settings_of(op)
+                digest.update(repr([type(op).__name__, plain]).encode())
+                _add(digest, *tensors.values())
     return digest.hexdigest()
 
 

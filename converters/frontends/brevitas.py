@@ -23,8 +23,8 @@ from converters.frontends.tracing import Traced, check_example, record, traced_g
 from converters.frontends.walker import Grid, Handler, Pending, Raw, Walker, Weight
 from converters.frontends.watching import show
 from converters.frontends.weighted import conv, pair, weighted
+from converters.operations import Linear, Operation, SumPool2d
 from converters.quantised import QuantGraph, Value
-from converters.synapses import Linear, Op, SumPool2d
 
 __all__ = ["from_brevitas"]
 
@@ -184,7 +184,7 @@ def _with_weights(linear: bool) -> Handler:
         w = _weight(where, module)
         if module.input_quant.is_quant_enabled:
             x = walker.quantise_input(node, module, x)
-        op: Op
+        op: Operation
         if linear:
             op = Linear(w.integers)
         else:

@@ -215,7 +215,7 @@ class _Judge:
             self._compare_real(last, values[last.name], self._sources(last, values), real)
 
     def _sources(self, layer: Layer, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {s.source: values[s.source] for s in layer.synapses}
+        return {name: values[name] for s in layer.synapses for name in s.sources}
 
     def _bound(self, layer: Layer, values: dict[str, Tensor]) -> Tensor:
         """How far float rounding can move a layer's quotient, in levels: eps times the sizes of what is added up."""

@@ -15,8 +15,8 @@ from converters.errors import ConversionError
 from converters.frontends.tracing import where_is
 from converters.frontends.walker import Grid, Handler, Pending, Raw, Walker
 from converters.frontends.weighted import pair
+from converters.operations import SumPool2d
 from converters.quantised import Value, average_pool
-from converters.synapses import SumPool2d
 
 __all__ = ["FUNCTIONS", "METHODS", "MODULES", "add", "concatenate", "of_module", "refuse", "same"]
 

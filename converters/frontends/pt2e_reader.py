@@ -18,8 +18,8 @@ from converters.errors import ConversionError
 from converters.frontends import aten
 from converters.frontends.aten import arguments, is_counter, where
 from converters.frontends.quantizer import LevelQuantiser
+from converters.operations import Conv2d, Linear, Operation, SumPool2d
 from converters.quantised import GraphBuilder, QuantGraph, Value
-from converters.synapses import Conv2d, Linear, Op, SumPool2d
 
 __all__ = ["read_prepared"]
 
@@ -42,7 +42,7 @@ class _Sum:
     """
 
     name: str
-    inputs: tuple[tuple[Value, Op], ...] = ()
+    inputs: tuple[tuple[Value, Operation], ...] = ()
     unit: Tensor | float = 1.0
     bias: Tensor | float = 0.0
     branches: tuple[Value, ...] = ()
@@ -221,7 +221,7 @@ def _pair(value: Any) -> tuple[int, int]:
     return (values[0], values[-1])
 
 
-def _weighted(r: _Reader, node: fx.Node, make: Callable[[dict[str, Any], Tensor], Op]) -> _Sum:
+def _weighted(r: _Reader, node: fx.Node, make: Callable[[dict[str, Any], Tensor], Operation]) -> _Sum:
     a = arguments(node)
     weight = r.values[a["weight"]]
     if not isinstance(weight, _Weight):
@@ -231,7 +231,7 @@ def _weighted(r: _Reader, node: fx.Node, make: Callable[[dict[str, Any], Tensor]
     return _Sum(where(node), ((x, make(a, weight.integers)),), weight.scale * x.scale, bias)
 
 
-def _make_conv(a: dict[str, Any], weight: Tensor) -> Op:
+def _make_conv(a: dict[str, Any], weight: Tensor) -> Operation:
     stride, dilation = _pair(a["stride"]), _pair(a["dilation"])
     padding = a["padding"]
     if isinstance(padding, str):
@@ -245,10 +245,10 @@ def _make_conv(a: dict[str, Any], weight: Tensor) -> Op:
 def _times(s: _Sum, factor: Tensor) -> _Sum:
     """A sum times a float64 factor per channel, its bias left alone. A negative one turns the weight row round."""
     ((x, op),) = s.inputs
-    if not hasattr(op, "weight") or type(op.weight) is not Tensor:
+    if op.stored is None:
         raise ConversionError(s.name, "a batch norm that follows no convolution or linear layer", "move it there")
     sign = torch.sign(factor)  # 0 cuts the row off
-    weight = op.weight * sign.to(op.weight.dtype).reshape(-1, *[1] * (op.weight.ndim - 1))
+    weight = op.stored * sign.to(op.stored.dtype).reshape(-1, *[1] * (op.stored.ndim - 1))
     unit = torch.where(sign == 0, 1.0, factor.abs()) * s.unit
     return replace(s, inputs=((x, replace(op, weight=weight)),), unit=unit, divisor=None)
 

@@ -21,9 +21,8 @@ from converters.frontends.snntorch_chain import Chain
 from converters.frontends.snntorch_check import Step, compare_trains, probe_counts
 from converters.naming import Names
 from converters.network import Network, float64
-from converters.nir_export import op_node
 from converters.nodes import CaLIF, SpikeEncoder
-from converters.synapses import Shape
+from converters.operations import Shape
 
 __all__ = ["from_snntorch", "graph_of"]
 
@@ -138,7 +137,7 @@ def graph_of(
         seen[id(module)] = path
         for k, op in enumerate(chain.ops):
             here = names.take(f"{name}.s0.{k}_{type(op).__name__.lower()}")
-            nodes[here] = op_node(op, shape)
+            nodes[here] = op.to_node(shape)
             edges.append((before, here))
             before = here
             try:

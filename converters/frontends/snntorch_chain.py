@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from calif_plugins.snntorch_obstacles import NEURONS, obstacle
 from converters.errors import ConversionError
-from converters.synapses import Conv2d, Flatten, Linear, Op, SumPool2d
+from converters.operations import Conv2d, Flatten, Linear, Operation, SumPool2d
 
 __all__ = ["Chain"]
 
@@ -34,7 +34,7 @@ class Chain:
     """
 
     def __init__(self) -> None:
-        self.ops: list[Op] = []
+        self.ops: list[Operation] = []
         self.unit = Fraction(1)
         self.bias: Tensor | None = None
         self.path = ""
@@ -55,7 +55,7 @@ class Chain:
             )
         handler(self, path, module)
 
-    def weigh(self, path: str, weight: Tensor, make: Callable[[Tensor], Op]) -> None:
+    def weigh(self, path: str, weight: Tensor, make: Callable[[Tensor], Operation]) -> None:
         w = weight.detach().double().cpu()
         if not bool(torch.isfinite(w).all()):
             raise ConversionError(path, "weights that are not finite", "check the training run")

@@ -20,8 +20,8 @@ from torch import Tensor
 from calif_plugins.parameters import CaLIFParameters
 from converters.errors import ConversionError
 from converters.network import Network, Stage, float64
+from converters.operations import Conv2d, Linear
 from converters.quantised import InputSpec
-from converters.synapses import Conv2d, Linear
 
 __all__ = ["Step", "compare_trains", "probe_counts"]
 

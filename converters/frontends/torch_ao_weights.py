@@ -12,7 +12,7 @@ from converters.frontends.torch_ao_quantisers import quantise_weight
 from converters.frontends.tracing import where_is
 from converters.frontends.walker import Handler, Pending, Walker, Weight
 from converters.frontends.weighted import conv, weighted
-from converters.synapses import Linear, Op
+from converters.operations import Linear, Operation
 
 __all__ = ["functional_conv", "functional_linear", "layer"]
 
@@ -23,7 +23,7 @@ def layer(linear: bool, norm: bool, relu: bool) -> Handler:
         if norm:
             weight, bias = _fold(where, module)
         w = quantise_weight(f"{where}.weight_fake_quant", module.weight_fake_quant, weight)
-        op: Op
+        op: Operation
         if linear:
             op = Linear(w.integers)
         else:

@@ -11,13 +11,13 @@ from torch import Tensor, fx
 from converters.errors import ConversionError
 from converters.frontends.tracing import where_is
 from converters.frontends.walker import Grid, Pending, Walker
+from converters.operations import Conv2d, Operation
 from converters.quantised import Value
-from converters.synapses import Conv2d, Op
 
 __all__ = ["conv", "pair", "weighted"]
 
 
-def weighted(walker: Walker, node: fx.Node, x: Any, op: Op, scale: Tensor, bias: Tensor | None) -> Pending:
+def weighted(walker: Walker, node: fx.Node, x: Any, op: Operation, scale: Tensor, bias: Tensor | None) -> Pending:
     """A layer with weights; ``scale`` of the weights and ``bias`` in real units, float64."""
     value = walker.value(node, x)
     b = torch.zeros(1, dtype=torch.float64) if bias is None else bias.detach().double().cpu()

@@ -276,7 +276,7 @@ def _votes(network: Network, trains: Mapping[str, Tensor]) -> Tensor:
     if not stage.readout:
         return count(stage.name).flatten(1)
     p = stage.parameters.for_shape(stage.shape)
-    charge = stage.charge({s.source: count(s.source) for s in stage.synapses})
+    charge = stage.charge({name: count(name) for s in stage.synapses for name in s.sources})
     bias = float64(p.v_init) - network.window * float64(p.leak)
     return ((charge + bias) / float64(p.threshold)).flatten(1)
 

@@ -37,7 +37,7 @@ def spell(graph: nir.NIRGraph, simulator: str) -> tuple[nir.NIRGraph, dict[str, 
     --------
     >>> import converters, torch
     >>> from converters.quantised import GraphBuilder
-    >>> from converters.synapses import Linear
+    >>> from converters.operations import Linear
     >>> b = GraphBuilder()
     >>> x = b.input((2,), scale=0.25, q_min=0, q_max=4)
     >>> w = Linear(torch.tensor([[1, 2]]))

@@ -44,7 +44,7 @@ from converters.lowering.lattice import LayerLattice
 from converters.lowering.rows import RowMap, Rows, comparators
 from converters.lowering.syn import network_shape, require_spikes, synapse_nodes
 from converters.network import Network, Stage
-from converters.synapses import Shape
+from converters.operations import Shape
 
 __all__ = ["chain", "precision_of"]
 

@@ -67,7 +67,7 @@ def expected(
     >>> import converters, torch
     >>> from converters.lowering import lattice_network
     >>> from converters.quantised import GraphBuilder
-    >>> from converters.synapses import Linear
+    >>> from converters.operations import Linear
     >>> b = GraphBuilder()
     >>> x = b.input((2,), scale=0.25, q_min=0, q_max=4)
     >>> w = Linear(torch.tensor([[1, 2]]))

@@ -13,7 +13,7 @@ of charges leaves the interval that these ranges span, and ``V = charge + bias s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from converters.errors import ConversionError
 from converters.lattice import first_integers
 from converters.lowering import sums
 from converters.network import Network, Stage
-from converters.synapses import Conv2d, Flatten, Linear, Op, Scale, SumPool2d, Synapse
+from converters.operations import Scale, Synapse
 
 __all__ = ["MAX_BITS", "LayerLattice", "certify", "charge_ranges", "with_lattice"]
 
@@ -151,8 +151,8 @@ def with_lattice(network: Network, lattices: Mapping[str, LayerLattice]) -> Netw
 
 
 def _reweighted(synapse: Synapse, weight: int) -> Synapse:
-    kept = tuple(op for op in synapse.ops if type(op) is not Scale)
-    return Synapse(synapse.source, (*kept, Scale(weight)))
+    kept = tuple(op for op in synapse.ops if op.rewires)
+    return Synapse(synapse.sources, (*kept, Scale(weight)))
 
 
 # --- how far charges can go -----------------------------------------------------------------------
@@ -170,9 +170,7 @@ def charge_ranges(network: Network) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     for stage in network.stages:
         low = high = torch.zeros(stage.shape, dtype=torch.float64)
         for synapse in stage.synapses:
-            a, b = here[synapse.source]
-            for op in synapse.ops:
-                a, b = _INTERVAL[type(op)](op, a, b)
+            a, b = synapse.interval(*(here[name] for name in synapse.sources))
             low, high = low + a, high + b
         low, high = low.reshape(stage.shape[0], -1).amin(1), high.reshape(stage.shape[0], -1).amax(1)
         result[stage.name] = (low.numpy().astype(np.int64), high.numpy().astype(np.int64))
@@ -185,30 +183,6 @@ def charge_ranges(network: Network) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def _full(shape: tuple[int, ...], value: int) -> Tensor:
     return torch.full(shape, float(value), dtype=torch.float64)
-
-
-def _weighted(op: Conv2d | Linear, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    up, down = replace(op, weight=op.weight.clamp(min=0)), replace(op, weight=op.weight.clamp(max=0))
-    low, high = low[None], high[None]
-    return (up(low) + down(high))[0], (up(high) + down(low))[0]
-
-
-def _monotone(op: Op, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    return op(low[None])[0], op(high[None])[0]
-
-
-def _scaled(op: Scale, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    ends = low * op.weight, high * op.weight
-    return torch.minimum(*ends), torch.maximum(*ends)
-
-
-_INTERVAL: dict[type, Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
-    Conv2d: _weighted,
-    Linear: _weighted,
-    SumPool2d: _monotone,
-    Flatten: _monotone,
-    Scale: _scaled,
-}
 
 
 # --- the search -----------------------------------------------------------------------------------

@@ -192,7 +192,7 @@ def torch_map(dt: float = DT) -> dict[type, Callable[[Any], torch.nn.Module]]:
     --------
     >>> import converters, nirtorch, torch
     >>> from converters.quantised import GraphBuilder
-    >>> from converters.synapses import Linear
+    >>> from converters.operations import Linear
     >>> b = GraphBuilder()
     >>> x = b.input((2,), scale=0.25, q_min=0, q_max=4)
     >>> w = Linear(torch.tensor([[1, 2]]))

@@ -9,7 +9,7 @@ import nir
 import numpy as np
 
 from converters.errors import ConversionError
-from converters.synapses import Shape
+from converters.operations import Shape
 
 __all__ = ["RowMap", "Rows", "as_float32", "comparators"]
 

@@ -7,13 +7,13 @@ weights are short enough if, with them, every combination of counts still lies o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from converters.network import Network, Stage
-from converters.synapses import Flatten, Scale
 
 __all__ = ["Shorter", "shorter"]
 
@@ -50,9 +50,14 @@ def shorter(stage: Stage, network: Network, first: np.ndarray) -> Iterator[Short
 
     ``first``: the smallest sum, with the weights it has, that ends above each level, int64 ``(C, levels)``.
     """
-    if any(type(op) not in (Scale, Flatten) for s in stage.synapses for op in s.ops) or stage.readout:
+    if stage.readout:
         return
-    weights = [int(np.prod([op.weight for op in s.ops if type(op) is Scale], dtype=object)) for s in stage.synapses]
+    weights = []
+    for synapse in stage.synapses:
+        factors = [op.factor for op in synapse.ops]
+        if any(f is None for f in factors):
+            return
+        weights.append(math.prod(f for f in factors if f is not None))
     largest = max(abs(w) for w in weights)
     if largest <= 1:
         return

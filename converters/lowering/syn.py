@@ -8,12 +8,11 @@ from typing import Any
 
 import nir
 import numpy as np
-import torch
 
 from converters.errors import ConversionError
 from converters.lowering.rows import Rows, as_float32
 from converters.network import Network, Stage
-from converters.synapses import Conv2d, Flatten, Linear, Op, Scale, Shape, SumPool2d
+from converters.operations import Conv2d, Linear, Scale, Shape, Synapse
 
 __all__ = ["Synapses", "network_shape", "require_spikes", "synapse_nodes"]
 
@@ -65,8 +64,15 @@ def synapse_nodes(
     """
     result = Synapses()
     for j, synapse in enumerate(stage.synapses):
+        if not synapse.linear:
+            kind = type(next(op for op in synapse.ops if not op.linear)).__name__
+            raise ConversionError(
+                stage.name,
+                f"{kind}, an operation that remembers counts, which has no stock NIR node",
+                "run the network on a backend of this package",
+            )
         before, here = outputs[synapse.source], shapes[synapse.source]
-        ops = _simplified(synapse.ops, logical[synapse.source], maps=len(here) == 3)
+        ops = _simplified(stage, synapse, logical[synapse.source], maps=len(here) == 3)
         for k, op in enumerate(ops):
             last = k == len(ops) - 1
             weight = op.weight.numpy().astype(np.float64)
@@ -111,45 +117,19 @@ def _node(
     )
 
 
-def _simplified(ops: tuple[Op, ...], here: Shape, maps: bool) -> list[Conv2d | Linear]:
-    """The chain in ungrouped convolutions, or in dense matrices where there are no maps."""
+def _simplified(stage: Stage, synapse: Synapse, here: Shape, maps: bool) -> list[Conv2d | Linear]:
+    """The chain in ungrouped convolutions, or in dense layers where there are no maps."""
     result: list[Conv2d | Linear] = []
-    flat: Shape | None = None  # of the map that a Flatten has turned into this vector
-    for op in ops if ops and type(ops[-1]) is not Flatten else (*ops, Scale(1)):
-        if type(op) is Flatten:
-            flat = here if len(here) == 3 else None
-        elif type(op) is Conv2d:
-            result.append(_ungrouped(op))
-        elif type(op) is SumPool2d:
-            result.append(_pool(op, here[0]))
+    flattened: Shape | None = None  # the map that has become this vector
+    ops = synapse.ops
+    for op in ops if ops and not ops[-1].rewires else (*ops, Scale(1)):
+        if op.rewires:
+            flattened = here if len(here) == 3 else None
         else:
-            weight = op.weight if type(op) is Linear else torch.eye(here[0], dtype=torch.int64) * _factor(op)
-            if flat is not None:
-                result.append(Conv2d(weight.reshape(-1, *flat)))
-            else:
-                result.append(Conv2d(weight[:, :, None, None]) if maps else Linear(weight))
-            flat = None
+            try:
+                result.append(op.stock(here, flattened=flattened, maps=maps))
+            except ConversionError as error:
+                raise ConversionError(stage.name, error.found, error.todo) from None
+            flattened = None
         here = op.output_shape(here)
     return result
-
-
-def _factor(op: Op) -> int:
-    assert type(op) is Scale
-    return op.weight
-
-
-def _ungrouped(op: Conv2d) -> Conv2d:
-    """Most importers take the weight's second axis for the number of input channels, whatever the groups."""
-    if op.groups == 1:
-        return op
-    out, each, *kernel = op.weight.shape
-    full = torch.zeros(out, each * op.groups, *kernel, dtype=op.weight.dtype)
-    for k, part in enumerate(op.weight.chunk(op.groups)):
-        size = out // op.groups
-        full[k * size : (k + 1) * size, k * each : (k + 1) * each] = part
-    return Conv2d(full, op.stride, op.padding, op.dilation)
-
-
-def _pool(op: SumPool2d, channels: int) -> Conv2d:
-    weight = torch.eye(channels, dtype=torch.int64)[:, :, None, None].expand(-1, -1, *op.kernel).contiguous()
-    return Conv2d(weight, op.stride, op.padding)

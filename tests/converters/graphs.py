@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from converters.operations import Conv2d, Linear
 from converters.quantised import GraphBuilder, QuantGraph, average_pool
-from converters.synapses import Conv2d, Linear
 
 
 def _conv(gen: torch.Generator, out: int, inp: int, k: int, **kw) -> Conv2d:

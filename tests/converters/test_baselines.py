@@ -102,8 +102,8 @@ def event_driven(network, integers):
 
 
 def test_the_lif_of_equation_2():
+    from converters.operations import Linear
     from converters.quantised import GraphBuilder
-    from converters.synapses import Linear
 
     gen = torch.Generator().manual_seed(3)
     b = GraphBuilder()

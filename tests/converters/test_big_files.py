@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import converters
+from converters.operations import Linear
 from converters.quantised import GraphBuilder
-from converters.synapses import Linear
 
 READ = """
 import json, os, resource, sys, time

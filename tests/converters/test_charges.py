@@ -9,8 +9,8 @@ import converters
 from converters.charges import DTYPES, Charges, exact_dtype
 from converters.errors import ConversionError
 from converters.network import Network
+from converters.operations import Conv2d, Linear, Synapse
 from converters.quantised import GraphBuilder
-from converters.synapses import Conv2d, Linear, Synapse
 from converters.zoo.named import load_checkpoint
 from tests.converters.graphs import GRAPHS, images
 from tests.networks import pixels
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def arithmetic(network, dtype):
-    return [Charges(stage, dtype, CPU).arithmetic for stage in network.stages]
+    return [Charges(network, stage, dtype, CPU).arithmetic for stage in network.stages]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -65,7 +65,7 @@ def test_where_a_type_ends(dtype, limit):
     network = Network.from_graph(
         converters.to_nir(b.build(b.layer("fc", [(x, Linear(w))], threshold=1.0, y_min=0, y_max=9, scale=1.0)), T=1)
     )
-    charge = Charges(network.stages[0], dtype, CPU)({network.encoder_name: torch.ones(1, 3)})
+    charge = Charges(network, network.stages[0], dtype, CPU)({network.encoder_name: torch.ones(1, 3)})
     assert charge.item() == limit + 1
 
 
@@ -87,10 +87,10 @@ def test_integer_matrix_products(size, kernel, geometry, batch):
     b = GraphBuilder()
     y = b.layer("c", [(b.input(size, scale=1.0, q_min=-1, q_max=1), op)], threshold=1.0, y_min=0, y_max=9, scale=1.0)
     network = Network.from_graph(converters.to_nir(b.build(y), T=1))
-    charges = Charges(network.stages[0], "int8", CPU)
+    charges = Charges(network, network.stages[0], "int8", CPU)
     assert charges.arithmetic == [torch.int8]
     x = torch.randint(-1, 2, (batch, *size), generator=gen).to(torch.float32)
-    assert torch.equal(charges({network.encoder_name: x}), Synapse("", (op,))(x.to(torch.float64)))
+    assert torch.equal(charges({network.encoder_name: x}), Synapse(("",), (op,))(x.to(torch.float64)))
 
 
 def test_other_devices_take_float64_where_products_may_be_rounded():
@@ -103,7 +103,10 @@ def test_other_devices_take_float64_where_products_may_be_rounded():
     y = b.layer("large", [(y, large)], threshold=9.0, y_min=0, y_max=9, scale=1.0)
     network = Network.from_graph(converters.to_nir(b.build(y), T=1))
     for device, wanted in ((CPU, torch.float32), (torch.device("cuda"), torch.float64)):
-        assert [Charges(s, "float32", device).arithmetic for s in network.stages] == [[torch.float32], [wanted]]
+        assert [Charges(network, s, "float32", device).arithmetic for s in network.stages] == [
+            [torch.float32],
+            [wanted],
+        ]
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from converters.backends.closed_form_integers import integer_layers
 from converters.integer_kernels import int8_kernels
 from converters.lattice import first_integers
 from converters.network import Network
+from converters.operations import Conv2d, Linear
 from converters.quantised import GraphBuilder
 from converters.rounding import round_fraction
-from converters.synapses import Conv2d, Linear
 from tests.converters.graphs import GRAPHS, images
 
 needs_bytes = pytest.mark.skipif(not int8_kernels(), reason="this processor has no integer kernels")

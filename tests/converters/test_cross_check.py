@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import converters
-from converters import edges
 from converters.cross_checking import cross_check, plot
 from converters.errors import ConversionError
 from converters.network import Network
@@ -215,9 +214,9 @@ def test_edges_are_the_convolutions(name):
         for synapse in layer.synapses:
             shape = q.shapes[synapse.source]
             x = torch.randint(-9, 10, (3, *shape), generator=torch.Generator().manual_seed(1))
-            m = edges.matrix(synapse, shape)
+            m = synapse.matrix(shape)
             theirs = synapse(x.to(torch.float64)).flatten(1).to(torch.int64)
             assert (m @ x.flatten(1).numpy().T == theirs.numpy().T).all()
-            assert 0 < m.nnz <= edges.count(synapse, shape)
+            assert 0 < m.nnz <= synapse.connections(shape)
             some = torch.randperm(theirs.shape[1], generator=torch.Generator().manual_seed(2))[:5]
-            assert (edges.rows(synapse, shape, some).flatten(1).numpy() == m[some.numpy()].toarray()).all()
+            assert (synapse.rows(shape, some).flatten(1).numpy() == m[some.numpy()].toarray()).all()

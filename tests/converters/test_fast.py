@@ -17,8 +17,8 @@ from converters import integer_kernels
 from converters.backends import snntorch_fast, snntorch_fast_plan, snntorch_fast_state
 from converters.errors import MissingExtraError
 from converters.network import Network
+from converters.operations import Conv2d, Linear, SumPool2d
 from converters.quantised import GraphBuilder
-from converters.synapses import Conv2d, Linear, SumPool2d
 from converters.zoo.named import load_checkpoint
 from tests.converters.graphs import GRAPHS, images
 from tests.networks import pixels

@@ -17,8 +17,8 @@ from converters.interop.native import NATIVE, native, run_native
 from converters.interop.stock import CannotRun
 from converters.lowering import lower
 from converters.lowering.feeding import expected
+from converters.operations import Conv2d, Linear
 from converters.quantised import GraphBuilder, average_pool
-from converters.synapses import Conv2d, Linear
 from converters.zoo.datasets import load
 from converters.zoo.named import load_checkpoint
 from tests.converters.graphs import GRAPHS, images

@@ -12,15 +12,15 @@ from converters import to_nir
 from converters.errors import ConversionError
 from converters.lattice import first_integers, fit
 from converters.nir_export import certify
+from converters.operations import Linear, Synapse
 from converters.quantised import Layer
-from converters.synapses import Linear, Synapse
 from tests.converters.graphs import GRAPHS
 
 
 def _layer(threshold, bias, y_min=0, y_max=7, tie="even") -> Layer:
     weight = torch.ones(len(threshold), 1, dtype=torch.int8)
     return Layer(
-        "fc", (Synapse("input", (Linear(weight),)),), threshold, bias, y_min, y_max, 1.0, (len(threshold),), tie
+        "fc", (Synapse(("input",), (Linear(weight),)),), threshold, bias, y_min, y_max, 1.0, (len(threshold),), tie
     )
 
 

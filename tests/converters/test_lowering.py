@@ -18,8 +18,8 @@ from converters.interop.stock import CannotRun, run_stock
 from converters.lowering import lattice_network, lower
 from converters.lowering.feeding import Expected, expected, layer_nodes
 from converters.lowering.lattice import certify
+from converters.operations import Linear
 from converters.quantised import GraphBuilder, QuantGraph
-from converters.synapses import Linear
 from converters.zoo.datasets import load
 from converters.zoo.named import find_checkpoint, load_checkpoint
 from tests.converters.graphs import GRAPHS, images

@@ -12,8 +12,8 @@ import converters
 from converters.errors import ConversionError
 from converters.lowering.lattice import certify, charge_ranges, with_lattice
 from converters.network import Network
+from converters.operations import Linear
 from converters.quantised import GraphBuilder
-from converters.synapses import Linear
 from converters.zoo.named import find_checkpoint, load_checkpoint
 from tests.converters.graphs import GRAPHS
 

@@ -17,9 +17,9 @@ from converters.experiments.energy_metrics import (
 )
 from converters.experiments.measuring import spiking_row, whole_row
 from converters.network import Network
+from converters.operations import Linear
 from converters.quantised import GraphBuilder
 from converters.results import compare_counts
-from converters.synapses import Linear
 from converters.zoo.images import Images
 from converters.zoo.named import load_checkpoint
 from tests.converters.graphs import GRAPHS, images

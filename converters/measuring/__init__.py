@@ -1,0 +1,1 @@
+"""What is measured on runs and networks: costs, replays, comparisons."""

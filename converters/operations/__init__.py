@@ -1,0 +1,30 @@
+"""What happens between two layers: one file per operation, and in it all that is known of that operation.
+
+The executor, every simulator, files, lowering, certificates and costs use the contract
+(:class:`~converters.operations.contract.Operation`) and know no operation by name. A new one is a frozen dataclass
+that fulfils the contract, and a line here.
+"""
+
+from __future__ import annotations
+
+from converters.operations.contract import OPERATIONS, Operation, Shape, register
+from converters.operations.convolution import Conv2d
+from converters.operations.dense import Linear
+from converters.operations.moving import Concatenate, Flatten
+from converters.operations.pooling import SumPool2d
+from converters.operations.synapse import Synapse
+from converters.operations.weighing import Scale
+
+__all__ = [
+    "OPERATIONS",
+    "Concatenate",
+    "Conv2d",
+    "Flatten",
+    "Linear",
+    "Operation",
+    "Scale",
+    "Shape",
+    "SumPool2d",
+    "Synapse",
+    "register",
+]

@@ -1,0 +1,93 @@
+"""The NIR node of an operation that NIR has no node for: its name, its settings and its arrays. Data only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import nir
+import numpy as np
+import torch
+
+from converters.errors import ConversionError
+from converters.operations.contract import OPERATIONS, Operation, Shape
+
+__all__ = ["CaLIFOperation", "settings_of"]
+
+
+def settings_of(op: Operation) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """An operation's fields: plain values, and tensors. With its class, they are the whole operation."""
+    plain: dict[str, Any] = {}
+    tensors: dict[str, torch.Tensor] = {}
+    for f in fields(op):  # type: ignore[arg-type]  # every operation is a dataclass
+        value = getattr(op, f.name)
+        (tensors if isinstance(value, torch.Tensor) else plain)[f.name] = value
+    return plain, tensors
+
+
+@dataclass(eq=False)
+class CaLIFOperation(nir.NIRNode):
+    """An operation between Ca-LIF layers that no stock node stands for (see :mod:`converters.operations`).
+
+    Parameters
+    ----------
+    operation : str
+        Its name in :data:`converters.operations.OPERATIONS`.
+    settings : str
+        Its plain fields, as JSON.
+    arrays : dict of int arrays
+        Its tensors, by field.
+    sources : str
+        Names of the nodes that feed it, in order, as a JSON list; empty where there is just one. NIR's edges have no
+        order, and not every operation is symmetric.
+    """
+
+    operation: str
+    settings: str = "{}"
+    arrays: dict[str, Any] = field(default_factory=dict)
+    sources: str = ""
+
+    def __post_init__(self) -> None:
+        self.input_type = {"input": None}
+        self.output_type = {"output": None}
+
+    @classmethod
+    def of(cls, op: Operation, shapes: Sequence[Shape]) -> CaLIFOperation:
+        """The node of an operation; who writes a graph sets ``sources`` where there are several ``shapes``."""
+        plain, tensors = settings_of(op)
+        return cls(type(op).__name__, json.dumps(plain), {k: v.cpu().numpy() for k, v in tensors.items()})
+
+    def build(self, where: str) -> Operation:
+        """The operation itself.
+
+        Raises
+        ------
+        ConversionError
+            For an operation that is not registered here, or fields that it does not take.
+        """
+        if self.operation not in OPERATIONS:
+            known = ", ".join(sorted(OPERATIONS))
+            raise ConversionError(where, f"the unknown operation {self.operation!r}", f"known here are {known}")
+        cls = OPERATIONS[self.operation]
+        arrays = {k: np.asarray(v) for k, v in self.arrays.items()}
+        for name, array in arrays.items():
+            if array.dtype.kind not in "iu" or (np.abs(array.astype(np.float64)) >= 2**53).any():
+                raise ConversionError(f"{where}.{name}", f"values of type {array.dtype}", "give integers below 2**53")
+        try:
+            plain = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(self.settings).items()}
+            tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
+            return cls(**plain, **tensors)
+        except ConversionError as error:
+            raise ConversionError(where, error.found, error.todo) from None
+        except (TypeError, ValueError, AttributeError, RecursionError) as error:
+            found = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+            raise ConversionError(
+                where, f"settings that {self.operation} refuses ({found})", "write it again"
+            ) from None
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Names of the nodes that feed it, where that is more than one."""
+        return tuple(json.loads(self.sources)) if self.sources else ()

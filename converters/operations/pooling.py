@@ -1,0 +1,82 @@
+"""Sums over windows: average pooling with the division left to the threshold (equation 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import nir
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import sparse
+from torch import Tensor, nn
+
+from converters.errors import ConversionError
+from converters.operations.contract import Operation, Range, Shape, adjoint_of_ones, register
+from converters.operations.convolution import Conv2d, Pair
+from converters.operations.moving import placed
+
+__all__ = ["SumPool2d"]
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class SumPool2d(Operation):
+    """Sum over a window: average pooling with the division left to the threshold (equation 6)."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair = (0, 0)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        (shape,) = shapes
+        if len(shape) != 3:
+            raise ConversionError("SumPool2d", f"an input of shape {shape}", "it needs channels, height and width")
+        size = tuple((shape[1 + a] + 2 * self.padding[a] - self.kernel[a]) // self.stride[a] + 1 for a in (0, 1))
+        if min(size) < 1:
+            raise ConversionError("SumPool2d", f"an input of shape {shape}", "it is smaller than the window")
+        return (shape[0], *size)
+
+    def __call__(self, *counts: Tensor) -> Tensor:
+        # divisor_override=1 makes the average a plain sum, in integers
+        return F.avg_pool2d(counts[0], self.kernel, self.stride, self.padding, divisor_override=1)
+
+    @property
+    def gain(self) -> int:
+        return self.kernel[0] * self.kernel[1]
+
+    def interval(self, *ranges: Range) -> Range:
+        ((low, high),) = ranges
+        return self(low[None])[0], self(high[None])[0]
+
+    def matrix(self, shape: Shape) -> sparse.csr_array:
+        return self._convolution(shape[0]).matrix(shape)
+
+    def structure(self, *shapes: Shape) -> Operation:
+        return self
+
+    def absolute(self, *shapes: Shape) -> Operation:
+        return self
+
+    def fan_out(self, *shapes: Shape) -> tuple[Tensor, ...]:
+        return adjoint_of_ones(self, *shapes)
+
+    def on_part(self, shape: Shape, start: int, total: int) -> tuple[Operation, ...]:
+        return (self, placed(self.output_shape(shape), start, total))
+
+    node_types = (nir.SumPool2d,)
+
+    def to_node(self, *shapes: Shape) -> nir.NIRNode:
+        return nir.SumPool2d(
+            kernel_size=np.array(self.kernel), stride=np.array(self.stride), padding=np.array(self.padding)
+        )
+
+    def module(self) -> nn.Module:
+        return nn.AvgPool2d(self.kernel, self.stride, self.padding, divisor_override=1)
+
+    def stock(self, shape: Shape, *, flattened: Shape | None, maps: bool) -> Conv2d:
+        return self._convolution(shape[0]).ungrouped()
+
+    def _convolution(self, channels: int) -> Conv2d:
+        ones = torch.ones(channels, 1, *self.kernel, dtype=torch.int64)
+        return Conv2d(ones, self.stride, self.padding, (1, 1), channels)
