@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from converters.errors import ConversionError, FileFormatError
 from converters.frontends.brevitas import from_brevitas
 from converters.frontends.checking import Shown, check_layers
+from converters.operations import Linear, Scale
 from converters.quantised import Checked, GraphBuilder, Layer, QuantGraph
 from converters.quantised_file import load_quantised, save_quantised
-from converters.synapses import Linear, Scale
 from tests.converters.test_brevitas import trained
 from tests.networks import pixels
 

@@ -1,0 +1,298 @@
+"""A converted network as one PyTorch module: PyTorch's layers, and snnTorch neurons (``CaLIF``) between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import nir
+import torch
+from torch import Tensor, nn
+
+from calif_plugins.snntorch import CaLIF, reset
+from converters.charges import exact_dtype
+from converters.errors import ConversionError
+from converters.input_spikes import InputSpikes
+from converters.network import Network, Stage
+from converters.operations import Synapse
+
+__all__ = ["SpikingLayer", "SpikingNetwork", "to_snntorch"]
+
+
+def to_snntorch(graph: nir.NIRGraph | Network, *, dtype: str = "float32") -> SpikingNetwork:
+    """The converted network as a module to keep: PyTorch's layers and ``CaLIF`` neurons, by layer name.
+
+    Parameters
+    ----------
+    graph : nir.NIRGraph
+        From :func:`converters.to_nir` or :func:`converters.read`.
+    dtype : {"float32", "float64", "bfloat16", "float16"}
+        Type of the layers' weights, and so the arithmetic of charges. A layer whose sums it would round takes a larger
+        one; membranes and counts are float64.
+
+    Returns
+    -------
+    SpikingNetwork
+
+    Examples
+    --------
+    >>> import converters
+    >>> from converters.operations import Linear
+    >>> from converters.quantised import GraphBuilder
+    >>> b = GraphBuilder()
+    >>> x = b.input((2,), scale=0.25, q_min=0, q_max=4)
+    >>> y = b.layer("fc", [(x, Linear(torch.tensor([[1, 2]])))], threshold=3.0, bias=1.0, y_min=0, y_max=4, scale=0.5)
+    >>> net = converters.to_snntorch(converters.to_nir(b.build(y), T=4))
+    >>> net
+    SpikingNetwork(
+      input of shape (2,), coding isi, T = 4
+      (fc): SpikingLayer(
+        (from_input): Linear(in_features=2, out_features=1, bias=False)
+        (neurons): CaLIF(threshold=3, leak=-0.25, y_min=0, y_max=4, tie=even)
+      )
+    )
+    >>> spikes = net(net.encode(torch.tensor([[1.0, 0.5]])))                  # (T, N, 1)
+    >>> spikes[:, 0, 0].tolist(), len(net.settle()), net.read_out().tolist()
+    ([0.0, 1.0, 1.0, 1.0], 0, [[1.5]])
+    """
+    return SpikingNetwork(Network.from_graph(graph), dtype=dtype)
+
+
+class SpikingNetwork(nn.Module):
+    """A feed-forward network of Ca-LIF layers that all act within one step, in graph order.
+
+    It takes one step, ``(N, *input shape)``, or a block of steps, ``(steps, N, *input shape)``, and returns the output
+    layer's signed spikes for them. State stays between calls until :meth:`reset`. Steps after the window are those of
+    the rounding phase: no leak, thresholds at half their value. Layers are children by name; dots in names become
+    underscores (:attr:`children_of`).
+
+    Attributes
+    ----------
+    window : int
+        ``T``, in steps.
+    t : int
+        Steps since the last reset.
+    settle_from : int
+        Step from which thresholds are half; ``window`` unless changed. More than any step switches rounding off.
+    children_of : dict of str to str
+        The child's name of every layer.
+    """
+
+    def __init__(self, network: Network, *, dtype: str = "float32", exact: bool = False) -> None:
+        """``exact``: weights are whole numbers and stay so; charges that a device's kernels do not round right are."""
+        super().__init__()
+        self.network, self.window, self.settle_from = network, network.window, network.window
+        self.t = 0
+        taken = set(dir(self))
+        self.children_of: dict[str, str] = {}
+        for stage in network.stages:
+            self.children_of[stage.name] = _safe(stage.name, taken)
+            self.add_module(self.children_of[stage.name], SpikingLayer(network, stage, dtype, exact))
+
+    def layer(self, name: str) -> SpikingLayer:
+        """The layer of this name, as the converted graph calls it.
+
+        Raises
+        ------
+        ConversionError
+            If there is none.
+        """
+        if name not in self.children_of:
+            raise ConversionError(name, "no layer of this name", f"layers are {', '.join(self.children_of)}")
+        found = getattr(self, self.children_of[name])
+        assert isinstance(found, SpikingLayer)
+        return found
+
+    def encode(self, images: Tensor | None = None, *, integers: Tensor | None = None) -> Tensor:
+        """What to feed the network with for ``window`` steps: float32 ``(T, N, *input shape)``.
+
+        Parameters
+        ----------
+        images : float tensor ``(N, *input shape)``
+        integers : int tensor of that shape, instead of images
+
+        Signed spikes in {-1, 0, 1}, or with coding ``direct`` the integers themselves at every step, of which the first
+        layer takes an even share.
+        """
+        counts = self.network.spec.accept(images, integers)
+        if self.network.encoder.coding == "direct":
+            return counts.to(torch.float32).expand(self.window, *counts.shape)
+        source = InputSpikes(self.network, counts)
+        return torch.stack([source.at(t) for t in range(self.window)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Signed spikes of the output layer, for one step ``(N, ...)`` or a block of steps ``(steps, N, ...)``."""
+        rank = len(self.network.spec.shape)
+        if tuple(x.shape[x.ndim - rank :]) != self.network.spec.shape or x.ndim - rank not in (1, 2):
+            shape = ", ".join(map(str, self.network.spec.shape))
+            raise ConversionError("input", f"shape {tuple(x.shape)}", f"give (N, {shape}) or (steps, N, {shape})")
+        last = self.network.output.name
+        if x.ndim == rank + 1:
+            return self.step(x)[last]
+        return torch.stack([self.step(one)[last] for one in x])
+
+    def step(self, x: Tensor) -> dict[str, Tensor]:
+        """One step; the signed spikes ``(N, *shape)`` of every layer, by its name."""
+        leaking, halved = self.t < self.window, self.t >= self.settle_from
+        direct = self.network.encoder.coding == "direct"
+        name = self.network.encoder_name
+        spikes = {name: torch.zeros_like(x) if direct else x}
+        for stage in self.network.stages:
+            layer = self.layer(stage.name)
+            layer.neurons.leaking, layer.neurons.halved = leaking, halved
+            share = layer.share(name, x, self.t, self.window) if direct and leaking else None
+            spikes[stage.name] = layer(spikes, share)
+        self.t += 1
+        return spikes
+
+    def settle(self, *, max_steps: int = 10_000) -> list[Tensor]:
+        """The rounding phase: silent steps until no neuron fires; the output's spikes, the last, silent step left out.
+
+        Raises
+        ------
+        ConversionError
+            Before the window is over; or if neurons still fire after ``max_steps``.
+        """
+        if self.t < self.window:
+            raise ConversionError("settle", f"step {self.t} of {self.window}", "feed the whole window first")
+        first = self.layer(self.network.stages[0].name).neurons
+        silence = torch.zeros(len(first.v), *self.network.spec.shape, device=first.v.device)
+        outputs: list[Tensor] = []
+        while len(outputs) < max_steps:
+            spikes = self.step(silence)
+            if not any(bool(spikes[s.name].any()) for s in self.network.stages):
+                return outputs
+            outputs.append(spikes[self.network.output.name])
+        raise ConversionError("settle", f"neurons that still fire after {max_steps} steps", "reset, and start again")
+
+    def read_out(self) -> Tensor:
+        """The output in real units, float64 ``(N, *output shape)``: of counts, or of a membrane that never fires."""
+        stage, neurons = self.network.output, self.layer(self.network.output.name).neurons
+        if not stage.readout:
+            return neurons.y.to(torch.float64) * stage.scale
+        threshold = neurons.threshold.reshape(-1).expand(stage.shape[0])
+        return neurons.v / threshold.view(1, -1, *[1] * (neurons.v.ndim - 2)) * stage.scale
+
+    def reset(self) -> None:
+        """Back to the state before the first step."""
+        self.t = 0
+        reset(self)
+        for module in self.modules():
+            if isinstance(module, Remembering):
+                module.reset()
+
+    def extra_repr(self) -> str:
+        return f"input of shape {self.network.spec.shape}, coding {self.network.encoder.coding}, T = {self.window}"
+
+
+class SpikingLayer(nn.Module):
+    """The synapses that feed a layer, one child for each source, and its neurons."""
+
+    def __init__(self, network: Network, stage: Stage, dtype: str, exact: bool) -> None:
+        super().__init__()
+        self.exact = exact
+        self.sources: dict[str, tuple[str, ...]] = {}
+        self._kinds: dict[str, torch.dtype] = {}
+        taken = set(dir(self))
+        for synapse in stage.synapses:
+            child = _safe("from_" + "_and_".join(synapse.sources), taken)
+            reach = [network.reach[name] for name in synapse.sources]
+            kind = exact_dtype(synapse.change(*reach), getattr(torch, dtype)) if synapse.linear else torch.float64
+            self.add_module(child, _module(synapse).to(kind))
+            self.sources[child], self._kinds[child] = synapse.sources, kind
+        self.neurons = CaLIF.from_parameters(stage.parameters, init_hidden=True)
+
+    def forward(self, spikes: Mapping[str, Tensor], share: Tensor | None = None) -> Tensor:
+        """Signed spikes ``(N, *shape)``, from the sources' in this step, and what a directly coded input adds."""
+        total = share
+        for child, sources in self.sources.items():
+            kind = self._kind(child)
+            part = getattr(self, child)(*(spikes[name].to(kind) for name in sources))
+            if self.exact and part.device.type != "cpu":
+                part = part.round()
+            part = part.to(torch.float64)
+            total = part if total is None else total + part
+        assert total is not None
+        return self.neurons(total).to(torch.float32)
+
+    def _kind(self, child: str) -> torch.dtype:
+        """Type of a synapse's arithmetic: of its weights, which may have been converted since it was made."""
+        for parameter in getattr(self, child).parameters():
+            return parameter.dtype
+        return self._kinds[child]
+
+    def share(self, name: str, integers: Tensor, t: int, window: int) -> Tensor | None:
+        """What a directly coded input ``name`` brings at step ``t``: ``floor((t+1) c / T) - floor(t c / T)`` of ``c``.
+
+        ``c`` is the whole charge. Gradients are those of ``c / T``.
+        """
+        total: Tensor | None = None
+        for child, sources in self.sources.items():
+            if sources == (name,):
+                module = getattr(self, child)
+                if isinstance(module, Remembering):
+                    part = module.whole(integers.to(torch.float64)) - module.whole(torch.zeros_like(integers).double())
+                else:
+                    part = module(integers.to(self._kind(child))).to(torch.float64)
+                total = part if total is None else total + part
+            elif name in sources:
+                raise ConversionError(
+                    "input", f"an operation on the directly coded input and {sources}", "use coding isi"
+                )
+        if total is None:
+            return None
+        now, before = (torch.floor(k * total / window) for k in (t + 1, t))
+        smooth = total / window
+        return (now - before).detach() + (smooth - smooth.detach())
+
+
+class Remembering(nn.Module):
+    """A synapse that counts what its sources have sent, and brings the change of its result."""
+
+    def __init__(self, synapse: Synapse) -> None:
+        super().__init__()
+        self.whole = _Chain(synapse)
+        self.counts: list[Tensor] | None = None
+        self.before: Tensor | None = None
+
+    def reset(self) -> None:
+        """Forget all counts."""
+        self.counts = self.before = None
+
+    def forward(self, *spikes: Tensor) -> Tensor:
+        spikes = tuple(s.to(torch.float64) for s in spikes)
+        self.counts = [a + b for a, b in zip(self.counts, spikes, strict=True)] if self.counts else list(spikes)
+        now = self.whole(*self.counts)
+        change = now if self.before is None else now - self.before
+        self.before = now
+        return change
+
+
+class _Chain(nn.Sequential):
+    """Operations in a row, the first of which may take several tensors."""
+
+    def __init__(self, synapse: Synapse) -> None:
+        super().__init__(*(op.module() for op in synapse.ops))
+
+    def forward(self, *x: Tensor) -> Tensor:
+        for module in self:
+            x = (module(*x),)
+        return x[0]
+
+
+def _module(synapse: Synapse) -> nn.Module:
+    if not synapse.linear:
+        return Remembering(synapse)
+    if not synapse.ops:
+        return nn.Identity()
+    return synapse.ops[0].module() if len(synapse.ops) == 1 else _Chain(synapse)
+
+
+def _safe(name: str, taken: set[str]) -> str:
+    """A child's name as near to ``name`` as can be, which no other has; it is added to ``taken``."""
+    base = name.replace(".", "_")
+    found, k = base, 1
+    while found in taken:
+        k += 1
+        found = f"{base}_{k}"
+    taken.add(found)
+    return found
