@@ -20,7 +20,6 @@ from torch import Tensor
 from calif_plugins.parameters import CaLIFParameters
 from converters.errors import ConversionError
 from converters.network import Network, Stage, float64
-from converters.operations import Conv2d, Linear
 from converters.quantised import InputSpec
 
 __all__ = ["Step", "compare_trains", "probe_counts"]
@@ -103,7 +102,7 @@ class _Layer:
         self.threshold, self.leak = float64(p.threshold), float64(p.leak)
         self.y_min, self.y_max = float64(p.y_min), float64(p.y_max)
         self.v, self.y = float64(p.v_init).expand(stage.shape), torch.zeros(stage.shape, dtype=torch.float64)
-        scale = stage.gain + self.leak.abs() + self.threshold
+        scale = sum(s.gain for s in stage.synapses) + self.leak.abs() + self.threshold
         self.reach = (_rounding(stage) + _NOISE * scale) / self.threshold  # of one step, in thresholds
         self.open: Tensor | None = None
         self.compared = self.near_ties = 0
@@ -158,9 +157,10 @@ def _rounding(stage: Stage) -> float:
     total = 0.0
     for synapse in stage.synapses:
         for k, op in enumerate(synapse.ops):
-            if type(op) in (Linear, Conv2d) and op.weight.numel() and int(op.weight.abs().max()) >= 2**22:
+            weight = op.stored
+            if weight is not None and weight.numel() and int(weight.abs().max()) >= 2**22:
                 others = [o.gain for j, o in enumerate(synapse.ops) if j != k]
-                reach = 0.5 * op.weight[0].numel()
+                reach = 0.5 * weight[0].numel()
                 for gain in others:
                     reach *= gain
                 total += reach
