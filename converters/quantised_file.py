@@ -141,6 +141,9 @@ def _check_notes(where: str, notes: dict[str, Any]) -> None:
         value = notes.get(name)
         if value is not None and type(value) not in types:
             raise FileFormatError(where, f"a note {name!r} of {value!r}", f"{text} belongs there")
+    classes = notes.get("classes")
+    if classes is not None and not (type(classes) is list and all(type(name) is str for name in classes)):
+        raise FileFormatError(where, f"a note 'classes' of {classes!r}", "a list of names belongs there")
 
 
 def _decompressed(data: bytes) -> bytes:

@@ -27,7 +27,7 @@ from converters.nodes import CODINGS
 from converters.quantised import QuantGraph
 from converters.results import compare_counts
 from converters.zoo.datasets import Images, load
-from converters.zoo.named import load_checkpoint
+from converters.zoo.named import class_names, load_checkpoint
 from converters.zoo.processes import team
 
 __all__ = [
@@ -168,7 +168,7 @@ def images_for(dataset: str | None, notes: dict[str, Any], root: Path | None, co
     name = dataset or notes.get("dataset")
     if not name:
         raise ConversionError("--dataset", "none", "say which images to run: mnist, cifar10, ..., or a folder")
-    return load(name, "test", root=root).first(count), name
+    return load(name, "test", root=root, classes=class_names(notes)).first(count), name
 
 
 SAMPLE = 4  # images of each piece of a closed form that are simulated too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from converters.quantised import QuantGraph
 from converters.report import load_run, write_report
 from converters.report_details import describe
 from converters.zoo.datasets import load
-from converters.zoo.named import find_checkpoint, load_checkpoint
+from converters.zoo.named import class_names, find_checkpoint, load_checkpoint
 from converters.zoo.networks import NETWORKS
 
 __all__ = ["add_details", "report"]
@@ -33,6 +34,7 @@ def add_details(
     images: int,
     shown: int,
     coding: str = "auto",
+    classes: Sequence[str] = (),
     json: bool = False,
 ) -> None:
     """Run some images again for what each layer did, and put it into ``result["details"]``.
@@ -40,7 +42,7 @@ def add_details(
     With a quantised network at each of the run's windows and phases; with a graph alone at its own window.
     """
     wanted = list(dict.fromkeys((r["T"], r["phase"]) for r in result["windows"]))
-    data = load(dataset, "test", root=data_root)
+    data = load(dataset, "test", root=data_root, classes=classes)
     runs: list[tuple[Any, str]] = []
     if q is not None:
         runs = [(to_nir(q, T=t, coding=coding), phase) for t, phase in wanted]
@@ -92,9 +94,8 @@ def report(
             if name in notes and result.get(name) is None:
                 result[name] = notes[name]
         where = dataset or result.get("dataset") or notes.get("dataset") or ""
-        add_details(
-            result, q, None, dataset=where, data_root=data_root, images=images, shown=shown, coding=coding, json=json
-        )
+        options: dict[str, Any] = {"coding": coding, "classes": class_names(notes), "json": json}
+        add_details(result, q, None, dataset=where, data_root=data_root, images=images, shown=shown, **options)
     elif nir_file is not None:
         graph, where = read(nir_file), dataset or result.get("dataset") or ""
         add_details(result, None, graph, dataset=where, data_root=data_root, images=images, shown=shown, json=json)

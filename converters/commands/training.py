@@ -71,7 +71,8 @@ def train_network(
             )
         bar.update(tasks[phase], completed=done)
 
-    data, test = load(dataset, "train", root=data_root), load(dataset, "test", root=data_root)
+    data = load(dataset, "train", root=data_root)
+    test = load(dataset, "test", root=data_root, classes=data.names)
     result = fit(
         network,
         data,
@@ -113,7 +114,7 @@ def train_network(
         + (" --qat-average" if qat_average else "")
         + "".join(f" --teacher {path.name}" for path in teachers),
         "log": result.log,
-    }
+    } | ({"classes": list(data.names)} if data.names else {})
     if team().first:
         save_quantised(path, result.graph, notes=notes)
     team().wait()

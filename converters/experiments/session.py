@@ -15,7 +15,7 @@ from converters.experiments.paper import DATASETS, NETWORKS
 from converters.quantised import QuantGraph
 from converters.zoo.datasets import load
 from converters.zoo.images import Images
-from converters.zoo.named import find_checkpoints, load_checkpoint, names, plain_name
+from converters.zoo.named import class_names, find_checkpoints, load_checkpoint, names, plain_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,9 +107,9 @@ class Session:
     started: Callable[[str, int], Any] | None = None
     kept: Kept = field(default_factory=lambda: Kept(None))
     missing: list[dict[str, str]] = field(default_factory=list)
-    _data: dict[str, Images | ConversionError] = field(default_factory=dict)
+    _data: dict[tuple[str, tuple[str, ...]], Images | ConversionError] = field(default_factory=dict)
     _rows: dict[tuple, dict[str, Any]] = field(default_factory=dict)
-    _digests: dict[str, str] = field(default_factory=dict)
+    _digests: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -165,12 +165,13 @@ class Session:
 
     def data(self, c: Available) -> Images | None:
         """The test images of a checkpoint, or None and a note that they are missing."""
-        if c.dataset not in self._data:
+        key = _key(c)
+        if key not in self._data:
             try:
-                self._data[c.dataset] = load(c.dataset, "test", root=self.root)
+                self._data[key] = load(c.dataset, "test", root=self.root, classes=class_names(c.notes))
             except ConversionError as error:
-                self._data[c.dataset] = error
-        found = self._data[c.dataset]
+                self._data[key] = error
+        found = self._data[key]
         if isinstance(found, ConversionError):
             self.miss(f"test images of {c.dataset}", found.found, found.todo)
             return None
@@ -237,14 +238,19 @@ class Session:
         data = self.data(c)
         if data is None:
             return measure()
-        if c.dataset not in self._digests:
-            self._digests[c.dataset] = of_images(data)
-        return self.kept(of_network(c.q), self._digests[c.dataset], about, measure)
+        if _key(c) not in self._digests:
+            self._digests[_key(c)] = of_images(data)
+        return self.kept(of_network(c.q), self._digests[_key(c)], about, measure)
 
     @contextmanager
     def step(self, text: str, total: int) -> Iterator[Tick]:
         tick = self.started(text, total) if self.started is not None else None
         yield tick or (lambda n: None)
+
+
+def _key(c: Available) -> tuple[str, tuple[str, ...]]:
+    """Of a checkpoint's images: the data set, and how its classes are numbered."""
+    return c.dataset, class_names(c.notes)
 
 
 def wrong(rows: Iterable[dict[str, Any]]) -> int:

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +27,21 @@ from converters.zoo.places import absent, allow_download, cache_folder, data_roo
 __all__ = ["DATASETS", "Images", "cache_folder", "load"]
 
 
-def load(name: str, split: str, *, root: str | os.PathLike | None = None, download: bool = True) -> Images:
+def load(
+    name: str,
+    split: str,
+    *,
+    root: str | os.PathLike | None = None,
+    download: bool = True,
+    classes: Sequence[str] = (),
+) -> Images:
     """A data set by name.
 
     Parameters
     ----------
     name : {"digits", "mnist", "cifar10", "cifar100", "caltech101", "tinyimagenet"}, or a folder
         ``digits`` ships with scikit-learn. A folder holds ``train/<class>/`` and ``test/<class>/`` with images.
+        Pictures with 8 or 16 bits are scaled by their type's range.
     split : {"train", "test"}
     root : path, optional
         Where to look, and where a download goes; by default ``$CALIF_DATA``, ``../shared/data`` and
@@ -41,11 +49,15 @@ def load(name: str, split: str, *, root: str | os.PathLike | None = None, downlo
 
     download : bool
         Whether to look on the network if no folder has it.
+    classes : sequence of str
+        Names of a folder's classes in the order of their numbers, as a checkpoint's notes have them; by default the
+        folders of ``train/``, in the order of their names. Either way both parts are numbered alike.
 
     Raises
     ------
     ConversionError
-        If it is unknown, or not there and cannot be downloaded: says what to put where.
+        If it is unknown, or not there and cannot be downloaded: says what to put where. If a folder has a class that
+        its numbering does not have.
 
     >>> load("digits", "test").pixels.shape
     torch.Size([359, 1, 32, 32])
@@ -55,7 +67,7 @@ def load(name: str, split: str, *, root: str | os.PathLike | None = None, downlo
     if name in DATASETS:
         return DATASETS[name](split, data_roots(root), download)
     if Path(name).is_dir():
-        return image_folder(Path(name), split)
+        return image_folder(Path(name), split, classes)
     raise ConversionError(
         "dataset", f"{name!r}", f"use one of {', '.join(DATASETS)}, or a folder with train/<class>/ and test/<class>/"
     )

@@ -25,6 +25,8 @@ class Images:
         Number of classes.
     filter : callable, optional
         Applied to every batch of floats, and of the same shape: a difference of Gaussians.
+    names : tuple of str
+        Of the classes, in the order of their numbers, where folders give them.
 
     Examples
     --------
@@ -37,6 +39,7 @@ class Images:
     labels: Tensor
     classes: int
     filter: Callable[[Tensor], Tensor] | None = None
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -10,7 +10,7 @@ from converters.errors import FileFormatError
 from converters.quantised import QuantGraph
 from converters.quantised_file import load_with_notes
 
-__all__ = ["FOLDER", "find_checkpoint", "find_checkpoints", "load_checkpoint", "names", "plain_name"]
+__all__ = ["FOLDER", "class_names", "find_checkpoint", "find_checkpoints", "load_checkpoint", "names", "plain_name"]
 
 FOLDER = Path(__file__).parent / "checkpoints"
 
@@ -65,3 +65,8 @@ def find_checkpoints(which: str) -> list[Path]:
 def load_checkpoint(which: str) -> tuple[QuantGraph, dict[str, Any]]:
     """A quantised network by name or file, and the notes of its training."""
     return load_with_notes(find_checkpoint(which))
+
+
+def class_names(notes: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the classes that a network was trained on, in the order of its outputs; empty where unknown."""
+    return tuple(notes.get("classes") or ())

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -18,50 +20,115 @@ from torch import Tensor
 from calif_plugins.encoding import dog_filter
 from converters.atomic import atomic_path
 from converters.errors import ConversionError
+from converters.reading import open_regular, read_text
+from converters.zoo.decoding import LARGEST_FILE, decode
 from converters.zoo.images import Images
 from converters.zoo.places import absent, allow_download, cache_folder
 
 __all__ = ["caltech101", "from_bytes", "image_folder", "tiny_imagenet", "zipped"]
 
+_PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _BAD_ZIP = (EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error)  # what zipfile raises for damaged files
+_LARGEST_TEXT = 1 << 26  # bytes
 CALTECH_TRAIN, CALTECH_TEST = 6162, 1695  # table 1
 
 
-def from_bytes(pixels: np.ndarray, labels: object, classes: int) -> Images:
+def from_bytes(pixels: np.ndarray, labels: object, classes: int, names: tuple[str, ...] = ()) -> Images:
     """Images of bytes ``(N, C, H, W)``."""
     x = torch.from_numpy(np.ascontiguousarray(pixels))
-    return Images(x, torch.as_tensor(np.asarray(labels), dtype=torch.int64), classes)
+    return Images(x, torch.as_tensor(np.asarray(labels), dtype=torch.int64), classes, names=names)
 
 
-def image_folder(root: Path, split: str) -> Images:
-    """Any torchvision ``ImageFolder`` with ``train/`` and ``test/``; all images of one size, in a seeded order."""
-    from torchvision.datasets import ImageFolder
+def image_folder(root: Path, split: str, classes: Sequence[str] = ()) -> Images:
+    """A folder with ``train/<class>/`` and ``test/<class>/``; all images of one size, in a seeded order.
 
+    Classes are numbered in both parts alike: as ``classes`` says, or else in the order of their names in ``train/``.
+    """
+    part = root / split
+    known = list(classes) or _folders(root / "train")
+    here = _folders(part)
+    for place, names in ((part, here), (root / "train", known)):
+        if not names:
+            raise ConversionError(str(place), "no folders of classes", "it needs train/<class>/ and test/<class>/")
+    _check_known(str(part), here, known, bool(classes))
+    files = [(path, known.index(name)) for name in here for path in _files(part / name)]
+    pixels = decode([path for path, _ in files], where=str(part))
+    return from_bytes(*_mixed(pixels, np.array([k for _, k in files])), len(known), tuple(known))
+
+
+def _folders(path: Path) -> list[str]:
     try:
-        data = ImageFolder(str(root / split))
-    except (OSError, RuntimeError) as error:
-        raise ConversionError(str(root), f"no images ({error})", "it needs train/<class>/ and test/<class>/") from None
-    pixels = _decode([path for path, _ in data.samples])
-    return from_bytes(*_mixed(pixels, np.array(data.targets)), len(data.classes))
+        return sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _files(folder: Path) -> list[Path]:
+    """Pictures in a folder and those below it, by name; folders that links lead to are looked into once."""
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    for here, below, names in os.walk(folder, followlinks=True):
+        info = os.stat(here)
+        if (info.st_dev, info.st_ino) in seen:
+            below.clear()
+            continue
+        seen.add((info.st_dev, info.st_ino))
+        below.sort()
+        found += [Path(here, name) for name in sorted(names) if name.lower().endswith(_PICTURES)]
+    return found
+
+
+def _check_known(where: str, here: Sequence[str], known: Sequence[str], by_checkpoint: bool) -> None:
+    unknown = [name for name in here if name not in known]
+    if unknown:
+        whose = "the network was trained on" if by_checkpoint else "train/ has"
+        listed = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
+        raise ConversionError(where, f"the class {unknown[0]!r}", f"{whose} {listed}: rename or remove it")
 
 
 def zipped(path: Path, split: str) -> Images:
-    """Images ``<split>/<class>/*`` of a zip, decoded once and kept in the cache."""
-    info = path.stat()
+    """Images ``<split>/<class>/*`` of a zip, decoded once and kept in the cache; classes are numbered by ``train/``."""
+    with open_regular(path) as file, _intact(path), zipfile.ZipFile(file) as archive:
+        members = _members(archive)
+        known = sorted({n.split("/")[1] for n in members if n.startswith("train/")})
+        names = [n for n in members if n.startswith(f"{split}/")]
+        classes = [n.split("/")[1] for n in names]
+        _check_known(f"{path}: {split}", sorted(set(classes)), known, False)
 
-    def read() -> tuple[np.ndarray, np.ndarray]:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = sorted(n for n in archive.namelist() if n.startswith(f"{split}/") and not n.endswith("/"))
-                classes = sorted({n.split("/")[1] for n in names})
-                pixels = _decode(names, archive.open)
-        except _BAD_ZIP as error:
-            reason = str(error) or type(error).__name__
-            raise ConversionError(str(path), f"a damaged file ({reason})", "download it again") from None
-        return _mixed(pixels, np.array([classes.index(n.split("/")[1]) for n in names]))
+        def read() -> tuple[np.ndarray, np.ndarray]:
+            pixels = decode(names, lambda name: _member(archive, name), where=str(path))
+            return _mixed(pixels, np.array([known.index(name) for name in classes]))
 
-    pixels, labels = _once(f"{path.stem}-{split}-{info.st_size}-{int(info.st_mtime)}-mixed", read)
-    return from_bytes(pixels, labels, int(labels.max()) + 1)
+        pixels, labels = _once(f"{path.stem}-{split}-{_state_of(archive)}", read)
+    return from_bytes(pixels, labels, len(known), tuple(known))
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> BinaryIO:
+    if archive.getinfo(name).file_size > LARGEST_FILE:
+        raise OSError(f"{name} is larger than {LARGEST_FILE >> 20} MiB")
+    return io.BytesIO(archive.read(name))
+
+
+def _state_of(archive: zipfile.ZipFile) -> str:
+    """Digest of the names, sizes and checksums of an archive's files: of other pictures, another name."""
+    rows = sorted(f"{info.filename}|{info.file_size}|{info.CRC}\n" for info in archive.infolist())
+    return hashlib.sha256("".join(rows).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _members(archive: zipfile.ZipFile) -> list[str]:
+    """Files of classes, in the order of their names."""
+    return sorted(n for n in archive.namelist() if n.count("/") >= 2 and not n.endswith("/"))
+
+
+@contextmanager
+def _intact(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ConversionError:
+        raise
+    except (*_BAD_ZIP, NotImplementedError, UnicodeDecodeError) as error:
+        reason = str(error) or type(error).__name__
+        raise ConversionError(str(path), f"a damaged file ({reason})", "download it again") from None
 
 
 def caltech101(split: str, roots: list[Path], download: bool) -> Images:
@@ -144,48 +211,19 @@ def tiny_imagenet(split: str, roots: list[Path], download: bool) -> Images:
 def _tiny_files(folder: Path, split: str) -> tuple[list[Path], np.ndarray, int]:
     again = "unpack tiny-imagenet-200.zip again"
     try:
-        wnids = (folder / "wnids.txt").read_text(encoding="utf-8").split()
+        wnids = read_text(folder / "wnids.txt", max_bytes=_LARGEST_TEXT, todo=again).split()
         number = {w: k for k, w in enumerate(wnids)}
         if split == "train":
             found = [(p, number[w]) for w in wnids for p in sorted((folder / "train" / w / "images").glob("*.JPEG"))]
         else:
-            lines = (folder / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines()
-            rows = [line.split("\t") for line in lines if line.strip()]
+            labels = read_text(folder / "val" / "val_annotations.txt", max_bytes=_LARGEST_TEXT, todo=again)
+            rows = [line.split("\t") for line in labels.splitlines() if line.strip()]
             found = [(folder / "val" / "images" / row[0], number[row[1]]) for row in rows]
-    except OSError as error:
-        raise ConversionError(str(error.filename or folder), "no such file", again) from None
-    except (KeyError, IndexError, UnicodeDecodeError) as error:
+    except (KeyError, IndexError) as error:
         raise ConversionError(str(folder), f"labels that make no sense ({error})", again) from None
     if not found:
         raise ConversionError(str(folder / split), "no images", again)
     return [p for p, _ in found], np.array([k for _, k in found]), len(wnids)
-
-
-def _decode(names: Sequence[Any], opener: Callable[[Any], Any] | None = None, size: int | None = None) -> np.ndarray:
-    """Bytes ``(N, 3, H, W)`` of picture files, resized to ``size`` or all of one size."""
-    from PIL import Image
-
-    pixels: np.ndarray | None = None
-    shapes: set[tuple[int, ...]] = set()
-    for k, name in enumerate(names):
-        try:
-            with Image.open(opener(name) if opener is not None else name) as picture:
-                image = picture.convert("RGB")
-        except (OSError, SyntaxError) as error:
-            raise ConversionError(str(name), f"a damaged picture ({error})", "download or unpack it again") from None
-        if size is not None:
-            image = image.resize((size, size), Image.Resampling.BILINEAR)
-        array = np.asarray(image).transpose(2, 0, 1)
-        if pixels is None:
-            pixels = np.empty((len(names), *array.shape), dtype=np.uint8)
-        shapes.add(array.shape)
-        if len(shapes) == 1:
-            pixels[k] = array
-    if pixels is None:
-        raise ConversionError("images", "none", "put pictures there")
-    if len(shapes) > 1:
-        raise ConversionError(str(Path(str(names[0])).parent), f"images of {len(shapes)} sizes", "resize them to one")
-    return pixels
 
 
 def _mixed(pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -196,7 +234,11 @@ def _mixed(pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def _kept(name: str, paths: Sequence[Path], labels: np.ndarray, classes: int, size: int | None = None) -> Images:
     """Picture files in a seeded order, decoded once and kept in the cache."""
-    pixels, targets = _once(f"{name}-{_state(paths)}", lambda: _mixed(_decode(paths, size=size), labels))
+
+    def read() -> tuple[np.ndarray, np.ndarray]:
+        return _mixed(decode(paths, where=name, size=size), labels)
+
+    pixels, targets = _once(f"{name}-{_state(paths)}", read)
     return from_bytes(pixels, targets, classes)
 
 
@@ -204,7 +246,7 @@ def _once(name: str, read: Callable[[], tuple[np.ndarray, np.ndarray]]) -> tuple
     """Pixels and labels, read once and kept in the cache."""
     kept = cache_folder() / f"{name}.npz"
     # absent or damaged, it is made anew; opened here, for np.load leaves a damaged file open
-    with suppress(*_BAD_ZIP, KeyError, ValueError), kept.open("rb") as file, np.load(file) as data:
+    with suppress(*_BAD_ZIP, KeyError, ValueError), open_regular(kept) as file, np.load(file) as data:
         return data["pixels"], data["labels"]
     pixels, labels = read()
     kept.parent.mkdir(parents=True, exist_ok=True)
