@@ -82,7 +82,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         about, log, before = (_text(path, state.get(k, "[]")) for k in ("about", "log", "before"))
         found = Checkpoint(about, state["model"], state["optimiser"], log, before, state.get("beyond"))
         known = type(about) is dict and type(about.get("network")) is str and _are_rows(log) and _are_rows(before)
-        known &= all(isinstance(x, dict) for x in (found.model, found.optimiser, found.beyond or {}))
+        known &= all(isinstance(x, dict) for x in (found.model, found.optimiser))
+        known &= found.beyond is None or isinstance(found.beyond, dict)
     except (AttributeError, LookupError, TypeError, ValueError):  # no dictionary, or what is no JSON in it
         known = False
     if not known:
