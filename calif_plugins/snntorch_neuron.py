@@ -157,6 +157,12 @@ class CaLIF(Citizen):
         v = torch.zeros(x.shape, dtype=state_dtype(x, self.threshold, self.y_min, self.y_max), device=x.device)
         return (v + shaped(self.v_init, x, "v_init")).to(v.dtype), torch.zeros_like(v)
 
+    def extra_repr(self) -> str:
+        shown = {name: _shown(getattr(self, name)) for name in ("threshold", "leak", "y_min", "y_max", "v_init")}
+        if shown["v_init"] == "0":
+            del shown["v_init"]
+        return ", ".join([*(f"{name}={value}" for name, value in shown.items()), f"tie={self.tie}"])
+
     def reset(self) -> None:
         """Forget the state; the next call starts from the initial one."""
         self.v = torch.zeros(0, dtype=self.v.dtype, device=self.v.device)
@@ -297,6 +303,12 @@ def settle(net: nn.Module, silence: Any, *, max_steps: int = 10_000) -> list[Any
     finally:
         for layer in layers:
             layer.halved, layer.leaking = False, True
+
+
+def _shown(value: Tensor) -> str:
+    """One number, or the range of several."""
+    low, high = float(value.detach().min()), float(value.detach().max())
+    return f"{low:g}" if low == high else f"{low:g}..{high:g}"
 
 
 def _tensor(value: Any, whole: bool) -> Tensor:

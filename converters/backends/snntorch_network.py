@@ -52,7 +52,7 @@ def to_snntorch(graph: nir.NIRGraph | Network, *, dtype: str = "float32") -> Spi
     )
     >>> spikes = net(net.encode(torch.tensor([[1.0, 0.5]])))                  # (T, N, 1)
     >>> spikes[:, 0, 0].tolist(), len(net.settle()), net.read_out().tolist()
-    ([0.0, 1.0, 1.0, 1.0], 0, [[1.5]])
+    ([0.0, 1.0, 0.0, 1.0], 1, [[1.5]])
     """
     return SpikingNetwork(Network.from_graph(graph), dtype=dtype)
 
@@ -171,6 +171,32 @@ class SpikingNetwork(nn.Module):
             return neurons.y.to(torch.float64) * stage.scale
         threshold = neurons.threshold.reshape(-1).expand(stage.shape[0])
         return neurons.v / threshold.view(1, -1, *[1] * (neurons.v.ndim - 2)) * stage.scale
+
+    def sequential(self) -> nn.Sequential:
+        """The same layers in one row, with the same parameters and neurons, for code that takes an ``nn.Sequential``.
+
+        :func:`converters.from_snntorch` does, which is the way back of a network that was trained on.
+
+        Raises
+        ------
+        ConversionError
+            If a layer is not fed by the one before it alone, or the input is coded directly.
+        """
+        if self.network.encoder.coding == "direct":
+            raise ConversionError("input", "coding 'direct'", "convert with coding isi")
+        row = nn.Sequential()
+        before = self.network.encoder_name
+        for name, child in self.children_of.items():
+            layer = self.layer(name)
+            if list(layer.sources.values()) != [(before,)]:
+                found = [source for sources in layer.sources.values() for source in sources]
+                raise ConversionError(name, f"edges from {', '.join(found)}", "only chains of layers are one row")
+            (synapse,) = layer.sources
+            module = getattr(layer, synapse)
+            row.add_module(f"{child}_synapses", nn.Sequential(*module) if isinstance(module, _Chain) else module)
+            row.add_module(child, layer.neurons)
+            before = name
+        return row
 
     def reset(self) -> None:
         """Back to the state before the first step."""

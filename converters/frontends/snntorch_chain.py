@@ -82,10 +82,10 @@ def _conv(chain: Chain, path: str, m: Any) -> None:
 
 def _pool(chain: Chain, path: str, m: Any) -> None:
     kernel, stride, padding = (_pair(v) for v in (m.kernel_size, m.stride, m.padding))
-    if m.ceil_mode or (padding != (0, 0) and not m.count_include_pad) or m.divisor_override:
+    if m.ceil_mode or (padding != (0, 0) and not m.count_include_pad and not m.divisor_override):
         raise ConversionError(path, "a pool whose windows have different divisors", "use the plain one")
     chain.ops.append(SumPool2d(kernel, stride, padding))
-    chain.unit /= kernel[0] * kernel[1]
+    chain.unit /= m.divisor_override or kernel[0] * kernel[1]
 
 
 def _flatten(chain: Chain, path: str, m: Any) -> None:
