@@ -1,8 +1,8 @@
 """Reading and writing ``.nir`` files. What is read is not trusted: it is validated before it is built.
 
 An HDF5 file can point into other files, declare gigabytes in kilobytes, contain cycles and carry names that
-later reach code generation. So the reader walks the file first, follows no link out of it, and adds up what
-it would allocate; only then are nodes built, each by its own field table.
+later reach code generation. So the file is read without the HDF5 library (:mod:`converters.hdf5`): the reader walks it
+first, follows no link out of it, and adds up what it allocates; only then are nodes built, each by its own field table.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import h5py
 import nir
 import numpy as np
 
+from converters import hdf5
 from converters.atomic import atomic_path
 from converters.errors import ConversionError, FileFormatError
-from converters.hdf5_heaps import damaged_heap
 from converters.network import Network
 from converters.nir_building import NAME, build_graph, check_connected, check_name, shown
 from converters.nodes import NODES, CaLIF, SpikeEncoder
@@ -32,8 +31,6 @@ MAX_BYTES = 2**30
 _MAX_OBJECTS = 200_000
 _MAX_DEPTH = 4
 _NUMBERED = re.compile(r"[0-9][A-Za-z0-9_.]*\Z")  # nodes as exporters of nn.Sequential name them: "0", "1", ...
-# deflate, shuffle, fletcher32, szip, nbit, scaleoffset, lzf: built in; any other would load a plugin
-_FILTERS = {1, 2, 3, 4, 5, 6, 32000}
 
 
 def write(path: str | os.PathLike, graph: nir.NIRGraph) -> None:
@@ -79,7 +76,7 @@ def read(path: str | os.PathLike, *, max_bytes: int = MAX_BYTES, rename: bool = 
     version = tree.get("version")
     if not isinstance(version, str):
         raise FileFormatError(where, "no NIR version", "write the file with NIR 1.0 or converters.write")
-    found = tuple(int(n) for n in re.findall(r"\d+", version)[:2])
+    found = tuple(int(n) for n in re.findall(r"\d+", version[:40])[:2])
     if len(found) < 2 or found > tuple(int(n) for n in nir.version.split(".")[:2]):
         raise FileFormatError(where, f"NIR version {version[:40]!r}", f"this reader knows versions up to {nir.version}")
     node = tree.get("node")
@@ -112,127 +109,106 @@ def register() -> None:
 
 
 def _load(where: str, path: Path, max_bytes: int, rename: bool) -> dict[str, Any]:
+    with _opened(where, path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise FileFormatError(where, f"{size} bytes", f"the limit is {max_bytes}; raise max_bytes if you trust it")
+        walk = _Walk(where, hdf5.Source(file, size, max_bytes), rename)
+        try:
+            return walk.tree()
+        except hdf5.Refused as error:
+            place = f"{where}:{walk.place}" if walk.place else where
+            raise FileFormatError(place, error.found, error.todo) from None
+        except OSError as error:
+            raise FileFormatError(where, f"that it cannot be read ({error.strerror})", "copy it again") from None
+        except MemoryError:
+            raise FileFormatError(
+                where, "more data than there is memory for", "lower max_bytes, or free some"
+            ) from None
+
+
+def _opened(where: str, path: Path) -> BinaryIO:
+    """A regular file; a pipe or a device may have no end, or make its reader wait."""
+    again = "check the path"
     try:
-        info = path.stat()
-    except (OSError, ValueError):
-        raise FileFormatError(where, "no such file", "check the path") from None
-    if not stat.S_ISREG(info.st_mode):
-        raise FileFormatError(where, "something that is not a regular file", "give a .nir file")
-    if info.st_size > max_bytes:
-        raise FileFormatError(
-            where, f"{info.st_size} bytes", f"the limit is {max_bytes}; raise max_bytes if you trust it"
-        )
-    try:
-        with h5py.File(path, "r") as file:
-            if file.id.get_create_plist().get_sizes() != (8, 8):
-                raise FileFormatError(where, "addresses of other than 8 bytes", "write it with h5py's own settings")
-            damage = damaged_heap(path)  # opening a file does not touch them yet
-            if damage is not None:
-                raise FileFormatError(where, damage, "the file is damaged; write it again")
-            return _Walk(where, max_bytes, info.st_size, rename).group(file, "", 0)
-    except FileFormatError:
-        raise
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        ValueError,
-        TypeError,
-        UnicodeError,
-        OverflowError,
-        AttributeError,
-    ) as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise FileFormatError(
-            where, f"a damaged or truncated file, or one that is not HDF5 ({reason})", "write it again"
-        ) from None
+        if stat.S_ISREG(path.stat().st_mode):
+            file = open(path, "rb", opener=_at_once)  # noqa: SIM115
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # still
+                return file
+            file.close()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileFormatError(where, "no such file", again) from None
+    except OSError as error:
+        raise FileFormatError(where, f"a file that cannot be read ({error.strerror})", again) from None
+    except ValueError:  # a path with a zero in it
+        raise FileFormatError(where, "no such file", again) from None
+    raise FileFormatError(where, "something that is not a regular file", "give a .nir file")
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 class _Walk:
-    def __init__(self, where: str, max_bytes: int, file_size: int, rename: bool) -> None:
-        self.rename = rename
-        self.where, self.left, self.file_size = where, max_bytes, file_size
-        self.limit = max_bytes
+    """What a file holds, as nested dictionaries of arrays and text."""
+
+    def __init__(self, where: str, source: hdf5.Source, rename: bool) -> None:
+        self.where, self.source, self.rename = where, source, rename
+        self.place = ""  # of what is read
         self.objects = 0
-        self.seen: set[Any] = set()
+        self.seen: set[int] = set()
 
     def fail(self, place: str, found: str, todo: str) -> FileFormatError:
         return FileFormatError(f"{self.where}:{place or '/'}", found, todo)
 
-    def group(self, group: h5py.Group, place: str, depth: int) -> dict[str, Any]:
+    def tree(self) -> dict[str, Any]:
+        address = hdf5.root(self.source)
+        found = hdf5.messages(self.source, address)
+        if not hdf5.is_group(found):
+            raise hdf5.Refused("no root group")
+        return self.group(address, found, "", 0)
+
+    def group(self, address: int, found: hdf5.Messages, place: str, depth: int) -> dict[str, Any]:
         if depth > _MAX_DEPTH:
             raise self.fail(place, "groups nested too deeply", "NIR files have nodes and their fields")
-        address = h5py.h5o.get_info(group.id).addr
         if address in self.seen:
             raise self.fail(place, "a link back to a group already read", "links must form a tree")
         self.seen.add(address)
         result: dict[str, Any] = {}
-        for name in group:
+        members = hdf5.links(self.source, found)
+        for name, target in members.items():
             self.objects += 1
             if self.objects > _MAX_OBJECTS:
                 raise self.fail(place, f"more than {_MAX_OBJECTS} objects", "split the network")
-            here = f"{place}/{shown(name)}"
-            if not isinstance(name, str) or len(name) > 200 or not NAME.match(name):
+            here = self.place = f"{place}/{shown(name)}"
+            if len(name) > hdf5.MAX_NAME or not NAME.match(name):
                 self.numbered(name, place, here)
-            link = group.get(name, getlink=True)
-            if type(link) is not h5py.HardLink:
+            if target is None:
                 raise self.fail(here, "a soft or external link", "copy the data into the file")
-            item = group[name]
-            if isinstance(item, h5py.Group):
+            item = hdf5.messages(self.source, target)
+            if hdf5.is_group(item):
                 new = name if NAME.match(name) else f"_{name}"
-                if new in group and new != name:
+                if new in members and new != name:
                     raise self.fail(here, f"both this name and {new!r}", "rename one")
-                result[new] = self.group(item, here, depth + 1)
-            elif isinstance(item, h5py.Dataset):
+                result[new] = self.group(target, item, here, depth + 1)
+            elif hdf5.is_dataset(item):
                 result[name] = self.dataset(item, here)
                 if place == "/node" and name == "edges" and self.rename:
                     result[name] = _renamed(result[name])
             else:
-                raise self.fail(here, f"a {type(item).__name__}", "NIR files hold groups and data sets")
+                raise self.fail(here, "an object of another kind", "NIR files hold groups and data sets")
         return result
 
-    def numbered(self, name: Any, place: str, here: str) -> None:
+    def numbered(self, name: str, place: str, here: str) -> None:
         """Refuse a name, except a number for a node where that was asked for."""
-        if not isinstance(name, str) or len(name) > 200 or place != "/node/nodes" or not _NUMBERED.match(name):
+        if len(name) > hdf5.MAX_NAME or place != "/node/nodes" or not _NUMBERED.match(name):
             raise self.fail(here, "a name with other characters than letters, digits, _ and .", "rename it")
         if not self.rename:
             raise self.fail(here, "a name that begins with a digit", "rename it, or read the file with rename=True")
 
-    def dataset(self, data: h5py.Dataset, here: str) -> Any:
-        if data.is_virtual or data.external:
-            raise self.fail(here, "data stored outside of the file", "copy the data into the file")
-        plist = data.id.get_create_plist()
-        filters = {plist.get_filter(k)[0] for k in range(plist.get_nfilters())}
-        if not filters <= _FILTERS:
-            raise self.fail(here, f"an unknown compression filter {sorted(filters - _FILTERS)}", "use gzip")
-        if data.shape is None or len(data.shape) > 8:
-            raise self.fail(here, "a data set without shape or with more than 8 axes", "write it again")
-        text = h5py.check_string_dtype(data.dtype)
-        if text is None and data.dtype.kind not in "fiub":
-            raise self.fail(here, f"data of type {data.dtype}", "NIR fields are numbers or text")
-        if data.dtype.kind == "f" and data.dtype.itemsize > 8:
-            raise self.fail(here, f"data of type {data.dtype}", "use float64 at most")
-        size = int(np.prod([int(n) for n in data.shape], dtype=object)) * max(data.dtype.itemsize, 1)
-        if text is not None:
-            size *= 16  # each becomes a Python object
-            if size > 64 * self.file_size:
-                raise self.fail(here, "more text than the file can hold", "write it again")
-        chunks = data.chunks
-        if chunks is not None:  # a chunk is decompressed whole, whatever the data set needs of it
-            size += int(np.prod([int(n) for n in chunks], dtype=object)) * max(data.dtype.itemsize, 1)
-        if size > self.left:
-            raise self.fail(
-                here, f"{size} bytes of data", f"the limit is {self.limit} bytes; raise max_bytes if you trust it"
-            )
-        self.left -= size
-        value = data[()]
-        if isinstance(value, bytes):
-            return value.decode("utf8")
-        if text is not None and isinstance(value, np.ndarray):
-            return np.array([v.decode("utf8") if isinstance(v, bytes) else v for v in value.ravel()]).reshape(
-                value.shape
-            )
-        if data.dtype.kind == "f" and not np.isfinite(value).all():
+    def dataset(self, found: hdf5.Messages, here: str) -> Any:
+        value = hdf5.value(self.source, found)
+        if not isinstance(value, str) and value.dtype.kind == "f" and not np.isfinite(value).all():
             raise self.fail(here, "NaN or infinity", "all parameters must be finite")
         return value
 

@@ -20,7 +20,12 @@ from converters.quantised import QuantGraph
 
 __all__ = ["files"]
 
-_WHOSE = (("h5py", "HDF5 and its compression"), ("nir", "HDF5 and its compression"), ("converters", "converters"))
+_WHOSE = (
+    ("h5py", "HDF5 and its compression"),
+    ("hdf5", "HDF5 and its compression"),
+    ("nir", "HDF5 and its compression"),
+    ("converters", "converters"),
+)
 
 
 def files(q: QuantGraph, window: int, repeats: int) -> list[dict[str, Any]]:

@@ -1,9 +1,11 @@
-"""Mutated ``.nir`` files for the reader: bytes and structure. Run as a program; exits 0 if every file was handled.
+"""Mutated ``.nir`` files for the reader (:mod:`tests.converters.fuzz_mutations`). Exits 0 if every file was handled.
 
     python -m tests.converters.fuzz_reader COUNT SEED
 
-Handled means: a graph, or a FileFormatError of one line. In this process memory is limited, and an audit hook
-reports anything that would be executed, imported or opened for writing while a file is read.
+Handled means: a graph, the same one when it is read again, or a FileFormatError of one line; then a network, or a
+ConversionError. Memory ends at 3 times ``max_bytes`` and 200 MB beyond what the process had before the file, a file
+takes at most ``SLOW`` seconds of the processor, and an audit hook reports anything that would be executed, imported or
+opened for writing while it is read.
 """
 
 from __future__ import annotations
@@ -11,15 +13,16 @@ from __future__ import annotations
 import contextlib
 import encodings.ascii
 import encodings.latin_1
-import os
 import random
 import resource
 import shutil
+import signal
 import sys
 import tempfile
-import time
 import traceback
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -27,11 +30,14 @@ import numpy as np
 import converters
 from converters.errors import ConversionError, FileFormatError
 from converters.network import Network
+from tests.converters.fuzz_mutations import FAMILIES
 from tests.converters.graphs import GRAPHS
+from tests.hostile.digests import digest
 
 LIMIT = 64 * 2**20  # what read() may allocate here
-SLOW = 20.0  # seconds for one file of some 20 kB, on a busy machine
-assert encodings.ascii  # h5py decodes with it, and imports it when it first does
+SLOW = 5.0
+FORMATS = ("earliest", "v108", "latest")
+assert encodings.ascii  # imported when they are first used
 assert encodings.latin_1
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "exec", "compile", "pickle.find_class",
              "ctypes.dlopen", "import", "socket.connect", "shutil.", "os.remove", "os.rename")  # fmt: skip
@@ -50,145 +56,108 @@ class Watch:
             self.seen.append(f"{event} {str(args)[:100]}")
 
 
-def mutate_bytes(path: Path, rng: random.Random) -> str:
-    data = bytearray(path.read_bytes())
-    kind = rng.choice(["flip", "flip", "flip", "block", "cut", "copy", "zero", "grow"])
-    if kind == "flip":
-        for _ in range(rng.choice([1, 1, 2, 4, 16])):
-            data[rng.randrange(len(data))] = rng.randrange(256)
-    elif kind == "block":
-        at = rng.randrange(len(data))
-        data[at : at + 8] = rng.choice([b"\xff" * 8, b"\x00" * 8, os.urandom(8), (2**40).to_bytes(8, "little")])
-    elif kind == "cut":
-        del data[rng.randrange(len(data)) :]
-    elif kind == "copy":
-        a, b, n = rng.randrange(len(data)), rng.randrange(len(data)), rng.randrange(1, 200)
-        data[a : a + n] = data[b : b + n]
-    elif kind == "zero":
-        at = rng.randrange(len(data))
-        data[at : at + rng.randrange(1, 400)] = b"\x00" * 5
-    else:
-        at = rng.randrange(len(data))
-        data[at:at] = os.urandom(rng.randrange(1, 50))
-    path.write_bytes(bytes(data))
-    return kind
+class Wrong(Exception):
+    """What must not happen."""
 
 
-def mutate_structure(path: Path, rng: random.Random) -> str:
-    with h5py.File(path, "r+") as file:
-        groups, datasets = [file], []
-        file.visititems(lambda _, item: (groups if isinstance(item, h5py.Group) else datasets).append(item))
-        kind = rng.choice(_KINDS)
-        group, data = rng.choice(groups), rng.choice(datasets)
-        parent, name = data.parent, data.name.rsplit("/", 1)[1]
-        if kind == "delete":
-            target = rng.choice([g for g in groups if g.name != "/"] + datasets)
-            del target.parent[target.name.rsplit("/", 1)[1]]
-        elif kind == "rename":
-            parent.move(name, rng.choice(["x", "a b", "é", "__import__('os')", "x" * 300, "1a", "a;b", "type", ".."]))
-        elif kind == "value":
-            del parent[name]
-            parent[name] = rng.choice(_VALUES)(rng)
-        elif kind == "soft":
-            group["link"] = h5py.SoftLink(rng.choice(["/node", "/nowhere", "/", "."]))
-        elif kind == "external":
-            group["link"] = h5py.ExternalLink("/etc/passwd", "/node")
-        elif kind == "cycle":
-            group["cycle"] = rng.choice(groups)
-        elif kind == "storage":
-            parent.create_dataset("raw", (100,), "i1", external=[("/etc/passwd", 0, 100)])
-        elif kind == "huge":
-            side = rng.choice([2**10, 2**16, 2**24, 2**31])
-            del parent[name]
-            parent.create_dataset(name, (side, side), rng.choice(["f4", "f8", "i1"]), chunks=(1, 1024))
-        elif kind == "many":
-            for k in range(rng.choice([10, 3000])):
-                group.create_group(f"g{k}")
-        elif kind == "deep":
-            for _ in range(rng.choice([5, 60])):
-                group = group.create_group("g")
-        elif kind == "type":
-            del parent[name]
-            parent[name] = rng.choice(["IF", "CaLIF", "Conv2d", "NIRGraph", "Unknown", "os.system", ""])
-        elif kind == "version":
-            del file["version"]
-            file["version"] = rng.choice(["2.0", "1.0.99", "9" * 50, "", "a.b", "1"])
-        elif kind == "edges" and "node/edges" in file:
-            edges = file["node/edges"][()]
-            del file["node/edges"]
-            rows = rng.sample(range(len(edges)), rng.randrange(len(edges)))
-            kept = edges[rows]
-            if rng.random() < 0.5 and len(edges):
-                kept = np.concatenate([edges, [[rng.choice(edges)[1], rng.choice(edges)[0]]]])
-            if len(kept):
-                file["node/edges"] = kept
-    return kind
+@contextlib.contextmanager
+def bounded(watch: Watch) -> Any:
+    """Limits of memory and time."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 3 * LIMIT + 200 * 10**6, hard))
+    signal.setitimer(signal.ITIMER_PROF, SLOW)
+    watch.on = True
+    try:
+        yield
+    finally:
+        watch.on = False
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    if watch.seen:
+        raise Wrong(str(watch.seen))
 
 
-_KINDS = ("delete", "delete", "rename", "value", "value", "value", "soft", "external", "cycle", "storage", "huge",
-          "many", "deep", "type", "version", "edges", "edges")  # fmt: skip
-_VALUES = (
-    lambda rng: float("nan"),
-    lambda rng: float("inf"),
-    lambda rng: -1,
-    lambda rng: 2**40,
-    lambda rng: 0,
-    lambda rng: np.zeros(0),
-    lambda rng: np.full((3, 3), np.nan),
-    lambda rng: np.ones(rng.choice([(1,), (2, 2), (7,), (1, 2, 3, 4)])),
-    lambda rng: np.ones((2, 2), dtype=rng.choice(["i1", "u2", "i8", "f2", "c16", "?"])),
-    lambda rng: "text",
-    lambda rng: "x" * 10000,
-    lambda rng: np.array([b"a", b"bc"]),
-    lambda rng: h5py.Empty("f4"),
-)
+def _slow(*_: object) -> None:
+    raise Wrong(f"more than {SLOW} s")
+
+
+def outcome(path: Path) -> str:
+    """What came of reading a file twice."""
+    found = []
+    for _ in range(2):
+        try:
+            graph = converters.read(path, max_bytes=LIMIT)
+            found.append(digest(graph))
+        except FileFormatError as error:
+            if "\n" in str(error) or len(str(error)) > 2000:
+                raise Wrong(f"message of several lines, or endless: {str(error)[:300]!r}") from None
+            found.append(str(error))
+            graph = None
+    if found[0] != found[1]:
+        raise Wrong(f"another result: {found}")
+    if graph is None:
+        return "refused"
+    with contextlib.suppress(ConversionError):
+        Network.from_graph(graph)
+    return "read"
+
+
+def good_files(folder: Path) -> list[Path]:
+    """Networks of all kinds, in all formats, in many chunks and in few."""
+    found = []
+    for name, make in GRAPHS.items():
+        path = folder / f"{name}.nir"
+        converters.write(path, converters.to_nir(make(), T=15))
+        for libver in FORMATS:
+            found.append(folder / f"{name}.{libver}.nir")
+            with h5py.File(path) as old, h5py.File(found[-1], "w", libver=libver) as new:
+                _copy(old, new, small=len(found) % 2 == 0)
+            if outcome(found[-1]) != "read":  # and whatever is imported when it is needed is imported now
+                raise Wrong(f"{found[-1]} cannot be read")
+    return found
+
+
+def _copy(old: h5py.Group, new: h5py.Group, small: bool) -> None:
+    for name, item in old.items():
+        if isinstance(item, h5py.Group):
+            _copy(item, new.create_group(name), small)
+        elif item.shape and small:
+            chunks = tuple(-(-n // 3) for n in item.shape)
+            new.create_dataset(name, data=item[()], dtype=item.dtype, chunks=chunks, compression="gzip", shuffle=True)
+        else:
+            new.create_dataset(name, data=item[()], dtype=item.dtype, compression=item.compression)
 
 
 def main(count: int, seed: int) -> int:
     rng = random.Random(seed)
     np.random.seed(seed)  # noqa: NPY002
-    read_well = refused = 0
-    kinds: dict[str, int] = {}
+    kinds: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     watch = Watch()
+    signal.signal(signal.SIGPROF, _slow)
     with tempfile.TemporaryDirectory() as folder:
-        seeds = []
-        for name in GRAPHS:
-            path = Path(folder) / f"{name}.nir"
-            converters.write(path, converters.to_nir(GRAPHS[name](), T=15))
-            converters.read(path)  # whatever is imported lazily is imported now
-            seeds.append(path)
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + 8 * LIMIT, used + 8 * LIMIT))
-        victim = Path(folder) / "victim.nir"
+        seeds, victim = good_files(Path(folder)), Path(folder) / "victim.nir"
         for k in range(count):
             shutil.copy(rng.choice(seeds), victim)
+            mutate = rng.choice(FAMILIES)
             try:
-                kind = mutate_bytes(victim, rng) if rng.random() < 0.5 else mutate_structure(victim, rng)
-            except (ValueError, OSError, RuntimeError, KeyError):
-                kind = "not written"  # HDF5 itself refused to make such a file
-            kinds[kind] = kinds.get(kind, 0) + 1
-            watch.on, start = True, time.perf_counter()
+                kind = mutate(victim, rng)
+                if rng.random() < 0.1:
+                    kind = f"{kind}, and {FAMILIES[1](victim, rng)}"
+            except (ValueError, OSError, RuntimeError, KeyError, TypeError):
+                kind = f"not written: {mutate.__name__}"  # HDF5 itself refused to make such a file
+            kinds[kind.split(",")[0]] += 1
             try:
-                graph = converters.read(victim, max_bytes=LIMIT)
-                with contextlib.suppress(ConversionError):
-                    Network.from_graph(graph)
-                read_well += 1
-            except FileFormatError as error:
-                refused += 1
-                if "\n" in str(error) or len(str(error)) > 2000:
-                    sys.stderr.write(f"file {k} ({kind}): message of several lines, or endless: {str(error)[:300]!r}\n")
-                    return 1
+                with bounded(watch):
+                    outcomes[outcome(victim)] += 1
             except BaseException as error:
-                watch.on = False
-                traceback.print_exc()
-                sys.stderr.write(f"file {k} ({kind}): {type(error).__name__}: {error}\n")
-                shutil.copy(victim, Path(tempfile.gettempdir()) / f"calif-fuzz-{seed}-{k}.nir")
+                traceback.print_exc(limit=-6)
+                kept = Path(tempfile.gettempdir()) / f"calif-fuzz-{seed}-{k}.nir"
+                shutil.copy(victim, kept)
+                sys.stderr.write(f"file {k} ({kind}), kept as {kept}: {type(error).__name__}: {error}\n")
                 return 1
-            watch.on = False
-            if watch.seen or time.perf_counter() - start > SLOW:
-                sys.stderr.write(f"file {k} ({kind}): {watch.seen or 'slow'}\n")
-                return 1
-    sys.stdout.write(f"{count} files: {read_well} read, {refused} refused; {dict(sorted(kinds.items()))}\n")
+    sys.stdout.write(f"{count} files: {dict(sorted(outcomes.items()))}; {dict(sorted(kinds.items()))}\n")
     return 0
 
 

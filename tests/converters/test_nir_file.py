@@ -208,17 +208,6 @@ def test_one_clear_error(kind, file):
     assert "\n" not in str(caught.value)
 
 
-_READ = """
-import sys
-import converters
-from converters.errors import FileFormatError
-try:
-    converters.read(sys.argv[1])
-except FileFormatError as error:
-    print(error)
-"""
-
-
 def _heap(data: bytes) -> list[int]:
     """Places of the objects of the first heap of strings, the free rest last."""
     start = data.index(b"GCOL\x01")
@@ -245,25 +234,8 @@ def test_heaps_of_strings_without_end(file, which, header):
     at = _heap(data)[which]
     data[at : at + 16] = header
     file.write_bytes(data)
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-c",
-        _READ,
-        str(file),
-    ]  # elsewhere: no time-out ends a loop inside of HDF5
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert f"a string heap whose object {int.from_bytes(header[:2], 'little')} at byte {at} has size" in done.stdout
-
-
-def test_many_heaps_in_one_another_take_no_time(file):
-    """A file of nothing but beginnings of heaps, each a walk to the end of the file."""
-    start = b"GCOL\x01\0\0\0" + (10_000 * 32 + 16).to_bytes(8, "little")
-    start += b"\x01\0" + bytes(6) + (16).to_bytes(8, "little")  # whose data is the next beginning
-    with file.open("ab") as f:
-        f.write(start * 20_000)
-    with pytest.raises(FileFormatError, match=r"more than \d+ strings"):
+    said = f"a string heap whose object {int.from_bytes(header[:2], 'little')} at byte {at} has size"
+    with pytest.raises(FileFormatError, match=said):
         converters.read(file)
 
 
@@ -319,9 +291,7 @@ def fuzz(count: int, seed: int) -> None:
     root = Path(__file__).parents[2]
     env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-m", "tests.converters.fuzz_reader", str(count), str(seed)]
-    done = subprocess.run(
-        command, env=env, cwd=root, capture_output=True, text=True, timeout=120 + count / 2, check=False
-    )
+    done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, timeout=120 + count, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.startswith(f"{count} files: ")
 
@@ -331,6 +301,6 @@ def test_mutated_files():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(8))
-def test_twenty_thousand_mutated_files(seed):
-    fuzz(2500, seed)
+@pytest.mark.parametrize("seed", range(20))
+def test_a_hundred_thousand_mutated_files(seed):
+    fuzz(5000, seed)
