@@ -134,6 +134,13 @@ def swap_neurons(
         for module in report.model.modules():
             if _is_foreign(module) and isinstance(module, snntorch.SpikingNeuron):
                 enlist(module)
+    if report.replaced:
+        for place in places(report.model):
+            if type(place.module) in (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d):
+                report.notes.append(
+                    f"{place.path} ({type(place.module).__name__}): a max pool drops negative spikes that stand beside "
+                    "others, and is nothing that converters.from_snntorch can export: put an average pool, train again"
+                )
     if report.replaced and not any(type(m) is CaLIF for m in report.model._modules.values()):
         report.notes.append(
             "snntorch.utils.reset sees direct children alone, here are none: use calif_plugins.snntorch.reset(model)"

@@ -206,7 +206,7 @@ def _run(model: nn.Module, paths: list[str], network: Network, counts: Tensor) -
 
 def _neuron(path: str, module: Neuron, chain: Chain, shape: Shape, window: int) -> CaLIF:
     if not module.init_hidden:
-        raise ConversionError(path, "a CaLIF that keeps no state between steps", "make it with init_hidden=True")
+        raise ConversionError(path, "a CaLIF that keeps no state between steps", "set its init_hidden to True")
     if module.window not in (None, window):
         raise ConversionError(path, f"a neuron that rounds after {module.window} steps", f"the window is {window}")
     if module.dense and len(shape) > 1:

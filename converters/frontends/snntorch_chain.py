@@ -45,11 +45,13 @@ class Chain:
         handler = _SYNAPSES.get(type(module))
         if handler is None:
             todo = "use Linear, Conv2d, AvgPool2d, Flatten and CaLIF in an nn.Sequential"
+            if any(True for _ in module.children()) and type(module).__module__ != "torch.nn":
+                todo = "put its layers, in their order, into an nn.Sequential"
             if isinstance(module, NEURONS):
                 reason = obstacle(module)
                 todo = f"it {reason}" if reason else "replace it with swap_neurons(model) first"
             raise ConversionError(path or "model", f"a {type(module).__name__}", todo)
-        if self.bias is not None and handler is not _same:
+        if self.bias is not None and handler is not _same and not _averages(module):
             raise ConversionError(
                 path, "a layer behind a bias, without neurons between them", "put a CaLIF between them"
             )
@@ -86,6 +88,11 @@ def _pool(chain: Chain, path: str, m: Any) -> None:
         raise ConversionError(path, "a pool whose windows have different divisors", "use the plain one")
     chain.ops.append(SumPool2d(kernel, stride, padding))
     chain.unit /= m.divisor_override or kernel[0] * kernel[1]
+
+
+def _averages(m: Any) -> bool:
+    """Whether it leaves a bias in front of it as it is: the average of one value, nothing padded, is that value."""
+    return type(m) is nn.AvgPool2d and _pair(m.padding) == (0, 0) and not m.divisor_override
 
 
 def _flatten(chain: Chain, path: str, m: Any) -> None:

@@ -44,6 +44,7 @@ def convolutional() -> tuple[nn.Module, tuple[int, ...]]:
     features = nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1), CaLIF(threshold=0.5, y_max=20, **neuron),
         nn.AvgPool2d(2), CaLIF(threshold=0.25, **neuron),
+        nn.Conv2d(4, 4, 1), nn.AvgPool2d((1, 1)), nn.AvgPool2d(1), CaLIF(y_min=-9, **neuron),
     )  # fmt: skip
     net = nn.Sequential(
         features,
@@ -113,13 +114,24 @@ ERRORS = [
         lambda: nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2), CaLIF(init_hidden=True)),
         "1: found a layer behind a bias",
     ),
+    (
+        lambda: nn.Sequential(nn.Conv2d(1, 1, 1), nn.AvgPool2d(2, divisor_override=1), CaLIF(init_hidden=True)),
+        "1: found a layer behind a bias",
+    ),
+    (
+        lambda: nn.Sequential(nn.Conv2d(1, 1, 1), nn.AvgPool2d(2, padding=1), CaLIF(init_hidden=True)),
+        "1: found a layer behind a bias",
+    ),
     (lambda: nn.Sequential(nn.Linear(5, 3), CaLIF(init_hidden=True)), "1: found an input of shape"),
     (
         lambda: nn.Sequential(nn.Linear(4, 2), CaLIF(y_max=torch.tensor([3.0, 4.0]), init_hidden=True)),
         "1: found a calcium range per ch",
     ),
     (lambda: nn.GRU(4, 3), "model: found a GRU"),
-    (lambda: nn.Sequential(nn.Linear(4, 2), CaLIF()), "1: found a CaLIF that keeps no state between steps"),
+    (
+        lambda: nn.Sequential(nn.Linear(4, 2), CaLIF()),
+        "1: found a CaLIF that keeps no state between steps; set its init_hidden to True",
+    ),
     (
         lambda: nn.Sequential(nn.Linear(4, 2), CaLIF(window=4, init_hidden=True)),
         "1: found a neuron that rounds after 4 steps; the window is 5",
