@@ -88,9 +88,14 @@ def with_brevitas(
 
     net = copy.deepcopy(model)
     last = [m for m in net.modules() if type(m) is nn.Linear][-1:]
+    done: dict[nn.Module, nn.Module] = {}  # a module at two places, or under two names, stays one
     for parent in list(net.modules()):
-        for name, child in list(parent.named_children()):
-            parent._modules[name] = replaced(child, child in last)
+        for name, child in list(parent._modules.items()):
+            if child is None:
+                continue
+            if child not in done:
+                done[child] = replaced(child, any(child is m for m in last))
+            parent._modules[name] = done[child]
         if type(parent) is nn.Sequential and len(parent) and type(parent[-1]) is nn.BatchNorm2d:
             parent.append(quantiser(signed=True, wrapped=False))  # a branch that will be added
     return _Quantised(quantiser(signed=signed_input), net)
