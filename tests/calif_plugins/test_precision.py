@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ ROADS = [by_snntorch, by_snntorch_built_in_half, by_packed_state, by_layer, by_n
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("road", ROADS)
-def test_counts_pass_what_half_precision_holds(road, dtype):
+def test_counts_pass_what_half_precision_holds(road: Any, dtype: torch.dtype) -> None:
     x = torch.ones(2400, 1, 1, dtype=dtype)
     spikes, y = road(CaLIFParameters(threshold=1.0, y_max=301), x[:400], dtype)
     assert spikes.dtype == dtype
@@ -84,7 +85,7 @@ def test_counts_pass_what_half_precision_holds(road, dtype):
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(HALVES), st.sampled_from(["even", "up"]))
-def test_half_precision_networks_follow_the_reference(seed, dtype, tie):
+def test_half_precision_networks_follow_the_reference(seed: int, dtype: torch.dtype, tie: Any) -> None:
     """Inputs and outputs are in half precision; all between them is what the reference computes."""
     rng = np.random.default_rng(seed)
     p = CaLIFParameters(
@@ -104,7 +105,7 @@ def test_half_precision_networks_follow_the_reference(seed, dtype, tie):
     assert (layer.y[0].numpy() == trace.y).all()
 
 
-def test_a_run_goes_on_when_its_module_changes_type():
+def test_a_run_goes_on_when_its_module_changes_type() -> None:
     layer = CaLIF(y_max=2000, init_hidden=True)
     for _ in range(301):
         layer(torch.ones(1, 1))
@@ -114,13 +115,13 @@ def test_a_run_goes_on_when_its_module_changes_type():
     assert layer.double().y.dtype == torch.float64
 
 
-def test_a_small_threshold_is_no_zero_in_float16():
+def test_a_small_threshold_is_no_zero_in_float16() -> None:
     layer = CaLIF(threshold=1e-9, init_hidden=True).half()
     assert layer(torch.zeros(1, 1, dtype=torch.float16)).item() == 0
     assert layer(torch.full((1, 1), 1e-7, dtype=torch.float16)).item() == 1
 
 
-def test_ranges_that_float32_does_not_hold():
+def test_ranges_that_float32_does_not_hold() -> None:
     layer = CaLIF(y_max=2**24 + 1, init_hidden=True)
     assert float(layer.y_max) == 2**24 + 1
     layer(torch.ones(1, 1))
@@ -129,7 +130,7 @@ def test_ranges_that_float32_does_not_hold():
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_autocast_leaves_the_rule_alone(dtype):
+def test_autocast_leaves_the_rule_alone(dtype: torch.dtype) -> None:
     """Weights and spikes are small whole numbers: what autocast rounds is exact, and the counts must be."""
     net = nn.Sequential(nn.Linear(1, 1, bias=False), CaLIF(threshold=3.0, y_max=700, init_hidden=True))
     nn.init.constant_(net[0].weight, 3.0)
@@ -148,7 +149,7 @@ def test_autocast_leaves_the_rule_alone(dtype):
 @pytest.mark.parametrize("optimiser", [torch.optim.SGD, torch.optim.Adam])
 @settings(max_examples=10, deadline=None)
 @given(st.floats(0.01, 10), st.floats(1e-3, 100), st.integers(1, 3))
-def test_a_learned_threshold_stays_positive(optimiser, threshold, rate, channels):
+def test_a_learned_threshold_stays_positive(optimiser: Any, threshold: float, rate: float, channels: int) -> None:
     start = torch.full((channels,), threshold)
     layer = CaLIF(threshold=start, learn_threshold=True, init_hidden=True)
     assert torch.equal(layer.threshold, start if channels > 1 else start[0])
@@ -165,7 +166,7 @@ def test_a_learned_threshold_stays_positive(optimiser, threshold, rate, channels
         assert layer.parameters_of_neuron().threshold.min() > 0
 
 
-def test_a_threshold_at_its_floor_can_rise_again():
+def test_a_threshold_at_its_floor_can_rise_again() -> None:
     layer = CaLIF(threshold=1.0, learn_threshold=True, init_hidden=True)
     steps = torch.optim.SGD(layer.parameters(), lr=0.1)
     (layer.threshold * 100).backward()
@@ -177,7 +178,7 @@ def test_a_threshold_at_its_floor_can_rise_again():
     assert float(layer.threshold.detach()) == pytest.approx(0.1 + 2.0**-10)
 
 
-def test_the_state_dict_keeps_its_key_and_value():
+def test_the_state_dict_keeps_its_key_and_value() -> None:
     layer = CaLIF(threshold=torch.tensor([0.7, 0.3]), learn_threshold=True)
     assert torch.equal(layer.state_dict()["threshold"], torch.tensor([0.7, 0.3]))
     assert [name for name, _ in layer.named_parameters()] == ["threshold"]
@@ -193,7 +194,7 @@ def test_the_state_dict_keeps_its_key_and_value():
     assert torch.equal(torch.load(file)["threshold"], layer.threshold)
 
 
-def test_a_learned_threshold_compiles():
+def test_a_learned_threshold_compiles() -> None:
     torch._dynamo.reset()
     layer = CaLIF(learn_threshold=True, init_hidden=True)
     f = torch.compile(layer, fullgraph=True, backend="aot_eager")
@@ -210,7 +211,7 @@ def test_a_learned_threshold_compiles():
 
 @pytest.mark.parametrize("name", ["threshold", "leak", "y_min", "y_max", "v_init"])
 @pytest.mark.parametrize("shape", [(4, 1), (4, 2), (3, 4), (4, 1, 3), (4,), ()])
-def test_parameters_never_make_neurons(name, shape):
+def test_parameters_never_make_neurons(name: str, shape: Any) -> None:
     values = {"threshold": 1.0, "leak": 0.0, "y_min": 0.0, "y_max": 9.0, "v_init": 0.0}
     layer = CaLIF(**{**values, name: torch.zeros(3) + values[name]})
     with pytest.raises(ValueError, match=f"^{name}: values for 3 channels do not fit an input of shape"):
@@ -221,7 +222,7 @@ def test_parameters_never_make_neurons(name, shape):
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 4), st.lists(st.integers(1, 4), min_size=1, max_size=4))
-def test_the_state_has_the_inputs_shape_or_there_is_none(channels, shape):
+def test_the_state_has_the_inputs_shape_or_there_is_none(channels: int, shape: Any) -> None:
     layer = CaLIF(threshold=torch.ones(channels))
     fits = channels == 1 or shape[1 if len(shape) > 1 else 0] == channels
     if fits:
@@ -231,7 +232,7 @@ def test_the_state_has_the_inputs_shape_or_there_is_none(channels, shape):
             layer(torch.ones(shape))
 
 
-def test_states_of_other_shapes_are_refused():
+def test_states_of_other_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^state: \(1, 3\) and \(1, 3\) do not fit an input of shape \(4, 3\)"):
         CaLIF()(torch.ones(4, 3), torch.zeros(1, 3), torch.zeros(1, 3))
     one = torch.tensor(1.0)
@@ -240,7 +241,7 @@ def test_states_of_other_shapes_are_refused():
     assert shaped(torch.ones(3, 1, 1), torch.zeros(2, 3, 4, 4)).shape == (3, 1, 1)
 
 
-def test_a_membrane_without_its_counts_is_refused():
+def test_a_membrane_without_its_counts_is_refused() -> None:
     layer = CaLIF(packed=True)
     spikes, mem = layer(torch.full((2, 3), 1.5), torch.zeros(2, 3))  # zeros: to start
     assert type(layer(torch.ones(2, 3), mem)[0]) is torch.Tensor

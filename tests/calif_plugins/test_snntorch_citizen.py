@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import warnings
+from typing import Any
 
 import pytest
 import snntorch as snn
@@ -25,7 +26,7 @@ def trains(net: nn.Module, value: float, steps: int = 3) -> list[float]:
     return [net(torch.tensor([[value]])).item() for _ in range(steps)]
 
 
-def test_utils_reset_between_epochs():
+def test_utils_reset_between_epochs() -> None:
     net = swap_neurons(nn.Sequential(nn.Identity(), snn.Leaky(beta=1.0, threshold=1.0, init_hidden=True))).model
     epochs = []
     for _ in range(2):
@@ -39,7 +40,7 @@ def straight(x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("how", ["made", "deepcopy", "torch.save"])
-def test_utils_reset_reaches_copies_and_starts_from_v_init(how):
+def test_utils_reset_reaches_copies_and_starts_from_v_init(how: str) -> None:
     net: nn.Module = nn.Sequential(CaLIF(v_init=0.5, window=2, init_hidden=True))
     if how == "deepcopy":
         net = copy.deepcopy(net)
@@ -57,7 +58,7 @@ def test_utils_reset_reaches_copies_and_starts_from_v_init(how):
     assert trains(net, 0.25, 4) == first
 
 
-def test_v_init_per_channel():
+def test_v_init_per_channel() -> None:
     neuron = CaLIF(v_init=torch.tensor([0.0, 0.5]), init_hidden=True)
     assert [neuron(torch.full((1, 2, 1), 0.25)).flatten().tolist() for _ in range(2)] == [[0.0, 0.0], [0.0, 1.0]]
     assert neuron.v.flatten().tolist() == [0.5, 0.0]
@@ -67,7 +68,7 @@ def test_v_init_per_channel():
         assert neuron(torch.full((1, 2, 1), 0.5)).flatten().tolist() == [0.0, 1.0]
 
 
-def test_the_membrane_by_snntorchs_name():
+def test_the_membrane_by_snntorchs_name() -> None:
     neuron = CaLIF(init_hidden=True)
     neuron(torch.tensor([[0.5]]))
     assert neuron.mem is neuron.v
@@ -95,7 +96,7 @@ def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 @pytest.mark.parametrize("loss", [SF.mse_count_loss(), SF.ce_rate_loss(), SF.ce_max_membrane_loss()])
 @pytest.mark.parametrize("road", ["BPTT", "RTRL", "TBPTT"])
-def test_backprop_of_snntorch(road, loss):
+def test_backprop_of_snntorch(road: Any, loss: Any) -> None:
     net = classifier()
     data = batches()
     optimiser = torch.optim.Adam(net.parameters(), lr=0.02)
@@ -108,7 +109,7 @@ def test_backprop_of_snntorch(road, loss):
     assert net[1].v.requires_grad
 
 
-def test_truncation_cuts_counts_as_well():
+def test_truncation_cuts_counts_as_well() -> None:
     neuron = CaLIF(learn_threshold=True, init_hidden=True)
     neuron(torch.ones(1, 1))
     assert neuron.y.requires_grad
@@ -134,7 +135,7 @@ def test_truncation_cuts_counts_as_well():
     ],
     ids=lambda loss: loss.__name__,
 )
-def test_losses_of_snntorch(loss):
+def test_losses_of_snntorch(loss: Any) -> None:
     net = classifier()
     x, labels = batches()[0]
     utils.reset(net)
@@ -148,7 +149,7 @@ def test_losses_of_snntorch(loss):
     assert 0 <= SF.accuracy_rate(torch.stack(spk), labels) <= 1
 
 
-def test_first_spike_times_are_those_of_positive_spikes():
+def test_first_spike_times_are_those_of_positive_spikes() -> None:
     """Signed spikes do not disturb the temporal losses: with ``y_min=0`` the first spike is positive."""
     gen = torch.Generator().manual_seed(0)
     neuron = CaLIF(init_hidden=True)
@@ -162,7 +163,7 @@ def test_first_spike_times_are_those_of_positive_spikes():
 
 
 @pytest.mark.parametrize("kind", ["rate", "latency", "delta"])
-def test_spikegen_feeds_it(kind):
+def test_spikegen_feeds_it(kind: str) -> None:
     torch.manual_seed(0)
     x = torch.rand(10, 4)
     if kind == "delta":
@@ -175,7 +176,7 @@ def test_spikegen_feeds_it(kind):
     assert torch.equal(2 * neuron.y + neuron.v, spikes.sum(0)[None])
 
 
-def test_probes_find_it():
+def test_probes_find_it() -> None:
     net = classifier()
     with_spikes = probe.OutputMonitor(net[:2], instance=snn.Lapicque)
     membranes = probe.AttributeMonitor("mem", False, net[:2], instance=CaLIF)
@@ -185,7 +186,7 @@ def test_probes_find_it():
     assert torch.equal(membranes.records[-1], net[1].v)
 
 
-def test_the_exporter_of_snntorch_does_not_take_it_for_a_leaky(capsys):
+def test_the_exporter_of_snntorch_does_not_take_it_for_a_leaky(capsys: Any) -> None:
     """It would write a LIF of another decay, reset and sign; the road into NIR is ``converters.from_snntorch``."""
     pytest.importorskip("nirtorch", reason="nirtorch is not installed")
     from snntorch.export_nir import _extract_snntorch_module

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ class Explicit(nn.Module):
         return torch.stack(spikes)
 
 
-def test_swap_in_a_model_that_passes_its_state():
+def test_swap_in_a_model_that_passes_its_state() -> None:
     torch.manual_seed(0)
     model = Explicit()
     report = swap_neurons(model, y_min=-3, y_max=3)
@@ -67,7 +68,7 @@ def test_swap_in_a_model_that_passes_its_state():
         assert out[t, 0].tolist() == s.tolist()
 
 
-def test_swap_keeps_flags_and_says_what_it_could_not():
+def test_swap_keeps_flags_and_says_what_it_could_not() -> None:
     leaky = snn.Leaky(beta=1.0, threshold=2.0, init_hidden=True, reset_mechanism="zero")
     model = nn.Sequential(
         nn.Linear(2, 2),
@@ -90,7 +91,7 @@ def test_swap_keeps_flags_and_says_what_it_could_not():
     assert str(swap_neurons(nn.Linear(2, 2))) == "no snnTorch neuron found"
 
 
-def test_swap_a_single_neuron():
+def test_swap_a_single_neuron() -> None:
     report = swap_neurons(snn.Leaky(beta=0.9, init_hidden=True))
     assert type(report.model) is CaLIF
 
@@ -98,7 +99,7 @@ def test_swap_a_single_neuron():
 # --- one module, several places ---------------------------------------------------------------------
 
 
-def test_one_neuron_at_two_places_is_swapped_at_both():
+def test_one_neuron_at_two_places_is_swapped_at_both() -> None:
     lif = snn.Leaky(beta=1.0, init_hidden=True)
     model = nn.Sequential(nn.Linear(2, 2), lif, nn.Linear(2, 2), lif)
     report = swap_neurons(model)
@@ -109,7 +110,7 @@ def test_one_neuron_at_two_places_is_swapped_at_both():
 
 
 @st.composite
-def trees(draw) -> nn.Module:
+def trees(draw: Any) -> nn.Module:
     """Module trees with repeats: containers, layers and neurons, each at as many places as it likes."""
     parts: list[nn.Module] = [nn.Linear(1, 1), snn.Leaky(beta=0.5), snn.Synaptic(alpha=0.5, beta=0.5), CaLIF()]
     for _ in range(draw(st.integers(1, 4))):
@@ -131,7 +132,7 @@ def walk(module: nn.Module, path: str = "") -> list[tuple[str, nn.Module]]:
 
 @settings(max_examples=60, deadline=None)
 @given(trees(), st.booleans())
-def test_every_place_of_a_random_tree_is_named_and_swapped(model, inplace):
+def test_every_place_of_a_random_tree_is_named_and_swapped(model: nn.Module, inplace: bool) -> None:
     before = walk(model)
     assert [(p.path, p.module) for p in places(model)] == before
     report = swap_neurons(model, inplace=inplace, check=False)
@@ -155,7 +156,7 @@ class Hidden(nn.Module):
         self.more = {"late": snn.Leaky(beta=0.5)}
 
 
-def test_neurons_in_plain_lists_are_said():
+def test_neurons_in_plain_lists_are_said() -> None:
     report = swap_neurons(Hidden())
     assert report.replaced == []
     assert [row[0] for row in report.skipped] == ["lif", "more['late']"]
@@ -167,7 +168,7 @@ def test_neurons_in_plain_lists_are_said():
 # --- models that have run -----------------------------------------------------------------------------
 
 
-def test_a_model_that_has_run_with_gradients():
+def test_a_model_that_has_run_with_gradients() -> None:
     model = nn.Sequential(nn.Linear(2, 2), snn.Leaky(beta=0.9, init_hidden=True), snn.RLeaky(0.9, linear_features=2))
     model[2].init_hidden = True
     model.trace = [model(torch.ones(1, 2))]
@@ -183,7 +184,7 @@ def test_a_model_that_has_run_with_gradients():
     assert again.replaced == []
 
 
-def test_what_cannot_be_copied_is_one_line():
+def test_what_cannot_be_copied_is_one_line() -> None:
     model = nn.Sequential(nn.Linear(1, 1))
     model.reader = (k for k in range(3))
     with pytest.raises(ValueError, match=r"^model: cannot be copied \(.*\); remove what it holds"):
@@ -191,7 +192,7 @@ def test_what_cannot_be_copied_is_one_line():
     assert swap_neurons(model, inplace=True).model is model
 
 
-def test_skipped_neurons_of_a_copy_are_reset_like_any_other():
+def test_skipped_neurons_of_a_copy_are_reset_like_any_other() -> None:
     model = nn.Sequential(nn.Linear(1, 1), snn.Synaptic(alpha=0.9, beta=0.9, init_hidden=True))
     model(torch.ones(1, 1))
     copy = swap_neurons(model).model
@@ -219,25 +220,25 @@ def test_skipped_neurons_of_a_copy_are_reset_like_any_other():
         (lambda: snn.LeakyParallel(2, 2), "all steps at once"),
     ],
 )
-def test_every_obstacle_has_a_way_out(make, words):
+def test_every_obstacle_has_a_way_out(make: Any, words: str) -> None:
     ((path, _, reason),) = swap_neurons(nn.Sequential(make())).skipped
     assert path == "0"
     assert words in reason
     assert any(word in reason for word in ("put ", "remove", "set ", "Ca-LIF has", "has a threshold"))
 
 
-def test_lapicque_says_that_its_input_gain_stays_behind():
+def test_lapicque_says_that_its_input_gain_stays_behind() -> None:
     report = swap_neurons(nn.Sequential(snn.Lapicque(R=1.0, C=4.0, time_step=1, init_hidden=True)))
     assert "its input gain of 0.25 is not carried over" in str(report)
 
 
-def test_nested_neurons_that_utils_reset_would_miss_are_said():
+def test_nested_neurons_that_utils_reset_would_miss_are_said() -> None:
     report = swap_neurons(nn.Sequential(nn.Sequential(nn.Linear(1, 1), snn.Leaky(beta=0.5, init_hidden=True))))
     assert "use calif_plugins.snntorch.reset(model)" in report.notes[0]
     assert not swap_neurons(nn.Sequential(snn.Leaky(beta=0.5, init_hidden=True))).notes
 
 
-def test_a_row_of_thresholds_is_for_dense_layers():
+def test_a_row_of_thresholds_is_for_dense_layers() -> None:
     """snnTorch puts (C,) on the last axis; on maps those are the columns."""
     model = swap_neurons(nn.Sequential(snn.Leaky(beta=1.0, threshold=torch.tensor([1.0, 2.0]), init_hidden=True))).model
     assert model(torch.full((1, 2), 1.5)).tolist() == [[1.0, 0.0]]
@@ -251,7 +252,7 @@ def test_a_row_of_thresholds_is_for_dense_layers():
         model(torch.ones(1, 2))
 
 
-def test_the_check_sees_a_threshold_that_is_not_the_old_one():
+def test_the_check_sees_a_threshold_that_is_not_the_old_one() -> None:
     old = snn.Leaky(beta=0.5, threshold=torch.tensor([1.0, 2.0]))
     _check("lif", old, CaLIF(threshold=torch.tensor([1.0, 2.0]), y_max=1, leak=0.5))
     for wrong in (torch.tensor([2.0, 1.0]), torch.tensor([1.0, 1.9])):
@@ -260,7 +261,7 @@ def test_the_check_sees_a_threshold_that_is_not_the_old_one():
     gc.collect()
 
 
-def test_a_frozen_threshold_stays_frozen():
+def test_a_frozen_threshold_stays_frozen() -> None:
     lif = snn.Leaky(beta=0.5, learn_threshold=True)
     lif.threshold.requires_grad_(False)
     assert not swap_neurons(nn.Sequential(lif)).model[0].threshold.requires_grad

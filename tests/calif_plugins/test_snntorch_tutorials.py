@@ -181,6 +181,25 @@ def test_synaptic_currents_and_recurrence(neuron: Callable[[], nn.Module], kind:
     exported(report.model, (1, 8, 8))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_training_under_autocast(dtype: torch.dtype) -> None:
+    """Layers in half precision, neurons in float32: it learns, repeats itself, and is exported as it is without."""
+    net = swap_neurons(convolutional(nn.AvgPool2d)).model
+    plain = by_hidden_state(SF.ce_rate_loss())
+
+    def loss_of(net: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=dtype):
+            return plain(net, x, labels)
+
+    learn(net, loss_of)
+    assert net[2].v.dtype == net[5].y.dtype == torch.float32
+    with torch.autocast("cpu", dtype=dtype):
+        under = from_snntorch(net, (1, 8, 8), T=8)
+    without = from_snntorch(net, (1, 8, 8), T=8)
+    assert under.metadata == without.metadata
+    exported(net, (1, 8, 8))
+
+
 def test_classes_coded_by_populations() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(

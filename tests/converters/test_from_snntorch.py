@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def convolutional() -> tuple[nn.Module, tuple[int, ...]]:
 
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("make", [dense, convolutional])
-def test_the_users_own_loop(make, signed):
+def test_the_users_own_loop(make: Any, signed: bool) -> None:
     model, shape = make()
     on_grid(model).eval()
     window = 16
@@ -74,7 +75,7 @@ def test_the_users_own_loop(make, signed):
     assert cross_check(graph, integers=counts).equal  # and in Brian2, the rounding phase too
 
 
-def test_through_a_file(tmp_path):
+def test_through_a_file(tmp_path: Any) -> None:
     model, shape = convolutional()
     on_grid(model)
     graph = from_snntorch(model, shape, T=9, scale=0.125)
@@ -84,7 +85,7 @@ def test_through_a_file(tmp_path):
     assert all(torch.equal(a.counts[k], b.counts[k]) for k in a.counts)
 
 
-def test_trained_float_weights_are_kept_to_their_last_bit():
+def test_trained_float_weights_are_kept_to_their_last_bit() -> None:
     model = nn.Sequential(nn.Linear(7, 4), CaLIF(threshold=1.0, init_hidden=True))
     graph = from_snntorch(model, (7,), T=8)
     node = graph.nodes["_1"]
@@ -94,7 +95,7 @@ def test_trained_float_weights_are_kept_to_their_last_bit():
     assert torch.allclose(torch.from_numpy(-node.leak * unit), model[0].bias.double(), atol=1e-12)
 
 
-def test_swapped_models_come_along():
+def test_swapped_models_come_along() -> None:
     model = nn.Sequential(nn.Linear(4, 3), snntorch.Leaky(beta=0.9, threshold=0.5, init_hidden=True))
     with pytest.raises(ConversionError, match=r"^1: found a Leaky; replace it with swap_neurons"):
         from_snntorch(model, (4,), T=5)
@@ -145,12 +146,12 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("make", "message"), ERRORS)
-def test_errors_name_the_module(make, message):
+def test_errors_name_the_module(make: Any, message: str) -> None:
     with pytest.raises(ConversionError, match=f"^{message}"):
         from_snntorch(make(), (4,), T=5)
 
 
-def test_a_row_of_thresholds_behind_maps_is_refused():
+def test_a_row_of_thresholds_behind_maps_is_refused() -> None:
     """snnTorch's threshold (C,) is the last axis', which after a swap no convolution may have."""
     neuron = snntorch.Leaky(beta=1.0, threshold=torch.tensor([1.0, 2.0]), init_hidden=True)
     model = swap_neurons(nn.Sequential(nn.Conv2d(1, 2, 1), neuron)).model
@@ -163,7 +164,7 @@ def test_a_row_of_thresholds_behind_maps_is_refused():
 # --- modules by occurrence ----------------------------------------------------------------------------
 
 
-def test_a_layer_at_two_places_acts_twice():
+def test_a_layer_at_two_places_acts_twice() -> None:
     fc = nn.Linear(2, 2, bias=False)
     fc.weight.data = torch.tensor([[1.0, 0.5], [0.0, 1.0]])
     model = nn.Sequential(fc, CaLIF(init_hidden=True), fc, CaLIF(init_hidden=True))
@@ -193,7 +194,7 @@ def repeated(draw: st.DrawFn) -> nn.Module:
 
 @settings(max_examples=25, deadline=None)
 @given(repeated(), st.integers(0, 2**16))
-def test_random_trees_with_repeats(model: nn.Module, seed: int):
+def test_random_trees_with_repeats(model: nn.Module, seed: int) -> None:
     """The user's own loop is the oracle, once more without the comparison that the front-end makes."""
     counts = torch.randint(-6, 7, (2, 3), generator=torch.Generator().manual_seed(seed))
     trains = torch.from_numpy(isi_encode(counts=counts.numpy(), window=6).copy()).double()
@@ -210,7 +211,7 @@ def test_random_trees_with_repeats(model: nn.Module, seed: int):
 # --- pool areas -----------------------------------------------------------------------------------------
 
 
-def test_the_area_of_a_pool_is_an_integer():
+def test_the_area_of_a_pool_is_an_integer() -> None:
     model = nn.Sequential(nn.AvgPool2d(7), CaLIF(threshold=2.0, init_hidden=True))
     graph = from_snntorch(model, (1, 7, 7), T=3)
     assert graph.nodes["_1"].v_threshold.tolist() == [98.0]
@@ -226,7 +227,9 @@ def test_the_area_of_a_pool_is_an_integer():
     st.integers(0, 40),
     st.booleans(),
 )
-def test_random_pools_in_rationals(kernels, numerator, tie, wanted, weighted):
+def test_random_pools_in_rationals(
+    kernels: list[tuple[int, int]], numerator: int, tie: Any, wanted: int, weighted: bool
+) -> None:
     """Whatever the areas, the count is the exact quotient's; ties, which are aimed at, by the rule."""
     height, width = (int(np.prod([k[a] for k in kernels])) for a in (0, 1))
     threshold = Fraction(numerator, 64)
@@ -252,7 +255,7 @@ def test_random_pools_in_rationals(kernels, numerator, tie, wanted, weighted):
     assert r.counts[r.output_name].item() == right
 
 
-def test_weights_next_below_a_power_of_two_keep_all_their_bits():
+def test_weights_next_below_a_power_of_two_keep_all_their_bits() -> None:
     model = nn.Sequential(nn.Linear(1, 1, bias=False), CaLIF(init_hidden=True))
     model[0].weight.data.fill_(1 - 2.0**-23)
     graph = from_snntorch(model, (1,), T=2)
@@ -263,7 +266,7 @@ def test_weights_next_below_a_power_of_two_keep_all_their_bits():
 
 
 @pytest.mark.parametrize("names", [("image", "input"), ("result", "output"), ("1", "_1"), ("a-b", "a_b"), ("ü", "_")])
-def test_every_layer_keeps_a_name_of_its_own(names, tmp_path):
+def test_every_layer_keeps_a_name_of_its_own(names: tuple[str, str], tmp_path: Any) -> None:
     model = nn.Sequential()
     for k, name in enumerate(names):
         fc = nn.Linear(2, 2, bias=False)
@@ -277,7 +280,7 @@ def test_every_layer_keeps_a_name_of_its_own(names, tmp_path):
     assert r.counts[r.output_name].tolist() == [[6, 6]]
 
 
-def test_paths_that_look_like_synapses():
+def test_paths_that_look_like_synapses() -> None:
     inner = nn.Sequential()
     inner.add_module("s0", nn.Sequential())
     inner.s0.add_module("0_linear", CaLIF(init_hidden=True))
