@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-import math
 import os
+import re
 from collections.abc import Sequence
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from calif_plugins.parameters import PHASES
+from markupsafe import escape
+
 from converters.atomic import atomic_path
-from converters.errors import ConversionError, FileFormatError
-from converters.reading import parse_json, read_bytes
+from converters.errors import FileFormatError
+from converters.reading import read_bytes
+from converters.report_schema import check_run
 from converters.report_sections import sections
 
 __all__ = ["RUN_FILE", "load_run", "render", "write_report", "write_run"]
 
 RUN_FILE = "run.json"
-_LARGEST_RUN = 1 << 28  # bytes
 _LISTS = ("windows", "checks", "rows", "interop")
-_WINDOW_FIELDS = ("T", "phase", "quantised_accuracy", "snn_accuracy", "counts_compared", "count_mismatches")
-_MEASURED = ("latency_steps", "latency_steps_mean", "spikes_per_image", "sops_per_image", "macs_per_image")
+_SUMS = ("images", "spikes_compared", "spike_mismatches")
+_OWN = r"<{0}>(.*?)</{0}>"
+_MOST_BYTES = 256 * 2**20
+_MOST_VALUES = 2_000_000
+_TODO = "give what calif demo, run, sweep or cross-check prints with --json, or the demo's folder"
 
 
 def load_run(paths: Sequence[str | os.PathLike]) -> dict[str, Any]:
@@ -43,7 +48,7 @@ def load_run(paths: Sequence[str | os.PathLike]) -> dict[str, Any]:
     Raises
     ------
     FileFormatError
-        If a file is missing, is no JSON, or is not of such a command.
+        If a file is missing, too large, no JSON, or not of such a command; names the field.
     """
     whole: dict[str, Any] = {}
     for path in map(Path, paths):
@@ -51,8 +56,8 @@ def load_run(paths: Sequence[str | os.PathLike]) -> dict[str, Any]:
         for name, value in part.items():
             if name in _LISTS and isinstance(whole.get(name), list):
                 whole[name] = whole[name] + value
-            elif name == "cross_check" and name in whole:
-                whole[name] = {k: whole[name][k] + value[k] for k in whole[name]}
+            elif name == "cross_check" and value and whole.get(name):
+                whole[name] = {k: whole[name][k] + value[k] for k in _SUMS}
             else:
                 whole.setdefault(name, value)
     where = str(paths[0]) if paths else "run"
@@ -62,29 +67,21 @@ def load_run(paths: Sequence[str | os.PathLike]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    todo = "give what calif demo, run, sweep or cross-check prints with --json, or the demo's folder"
-    found = parse_json(path, read_bytes(path, max_bytes=_LARGEST_RUN, todo=todo), todo, finite=False)
-    if not isinstance(found, dict):
-        raise FileFormatError(str(path), f"a JSON {type(found).__name__}", todo)
-    for name in _LISTS:
-        rows = found.get(name, [])
-        if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
-            raise FileFormatError(str(path), f"{name} that are no list of objects", todo)
-    for row in found.get("windows", []):
-        for name in _WINDOW_FIELDS:
-            value = row.get(name)
-            good = value in PHASES if name == "phase" else _is_amount(value)
-            if not good or (name == "T" and value < 1):
-                raise FileFormatError(str(path), f"a window with {name} = {value!r}", todo)
-        for name in _MEASURED:
-            value = row.get(name)  # none without spikes
-            if value is not None and not _is_amount(value):
-                raise FileFormatError(str(path), f"a window with {name} = {value!r}", todo)
+    """Types are checked here, and sizes before anything is parsed: how much memory a file can make is known before."""
+    where, raw = str(path), read_bytes(path, max_bytes=_MOST_BYTES, todo=_TODO)
+    values = sum(raw.count(c) for c in (b",", b"[", b"{", b":"))  # or more, where text has such letters
+    widest = 1 if raw.isascii() and b"\\u" not in raw else 4  # bytes of a letter, once one of them is not ASCII
+    if values > _MOST_VALUES or widest * len(raw) > _MOST_BYTES:
+        found = f"{len(raw):,} bytes with {values:,} values"
+        raise FileFormatError(where, found, "show fewer images (--shown), or shorter windows")
+    try:
+        found = json.loads(raw)
+    except RecursionError:
+        raise FileFormatError(where, "no JSON (nested too deeply)", _TODO) from None
+    except ValueError as error:  # of its text, or of a number of thousands of digits
+        raise FileFormatError(where, f"no JSON ({error})", _TODO) from None
+    check_run(found, where)
     return found
-
-
-def _is_amount(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value >= 0
 
 
 def render(run: dict[str, Any]) -> str:
@@ -92,7 +89,7 @@ def render(run: dict[str, Any]) -> str:
 
     Raises
     ------
-    ConversionError
+    FileFormatError
         If an entry of the run is not as its command writes it.
 
     Examples
@@ -103,19 +100,28 @@ def render(run: dict[str, Any]) -> str:
     >>> "800 counts compared" in page
     True
     """
-    try:
-        title, body = sections(run)
-        data = json.dumps(run, allow_nan=False).replace("<", "\\u003c")  # no value can end the script element
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        if isinstance(error, ConversionError):
-            raise
-        found = f"an entry that does not fit ({type(error).__name__}: {error})"
-        raise ConversionError("run", found, "give the JSON as calif wrote it") from error
+    check_run(run, "run")
+    title, body = sections(run)
+    data = json.dumps(run, allow_nan=False).replace("<", "\\u003c")  # no value can end the script element
     template = (files("converters") / "report_template.html").read_text(encoding="utf-8")
-    head, rest = template.split("{{title}}")
-    middle, rest = rest.split("{{body}}")
-    script, tail = rest.split("{{data}}")
-    return "".join((head, escape(title), middle, body, script, data, tail))
+    filled = {"policy": _policy(template), "title": escape(title), "body": body, "data": data}
+    pieces = re.split(r"\{\{(\w+)\}\}", template)
+    pieces[1::2] = [filled[name] for name in pieces[1::2]]
+    return "".join(pieces)
+
+
+def _policy(template: str) -> str:
+    """The page's own script and style may run, known by their hashes, and nothing else; nothing is fetched."""
+
+    def own(element: str) -> str:
+        texts = re.findall(_OWN.format(element), template, re.DOTALL)
+        hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
+        return " ".join(f"'sha256-{text}'" for text in hashes)
+
+    return (
+        f"default-src 'none'; style-src {own('style')}; script-src {own('script')}; img-src data:; base-uri 'none'; "
+        "form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
 
 
 def write_report(run: dict[str, Any], path: str | os.PathLike) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from itertools import count
 from typing import TypeAlias
+
+from converters.report_html import Markup, html, together
 
 __all__ = ["accuracy_chart", "bar_chart", "latency_chart", "number"]
 
@@ -15,20 +16,25 @@ _WIDTH, _HEIGHT = 380, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 26, 40
 
 
-def _svg(title: str, description: str, body: list[str], height: float, key: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {height:g}" role="img" aria-labelledby="{key}-t {key}-d">'
-        f'<title id="{key}-t">{escape(title)}</title><desc id="{key}-d">{escape(description)}</desc>'
-        f"{''.join(body)}</svg>"
-    )
+def _svg(title: str, description: str, body: list[Markup], height: float, key: str) -> Markup:
+    return html(
+        '<svg viewBox="0 0 {width} {height:g}" role="img" aria-labelledby="{key}-t {key}-d">'
+        '<title id="{key}-t">{title}</title><desc id="{key}-d">{description}</desc>{body}</svg>',
+        width=_WIDTH, height=height, key=key, title=title, description=description, body=together(body),
+    )  # fmt: skip
 
 
-def _text(x: float, y: float, text: str, style: str = "", anchor: str = "middle") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{style}">{escape(text)}</text>'
+def _text(x: float, y: float, text: str, style: str = "", anchor: str = "middle") -> Markup:
+    return html('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>', x, y, anchor, style, text)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{style}"/>'
+def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
+    return html('<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" class="{}"/>', x1, y1, x2, y2, style)
+
+
+def _bar(x: float, y: float, width: float, height: float, style: str) -> Markup:
+    place = '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" class="bar {}"/>'
+    return html(place, x, y, width, height, style)
 
 
 def number(x: float) -> str:
@@ -59,7 +65,7 @@ def accuracy_chart(
     *,
     title: str = "Accuracy against window length",
     axis: str = "window T (steps)",
-) -> str:
+) -> Markup:
     """Accuracy in per cent against ``T`` on a logarithmic axis, one line for each name.
 
     ``series`` maps names to ``(T, accuracy in [0, 1])``. The name ``quantised network`` is drawn as a wide pale line.
@@ -94,25 +100,27 @@ def accuracy_chart(
     for name, points in order:
         style = "reference" if name == "quantised network" else f"s{next(styles) % 4}"
         at = [(x(t), y(100 * v)) for t, v in sorted(points)]
-        body.append(f'<polyline class="line {style}" points="{" ".join(f"{u:.1f},{v:.1f}" for u, v in at)}"/>')
+        body.append(html('<polyline class="line {}" points="{}"/>', style, " ".join(f"{u:.1f},{v:.1f}" for u, v in at)))
         if style != "reference" and len(at) <= 16:
             body += [_mark(style, u, v) for u, v in at]
     told = "; ".join(f"{n}: " + ", ".join(f"T {t:g} {100 * v:.2f} %" for t, v in sorted(p)) for n, p in series.items())
     return _svg(title, told, body, _HEIGHT, key)
 
 
-def _mark(style: str, x: float, y: float) -> str:
+_MARKS = {
+    "s0": '<circle cx="{x:.1f}" cy="{y:.1f}" r="4" class="mark s0"/>',
+    "s1": '<rect x="{left:.1f}" y="{top:.1f}" width="8" height="8" class="mark s1"/>',
+    "s2": '<path d="M{x:.1f} {above:.1f}l5 9h-10z" class="mark s2"/>',
+    "s3": '<path d="M{x:.1f} {above:.1f}l5 5l-5 5l-5-5z" class="mark s3"/>',
+}
+
+
+def _mark(style: str, x: float, y: float) -> Markup:
     """Each line has a marker of its own shape, for eyes and printers without colour."""
-    shapes = {
-        "s0": f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"',
-        "s1": f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8"',
-        "s2": f'<path d="M{x:.1f} {y - 5:.1f}l5 9h-10z"',
-        "s3": f'<path d="M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5-5z"',
-    }
-    return f'{shapes[style]} class="mark {style}"/>'
+    return html(_MARKS[style], x=x, y=y, left=x - 4, top=y - 4, above=y - 5)
 
 
-def latency_chart(rows: Sequence[tuple[str, int, float, int]], key: str = "latency") -> str:
+def latency_chart(rows: Sequence[tuple[str, int, float, int]], key: str = "latency") -> Markup:
     """Steps until the network is quiet: ``(label, T, mean, max)``; the part after ``T`` is the rounding phase."""
     widest = max(r[3] for r in rows)
     height = 34 + 30 * len(rows) + 12
@@ -123,9 +131,8 @@ def latency_chart(rows: Sequence[tuple[str, int, float, int]], key: str = "laten
         y = 8 + 30 * k
         body += [
             _text(left - 8, y + 14, label, "", "end"),
-            f'<rect x="{left}" y="{y}" width="{window * scale:.1f}" height="18" class="bar s0"/>',
-            f'<rect x="{left + window * scale:.1f}" y="{y}" width="{max(mean - window, 0) * scale:.1f}" '
-            'height="18" class="bar s1"/>',
+            _bar(left, y, window * scale, 18, "s0"),
+            _bar(left + window * scale, y, max(mean - window, 0) * scale, 18, "s1"),
             _line(left + most * scale, y - 2, left + most * scale, y + 20, "whisker"),
             _text(left + most * scale + 6, y + 14, f"{mean:.1f} ({most})", "", "start"),
         ]
@@ -134,18 +141,17 @@ def latency_chart(rows: Sequence[tuple[str, int, float, int]], key: str = "laten
     return _svg("Steps until the network is quiet", told, body, height, key)
 
 
-def bar_chart(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: str, key: str) -> str:
+def bar_chart(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: str, key: str) -> Markup:
     """Horizontal bars: ``(label, [(style, value), ...])``, each label's bars below one another, with their numbers."""
     widest = max((v for _, bars in rows for _, v in bars), default=0.0) or 1.0
     left = 14 + 6.6 * max(len(label) for label, _ in rows)
     scale = (_WIDTH - left - 78) / widest
-    body, y = [], 6.0
+    body: list[Markup] = []
+    y = 6.0
     for label, bars in rows:
         body.append(_text(left - 8, y + 8 * len(bars) + 3, label, "", "end"))
         for style, value in bars:
-            body.append(
-                f'<rect x="{left:g}" y="{y:g}" width="{max(value * scale, 0.5):.1f}" height="13" class="bar {style}"/>'
-            )
+            body.append(_bar(left, y, max(value * scale, 0.5), 13, style))
             body.append(_text(left + value * scale + 5, y + 11, number(value), "", "start"))
             y += 16
         y += 8

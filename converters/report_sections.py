@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import Any
 
 from calif_plugins.plots_network import ENERGY
 from converters.report_charts import accuracy_chart, bar_chart, latency_chart
+from converters.report_html import Markup, html, together
 
 __all__ = ["energy_rows", "sections"]
 
 
-def sections(run: dict[str, Any]) -> tuple[str, str]:
-    """Title and body of the page."""
+def sections(run: dict[str, Any]) -> tuple[str, Markup]:
+    """Title and body of the page, of a run that :func:`converters.report_schema.checked` has looked at."""
     network = str(run.get("network") or "network")
     dataset = str(run.get("dataset") or "images")
     title = f"{_NAMES.get(network, network)} on {_NAMES.get(dataset, dataset)}"
     title = title[:1].upper() + title[1:]
-    parts: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
+    parts: list[tuple[str, str, Callable[[dict[str, Any]], Markup]]] = [
         ("converted", "What was converted", _converted),
         ("accuracy", "Accuracy and exactness", _accuracy),
         ("watch", "Watch it think", _watch),
@@ -30,17 +30,20 @@ def sections(run: dict[str, Any]) -> tuple[str, str]:
     ]
     done = [(key, name, make(run)) for key, name, make in parts]
     done = [(key, name, text) for key, name, text in done if text]
-    links = "".join(f'<li><a href="#{key}">{escape(name)}</a></li>' for key, name, _ in done)
+    links = together(html('<li><a href="#{}">{}</a></li>', key, name) for key, name, _ in done)
     body = [
-        f"<header><h1>{escape(title)}</h1>{_verdict(run)}</header>",
-        f'<nav aria-label="Sections"><ul>{links}</ul></nav><main id="main">',
+        html("<header><h1>{}</h1>{}</header>\n", title, _verdict(run)),
+        html('<nav aria-label="Sections"><ul>{}</ul></nav><main id="main">\n', links),
         *(
-            f'<section id="{key}" aria-labelledby="{key}-h"><h2 id="{key}-h">{escape(name)}</h2>{text}</section>'
+            html(
+                '<section id="{key}" aria-labelledby="{key}-h"><h2 id="{key}-h">{name}</h2>{text}</section>\n',
+                key=key, name=name, text=text,
+            )
             for key, name, text in done
         ),
-        "</main>",
-    ]
-    return title, "\n".join(body)
+        html("</main>"),
+    ]  # fmt: skip
+    return title, together(body)
 
 
 _NAMES = {
@@ -58,7 +61,7 @@ _NAMES = {
 }
 
 
-def _verdict(run: dict[str, Any]) -> str:
+def _verdict(run: dict[str, Any]) -> Markup:
     exact = [r for r in run["windows"] if r["phase"] == "settle"] or run["windows"]
     compared, wrong = (sum(r[k] for r in exact) for k in ("counts_compared", "count_mismatches"))
     other = exact[0].get("compared_with", "quantised network")
@@ -66,11 +69,12 @@ def _verdict(run: dict[str, Any]) -> str:
         text = f"phase {exact[0]['phase']}, which is not exact"
     else:
         text = "every spike count equals the integer" if not wrong else "not exact: see the layers below"
-    return (
-        f'<p class="verdict {"bad" if wrong else "good"}"><span aria-hidden="true">{"✗" if wrong else "✓"}</span> '
-        f'<strong>{compared:,} counts compared, <span id="verdict-differ">{wrong:,}</span> differ</strong> '
-        f"<span>from the {escape(str(other))}; {text}.</span></p>"
-    )
+    return html(
+        '<p class="verdict {}"><span aria-hidden="true">{}</span> '
+        '<strong>{:,} counts compared, <span id="verdict-differ">{:,}</span> differ</strong> '
+        "<span>from the {}; {}.</span></p>",
+        "bad" if wrong else "good", "✗" if wrong else "✓", compared, wrong, other, text,
+    )  # fmt: skip
 
 
 def _windows(run: dict[str, Any]) -> list[dict[str, Any]]:
@@ -81,22 +85,24 @@ def _details(run: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(run.get("details", {}).get("windows", []), key=lambda w: (w["phase"] != "settle", -w["T"]))
 
 
-def _table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], key: str) -> str:
-    """A table that scrolls by itself, by keyboard too, where the screen is narrow. Cells are HTML."""
-    head = "".join(f'<th scope="col">{c}</th>' for c in columns)
-    body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows
+def _table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[object]], key: str) -> Markup:
+    """A table that scrolls by itself, by keyboard too, where the screen is narrow."""
+    head = together(html('<th scope="col">{}</th>', c) for c in columns)
+    body = together(
+        html('<tr><th scope="row">{}</th>{}</tr>', row[0], together(html("<td>{}</td>", cell) for cell in row[1:]))
+        for row in rows
     )
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-labelledby="{key}-c"><table id="{key}">'
-        f'<caption id="{key}-c"><span>{caption}</span></caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+    return html(
+        '<div class="scroll" tabindex="0" role="region" aria-labelledby="{key}-c"><table id="{key}">'
+        '<caption id="{key}-c"><span>{caption}</span></caption>'
+        "<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>",
+        key=key, caption=caption, head=head, body=body,
+    )  # fmt: skip
 
 
-def _figure(svg: str, caption: str, legend: Sequence[tuple[str, str]] = ()) -> str:
-    keys = "".join(f'<span class="key"><i class="{style}"></i>{escape(name)}</span>' for style, name in legend)
-    return f"<figure>{svg}<figcaption>{keys}{caption}</figcaption></figure>"
+def _figure(svg: Markup, caption: str, legend: Sequence[tuple[str, str]] = ()) -> Markup:
+    keys = together(html('<span class="key"><i class="{}"></i>{}</span>', style, name) for style, name in legend)
+    return html("<figure>{}<figcaption>{}{}</figcaption></figure>", svg, keys, caption)
 
 
 def _percent(x: float) -> str:
@@ -117,7 +123,7 @@ def _span(pair: Sequence[float]) -> str:
     return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
 
 
-def _converted(run: dict[str, Any]) -> str:
+def _converted(run: dict[str, Any]) -> Markup:
     names = ("network", "dataset", "toolkit", "levels", "weight_bits", "seed")
     facts: list[tuple[str, Any]] = [(name.replace("_", " "), run.get(name)) for name in names]
     for name in ("float_accuracy", "quantised_accuracy"):
@@ -132,26 +138,26 @@ def _converted(run: dict[str, Any]) -> str:
     facts += [("file", run.get("nir_file")), ("checkpoint", run.get("checkpoint"))]
     versions = run.get("details", {}).get("versions", {})
     facts.append(("versions", ", ".join(f"{k} {v}" for k, v in versions.items()) or None))
-    listed = "".join(
-        f"<div{' class=wide' if len(str(v)) > 20 else ''}><dt>{escape(name)}</dt><dd>{escape(str(v))}</dd></div>"
+    listed = together(
+        html('<div class="{}"><dt>{}</dt><dd>{}</dd></div>', "wide" if len(str(v)) > 20 else "fact", name, str(v))
         for name, v in facts
         if v is not None
     )
-    return f'<dl class="facts">{listed}</dl>'
+    return html('<dl class="facts">{}</dl>', listed)
 
 
-def _accuracy(run: dict[str, Any]) -> str:
+def _accuracy(run: dict[str, Any]) -> Markup:
     rows = _windows(run)
     cells = [
         [
-            f"{r['T']}",
-            escape(r["phase"]),
+            r["T"],
+            r["phase"],
             _percent(r["quantised_accuracy"]),
             _percent(r["snn_accuracy"]),
             "–" if r.get("prediction_agreement") is None else f"{100 * r['prediction_agreement']:.4g} %",
             f"{r['counts_compared']:,}",
             f"{r['count_mismatches']:,}",
-            f"{r.get('images', '–')}",
+            r.get("images", "–"),
             _short(r.get("spikes_per_image")),
         ]
         for r in rows
@@ -168,7 +174,7 @@ def _accuracy(run: dict[str, Any]) -> str:
         "spikes/image",
     ]
     table = _table("One row per window and rounding phase", columns, cells, "windows-table")
-    chart = ""
+    chart = Markup("")
     if len({r["T"] for r in rows}) > 1:
         series: dict[str, list[tuple[float, float]]] = {}
         for r in rows:
@@ -180,15 +186,15 @@ def _accuracy(run: dict[str, Any]) -> str:
             "The quantised network's line lies under the spiking one's wherever they agree.",
             [*legend, ("reference", "quantised network")],
         )
-    note = (
+    note = html(
         "<p>T is the window in time steps. <em>Quantised</em> is the quantised network at that window: below T = "
         "levels its scales grow by levels/T. A count is one neuron's signed number of spikes for one image; it is "
         "compared with the integer that the quantised network computes at the same place.</p>"
     )
-    return f"{note}{table}<div class='charts'>{chart}{_anytime(rows)}</div>"
+    return html('{}{}<div class="charts">{}{}</div>', note, table, chart, _anytime(rows))
 
 
-def _anytime(rows: list[dict[str, Any]]) -> str:
+def _anytime(rows: list[dict[str, Any]]) -> Markup:
     """One line for each window: the accuracy of stopping after a step, as ``calif sweep --anytime`` found it."""
     several = len({r["phase"] for r in rows}) > 1
     series = {
@@ -197,26 +203,27 @@ def _anytime(rows: list[dict[str, Any]]) -> str:
         if r.get("anytime")
     }
     if not series:
-        return ""
+        return Markup("")
     legend = [(f"s{k % 4}", name) for k, name in enumerate(series)]
     chart = accuracy_chart(series, "anytime", title="Accuracy if one stops earlier", axis="stopped after step")
     return _figure(chart, "One simulation per line; after its T comes the rounding phase.", legend)
 
 
-def _watch(run: dict[str, Any]) -> str:
+def _watch(run: dict[str, Any]) -> Markup:
     found = run.get("details", {}).get("traces")
     if not found or not found["images"]:
-        return ""
-    choices = "".join(
-        f'<label><input type="radio" name="image" value="{k}"{" checked" if k == 0 else ""}> '
-        f"image {k + 1} (a {escape(str(i['label']))})</label>"
+        return Markup("")
+    choices = together(
+        html(
+            '<label><input type="radio" name="image" value="{}"{}> image {} (a {})</label>',
+            k, html(" checked") if k == 0 else "", k + 1, i["label"],
+        )
         for k, i in enumerate(found["images"])
-    )
-    kind = "spike counts so far" if found["output"]["counts"] else "membrane over threshold"
-    return (
-        f"<p>T = {found['T']}, phase {escape(found['phase'])}. Move the slider, or press the arrow keys on it; "
-        f"after step {found['T']} comes the rounding phase.</p>"
-        f'<div class="player" id="player"><fieldset class="choices"><legend>Image</legend>{choices}</fieldset>'
+    )  # fmt: skip
+    return html(
+        "<p>T = {T}, phase {phase}. Move the slider, or press the arrow keys on it; "
+        "after step {T} comes the rounding phase.</p>"
+        '<div class="player" id="player"><fieldset class="choices"><legend>Image</legend>{choices}</fieldset>'
         '<fieldset class="choices"><legend>Show</legend>'
         '<label><input type="radio" name="view" value="counts" checked> counts so far</label>'
         '<label><input type="radio" name="view" value="spikes"> spikes at this step</label></fieldset>'
@@ -227,32 +234,36 @@ def _watch(run: dict[str, Any]) -> str:
         '<div class="stage"><div class="panel"><h3>Input</h3><div class="pair">'
         '<figure><canvas id="image-map" role="img"></canvas><figcaption>the image</figcaption></figure>'
         '<figure><canvas id="input-map" role="img"></canvas><figcaption id="input-caption"></figcaption></figure></div>'
-        f'</div><div class="panel"><h3>Output: {kind}</h3><ol id="output" start="0"></ol></div></div>'
+        '</div><div class="panel"><h3>Output: {kind}</h3><ol id="output" start="0"></ol></div></div>'
         '<h3>Layers</h3><div id="layer-maps"></div>'
         '<p class="key-line"><span class="key"><i class="s0"></i>positive</span>'
         '<span class="key"><i class="s1"></i>negative</span>'
         "The bars below each map are its layer's spikes at every step.</p></div>"
-        "<noscript><p>Stepping through time needs JavaScript; everything else on this page does without.</p></noscript>"
-    )
+        "<noscript><p>Stepping through time needs JavaScript; the rest of this page does without.</p></noscript>",
+        T=found["T"], phase=found["phase"], choices=choices,
+        kind="spike counts so far" if found["output"]["counts"] else "membrane over threshold",
+    )  # fmt: skip
 
 
-def _layers(run: dict[str, Any]) -> str:
+def _layers(run: dict[str, Any]) -> Markup:
     details = _details(run)
     if not details:
-        return (
+        return html(
             "<p>This run's JSON does not say what each layer did. <code>calif report RUN --checkpoint NAME</code> runs "
             "some images and adds it.</p>"
         )
     columns = ["layer", "shape", "neurons", "fan-in", "threshold", "range", "spikes +", "spikes −"]
     columns += ["SOPs in", "counts compared", "differ"]
-    text = f"<p>Spikes, by sign, and SOPs (synaptic operations that arrive) are means over {run['details']['images']} "
-    text += "test images. The fan-in is a mean over a layer's neurons: at a "
-    text += "padded border it is smaller.</p>"
+    text = html(
+        "<p>Spikes, by sign, and SOPs (synaptic operations that arrive) are means over {} test images. The fan-in is "
+        "a mean over a layer's neurons: at a padded border it is smaller.</p>",
+        run["details"]["images"],
+    )
     for k, window in enumerate(details):
         rows = []
         for layer in window["layers"]:
             own = [
-                escape(layer["name"]), " × ".join(map(str, layer["shape"])), f"{layer['neurons']:,}",
+                layer["name"], " × ".join(map(str, layer["shape"])), f"{layer['neurons']:,}",
                 f"{layer['fan_in']:.4g}" if "fan_in" in layer else "–",
                 _span(layer["threshold"]) if "threshold" in layer else "–",
                 "membrane" if layer["kind"] == "membrane" else _span(layer["range"]),
@@ -263,7 +274,7 @@ def _layers(run: dict[str, Any]) -> str:
             ]  # fmt: skip
             rows.append(own)
         name = f"T = {window['T']}, phase {window['phase']}"
-        table = _table(f"{escape(name)}, compared with the {window['compared_with']}", columns, rows, f"layers-{k}")
+        table = _table(f"{name}, compared with the {window['compared_with']}", columns, rows, f"layers-{k}")
         bars = [
             (layer["name"], [("s0", layer["positive"]), ("s1", layer["negative"])])
             for layer in window["layers"]
@@ -271,17 +282,18 @@ def _layers(run: dict[str, Any]) -> str:
         ]
         chart = _figure(
             bar_chart(f"Spikes by layer, {name}", bars, "spikes per image", f"spikes-{k}"),
-            escape(name),
+            name,
             [("s0", "positive"), ("s1", "negative")],
         )
-        text += f"<details{' open' if k == 0 else ''}><summary>{escape(name)}</summary>{table}{chart}</details>"
+        opened = html(" open") if k == 0 else ""
+        text += html("<details{}><summary>{}</summary>{}{}</details>", opened, name, table, chart)
     return text
 
 
-def _latency(run: dict[str, Any]) -> str:
+def _latency(run: dict[str, Any]) -> Markup:
     rows = [r for r in _windows(run) if r.get("latency_steps") is not None]
     if not rows:
-        return ""
+        return Markup("")
     several = len({r["phase"] for r in rows}) > 1
     bars = [
         (f"T {r['T']}{' ' + r['phase'][0] if several else ''}", r["T"], r["latency_steps_mean"], r["latency_steps"])
@@ -289,9 +301,8 @@ def _latency(run: dict[str, Any]) -> str:
     ]
     legend = [("s0", "window"), ("s1", "rounding phase (mean)"), ("whisker", "slowest image")]
     note = "" if not several else " The letter is the phase: s settle, p paper, n none."
-    return "<p>Steps until no neuron of the network fires any more, the rounding phase included.</p>" + _figure(
-        latency_chart(bars), f"Steps per image.{note}", legend
-    )
+    lead = html("<p>Steps until no neuron of the network fires any more, the rounding phase included.</p>")
+    return lead + _figure(latency_chart(bars), f"Steps per image.{note}", legend)
 
 
 def energy_rows(run: dict[str, Any]) -> list[dict[str, Any]]:
@@ -319,10 +330,10 @@ def energy_rows(run: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _energy(run: dict[str, Any]) -> str:
+def _energy(run: dict[str, Any]) -> Markup:
     rows = energy_rows(run)
     if not rows:
-        return ""
+        return Markup("")
     dense = "dense_INT8" in rows[0]
     several = len({r["phase"] for r in rows}) > 1
     columns = [
@@ -341,11 +352,9 @@ def _energy(run: dict[str, Any]) -> str:
         verdict = "–" if ratio is None else ("spiking is cheaper" if ratio < 1 else "the dense INT8 network is cheaper")
         numbers = [_short(r["sops"]), _short(r["macs"]) if r["macs"] else "0"]
         energies = [f"{r[k]:.4g} µJ" for k in ("spiking_INT8", "spiking_FP32")]
-        cells.append(
-            [f"{r['T']}", escape(r["phase"]), *numbers, *energies, "–" if ratio is None else f"{ratio:.3g}", verdict]
-        )
+        cells.append([r["T"], r["phase"], *numbers, *energies, "–" if ratio is None else f"{ratio:.3g}", verdict])
     text = _table("Energy of the synapses, per image", columns, cells, "energy-table")
-    charts = ""
+    charts = Markup("")
     for name in ENERGY:
         bars = [(f"T {r['T']}{' ' + r['phase'][0] if several else ''}", [("s0", r[f"spiking_{name}"])]) for r in rows]
         if dense:
@@ -353,78 +362,77 @@ def _energy(run: dict[str, Any]) -> str:
         chart = bar_chart(f"Energy per image, {name}", bars, f"µJ per image, {name} arithmetic", f"energy-{name}")
         charts += _figure(chart, f"{name} arithmetic", [("s0", "spiking"), *([("s2", "dense")] if dense else [])])
     cost = "; ".join(f"{name}: {mac:g} pJ a MAC, {add:g} pJ an accumulation" for name, (mac, add) in ENERGY.items())
-    lead = _energy_lead(rows) if dense else ""
     neurons = next((w["neurons"] for w in _details(run)), None)
-    updates = f"each of the {neurons:,} neurons" if neurons else "each neuron"
     basis = ""
     if dense:
         basis = (
             f" The dense network needs {rows[0]['dense_macs']:,.0f} MACs for an image, and "
             f"{rows[0]['dense_adds']:,.0f} additions in pools."
         )
-    return (
-        f"{lead}{text}<div class='charts'>{charts}</div><h3>Assumptions</h3>"
-        f"<p>45 nm (Horowitz, ISSCC 2014), {cost}. "
+    return html(
+        '{lead}{text}<div class="charts">{charts}</div><h3>Assumptions</h3>'
+        "<p>45 nm (Horowitz, ISSCC 2014), {cost}. "
         "A synaptic operation (SOP) is one spike, of either sign, arriving over one synapse; it "
-        f"costs one accumulation. Spikes of the rounding phase count.{basis}</p>"
+        "costs one accumulation. Spikes of the rounding phase count.{basis}</p>"
         "<p>Not counted, on either side: memory traffic, which dominates on real hardware; and on the spiking side, "
-        f"for {updates}, a leak and two comparisons at every step. The INT8 figure is that of an 8-bit addition, "
+        "for {updates}, a leak and two comparisons at every step. The INT8 figure is that of an 8-bit addition, "
         "although both networks accumulate in wider registers. Read these numbers as a comparison of arithmetic, not "
-        "as a measurement.</p>"
-    )
+        "as a measurement.</p>",
+        lead=_energy_lead(rows) if dense else "", text=text, charts=charts, cost=cost, basis=basis,
+        updates=f"each of the {neurons:,} neurons" if neurons else "each neuron",
+    )  # fmt: skip
 
 
-def _energy_lead(rows: list[dict[str, Any]]) -> str:
+def _energy_lead(rows: list[dict[str, Any]]) -> Markup:
     exact = [r for r in rows if r["phase"] == "settle"] or rows
     cheaper = [r for r in exact if r["spiking_INT8"] < r["dense_INT8"]]
     dearer = [r for r in exact if r["spiking_INT8"] >= r["dense_INT8"]]
-    parts = []
+    parts: list[object] = []
     if cheaper:
         told = ", ".join(f"T = {r['T']} ({r['dense_INT8'] / r['spiking_INT8']:.3g} times)" for r in cheaper)
         parts.append(f"In INT8 arithmetic the spiking network is cheaper than the dense one at {told}.")
     if dearer:
         told = ", ".join(f"T = {r['T']} ({r['spiking_INT8'] / r['dense_INT8']:.3g} times)" for r in dearer)
-        parts.append(f"<strong>The dense INT8 network is cheaper than the spiking one at {told}.</strong>")
-    return f'<p id="energy-lead">{" ".join(parts)}</p>'
+        parts.append(html("<strong>The dense INT8 network is cheaper than the spiking one at {}.</strong>", told))
+    return html('<p id="energy-lead">{}</p>', Markup(" ").join(parts))  # type: ignore[arg-type]
 
 
-def _cross_check(run: dict[str, Any]) -> str:
+def _cross_check(run: dict[str, Any]) -> Markup:
     total = run.get("cross_check")
     if not total:
-        return ""
-    wrong = total["spike_mismatches"]
-    text = (
-        f"<p><strong>{total['spikes_compared']:,} spikes compared, {wrong:,} differ</strong>, over {total['images']} "
-        "images: each neuron's spike or silence at each step, on one simulator and on the other.</p>"
-    )
+        return Markup("")
+    text = html(
+        "<p><strong>{:,} spikes compared, {:,} differ</strong>, over {} images: each neuron's spike or silence at "
+        "each step, on one simulator and on the other.</p>",
+        total["spikes_compared"], total["spike_mismatches"], total["images"],
+    )  # fmt: skip
     columns = ["layer", "neurons", "steps", "compared", "positive", "negative", "differ", "membrane difference"]
     for k, check in enumerate(run.get("checks", [])):
         for j, (other, layers) in enumerate(check["layers"].items()):
             numbers = ("neurons", "steps", "spikes_compared", "positive", "negative", "differing")
-            rows = [
-                [escape(r["layer"]), *(f"{r[n]:,}" for n in numbers), f"{r['membrane_difference']:.2g}"] for r in layers
-            ]
+            rows = [[r["layer"], *(f"{r[n]:,}" for n in numbers), f"{r['membrane_difference']:.2g}"] for r in layers]
             one, two = (_NAMES.get(name, name) for name in (check["backends"][0], other))
             caption = f"{one} against {two}: {check['images']} images, T = {check['T']}, "
             caption += f"phase {check['phase']}"
-            text += _table(escape(caption), columns, rows, f"check-{k}-{j}")
+            text += _table(caption, columns, rows, f"check-{k}-{j}")
     return text
 
 
-def _interop(run: dict[str, Any]) -> str:
+def _interop(run: dict[str, Any]) -> Markup:
     rows = [r for r in (*run.get("interop", []), *run.get("rows", [])) if "simulator" in r]
     if not rows:
-        return ""
+        return Markup("")
     columns = ["simulator", "version", "route", "layers", "spikes compared", "differ", "seconds", "note"]
     cells = []
     for r in rows:
-        told = (escape(str(r.get(k) or "–")) for k in ("simulator", "version", "route", "layers"))
+        told = (r.get(k) or "–" for k in ("simulator", "version", "route", "layers"))
         counts = ("–" if r.get(k) is None else f"{r[k]:,}" for k in ("spikes_compared", "differing"))
         seconds = "–" if r.get("seconds") is None else f"{r['seconds']:.3g}"
-        cells.append([*told, *counts, seconds, escape(str(r.get("note") or ""))])
+        cells.append([*told, *counts, seconds, r.get("note") or ""])
     exact = sum(r.get("differing") == 0 for r in rows)
-    lead = (
-        f"<p>{exact} of {len(rows)} send exactly the reference's spikes. A route is how the Ca-LIF neuron is written "
-        "for a simulator that does not know it.</p>"
-    )
+    lead = html(
+        "<p>{} of {} send exactly the reference's spikes. A route is how the Ca-LIF neuron is written "
+        "for a simulator that does not know it.</p>",
+        exact, len(rows),
+    )  # fmt: skip
     return lead + _table("The same network on other simulators", columns, cells, "interop-table")

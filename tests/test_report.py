@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from markupsafe import escape
 
 import converters
 from converters.network import Network
@@ -260,7 +260,7 @@ def test_nothing_in_a_run_becomes_markup(run):
     page = render(bad)
     assert "<img" not in page
     assert page.count("</script>") == 2
-    assert html.escape(evil) in page
+    assert str(escape(evil)) in page
     data = page.split('<script type="application/json" id="run">')[1].split("</script>")[0]
     assert json.loads(data) == bad
 
@@ -418,17 +418,17 @@ def test_a_mismatch_exits_with_1(calif, tmp_path):
         (b"\xff\xfe\x00", "no JSON"),
         ("[1]", "a JSON list"),
         ('{"rows": []}', "no windows"),
-        ('{"windows": 3}', "windows that are no list"),
-        ('{"windows": [{"T": 8}]}', "phase = None"),
+        ('{"windows": 3}', "windows = 3 (it should be a valid list)"),
+        ('{"windows": [{"T": 8}]}', "windows[0].phase, which is missing"),
         (json.dumps({"windows": [{**ROW, "T": 0}]}), "T = 0"),
         (json.dumps({"windows": [{**ROW, "phase": "x"}]}), "phase = 'x'"),
         (json.dumps({"windows": [{**ROW, "latency_steps": -5}]}), "latency_steps = -5"),
         (json.dumps({"windows": [{**ROW, "sops_per_image": "many"}]}), "sops_per_image = 'many'"),
         (json.dumps({"windows": [{**ROW, "snn_accuracy": "<b>"}]}), "snn_accuracy = '<b>'"),
         (json.dumps({"windows": [{**ROW, "snn_accuracy": float("nan")}]}), "snn_accuracy = nan"),
-        (json.dumps({"windows": [ROW], "details": 3}), "an entry that does not fit"),
-        (json.dumps({"windows": [ROW], "cross_check": {"images": 3}}), "an entry that does not fit"),
-        (json.dumps({"windows": [ROW], "details": {"windows": [{"T": 1}]}}), "an entry that does not fit"),
+        (json.dumps({"windows": [ROW], "details": 3}), "details = 3 (an object is expected)"),
+        (json.dumps({"windows": [ROW], "cross_check": {"images": 3}}), "cross_check.spikes_compared, which is missing"),
+        (json.dumps({"windows": [ROW], "details": {"windows": [{"T": 1}]}}), "details.windows[0].phase, which is mis"),
     ],
 )
 def test_mistakes(calif, tmp_path, content, message):
@@ -606,3 +606,25 @@ def contrast(a: str, b: str) -> float:
 
 def test_no_console_error(page):
     assert page.get_log("browser") == []
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "<script>document.title = 'taken'</script>",
+        "<img src='data:,' onerror=\"document.title = 'taken'\">",
+        "<style>body { display: none }</style>",
+        "<p style='position: fixed'>over all</p>",
+        "<iframe src='data:text/html,x'></iframe>",
+    ],
+)
+def test_the_policy_stops_what_would_get_in(browser, run, tmp_path, foreign):
+    """No value becomes markup; if one did, the browser would not run, style or load it."""
+    path = tmp_path / "report.html"
+    path.write_text(render(run).replace("<footer>", f"{foreign}<footer>"), encoding="utf-8")
+    browser.get(path.as_uri())
+    told = [entry["message"] for entry in browser.get_log("browser")]
+    assert told, "the browser complains"
+    assert all("Content Security Policy" in message for message in told)
+    assert "taken" not in browser.title
+    assert shown(browser)["step"] != "", "the page's own script runs"
