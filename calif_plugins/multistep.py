@@ -31,12 +31,12 @@ def use_threads_of_torch() -> None:
 
 
 def available() -> bool:
-    """Whether Numba is installed (extra ``fast``)."""
+    """Whether Numba is installed (extra ``fast``) and compiles, which ``NUMBA_DISABLE_JIT=1`` forbids."""
     try:
         import numba
     except ImportError:
         return False
-    return bool(numba.__version__)
+    return bool(numba.__version__) and not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 
 
 def kernels() -> Any:

@@ -31,13 +31,14 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from calif_plugins.compiling import compiled
 from calif_plugins.multistep_rows import rows
 from calif_plugins.multistep_vectors import LANES, add_lanes, fired64, first_bit, how_many, subtract_lanes
 
 __all__ = ["crowd", "event_scan", "isi", "pool_event_scan", "pool_scan", "scan"]
 
 
-@numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
+@compiled
 def scan(charge, state, parameters, clock, out, active):
     steps, places, width = out.shape
     for p in numba.prange(places):
@@ -45,7 +46,7 @@ def scan(charge, state, parameters, clock, out, active):
             rows(charge, (b * places + p) * width, 0, 1, p, state, parameters, clock, b, out, active)
 
 
-@numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
+@compiled
 def pool_scan(x, kh, kw, sh, sw, ph, pw, oh, ow, state, parameters, clock, out, active):
     steps, _images, height, width, channels = x.shape
     for p in numba.prange(out.shape[1]):
@@ -74,7 +75,7 @@ def _fired(x, at, end):
     return mask
 
 
-@numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
+@compiled
 def event_scan(x, features, place, line, lines, kh, size, tall, wide, top, side, state, parameters, clock, out, active):
     steps = out.shape[0]
     images = x.shape[0] // (steps * features)
@@ -111,7 +112,7 @@ def event_scan(x, features, place, line, lines, kh, size, tall, wide, top, side,
             still = t + b >= max(window, half_from) and not active[b, first:end].any()
 
 
-@numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
+@compiled
 def pool_event_scan(x, features, place, state, parameters, clock, out, active):
     steps, _, width = out.shape
     images = x.shape[0] // (steps * features)
@@ -140,7 +141,7 @@ def pool_event_scan(x, features, place, state, parameters, clock, out, active):
             still = t + b >= max(window, half_from) and not active[b, first:end].any()
 
 
-@numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
+@compiled
 def crowd(x, height, width, channels, kh, kw):
     size = height * width * channels
     images = x.shape[0] // size
@@ -169,7 +170,7 @@ def crowd(x, height, width, channels, kh, kw):
 _INPUTS = 256  # that a thread encodes at a time
 
 
-@numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
+@compiled
 def isi(counts, t, window, out):
     steps = max(0, min(out.shape[0], window - t))
     out[steps:] = 1

@@ -13,10 +13,12 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from calif_plugins.compiling import compiled
+
 __all__ = ["emitted", "widen"]
 
 
-@numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
+@compiled
 def widen(v, count, parameters, t, state):
     units, leak_units, _low, _high, init_units, shift, _close, threshold, leak, v_init = parameters
     wide, net, fired = state
@@ -29,7 +31,7 @@ def widen(v, count, parameters, t, state):
             fired[p, c] = np.int32(count[p, c] - y) >> np.int32(16)
 
 
-@numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
+@compiled
 def emitted(fired, y, fan_out, totals):
     for n in numba.prange(fired.shape[0]):
         spikes, net, operations = np.int64(0), np.int64(0), np.int64(0)

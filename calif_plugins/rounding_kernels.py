@@ -21,6 +21,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from calif_plugins.compiling import compiled
+
 __all__ = ["pool_to_counts", "to_counts", "to_pooled_counts"]
 
 
@@ -52,7 +54,7 @@ def _row(acc, factor, offset, doubt, first, low, high, out):
             out[c] = np.uint8(level)
 
 
-@numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
+@compiled
 def to_counts(acc, rounding, out):
     factor, offset, doubt, first, low, high = rounding
     width = factor.shape[0]
@@ -87,7 +89,7 @@ def _pool(x, shape, pool, factor, offset, doubt, first, low, high, out):
         _row(acc, factor, offset, doubt, first, low, high, out[r * ow * channels : (r + 1) * ow * channels])
 
 
-@numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
+@compiled
 def pool_to_counts(x, shape, pool, rounding, out):
     factor, offset, doubt, first, low, high = rounding
     size, pooled = shape[1] * shape[2] * shape[3], shape[3] * shape[4] * shape[5]
@@ -98,7 +100,7 @@ def pool_to_counts(x, shape, pool, rounding, out):
         )  # fmt: skip
 
 
-@numba.njit(parallel=True, cache=True, nogil=True, boundscheck=False)
+@compiled
 def to_pooled_counts(acc, rounding, counts, shape, pool, pool_rounding, out):
     factor, offset, doubt, first, low, high = rounding
     factor2, offset2, doubt2, first2, low2, high2 = pool_rounding

@@ -1,0 +1,50 @@
+"""How kernels are compiled: in parallel, without Python's lock, and kept on disk where the disk takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import numba
+from numba.core.caching import FunctionCache
+
+__all__ = ["compiled"]
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """A kernel, compiled by Numba at its first call, and kept in Numba's cache.
+
+    A cache that is damaged (a full disk, a process that was killed while it wrote) or cannot be written costs seconds
+    of compiling, and nothing else.
+
+    >>> import numpy as np
+    >>> @compiled
+    ... def double(x):
+    ...     for k in numba.prange(len(x)):
+    ...         x[k] *= 2
+    >>> x = np.arange(3)
+    >>> double(x); x.tolist()
+    [0, 2, 4]
+    """
+    dispatcher = numba.njit(parallel=True, nogil=True, boundscheck=False)(function)
+    if not numba.config.DISABLE_JIT:
+        with suppress(RuntimeError):  # no folder to keep it in
+            dispatcher._cache = _Cache(function)  # as cache=True does, with Numba's own class
+    return dispatcher
+
+
+class _Cache(FunctionCache):  # type: ignore[misc]
+    """Numba's, whose faults are no faults of the program."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # half a pickle may raise anything
+            with suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with suppress(OSError):
+            super().save_overload(sig, data)
