@@ -79,9 +79,10 @@ def _check(where: str, info: os.stat_result, max_bytes: int | None, todo: str) -
 def read_bytes(path: str | os.PathLike, *, max_bytes: int, todo: str = _CHECK) -> bytes:
     """All of a regular file of at most ``max_bytes``; see :func:`open_regular`."""
     with open_regular(path, max_bytes=max_bytes, todo=todo) as file:
-        data = file.read(max_bytes + 1)  # it may have grown
-    if len(data) > max_bytes:
-        raise FileFormatError(str(path), f"more than {max_bytes:,} bytes", f"at most {max_bytes:,} are read")
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(size + 1)  # that much room is made
+    if len(data) > size:
+        raise FileFormatError(str(path), "a file that grows while it is read", "wait until it is written")
     return data
 
 
