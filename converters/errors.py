@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 
+from converters.printing import printable
+
 __all__ = ["ConversionError", "ConversionWarning", "FileFormatError", "MissingExtraError", "warn"]
 
 
@@ -27,7 +29,7 @@ class ConversionError(ValueError):
         found = " ".join(str(found).split())  # one line, whatever the file said
         if len(found) > 400:
             found = f"{found[:400]}..."
-        super().__init__(f"{where}: found {found}; {todo}")
+        super().__init__(printable(f"{where}: found {found}; {todo}"))
         self.where, self.found, self.todo = where, found, todo
 
     def __reduce__(self) -> tuple:  # so that it survives worker processes
@@ -65,4 +67,4 @@ def warn(where: str, found: str, todo: str) -> None:
     >>> print(caught[0].message)
     input: found an image of zeros; give real images
     """
-    warnings.warn(f"{where}: found {found}; {todo}", ConversionWarning, stacklevel=2)
+    warnings.warn(printable(f"{where}: found {found}; {todo}"), ConversionWarning, stacklevel=2)

@@ -16,6 +16,7 @@ from markupsafe import escape
 
 from converters.atomic import atomic_path
 from converters.errors import FileFormatError
+from converters.printing import json_text
 from converters.reading import read_bytes
 from converters.report_schema import check_run
 from converters.report_sections import sections
@@ -136,5 +137,5 @@ def write_run(run: dict[str, Any], folder: str | os.PathLike) -> Path:
     """Write a run's JSON into a folder, where :func:`load_run` finds it."""
     path = Path(folder) / RUN_FILE
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(run), encoding="utf-8")
+        temporary.write_text(json_text(run), encoding="utf-8")
     return path

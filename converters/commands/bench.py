@@ -16,6 +16,7 @@ from converters.benchmark.measuring import Case, machine, measure
 from converters.benchmark.worker import GROWTH
 from converters.commands import common
 from converters.errors import ConversionError, MissingExtraError
+from converters.printing import json_text
 from converters.quantised import QuantGraph
 from converters.reading import parse_json, read_bytes
 from converters.rivals import RIVALS, missing
@@ -158,7 +159,7 @@ def _kept(out: Path | None, data: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _write(out: Path, data: dict[str, Any]) -> None:
     with atomic_path(out) as temporary:
-        temporary.write_text(json_module.dumps(data, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(data, indent=1) + "\n", encoding="utf-8")
 
 
 def _page(out: Path, data: dict[str, Any], scaling: bool, full: bool) -> None:
@@ -193,7 +194,7 @@ def _files(window: list[int] | None, repeats: int, threads: int, out: Path | Non
             for r in rows
         ]
         title = f"{network}, {rows[0]['weights']:,} weights"
-        common.out.print(common.table(title, ["", "seconds", "file, MB", "of the seconds"], cells))
+        common.show(common.table(title, ["", "seconds", "file, MB", "of the seconds"], cells))
     if out is not None:
         _write(out, data)
     if json:
@@ -218,4 +219,4 @@ def _show(case: Case, rows: list[dict[str, Any]]) -> None:
     ]
     columns = ["", "seconds", "images/s", f"of {case.T} float\npasses", "times\nsnnTorch", "peak MB", "MB of\nthe run"]
     columns.append("warm-up, s")
-    common.out.print(common.table(f"{case.network}, T = {case.T}, batch {case.batch}", columns, cells))
+    common.show(common.table(f"{case.network}, T = {case.T}, batch {case.batch}", columns, cells))

@@ -115,7 +115,7 @@ def cross_check(
         results.append({"dataset": name, "seconds": round(seconds, 3), **report.as_dict()})
         if not json:
             for table in layers_table(report):
-                common.out.print(table)
+                common.show(table)
             common.say(
                 f"spikes compared {report.spikes_compared:,}, differing {report.spike_mismatches:,}; "
                 f"predictions differing {sum(report.predictions_differing.values())}; {seconds:.1f} s"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,8 +13,9 @@ import torch
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from converters.atomic import atomic_path
 from converters.backends import run
@@ -24,6 +24,7 @@ from converters.network import Network
 from converters.nir_export import to_nir
 from converters.nir_file import read
 from converters.nodes import CODINGS
+from converters.printing import json_text, printable, standard_output
 from converters.quantised import QuantGraph
 from converters.results import compare_counts
 from converters.zoo.datasets import Images, load
@@ -39,12 +40,23 @@ __all__ = [
     "out",
     "print_json",
     "progress_bar",
+    "say",
+    "show",
     "table",
     "writable",
 ]
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 120, soft_wrap=False)
-err = Console(stderr=True, highlight=False)
+_PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # [/red] in a path is a path
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """The error, instead of the end of the program."""
+        raise
+
+
+out = _Console(width=None if sys.stdout.isatty() else 120, soft_wrap=False, **_PLAIN)
+err = Console(stderr=True, **_PLAIN)
 
 
 def steps(windows: list[int] | None) -> list[int] | None:
@@ -94,31 +106,49 @@ Target = Annotated[Path | None, typer.Argument(help="A .nir file; or use --check
 
 
 def say(text: str) -> None:
-    """A line for people; never broken into two."""
-    out.print(text, soft_wrap=True)
+    """A line for people; never broken into two, whatever names and paths are in it."""
+    with standard_output():
+        out.print(printable(text), soft_wrap=True)
+
+
+def show(table: Table) -> None:
+    """A table of :func:`table`."""
+    with standard_output():
+        out.print(table)
 
 
 def print_json(value: dict[str, Any]) -> None:
     """The one object of ``--json``."""
-    sys.stdout.write(json.dumps(value) + "\n")
+    with standard_output():
+        sys.stdout.write(json_text(value) + "\n")
 
 
 @contextmanager
 def progress_bar(silent: bool = False) -> Iterator[Progress]:
     """A bar on standard error, where that is a terminal; of several processes, the first one's."""
     silent = silent or not team().first
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (_Description("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=silent or not err.is_terminal) as bar:
         yield bar
 
 
+class _Description(TextColumn):
+    """Text as it is, of names and paths."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, markup=False)
+
+    def render(self, task: Task) -> Text:
+        return Text(printable(task.description), no_wrap=True)
+
+
 def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
     """A table with numbers to the right."""
-    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    result = Table(title=printable(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for k, column in enumerate(columns):
         result.add_column(column, justify="left" if k == 0 else "right")
     for row in rows:
-        result.add_row(*row)
+        result.add_row(*map(printable, row))
     return result
 
 

@@ -88,7 +88,7 @@ def demo(
     if json:
         common.print_json(result)
     else:
-        common.out.print(common.windows_table(f"LeNet-5 on {dataset}", rows))
+        common.show(common.windows_table(f"LeNet-5 on {dataset}", rows))
         say(f"counts compared {sum(r['counts_compared'] for r in rows):,}, count mismatches {wrong}")
         say(
             f"snnTorch against Brian2: {report.spikes_compared:,} spikes compared, {report.spike_mismatches} differ, "

@@ -140,7 +140,7 @@ def inspect(
     columns += ["threshold\nbits", "leak\nbits", "membrane\nbits"]
     title = f"{Path(target).name}: T = {network.window}, {network.neurons:,} neurons, {about['synapses']:,} synapses, "
     title += f"{about['weights']:,} weights, {about['macs']:,} MACs"
-    common.out.print(common.table(title, columns, cells))
+    common.show(common.table(title, columns, cells))
     if checked is not None:
         common.say(f"conversion: {checked}")
     if certificates is not None:
@@ -186,7 +186,7 @@ def _networks(names: list[str], shape: str, classes: int, json: bool) -> None:
     title = f"{'x'.join(map(str, size))}, {classes} classes"
     if len(names) > 1:
         cells = [[f["network"], str(len(f["layers"])), f"{f['parameters']:,}", f"{f['macs']:,}"] for f in found]
-        common.out.print(common.table(title, ["network", "layers", "parameters", "MACs"], cells))
+        common.show(common.table(title, ["network", "layers", "parameters", "MACs"], cells))
         for name in small:
             common.say(f"{name}: needs larger images")
         return
@@ -195,7 +195,7 @@ def _networks(names: list[str], shape: str, classes: int, json: bool) -> None:
         [r["name"], r["kind"], "x".join(map(str, r["shape"])), f"{r['parameters']:,}", f"{r['macs']:,}"]
         for r in one["layers"]
     ]
-    common.out.print(common.table(f"{one['network']}, {title}", ["layer", "", "output", "parameters", "MACs"], cells))
+    common.show(common.table(f"{one['network']}, {title}", ["layer", "", "output", "parameters", "MACs"], cells))
     common.say(f"parameters {one['parameters']:,} (batch norms included), MACs {one['macs']:,}")
 
 

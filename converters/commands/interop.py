@@ -71,7 +71,7 @@ def interop(
         common.print_json({"dataset": name, "network": _name(notes, checkpoint, target), **about, "rows": found,
                            "missing": missing})  # fmt: skip
     else:
-        common.out.print(_table(f"{_name(notes, checkpoint, target)} on {name}, T = {about['T']}", rows))
+        common.show(_table(f"{_name(notes, checkpoint, target)} on {name}, T = {about['T']}", rows))
         wrong, compared = about["count_mismatches"], about["counts_compared"]
         common.say(
             f"reference: {about['spikes']:,} spikes in {about['images']} images, {about['negative']:,} of them "

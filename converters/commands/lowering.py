@@ -134,7 +134,7 @@ def _say(about: dict[str, Any]) -> None:
             "channels\nwith ties",
         ]
         cells = [[str(v) if k == "name" else f"{v:,}" for k, v in row.items()] for row in about["layers"]]
-        common.out.print(common.table("certified integer lattice", columns, cells))
+        common.show(common.table("certified integer lattice", columns, cells))
         common.say(f"exact in float{about['precision']}; feed input spikes for T steps, then nothing until it is quiet")
         return
     common.say("LOSSY: " + "; ".join(about["lost"]))
@@ -162,4 +162,4 @@ def _say(about: dict[str, Any]) -> None:
         ]
         for r in about["losses"]
     ]
-    common.out.print(common.table(f"on {about['losses'][0]['images']} images of {about['dataset']}", columns, cells))
+    common.show(common.table(f"on {about['losses'][0]['images']} images of {about['dataset']}", columns, cells))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +20,7 @@ from converters.experiments.energy import energy
 from converters.experiments.kept import Kept
 from converters.experiments.session import Outcome, Session
 from converters.experiments.windows import fig5, table3, table4
+from converters.printing import json_text
 from converters.zoo.datasets import cache_folder
 
 __all__ = ["EXPERIMENTS", "reproduce"]
@@ -142,7 +142,7 @@ def _machine() -> dict[str, Any]:
 def _write(name: str, outcome: Outcome, data: dict[str, Any], missing: list[dict[str, str]], out: Path) -> list[str]:
     written = [out / f"{name}.json"]
     with atomic_path(written[0]) as temporary:
-        temporary.write_text(json_module.dumps(data, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(data, indent=1) + "\n", encoding="utf-8")
     if outcome.markdown is not None:
         m = data["machine"]
         machine = f"{m['threads']} threads, {m['cpu']}, torch {m['torch']}"
@@ -177,6 +177,6 @@ def _show(name: str, outcome: Outcome, data: dict[str, Any], missing: list[dict[
             ]
             for r in rows
         ]
-        common.out.print(common.table(outcome.title, columns, cells))
+        common.show(common.table(outcome.title, columns, cells))
     for m in missing:
         common.say(f"missing: {m['wanted']} ({m['why']}): {m['command']}")

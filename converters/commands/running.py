@@ -54,7 +54,7 @@ def _show(result: dict[str, Any], json: bool) -> None:
     elif json:
         common.print_json(result)
     else:
-        common.out.print(common.windows_table(f"{result['network']} on {result['dataset']}", result["windows"]))
+        common.show(common.windows_table(f"{result['network']} on {result['dataset']}", result["windows"]))
         for row in result["windows"]:
             if row["counts_from"] != "simulation":
                 n, wrong = row["images_simulated"], row["simulation_mismatches"]

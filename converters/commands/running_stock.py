@@ -79,7 +79,7 @@ def run_foreign(
         for r in rows
     ]  # fmt: skip
     title = f"{target.name} on {name}: stock neurons, as NIR defines them"
-    common.out.print(common.table(title, ["T", "input", "dt", "images", "accuracy", "spikes\n/image"], cells))
+    common.show(common.table(title, ["T", "input", "dt", "images", "accuracy", "spikes\n/image"], cells))
 
 
 def _encoded(pixels: Tensor, window: int, coding: str) -> Tensor:
