@@ -9,7 +9,7 @@ from typing import Any
 import numba
 from numba.core.caching import FunctionCache
 
-__all__ = ["compiled"]
+__all__ = ["compiled", "compiles"]
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -27,14 +27,19 @@ def compiled(function: Callable[..., Any]) -> Any:
     >>> double(x); x.tolist()
     [0, 2, 4]
     """
-    dispatcher = numba.njit(parallel=True, nogil=True, boundscheck=False)(function)
-    if not numba.config.DISABLE_JIT:
+    dispatcher: Any = numba.njit(parallel=True, nogil=True, boundscheck=False)(function)
+    if compiles():
         with suppress(RuntimeError):  # no folder to keep it in
             dispatcher._cache = _Cache(function)  # as cache=True does, with Numba's own class
     return dispatcher
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]
+def compiles() -> bool:
+    """Whether kernels are compiled; ``NUMBA_DISABLE_JIT=1`` has Python run them."""
+    return not getattr(numba.config, "DISABLE_JIT")  # noqa: B009  set when Numba is imported
+
+
+class _Cache(FunctionCache):
     """Numba's, whose faults are no faults of the program."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:

@@ -33,10 +33,10 @@ def use_threads_of_torch() -> None:
 def available() -> bool:
     """Whether Numba is installed (extra ``fast``) and compiles, which ``NUMBA_DISABLE_JIT=1`` forbids."""
     try:
-        import numba
+        from calif_plugins.compiling import compiles
     except ImportError:
         return False
-    return bool(numba.__version__) and not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
+    return compiles()
 
 
 def kernels() -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from converters.errors import ConversionError
+from converters.errors import ConversionError, ConversionWarning
 from converters.notices import silenced
 from converters.printing import STANDARD_OUTPUT, printable, standard_output
 
@@ -62,8 +62,10 @@ def _app() -> typer.Typer:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors of the user's end in one line on standard error."""
-    warnings.simplefilter("ignore")  # those of libraries; ours are errors
-    with silenced(), _any_encoding():
+    with silenced(), _any_encoding(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of libraries
+        warnings.simplefilter("always", ConversionWarning)
+        warnings.showwarning = _warn
         sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
@@ -172,11 +174,19 @@ def _any_encoding() -> Iterator[None]:
             stream.reconfigure(errors=errors)
 
 
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    _say(f"note: {message}")
+
+
 def _fail(message: str) -> int:
+    _say(message)
+    return 2
+
+
+def _say(message: str) -> None:
     with suppress(OSError, AttributeError):  # standard error may be full, or closed
         sys.stderr.write("calif: " + printable(" ".join(message.split())) + "\n")
         sys.stderr.flush()
-    return 2
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import re
 import resource
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 import torch
 
 import converters
+from converters.errors import ConversionError, warn
 from converters.network import Network
 from tests.converters.graphs import lenet
 
@@ -70,6 +72,21 @@ def test_other_errors_are_bugs_and_keep_their_traceback(monkeypatch: pytest.Monk
     monkeypatch.setattr(Network, "from_graph", fault)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["inspect", "n.nir"])
+
+
+def test_warnings_of_ours_are_a_line_and_those_of_libraries_are_not(
+    calif: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def doubtful(*_: object) -> None:
+        warnings.warn("of a library", UserWarning, stacklevel=1)
+        warn("n.nir", "[/red] \x1b", "look at it")
+        raise ConversionError("n.nir", "nothing", "go home")
+
+    converters.write("n.nir", converters.to_nir(lenet()))
+    monkeypatch.setattr(Network, "from_graph", doubtful)
+    code, out, err = calif("inspect", "n.nir", "--json")
+    told = "calif: note: n.nir: found [/red] \\x1b; look at it\ncalif: n.nir: found nothing; go home\n"
+    assert (code, out, err) == (2, "", told)
 
 
 # --- a full disk -----------------------------------------------------------------------------------------
