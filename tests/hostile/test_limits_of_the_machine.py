@@ -80,12 +80,12 @@ def test_warnings_of_ours_are_a_line_and_those_of_libraries_are_not(
     def doubtful(*_: object) -> None:
         warnings.warn("of a library", UserWarning, stacklevel=1)
         warn("n.nir", "[/red] \x1b", "look at it")
-        raise ConversionError("n.nir", "nothing", "go home")
+        raise ConversionError("fc", "nothing", "go home")
 
     converters.write("n.nir", converters.to_nir(lenet()))
     monkeypatch.setattr(Network, "from_graph", doubtful)
     code, out, err = calif("inspect", "n.nir", "--json")
-    told = "calif: note: n.nir: found [/red] \\x1b; look at it\ncalif: n.nir: found nothing; go home\n"
+    told = "calif: note: n.nir: found [/red] \\x1b; look at it\ncalif: n.nir: fc: found nothing; go home\n"
     assert (code, out, err) == (2, "", told)
 
 
