@@ -20,9 +20,11 @@ from torch import Tensor
 
 from converters.atomic import atomic_path
 from converters.errors import ConversionError, FileFormatError
-from converters.operations import OPERATIONS, Synapse
+from converters.operations import Synapse
+from converters.operations.building import build_operation, tensor_fields
 from converters.operations.node import settings_of
 from converters.quantised import Checked, InputSpec, Layer, QuantGraph
+from converters.quantised_schema import Description, LayerEntry, described
 from converters.reading import parse_json, read_bytes
 
 __all__ = ["FORMAT", "load_quantised", "save_quantised"]
@@ -31,6 +33,7 @@ FORMAT = "calif-quantised"
 _VERSION = 1
 _LARGEST = 1 << 30  # bytes of a file, decompressed
 _DICTIONARY = 1 << 28  # bytes that decompressing may take beside them; what xz writes takes 65 MiB at the most
+_LARGEST_TEXT = 1 << 24  # bytes of the description
 _XZ = b"\xfd7zXZ\x00"
 _AGAIN = "train or convert again"
 # the notes that commands read; a caller may keep others, of any type
@@ -99,41 +102,48 @@ def load_quantised(path: str | os.PathLike) -> QuantGraph:
 def load_with_notes(path: str | os.PathLike) -> tuple[QuantGraph, dict[str, Any]]:
     """The network and the notes that were saved with it."""
     where = str(path)
-    data = read_bytes(path, max_bytes=_LARGEST)
-    try:
-        if data[:6] == _XZ:
-            data = _decompressed(data)
-        tensors = load(data)  # checks the header before we read from it
-        header = parse_json(where, data[8 : 8 + int.from_bytes(data[:8], "little")], _AGAIN).get("__metadata__", {})
-    except FileFormatError:
-        raise
-    except (SafetensorError, lzma.LZMAError, ValueError) as error:
-        raise FileFormatError(where, f"a damaged file, or one of another kind ({error})", _AGAIN) from None
-    del data
+    header, tensors = _records(where, read_bytes(path, max_bytes=_LARGEST))
     if header.get("format") != FORMAT:
         raise FileFormatError(
             where, "safetensors of another kind", "give a file written by calif train or save_quantised"
         )
+    text = header.get("topology", "")
+    if len(text) > _LARGEST_TEXT:
+        raise FileFormatError(where, f"{len(text):,} bytes of description", f"at most {_LARGEST_TEXT:,} are read")
+    topology = parse_json(where, text, _AGAIN)
+    version = topology.get("version") if isinstance(topology, dict) else None
+    if version != _VERSION or type(version) is not int:
+        raise FileFormatError(where, f"format version {version!s:.40}", f"this software reads version {_VERSION}")
+    found = described(where, topology, _AGAIN)
+    _check_notes(where, found.notes)
     try:
-        topology = json.loads(header["topology"])
-        if topology["version"] != _VERSION:
-            raise FileFormatError(
-                where, f"format version {topology['version']}", f"this software reads version {_VERSION}"
-            )
-        spec = topology["input"]
-        layers = tuple(_layer(entry, tensors) for entry in topology["layers"])
-        checked = Checked(**topology["checked"]) if "checked" in topology else None
-        graph = QuantGraph(InputSpec(**{**spec, "shape": tuple(spec["shape"])}), layers, topology["source"], checked)
-        notes = dict(topology["notes"])
-        _check_notes(where, notes)
-        return graph, notes
-    except FileFormatError:
-        raise
+        return _graph(found, tensors), found.notes
     except ConversionError as error:
         raise FileFormatError(f"{where}: {error.where}", error.found, error.todo) from None
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise FileFormatError(where, f"an incomplete description ({reason})", _AGAIN) from None
+
+
+def _records(where: str, data: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a file's bytes."""
+    try:
+        if data[:6] == _XZ:
+            data = _decompressed(data)
+        tensors = load(data)  # checks the header before we read from it
+    except (SafetensorError, lzma.LZMAError, ValueError, KeyError) as error:
+        raise FileFormatError(where, f"a damaged file, or one of another kind ({error})", _AGAIN) from None
+    length = int.from_bytes(data[:8], "little")
+    if length > 2 * _LARGEST_TEXT:
+        raise FileFormatError(where, f"{length:,} bytes of description", f"at most {2 * _LARGEST_TEXT:,} are read")
+    return parse_json(where, data[8 : 8 + length], _AGAIN).get("__metadata__", {}), tensors
+
+
+def _graph(found: Description, tensors: dict[str, Tensor]) -> QuantGraph:
+    spec = found.input
+    image = InputSpec(tuple(spec.shape), spec.scale, spec.q_min, spec.q_max, spec.name)
+    checked = Checked(**found.checked) if found.checked is not None else None
+    return QuantGraph(image, tuple(_layer(entry, tensors) for entry in found.layers), found.source, checked)
 
 
 def _check_notes(where: str, notes: dict[str, Any]) -> None:
@@ -157,37 +167,43 @@ def _decompressed(data: bytes) -> bytes:
     return plain
 
 
-def _layer(entry: dict[str, Any], tensors: dict[str, Tensor]) -> Layer:
-    name = entry["name"]
+def _layer(entry: LayerEntry, tensors: dict[str, Tensor]) -> Layer:
     synapses = []
-    for k, synapse in enumerate(entry["synapses"]):
+    for k, synapse in enumerate(entry.synapses):
         ops = []
-        for j, given in enumerate(synapse["ops"]):
-            arguments: dict[str, Any] = {
-                key: tuple(v) if isinstance(v, list) else v for key, v in given.items() if key != "op"
-            }
-            prefix = _tensor(name, k, j, "weight")
-            arguments |= {key[len(prefix) + 1 :] or "weight": t for key, t in tensors.items() if _is_of(key, prefix)}
-            ops.append(OPERATIONS[given["op"]](**arguments))
-        source = synapse["source"]
-        synapses.append(Synapse(tuple(source) if isinstance(source, list) else (source,), tuple(ops)))
-    plain = {n: entry[n] for n in ("name", "y_min", "y_max", "scale", "tie", "spiking")}
+        for j, given in enumerate(synapse.ops):
+            plain = dict(given)
+            name = plain.pop("op", None)
+            keys = {n: _tensor(entry.name, k, j, n) for n in tensor_fields(entry.name, name)}
+            arrays = {n: tensors[key] for n, key in keys.items() if key in tensors}
+            ops.append(build_operation(entry.name, name, plain, arrays))
+        sources = (synapse.source,) if isinstance(synapse.source, str) else tuple(synapse.source)
+        synapses.append(Synapse(sources, tuple(ops)))
     return Layer(
+        name=entry.name,
         synapses=tuple(synapses),
-        threshold=tensors[f"{name}/threshold"],
-        bias=tensors[f"{name}/bias"],
-        shape=tuple(entry["shape"]),
-        **plain,
+        threshold=_per_channel(entry, tensors, "threshold"),
+        bias=_per_channel(entry, tensors, "bias"),
+        y_min=entry.y_min,
+        y_max=entry.y_max,
+        scale=entry.scale,
+        shape=tuple(entry.shape),
+        tie=entry.tie,  # type: ignore[arg-type]  # the layer checks it
+        spiking=entry.spiking,
     )
+
+
+def _per_channel(entry: LayerEntry, tensors: dict[str, Tensor], name: str) -> Tensor:
+    value = tensors.get(f"{entry.name}/{name}")
+    if value is None or value.dtype != torch.float64 or value.shape != (entry.shape[0],):
+        of = "none" if value is None else f"{value.dtype} of shape {tuple(value.shape)}"
+        raise ConversionError(f"{entry.name}.{name}", of, f"{entry.shape[0]} float64 values belong there")
+    return value
 
 
 def _tensor(layer: str, synapse: int, op: int, name: str) -> str:
     """The name of an operation's tensor in a file; weights have none of their own."""
     return f"{layer}/{synapse}/{op}" if name == "weight" else f"{layer}/{synapse}/{op}/{name}"
-
-
-def _is_of(key: str, prefix: str) -> bool:
-    return key == prefix or key.startswith(f"{prefix}/")
 
 
 def _smallest(weight: Tensor) -> Tensor:

@@ -34,7 +34,16 @@ if TYPE_CHECKING:
     from converters.operations.convolution import Conv2d
     from converters.operations.dense import Linear
 
-__all__ = ["OPERATIONS", "Matrix", "Operation", "OperationModule", "Shape", "adjoint_of_ones", "register"]
+__all__ = [
+    "OPERATIONS",
+    "Matrix",
+    "Operation",
+    "OperationModule",
+    "Shape",
+    "adjoint_of_ones",
+    "check_steps",
+    "register",
+]
 
 Shape: TypeAlias = tuple[int, ...]
 Range: TypeAlias = tuple[Tensor, Tensor]
@@ -59,6 +68,19 @@ def register(cls: T) -> T:
     if known is not cls:
         raise ConversionError(cls.__name__, "the name of another operation", "call it otherwise")
     return cls
+
+
+def check_steps(where: str, **given: tuple[tuple[int, ...], int]) -> None:
+    """Refuse numbers below the least that makes sense: ``stride=(self.stride, 1)``.
+
+    Raises
+    ------
+    ConversionError
+        That names the first.
+    """
+    for name, (values, least) in given.items():
+        if min(values, default=least) < least:
+            raise ConversionError(where, f"{name} {values}", f"at least {least}")
 
 
 class Operation(ABC):

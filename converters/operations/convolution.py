@@ -14,7 +14,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from converters.errors import ConversionError
-from converters.operations.contract import Operation, Range, Shape, adjoint_of_ones, register
+from converters.operations.contract import Operation, Range, Shape, adjoint_of_ones, check_steps, register
 from converters.operations.weights import Weighted, float_parameter, for_node
 
 __all__ = ["Conv2d", "Pair"]
@@ -35,6 +35,10 @@ class Conv2d(Weighted):
 
     def __post_init__(self) -> None:
         self.check_weight(4)
+        least = {"stride": (self.stride, 1), "padding": (self.padding, 0), "dilation": (self.dilation, 1)}
+        check_steps("Conv2d", **least, groups=((self.groups,), 1))
+        if self.weight.shape[0] % self.groups:
+            raise ConversionError("Conv2d", f"{self.weight.shape[0]} channels in {self.groups} groups", "divide evenly")
 
     @property
     def _geometry(self) -> dict[str, Any]:

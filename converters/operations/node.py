@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from converters.errors import ConversionError
-from converters.operations.contract import OPERATIONS, Operation, Shape
+from converters.operations.building import build_operation, tensor_fields
+from converters.operations.contract import Operation, Shape
+from converters.reading import parse_json
 
 __all__ = ["CaLIFOperation", "settings_of"]
 
@@ -67,25 +69,17 @@ class CaLIFOperation(nir.NIRNode):
         ConversionError
             For an operation that is not registered here, or fields that it does not take.
         """
-        if self.operation not in OPERATIONS:
-            known = ", ".join(sorted(OPERATIONS))
-            raise ConversionError(where, f"the unknown operation {self.operation!r}", f"known here are {known}")
-        cls = OPERATIONS[self.operation]
+        tensor_fields(where, self.operation)  # that it is known, before its fields are looked at
         arrays = {k: np.asarray(v) for k, v in self.arrays.items()}
         for name, array in arrays.items():
             if array.dtype.kind not in "iu" or (np.abs(array.astype(np.float64)) >= 2**53).any():
                 raise ConversionError(f"{where}.{name}", f"values of type {array.dtype}", "give integers below 2**53")
-        try:
-            plain = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(self.settings).items()}
-            tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
-            return cls(**plain, **tensors)
-        except ConversionError as error:
-            raise ConversionError(where, error.found, error.todo) from None
-        except (TypeError, ValueError, AttributeError, RecursionError) as error:
-            found = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-            raise ConversionError(
-                where, f"settings that {self.operation} refuses ({found})", "write it again"
-            ) from None
+        plain = parse_json(where, self.settings, "write it again")
+        if not isinstance(plain, dict):
+            raise ConversionError(where, f"settings that {self.operation} refuses (no object)", "write it again")
+        signed = {k: v.astype(np.int64) if v.dtype.kind == "u" else v for k, v in arrays.items()}
+        tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in signed.items()}
+        return build_operation(where, self.operation, plain, tensors)
 
     @property
     def order(self) -> tuple[str, ...]:

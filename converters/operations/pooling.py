@@ -12,7 +12,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from converters.errors import ConversionError
-from converters.operations.contract import Operation, Range, Shape, adjoint_of_ones, register
+from converters.operations.contract import Operation, Range, Shape, adjoint_of_ones, check_steps, register
 from converters.operations.convolution import Conv2d, Pair
 from converters.operations.moving import placed
 
@@ -27,6 +27,9 @@ class SumPool2d(Operation):
     kernel: Pair
     stride: Pair
     padding: Pair = (0, 0)
+
+    def __post_init__(self) -> None:
+        check_steps("SumPool2d", kernel=(self.kernel, 1), stride=(self.stride, 1), padding=(self.padding, 0))
 
     def output_shape(self, *shapes: Shape) -> Shape:
         (shape,) = shapes

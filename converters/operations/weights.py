@@ -22,7 +22,8 @@ class Weighted(Operation):
 
     def check_weight(self, ndim: int) -> None:
         """Raise a ConversionError unless the weights are integers with ``ndim`` axes."""
-        if self.weight.ndim != ndim or self.weight.is_floating_point():
+        kind = self.weight.dtype
+        if self.weight.ndim != ndim or kind.is_floating_point or kind.is_complex or kind == torch.bool:
             raise ConversionError(
                 type(self).__name__,
                 f"weights of shape {tuple(self.weight.shape)} and type {self.weight.dtype}",

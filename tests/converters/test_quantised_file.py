@@ -72,8 +72,8 @@ def _topology(path, change) -> None:
     ("change", "message"),
     [
         (lambda t: t.update(version=2), "format version 2"),
-        (lambda t: t.pop("layers"), "KeyError"),
-        (lambda t: t["layers"][0].update(name="other"), "incomplete description"),
+        (lambda t: t.pop("layers"), r"incomplete description \(layers: field required\)"),
+        (lambda t: t["layers"][0].update(name="other"), "other: found Conv2d without its weight"),
         (lambda t: t["layers"][1]["synapses"][0].update(source="nowhere"), "nowhere"),
         (lambda t: t["layers"][1]["synapses"][0]["ops"][0].update(op="Evil"), "Evil"),
         (lambda t: t["layers"][0].update(tie="down"), "'down'"),
