@@ -10,9 +10,8 @@ from __future__ import annotations
 import io
 import os
 import re
-import stat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import nir
 import numpy as np
@@ -23,6 +22,7 @@ from converters.errors import ConversionError, FileFormatError
 from converters.network import Network
 from converters.nir_building import NAME, build_graph, check_connected, check_name, shown
 from converters.nodes import NODES, CaLIF, SpikeEncoder
+from converters.reading import open_regular
 
 __all__ = ["MAX_BYTES", "read", "register", "write"]
 
@@ -109,7 +109,7 @@ def register() -> None:
 
 
 def _load(where: str, path: Path, max_bytes: int, rename: bool) -> dict[str, Any]:
-    with _opened(where, path) as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
             raise FileFormatError(where, f"{size} bytes", f"the limit is {max_bytes}; raise max_bytes if you trust it")
@@ -125,28 +125,6 @@ def _load(where: str, path: Path, max_bytes: int, rename: bool) -> dict[str, Any
             raise FileFormatError(
                 where, "more data than there is memory for", "lower max_bytes, or free some"
             ) from None
-
-
-def _opened(where: str, path: Path) -> BinaryIO:
-    """A regular file; a pipe or a device may have no end, or make its reader wait."""
-    again = "check the path"
-    try:
-        if stat.S_ISREG(path.stat().st_mode):
-            file = open(path, "rb", opener=_at_once)  # noqa: SIM115
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # still
-                return file
-            file.close()
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileFormatError(where, "no such file", again) from None
-    except OSError as error:
-        raise FileFormatError(where, f"a file that cannot be read ({error.strerror})", again) from None
-    except ValueError:  # a path with a zero in it
-        raise FileFormatError(where, "no such file", again) from None
-    raise FileFormatError(where, "something that is not a regular file", "give a .nir file")
-
-
-def _at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 class _Walk:

@@ -250,7 +250,7 @@ def test_truncated(file, size):
 def test_missing_and_directory(tmp_path):
     with pytest.raises(FileFormatError, match="no such file"):
         converters.read(tmp_path / "absent.nir")
-    with pytest.raises(FileFormatError, match="not a regular file"):
+    with pytest.raises(FileFormatError, match="a folder"):
         converters.read(tmp_path)
 
 
