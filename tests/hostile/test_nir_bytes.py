@@ -13,6 +13,7 @@ import h5py
 import pytest
 
 import converters
+from converters.nir_file import MAX_BYTES
 from tests.converters.graphs import GRAPHS
 from tests.hostile.limited import Outcome, read_limited
 from tests.hostile.nir_files import HOSTILE, MANY, Change
@@ -61,6 +62,6 @@ def test_one_line_in_bounded_memory_and_time(name, outcomes):
 @pytest.mark.parametrize("name", MANY)
 def test_many_small_things_take_bounded_time(name, good, tmp_path):
     path = made(good, tmp_path, {name: MANY[name]})[name]
-    (outcome,) = read_limited(good, [(path, converters.MAX_BYTES)])
+    (outcome,) = read_limited(good, [(path, MAX_BYTES)])
     assert re.search(MANY[name][1], outcome.said), outcome.said
     assert outcome.seconds < 5 * (1 + path.stat().st_size / 1e8)
