@@ -70,8 +70,8 @@ def from_brevitas(model: nn.Module, example: Tensor, *, check: bool | Tensor = T
     """
     handlers = {**MODULES, **_modules()}
     check_example(model, example)
-    twin = copy.deepcopy(model).eval()
     with _quiet(), left_alone(example.device):
+        twin = copy.deepcopy(model).eval()
         traced = record(twin, traced_graph(_Tracer(), twin), example)
         walker = _BrevitasWalker(traced, handlers, FUNCTIONS, METHODS, "brevitas")
         q = walker.walk()

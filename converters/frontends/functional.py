@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from converters.errors import ConversionError
 
-__all__ = ["Effects", "make_functional", "partly_changed"]
+__all__ = ["Effects", "make_functional", "partly_changed", "version"]
 
 _TODO = "write it out of place"
 _OPERATORS: dict[Any, Any] = {
@@ -62,6 +62,11 @@ class _View:
         return torch.arange(count).as_strided(self.size, self.stride, self.offset).reshape(-1)
 
 
+def version(x: Tensor) -> int:
+    """How often a tensor's memory has been changed; one of inference mode has no count, nor can it be outside of it."""
+    return 0 if x.is_inference() else x._version
+
+
 class Effects:
     """What the nodes of a graph gave and did to memory, taken down one by one while they run."""
 
@@ -75,11 +80,11 @@ class Effects:
 
     def after(self, result: Any) -> None:
         """To be called after every node, in order."""
-        self.changed.append({view.memory for view, version in self._versions if view.tensor._version != version})
+        self.changed.append({view.memory for view, old in self._versions if version(view.tensor) != old})
         self.moved.append(any(view.moved for view, _ in self._versions))
         self.views.append([_View.of(x) for x in _tensors(result)])
         views = [view for view, _ in self._versions] + self.views[-1]
-        self._versions = [(view, view.tensor._version) for view in views]
+        self._versions = [(view, version(view.tensor)) for view in views]
 
     @property
     def none(self) -> bool:

@@ -76,4 +76,4 @@ def quantise_weight(where: str, fake: Any, weight: Tensor) -> Weight:
 
 def _level(x: float, fake: Any) -> int:
     # in float32, with the inverse, as the kernel does: 6 / S may lie next to a tie
-    return int(torch.round(torch.tensor(x) * (1.0 / fake.scale.detach().float().cpu())))
+    return int(torch.round(torch.tensor(x, dtype=torch.float32) * (1.0 / fake.scale.detach().float().cpu())))

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from converters.errors import ConversionError
-from converters.frontends.functional import Effects, make_functional, partly_changed
+from converters.frontends.functional import Effects, make_functional, partly_changed, version
 from converters.frontends.in_place_proxies import InPlaceTracer
 from converters.frontends.watching import call_numbers
 
@@ -67,6 +67,7 @@ def check_example(model: Any, example: Any) -> None:
         raise ConversionError("example", "NaN or infinite pixels", "clean the data first")
 
 
+@torch.no_grad()
 def check_finite(model: nn.Module) -> None:
     """Raise a ConversionError if a weight is not finite: as an integer it would look like any other."""
     for name, value in model.named_parameters():
@@ -76,7 +77,7 @@ def check_finite(model: nn.Module) -> None:
 
 def traced_graph(tracer: InPlaceTracer, model: nn.Module) -> fx.Graph:
     """The graph of a model, or an error that says why there is none."""
-    own = {name: (x, x._version) for name, x in (*model.named_parameters(), *model.named_buffers())}
+    own = {name: (x, version(x)) for name, x in (*model.named_parameters(), *model.named_buffers())}
     try:
         graph = tracer.trace(model)
     except ConversionError:
@@ -87,8 +88,8 @@ def traced_graph(tracer: InPlaceTracer, model: nn.Module) -> fx.Graph:
             f"a forward that cannot be traced ({first_line(error)})",
             "let it not branch on its data",
         ) from error
-    for name, (x, version) in own.items():
-        if x._version != version:
+    for name, (x, before) in own.items():
+        if version(x) != before:
             raise ConversionError(name, "a parameter or buffer that forward changes", "leave it as it is in eval mode")
     return graph
 

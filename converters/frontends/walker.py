@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from converters.errors import ConversionError
-from converters.frontends.tracing import Traced, where_is
+from converters.frontends.tracing import Traced, first_line, where_is
 from converters.frontends.watching import Place
 from converters.quantised import GraphBuilder, QuantGraph, Value
 
@@ -99,6 +99,19 @@ class Walker:
         raise ConversionError("model", "no output", "let its forward return one tensor")
 
     def _evaluate(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        try:
+            return self._read(node, args, kwargs)
+        except ConversionError:
+            raise
+        except Exception as error:
+            raise ConversionError(
+                where_is(node),
+                f"a use of {node.target if isinstance(node.target, str) else node.name} that is not known "
+                f"({type(error).__name__}: {first_line(error)[:160]})",
+                "write it as a module of torch.nn does",
+            ) from error
+
+    def _read(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         target = node.target
         if node in self.traced.constants:
             return self.traced.constants[node]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -319,3 +320,69 @@ def test_one_batch_norm_used_twice() -> None:
         equal_to_the_toolkit(kind, prepared(kind, one_norm, norm_twice))
     with pytest.raises(ConversionError, match=r"^bn: found a batch norm on its own; fuse it"):
         convert("eager", prepared("eager", one_norm, norm_twice), pixels(4, SHAPE, signed=True))
+
+
+# --- everything else is one line --------------------------------------------------------------------------------------
+
+ODD: dict[str, Callable[[Any, Tensor], Any]] = {
+    "named arguments": lambda net, x: torch.cat(tensors=[net.q(net.conv(x)), net.q(net.conv(x))], dim=1),
+    "mean of everything": lambda net, x: net.q(net.conv(x)).mean(),
+    "mean by name": lambda net, x: torch.mean(net.q(net.conv(x)), dim=(2, 3), keepdim=True),
+    "the input": lambda net, x: x,
+    "times a parameter": lambda net, x: net.q(net.conv(x)) * net.p,
+    "a number": lambda net, x: torch.add(net.q(net.conv(x)), 2),
+    "a number before it": lambda net, x: 1 - net.q(net.conv(x)),
+    "nothing": lambda net, x: None,
+    "a constant": lambda net, x: net.p * 1,
+    "a tuple": lambda net, x: (net.conv(x), 1),
+    "a dictionary": lambda net, x: {"out": net.conv(x)},
+    "a turned image": lambda net, x: net.conv(x.transpose(2, 3)),
+    "a part": lambda net, x: net.q(net.conv(x))[:, :1],
+    "reshape to other maps": lambda net, x: torch.reshape(net.q(net.conv(x)), (-1, 4, 4, 2)),
+    "concatenation of a number": lambda net, x: torch.cat([net.q(net.conv(x)), net.p.expand(4, 2, 4, 4)], 1),
+    "softplus": lambda net, x: F.softplus(net.q(net.conv(x))),
+    "linear of a map": lambda net, x: net.square(net.q(net.conv(x))),
+}
+CONVERTED = {"mean by name", "named arguments", "the input"}
+
+
+def odd(layers: Layers) -> dict[str, Any]:
+    return {"conv": layers.conv(2, 2), "q": layers.quantise(), "square": layers.linear(4, 4),
+            "p": nn.Parameter(torch.rand(1, 2, 1, 1))}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["brevitas", "eager"])
+@pytest.mark.parametrize("case", ODD)
+def test_whatever_it_is_there_is_one_line(kind: str, case: str) -> None:
+    """Never an AttributeError, a KeyError, an AssertionError or a RuntimeError."""
+    torch.manual_seed(3)
+    net: Any = Net(kind, odd, ODD[case]).train()
+    x = pixels(4, SHAPE, signed=True)
+    if kind == "eager":
+        net.dequant = nn.Identity()
+        net.qconfig = qconfig()
+        net = ao.prepare_qat(net)
+    net(x)
+    if case in CONVERTED:
+        assert convert(kind, net.eval(), x).checked is not None
+        return
+    with pytest.raises(ConversionError) as raised:
+        convert(kind, net.eval(), x)
+    assert len(str(raised.value).splitlines()) == 1
+    assert "not known" not in raised.value.found  # each has words of its own
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_of_inference_mode(kind: str) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        return net.fc(torch.flatten(torch.relu_(net.q(net.conv(x))), 1))
+
+    model = prepared(kind, conv_and_linear, forward)
+    x = pixels(4, SHAPE, signed=True)
+    expected = convert(kind, model, x)
+    with torch.inference_mode():
+        twin = copy.deepcopy(model)
+        inside = convert(kind, model, x * 1)
+    for q in (inside, convert(kind, twin, x)):
+        assert q.checked == expected.checked
+        assert all(torch.equal(a.threshold, b.threshold) for a, b in zip(q.layers, expected.layers, strict=True))

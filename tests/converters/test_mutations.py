@@ -28,6 +28,7 @@ from converters.frontends.walker import Grid, Walker
 from converters.operations import Linear
 from converters.quantised import GraphBuilder, QuantGraph
 from tests.converters.fault_networks import NETS
+from tests.converters.planting import Patch, argument, handler, keywords, result, wrap
 from tests.converters.test_fx_frontends import SHAPE, convert, prepared
 from tests.networks import pixels
 
@@ -37,39 +38,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Please use quant_min and quant_max to specify the range:UserWarning"),
 ]
 
-Patch = Callable[[pytest.MonkeyPatch], None]
-
 # --- faults -----------------------------------------------------------------------------------------------------------
-
-
-def wrap(home: Any, name: str, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Patch:
-    """``home.name`` becomes what ``change`` makes of it."""
-
-    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(home, name, change(getattr(home, name)))
-
-    return patch
-
-
-def handler(table: dict[Any, Any], key: Any, other: Any) -> Patch:
-    return lambda monkeypatch: monkeypatch.setitem(table, key, other)
-
-
-def argument(home: Any, name: str, change: Callable[..., tuple[Any, ...]]) -> Patch:
-    """A function that is called with other arguments."""
-    return wrap(home, name, lambda f: lambda *args, **kwargs: f(*change(*args), **kwargs))
-
-
-def result(home: Any, name: str, change: Callable[[Any], Any]) -> Patch:
-    """A function whose result is another one."""
-    return wrap(home, name, lambda f: lambda *args, **kwargs: change(f(*args, **kwargs)))
-
-
-def keywords(home: Any, name: str, **change: Callable[[Any], Any]) -> Patch:
-    def planted(f: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args, **kwargs: f(*args, **kwargs | {k: c(kwargs[k]) for k, c in change.items() if k in kwargs})
-
-    return wrap(home, name, planted)
 
 
 def geometry(home: Any, **change: Callable[[Any], Any]) -> Patch:
