@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from converters.errors import ConversionError
+from converters.reading import open_regular
 from converters.zoo.images import Images
 from converters.zoo.pictures import from_bytes, zipped
 from converters.zoo.places import absent, allow_download
 
 __all__ = ["cifar10", "cifar100"]
+
+_LARGEST = 1 << 30  # bytes of a file
 
 
 def cifar10(split: str, roots: list[Path], download: bool) -> Images:
@@ -31,6 +35,8 @@ def _cifar(reader: Any, name: str, classes: int, split: str, roots: list[Path], 
     folder, archive = reader.base_folder, reader.filename
     for root in roots:
         if (root / folder).is_dir():
+            for path in sorted((root / folder).iterdir()):  # torchvision opens them by name: a pipe would be waited for
+                open_regular(path, max_bytes=_LARGEST, todo=f"unpack {archive} again").close()
             try:
                 data = reader(str(root), train=split == "train")
             except (OSError, RuntimeError) as error:
@@ -39,7 +45,7 @@ def _cifar(reader: Any, name: str, classes: int, split: str, roots: list[Path], 
                 ) from None
             return from_bytes(data.data.transpose(0, 3, 1, 2), data.targets, classes)
         packed = root / f"cifar{classes}.zip"
-        if packed.is_file():
+        if os.path.lexists(packed):
             return zipped(packed, split)
     try:
         allow_download(download)

@@ -7,24 +7,27 @@ have pixels of both signs.
 from __future__ import annotations
 
 import gzip
+import math
 import os
-import shutil
-import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
+from converters.reading import open_regular
 from converters.zoo.cifar import cifar10, cifar100
 from converters.zoo.images import Images
 from converters.zoo.pictures import caltech101, image_folder, tiny_imagenet
 from converters.zoo.places import absent, allow_download, cache_folder, data_roots
 
 __all__ = ["DATASETS", "Images", "cache_folder", "load"]
+
+_LARGEST_IDX = 1 << 32  # bytes
 
 
 def load(
@@ -105,7 +108,7 @@ def _mnist(split: str, roots: list[Path], download: bool) -> Images:
     files = _MNIST_FILES[split]
     for root in roots:
         raw = root / "MNIST" / "raw"
-        found = [next((p for p in (raw / f, raw / f"{f}.gz") if p.is_file()), None) for f in files]
+        found = [next((p for p in (raw / f, raw / f"{f}.gz") if os.path.lexists(p)), None) for f in files]
         if all(found):
             images, labels = (_idx(p) for p in found if p)
             if images.ndim != 3 or labels.shape != images.shape[:1]:
@@ -122,21 +125,38 @@ def _mnist(split: str, roots: list[Path], download: bool) -> Images:
 
 
 def _idx(path: Path) -> Tensor:
-    from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
-
+    """Bytes in LeCun's format: two zeros, the type (8), the number of axes, their sizes, and the values."""
+    again = "download it again"
     try:
-        if path.suffix != ".gz":
-            return read_sn3_pascalvincent_tensor(str(path))
-        with tempfile.NamedTemporaryFile() as plain:
-            with gzip.open(path) as packed:
-                shutil.copyfileobj(packed, plain)
-            plain.flush()
-            return read_sn3_pascalvincent_tensor(plain.name)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        reason = str(error)
-    except (AssertionError, KeyError, RuntimeError, ValueError):  # torchvision's, without a word on what is wrong
-        reason = "no header of an idx file, or other sizes than it says"
-    raise ConversionError(str(path), f"a damaged file ({reason})", "download it again")
+        with open_regular(path, todo=again) as file:
+            if path.suffix != ".gz":
+                return _idx_of(file)
+            with gzip.open(file) as unpacked:
+                return _idx_of(unpacked)
+    except (EOFError, gzip.BadGzipFile, zlib.error, _IdxError) as error:
+        raise ConversionError(str(path), f"a damaged file ({error})", again) from None
+
+
+class _IdxError(Exception):
+    pass
+
+
+def _idx_of(file: BinaryIO | gzip.GzipFile) -> Tensor:
+    """No more is read than the header says, and one byte: whatever a packed file would become."""
+    start = file.read(4)
+    if len(start) < 4 or start[:3] != b"\0\0\x08" or not 1 <= start[3] <= 4:
+        raise _IdxError("no header of an idx file of bytes")
+    sizes = file.read(4 * start[3])
+    if len(sizes) < 4 * start[3]:
+        raise _IdxError("a header that ends too early")
+    shape = [int.from_bytes(sizes[k : k + 4], "big") for k in range(0, len(sizes), 4)]
+    total = math.prod(shape)
+    if total > _LARGEST_IDX:
+        raise _IdxError(f"{total:,} values, more than are read")
+    values = file.read(total + 1)
+    if len(values) != total:
+        raise _IdxError("other sizes than it says")
+    return torch.frombuffer(bytearray(values), dtype=torch.uint8).reshape(shape) if total else torch.empty(shape)
 
 
 # name: what reads a split from the first of the folders that has it

@@ -74,6 +74,12 @@ class Images:
             found.update(t.contiguous().cpu().numpy().data)
         return found.hexdigest()
 
+    def with_gradients(self) -> Images:
+        """The same, for training: what was made in ``torch.inference_mode`` is copied."""
+        if not (self.stored.is_inference() or self.labels.is_inference()):
+            return self
+        return replace(self, stored=self.stored.clone(), labels=self.labels.clone())
+
     def first(self, n: int | None) -> Images:
         """The first ``n`` images, or all."""
         return self if n is None else self[:n]

@@ -32,6 +32,7 @@ from converters.zoo.networks import build
 from converters.zoo.optimisers import Optimisers
 from converters.zoo.processes import team
 from converters.zoo.recipes import Recipe
+from converters.zoo.surroundings import own_settings
 from converters.zoo.teachers import Teachers
 from converters.zoo.training_file import Checkpoint, load_weights, read_checkpoint_of, write_checkpoint, write_log
 from converters.zoo.training_state import beyond_state_dict, optimiser_state, put_back_model, put_back_optimiser
@@ -55,6 +56,7 @@ class TrainResult:
     log: list[dict[str, Any]]
 
 
+@own_settings()
 def train(
     network: str,
     data: Images,
@@ -117,6 +119,7 @@ def train(
         raise ConversionError("--input-levels", f"{input_levels} for {toolkit}", "use --toolkit pt2e")
     if abs(seed) >= 2**42:  # _mix makes some two million times as much of it, in torch's 64 bits
         raise ConversionError("--seed", f"{seed}", "use a whole number between -2**42 and 2**42")
+    data, test = data.with_gradients(), test.with_gradients()
     shape = data.shape
     about = {"network": network, "shape": list(shape), "classes": data.classes, "images": len(data), "seed": seed}
     torch.manual_seed(seed)
