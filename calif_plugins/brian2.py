@@ -1,6 +1,7 @@
 """The Ca-LIF neuron as Brian2 equations, custom events and reset statements. Discrete code, never an ODE.
 
-One Brian2 time step is one step of the rule. With ``layer=`` every group gets slots of its own in the
+One Brian2 time step is one step of the rule, whatever ``defaultclock.dt`` is, and whether it is set before or after a
+group is made: time is counted in steps. With ``layer=`` every group gets slots of its own in the
 network's schedule, so that all layers of a feed-forward network act within one ``dt``, in graph order::
 
     net = Network(a, b, connect(a, b, i, j, w, layer="a"))
@@ -53,6 +54,7 @@ _RESETS = {
     "pos": "V -= Vth\ny += 1\nfired += 1\nlast = t_in_timesteps + 1",
     "neg": "V += Vth\ny -= 1\nfired += 1\nlast = t_in_timesteps + 1",
 }
+_INDEX = 1e-12  # seconds: finer than any clock, so that a TimedArray looks its rows up as they stand
 _SLOTS = ("leak", "thresholds", "resets", "synapses")
 _DEFAULT_SLOTS = dict(zip(_SLOTS, ("groups", "thresholds", "resets", "synapses"), strict=True))
 
@@ -62,16 +64,39 @@ def schedule(*layers: str) -> list[str]:
 
     Brian2's standard slots stay, for whatever else is in the network.
 
+    Raises
+    ------
+    ValueError
+        For a layer that is named twice, or so that Brian2 takes its slots for its own.
+
     >>> schedule("a", "b")
     ['start', 'groups', 'a_leak', 'a_thresholds', 'a_resets', 'a_synapses',
      'b_leak', 'b_thresholds', 'b_resets', 'b_synapses', 'thresholds', 'synapses', 'resets', 'end']
     """
-    own = [f"{layer}_{slot}" for layer in layers for slot in _SLOTS]
+    twice = [layer for k, layer in enumerate(layers) if layer in layers[:k]]
+    if twice:
+        raise ValueError(f"schedule: expected different layers, found {twice[0]!r} twice; name each one once")
+    own = [_slot(layer, slot) for layer in layers for slot in _SLOTS]
     return ["start", "groups", *own, "thresholds", "synapses", "resets", "end"]
 
 
+def _by_step(rows: np.ndarray) -> dict[str, Any]:
+    """A namespace in which ``rows(t_in_timesteps * row, i)`` is the row of this step, and 0 after the last one.
+
+    A TimedArray is indexed by time. Over the time of its own rows it would depend on the clock of the moment it was
+    made, and stretch or squeeze what it holds if ``defaultclock.dt`` is set afterwards; over steps it does not.
+    """
+    silence = np.zeros((1, rows.shape[1]))  # a TimedArray holds its last value
+    held = brian2.TimedArray(np.concatenate([rows, silence]), dt=_INDEX * brian2.second)
+    return {"rows": held, "row": _INDEX * brian2.second}
+
+
 def _slot(layer: str | None, slot: str) -> str:
-    return _DEFAULT_SLOTS[slot] if layer is None else f"{layer}_{slot}"
+    if layer is None:
+        return _DEFAULT_SLOTS[slot]
+    if f"{layer}_".startswith(("before_", "after_")):
+        raise ValueError(f"layer: expected a name that is no slot of Brian2's, found {layer!r}; call it another way")
+    return f"{layer}_{slot}"  # a slot's name ends with the last _, so two layers never share one
 
 
 def calif_group(
@@ -163,9 +188,8 @@ def calif_group(
         given = np.asarray(charge, dtype=np.float64)
         if given.ndim != 2 or given.shape[1] != n:
             raise ValueError(f"charge: expected an array of shape (steps, {n}), found {given.shape}")
-        last = np.zeros((1, n))  # a TimedArray holds its last value; after the charge there is none
-        group.namespace["charge"] = brian2.TimedArray(np.concatenate([given, last]), dt=group.clock.dt)
-        code = f"V += charge(t, i)\n{code}"
+        group.namespace.update(_by_step(given))
+        code = f"V += rows(t_in_timesteps * row, i)\n{code}"
     group.run_regularly(code, when=_slot(layer, "leak"))
     return group
 
@@ -295,15 +319,14 @@ def replay_group(trains: Any, *, layer: str | None = None, name: str = "replay*"
     trains = np.asarray(trains, dtype=np.float64)
     if trains.ndim != 2 or np.abs(trains).max(initial=0) > 1:
         raise ValueError(f"trains: expected (steps, n) with values -1, 0 and 1, found shape {trains.shape}")
-    silence = np.zeros((1, trains.shape[1]))
+    now = "rows(t_in_timesteps * row, i)"
     group = brian2.NeuronGroup(
         trains.shape[1],
         "unused : 1",
-        events={"pos": "train(t, i) > 0", "neg": "train(t, i) < 0"},
+        events={"pos": f"{now} > 0", "neg": f"{now} < 0"},
         name=name,
-        namespace={},
+        namespace=_by_step(trains),
     )
-    group.namespace["train"] = brian2.TimedArray(np.concatenate([trains, silence]), dt=group.clock.dt)
     for event in ("pos", "neg"):
         group.set_event_schedule(event, when=_slot(layer, "thresholds"))
     return group

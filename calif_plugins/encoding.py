@@ -20,7 +20,9 @@ def spike_counts(pixels: Any, window: int, *, alpha: float = 1.0, pixel_max: flo
     >>> spike_counts([0.0, 0.5, -1.0], 8)
     array([ 0,  4, -8])
     """
-    pixels = np.asarray(pixels, dtype=np.float64)
+    given = np.asarray(pixels)
+    own = np.finfo(given.dtype).eps if given.dtype.kind == "f" else 0.0
+    pixels = given.astype(np.float64)
     window = _whole_window(window)
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha: expected 0 < alpha <= 1 (one spike per step at most), found {alpha}")
@@ -32,8 +34,9 @@ def spike_counts(pixels: Any, window: int, *, alpha: float = 1.0, pixel_max: flo
         raise ValueError(
             f"pixels: must lie within ±{pixel_max}, found {np.abs(pixels).max()}; set pixel_max to your data's maximum"
         )
-    # a product such as 0.29 * 100 must not lose its spike to the last bit of the float
-    count = np.floor(alpha * window * np.abs(pixels) / pixel_max + 1e-9).astype(np.int64)
+    # a product such as 0.29 * 100 must not lose its spike to the last bit of the float, nor to that of a float32
+    exact = alpha * window * np.abs(pixels) / pixel_max
+    count = np.minimum(np.floor(exact * (1 + own) + 1e-9), window).astype(np.int64)
     return np.sign(pixels).astype(np.int64) * count
 
 

@@ -34,6 +34,14 @@ def test_an_interval_that_divides_loses_no_spike_to_a_float():
     assert spike_counts([0.29], 100).tolist() == [29]  # 0.29 * 100 is 28.999... in floats
 
 
+@given(st.integers(1, 2000), st.sampled_from([np.float16, np.float32, np.float64]))
+def test_whole_shares_are_whole_in_every_float(window, dtype):
+    """k / T as a pixel is k spikes, however many bits the pixel has, as long as they tell k from its neighbours."""
+    window = min(window, 500 if dtype is np.float16 else 2000)
+    k = np.arange(window + 1)
+    assert spike_counts((k / window).astype(dtype), window).tolist() == k.tolist()
+
+
 def test_signed_pixels_give_signed_spikes():
     train = isi_encode(np.array([-1.0, 0.5]), 4)
     assert train.sum(0).tolist() == [-4, 2]
