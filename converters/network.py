@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,12 +16,18 @@ from torch import Tensor
 
 from calif_plugins.parameters import CaLIFParameters
 from converters.errors import ConversionError
+from converters.nir_flattening import flat
 from converters.nodes import CaLIF, SpikeEncoder
 from converters.operations import Conv2d, Flatten, Linear, Operation, Scale, Shape, SumPool2d, Synapse
 from converters.operations.node import CaLIFOperation
 from converters.quantised import InputSpec
+from converters.stock_files import about_stock, ways_of_stock
 
 __all__ = ["Network", "Stage", "float64"]
+
+_MOST_STEPS = 1_000_000  # operations in all synapses together
+_LARGEST_WEIGHT = 2**24  # float32 holds whole numbers up to there, and files are of float32
+_LARGEST_SCALE = 2**31  # of float64; what makes branches of unequal scale equal has 30 bits
 
 
 def float64(value: Any, device: torch.device | None = None) -> Tensor:
@@ -156,36 +164,48 @@ class _Reader:
     def __init__(self, graph: nir.NIRGraph) -> None:
         if not isinstance(graph, nir.NIRGraph):
             raise ConversionError("graph", type(graph).__name__, "give a NIR graph, as to_nir and read return it")
+        graph = flat(graph)
         self.nodes = graph.nodes
-        self.before: dict[str, list[str]] = {name: [] for name in graph.nodes}
+        self.before: dict[str, list[str]] = {name: [] for name in self.nodes}
+        self.after: dict[str, list[str]] = {name: [] for name in self.nodes}
         for a, b in graph.edges:
             for end in (a, b):
                 if end not in self.nodes:
                     raise ConversionError(f"edge {a} -> {b}", f"no node {end!r}", "edges must join existing nodes")
             self.before[b].append(a)
-        encoders = [n for n, node in self.nodes.items() if type(node) is SpikeEncoder]
-        outputs = [n for n, node in self.nodes.items() if type(node) is nir.Output]
-        for kind, names in (("SpikeEncoder", encoders), ("Output", outputs)):
-            if len(names) != 1:
-                raise ConversionError("graph", f"{len(names)} {kind} nodes", "a Ca-LIF network has exactly one")
-        self.encoder, self.sink = encoders[0], outputs[0]
-        self.after: dict[str, list[str]] = {name: [] for name in self.nodes}
-        for a, b in graph.edges:
             self.after[a].append(b)
+        if not any(type(node) in (CaLIF, SpikeEncoder) for node in self.nodes.values()):
+            raise ConversionError("graph", about_stock(graph), ways_of_stock(graph))
+        self.image, self.encoder, self.sink = (self._only(kind) for kind in (nir.Input, SpikeEncoder, nir.Output))
         self.ops = {name: _OPS[type(node)](name, node) for name, node in self.nodes.items() if type(node) in _OPS}
 
+    def _only(self, kind: type) -> str:
+        found = [name for name, node in self.nodes.items() if type(node) is kind]
+        if len(found) != 1:
+            shown = f" ({', '.join(found[:3])})" if found else ""
+            raise ConversionError(
+                "graph", f"{len(found)} {kind.__name__} nodes{shown}", "a Ca-LIF network has exactly one"
+            )
+        return found[0]
+
     def network(self) -> Network:
-        encoder = self.nodes[self.encoder]
-        for a in self.before[self.encoder]:
-            if type(self.nodes[a]) is not nir.Input:
-                raise ConversionError(a, type(self.nodes[a]).__name__, "only an Input node feeds the encoder")
+        encoder: Any = self.nodes[self.encoder]
+        if self.before[self.encoder] != [self.image] or self.after[self.image] != [self.encoder]:
+            raise ConversionError(
+                self.encoder, "other edges than one from the Input", "the Input feeds the encoder alone"
+            )
+        shapes: dict[str, Shape] = {self.encoder: _ints(encoder.shape)}
+        self._declared(self.image, "input", shapes[self.encoder])
         last = self.before[self.sink]
         if len(last) != 1 or type(self.nodes[last[0]]) is not CaLIF:
-            raise ConversionError(self.sink, f"edges from {last}", "the output must be one CaLIF node")
-        shapes: dict[str, Shape] = {self.encoder: _ints(encoder.shape)}
+            raise ConversionError(self.sink, f"edges from {last[:5]}", "the output must be one CaLIF node")
+        order = self._order()
+        self._check_paths(order)
         stages = {}
-        for name in self._order():
-            node = self.nodes[name]
+        for name in order:
+            node: Any = self.nodes[name]
+            if type(node) is not CaLIF:
+                continue
             if node.window != encoder.window:
                 raise ConversionError(name, f"a window of {node.window}", f"the encoder has {encoder.window}")
             shape = _ints(node.shape)
@@ -197,29 +217,55 @@ class _Reader:
                 p = CaLIFParameters(p.threshold, p.leak - extra, p.y_min, p.y_max, p.tie, p.v_init)
             shapes[name] = shape
             stages[name] = Stage(name, synapses, p, shape, node.scale)
+        if not stages:
+            raise ConversionError("graph", "no CaLIF node", "export one with to_nir")
+        self._declared(self.sink, "output", shapes[last[0]])
         if last[0] != next(reversed(stages)):  # whatever else is last, the output is
             stages[last[0]] = stages.pop(last[0])
-        return Network(encoder, self.encoder, tuple(stages.values()), encoder.window)
+        network = Network(encoder, self.encoder, tuple(stages.values()), encoder.window)
+        _check_sums(network)
+        return network
+
+    def _declared(self, name: str, side: str, shape: Shape) -> None:
+        declared = _ints(getattr(self.nodes[name], f"{side}_type")[side])
+        if declared != shape:
+            where = "the encoder takes" if side == "input" else "the last layer has"
+            raise ConversionError(name, f"a declared shape of {declared}", f"{where} {shape}: correct one of them")
 
     def _order(self) -> list[str]:
-        """CaLIF nodes, each after all that feed it; the file's order decides where the graph does not."""
+        """All nodes, each after all that feed it; the file's order decides where the graph does not."""
         waiting = {name: len(self.before[name]) for name in self.nodes}
-        ready = [name for name, count in waiting.items() if not count]
+        ready = deque(name for name, count in waiting.items() if not count)
         order = []
         while ready:
-            name = ready.pop(0)
-            if type(self.nodes[name]) is CaLIF:
-                order.append(name)
+            name = ready.popleft()
+            order.append(name)
             for b in self.after[name]:
                 waiting[b] -= 1
                 if not waiting[b]:
                     ready.append(b)
-        stuck = [name for name, count in waiting.items() if count > 0]
-        if stuck:
-            raise ConversionError(stuck[0], "a cycle of edges", "Ca-LIF networks are feed-forward")
-        if not order:
-            raise ConversionError("graph", "no CaLIF node", "export one with to_nir")
+        if len(order) < len(self.nodes):
+            stuck = next(name for name, count in waiting.items() if count > 0)
+            raise ConversionError(stuck, "a cycle of edges", "Ca-LIF networks are feed-forward")
         return order
+
+    def _check_paths(self, order: list[str]) -> None:
+        """Every path between two layers becomes a synapse, and diamonds in a row double their number each time."""
+        paths, steps = dict.fromkeys(order, 0), dict.fromkeys(order, 0)
+        total = 0
+        for name in order:
+            if self._joins(name):
+                paths[name] = steps[name] = 1
+                continue
+            for a in self.before[name]:
+                through = type(self.nodes[a]) in _OPS
+                paths[name] += paths[a] if through else 1
+                steps[name] += steps[a] + paths[a] if through else 1
+            if type(self.nodes[name]) is CaLIF:
+                total += steps[name]
+                if total > _MOST_STEPS:
+                    found = f"{paths[name]:,} paths of operations that lead to it"
+                    raise ConversionError(name, found, f"merge equal ones: a network has {_MOST_STEPS:,} at the most")
 
     def _synapses(
         self, target: str, shape: Shape, shapes: dict[str, Shape]
@@ -250,6 +296,8 @@ class _Reader:
                         raise ConversionError(name, error.found, error.todo) from None
                     if added is not None and name != first:
                         raise ConversionError(name, "a bias before another operation", "put it into the layer's leak")
+                    if ops and type(op) is Scale and type(ops[-1]) is Scale:
+                        op = Scale(ops.pop().weight * op.weight)  # type: ignore[attr-defined]
                     if op.rewires or op.factor != 1:
                         ops.append(op)
                 if here != shape:
@@ -259,24 +307,53 @@ class _Reader:
             raise ConversionError(target, "no incoming edge", "every layer needs an input")
         return tuple(synapses), bias
 
-    def _paths(self, name: str) -> list[tuple[tuple[str, ...], list[str]]]:
-        """Chains of operations that end in ``name``, each with the spiking layers that it starts from."""
+    def _joins(self, name: str) -> bool:
+        """Whether a node takes several sources in an order, and so is the beginning of a chain."""
         node = self.nodes[name]
-        if type(node) in (CaLIF, SpikeEncoder):
-            return [((name,), [])]
-        if type(node) is CaLIFOperation and len(self.before[name]) > 1:
-            if sorted(node.order) != sorted(self.before[name]):
+        return type(node) is CaLIFOperation and bool(node.order)
+
+    def _paths(self, last: str) -> list[tuple[tuple[str, ...], list[str]]]:
+        """Chains of operations that end in ``last``, each with the spiking layers that it starts from."""
+        found = []
+        chain: list[str] = []  # from the last one back
+        waiting = [(last, 0)]
+        while waiting:
+            name, depth = waiting.pop()
+            del chain[depth:]
+            node = self.nodes[name]
+            if type(node) in (CaLIF, SpikeEncoder):
+                found.append(((name,), chain[::-1]))
+                continue
+            if self._joins(name):
+                order = node.order  # type: ignore[attr-defined]
+                if set(order) != set(self.before[name]):
+                    raise ConversionError(
+                        f"{name}.sources", f"{order} for edges from {self.before[name]}", "name each source"
+                    )
+                found.append((order, [name, *chain[::-1]]))
+                continue
+            if type(node) not in _OPS:
                 raise ConversionError(
-                    f"{name}.sources", f"{node.order} for edges from {self.before[name]}", "name each source once"
+                    name, f"a {type(node).__name__} node", f"Ca-LIF networks are made of {', '.join(_KNOWN)}"
                 )
-            return [(node.order, [name])]
-        if type(node) not in _OPS:
-            raise ConversionError(
-                name, f"a {type(node).__name__} node", f"Ca-LIF networks are made of {', '.join(_KNOWN)}"
-            )
-        if not self.before[name]:
-            raise ConversionError(name, "no incoming edge", "connect it or remove it")
-        return [(source, [*names, name]) for b in self.before[name] for source, names in self._paths(b)]
+            if not self.before[name]:
+                raise ConversionError(name, "no incoming edge", "connect it or remove it")
+            chain.append(name)
+            waiting += [(b, depth + 1) for b in reversed(self.before[name])]
+        return found
+
+
+def _check_sums(network: Network) -> None:
+    """Whole numbers below 2**53 are exact in float64; the range of counts and the charge itself bound them."""
+    largest = {network.encoder_name: max(-network.spec.q_min, network.spec.q_max)}
+    for stage in network.stages:
+        p = stage.parameters
+        charge = sum(s.reach(*(largest[name] for name in s.sources)) for s in stage.synapses)
+        other = float(np.abs(p.v_init).max() + network.window * np.abs(p.leak).max())
+        if charge + other >= 2**53:
+            found = f"sums of up to 2^{math.log2(charge + int(other)):.0f}"
+            raise ConversionError(stage.name, found, "float64 holds whole numbers below 2^53: use smaller weights")
+        largest[stage.name] = min(stage.reach, int((charge + other) / float(p.threshold.min())) + 1)
 
 
 def _ints(value: Any) -> Shape:
@@ -291,11 +368,16 @@ def _pair(name: str, value: Any, least: int = 0) -> tuple[int, int]:
     return int(pair[0]), int(pair[1])
 
 
-def _whole(name: str, value: Any) -> Tensor:
+def _whole(name: str, value: Any, most: int = _LARGEST_WEIGHT) -> Tensor:
     array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise ConversionError(name, f"weights of type {array.dtype}", "give whole numbers as integers or floats")
     if not np.isfinite(array).all() or (array != np.round(array)).any():
         raise ConversionError(name, "weights that are not whole numbers", "export with to_nir or from_snntorch")
-    largest = np.abs(array).max(initial=0)
+    largest = max(abs(int(array.min())), abs(int(array.max()))) if array.size else 0
+    if largest > most:
+        found = f"a weight of {largest:.4g}" if largest < 2**1000 else "a weight above 2^1000"
+        raise ConversionError(name, found, f"the limit is {most}, up to which sums stay exact: use smaller ones")
     kind = next((d for d in (np.int8, np.int16, np.int32) if largest <= np.iinfo(d).max), np.int64)
     return torch.from_numpy(np.ascontiguousarray(array.astype(kind)))
 
@@ -309,7 +391,10 @@ def _conv2d(name: str, node: Any) -> tuple[Operation, np.ndarray | None]:
     if isinstance(node.padding, str):
         raise ConversionError(name, f"padding {node.padding!r}", "give it in numbers")
     weight = _whole(name, node.weight)
-    groups = int(np.asarray(node.groups).reshape(-1)[0])
+    given = np.asarray(node.groups)
+    if given.size != 1 or given.dtype.kind not in "iu":
+        raise ConversionError(name, f"groups of {given.reshape(-1)[:4].tolist()}", "give one whole number")
+    groups = int(given.item())
     if groups < 1 or weight.ndim != 4 or weight.shape[0] % groups:
         raise ConversionError(name, f"weights {tuple(weight.shape)} in {groups} groups", "they must divide evenly")
     op = Conv2d(weight, _pair(name, node.stride, 1), _pair(name, node.padding), _pair(name, node.dilation, 1), groups)
@@ -339,10 +424,10 @@ def _flatten(name: str, node: Any) -> tuple[Operation, np.ndarray | None]:
 
 
 def _scale(name: str, node: Any) -> tuple[Operation, np.ndarray | None]:
-    weights = np.unique(np.asarray(node.scale))
-    if len(weights) != 1:
+    weights = _whole(name, node.scale, _LARGEST_SCALE)
+    if not weights.numel() or bool((weights != weights.flatten()[0]).any()):
         raise ConversionError(name, "different scales per neuron", "use a Conv2d or Linear node")
-    return Scale(int(_whole(name, weights)[0])), None
+    return Scale(int(weights.flatten()[0])), None
 
 
 _OPS: dict[type, Callable[[str, Any], tuple[Operation, np.ndarray | None]]] = {

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 import nir
 import numpy as np
 
 from converters.errors import ConversionError, FileFormatError
+from converters.nir_flattening import DEEPEST, flat
+from converters.nir_shapes import check_size
 from converters.nodes import NODES
 
-__all__ = ["NAME", "build_graph", "check_connected", "check_name", "shown"]
+__all__ = ["NAME", "build_graph", "check_name", "shown"]
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
 """Names that a node may have: readers pass them on to code generation."""
@@ -24,10 +27,10 @@ _FIELDS: dict[str, tuple[set[str], set[str]]] = {
     "CaLIFOperation": ({"operation", "settings"}, {"arrays", "sources"}),
     "Conv1d": ({"weight", "stride", "padding", "dilation", "groups", "bias"}, {"input_shape"}),
     "Conv2d": ({"weight", "stride", "padding", "dilation", "groups", "bias"}, {"input_shape"}),
-    "CubaLI": ({"tau_syn", "tau_mem", "r", "v_leak", "w_in"}, set()),
-    "CubaLIF": ({"tau_syn", "tau_mem", "r", "v_leak", "v_threshold", "w_in"}, {"v_reset"}),
+    "CubaLI": ({"tau_syn", "tau_mem", "r", "v_leak"}, {"w_in"}),
+    "CubaLIF": ({"tau_syn", "tau_mem", "r", "v_leak", "v_threshold"}, {"v_reset", "w_in"}),
     "Delay": ({"delay"}, set()),
-    "Flatten": ({"start_dim", "end_dim"}, {"input_type"}),
+    "Flatten": (set(), {"start_dim", "end_dim", "input_type"}),
     "I": ({"r"}, set()),
     "IF": ({"r", "v_threshold"}, {"v_reset"}),
     "Input": ({"shape"}, set()),
@@ -41,25 +44,49 @@ _FIELDS: dict[str, tuple[set[str], set[str]]] = {
     "Threshold": ({"threshold"}, set()),
 }
 _AXES = {"Affine": 2, "Conv1d": 3, "Conv2d": 4, "Linear": 2}  # of a weight, at least
+_MOST_METADATA = 2**20
 _TEXT = {"tie", "coding", "operation", "settings", "sources"}
 _WHOLE = {"shape", "stride", "dilation", "groups", "kernel_size", "input_shape", "input_type", "start_dim", "end_dim"}
 
 
-def build_graph(tree: dict[str, Any]) -> nir.NIRGraph:
+def build_graph(tree: dict[str, Any], *, allow_large: bool = False) -> nir.NIRGraph:
+    """The graph of a file's fields, without graphs inside of it.
+
+    Raises
+    ------
+    ConversionError
+        Naming the place in the file, what was found there, and what to do.
+    """
+    graph = flat(_graph(tree, "/node", 0))
+    _check_connected(graph)
+    if not allow_large:
+        check_size(graph)
+        _check_metadata(graph)
+    return graph
+
+
+def _graph(tree: dict[str, Any], where: str, depth: int) -> nir.NIRGraph:
     kind = tree.get("type")
     if not isinstance(kind, str) or kind != "NIRGraph" or not isinstance(tree.get("nodes"), dict):
-        raise FileFormatError("/node", "no NIRGraph", "the root of a .nir file is a graph with nodes")
-    nodes = {name: _node(name, fields) for name, fields in tree["nodes"].items()}
+        raise FileFormatError(where, "no NIRGraph", "the root of a .nir file is a graph with nodes")
+    if depth > DEEPEST:
+        raise FileFormatError(where, f"graphs more than {DEEPEST} deep in one another", "unpack some of them")
+    nodes = {name: _node(f"{where}/nodes/{name}", fields, depth) for name, fields in tree["nodes"].items()}
     edges = tree.get("edges")
     if not (isinstance(edges, np.ndarray) and edges.ndim == 2 and edges.shape[1] == 2 and edges.dtype.kind == "U"):
-        raise FileFormatError("/node/edges", "no list of pairs of names", "every graph has edges")
+        raise FileFormatError(f"{where}/edges", "no list of pairs of names", "every graph has edges")
     pairs = [(str(a), str(b)) for a, b in edges]
     for a, b in pairs:
         for end in (a, b):
             if end not in nodes:
-                raise FileFormatError("/node/edges", f"an edge with the unknown node {shown(end)!r}", "remove it")
+                raise FileFormatError(f"{where}/edges", f"an edge with the unknown node {shown(end)!r}", "remove it")
     if len(set(pairs)) != len(pairs):
-        raise FileFormatError("/node/edges", "the same edge twice", "remove one")
+        twice = next(edge for edge, n in Counter(pairs).items() if n > 1)
+        raise FileFormatError(
+            f"{where}/edges",
+            f"the edge {shown(twice[0])} -> {shown(twice[1])} twice, where NIR has a set",
+            "put a Scale of ones into one of them if both are meant, as converters.write does, or remove one",
+        )
     return nir.NIRGraph(nodes=nodes, edges=pairs, metadata=_metadata(tree), type_check=False)
 
 
@@ -68,11 +95,26 @@ def _metadata(tree: dict[str, Any]) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _node(name: str, fields: Any) -> nir.NIRNode:
-    where = f"/node/nodes/{name}"
+def _check_metadata(graph: nir.NIRGraph) -> None:
+    sizes = [_size(graph.metadata), *(_size(node.metadata) for node in graph.nodes.values())]
+    if sum(sizes) > _MOST_METADATA:
+        found = f"{sum(sizes):,} bytes of metadata"
+        raise FileFormatError("/node", found, f"the limit is {_MOST_METADATA:,}; give allow_large=True if you trust it")
+
+
+def _size(value: Any) -> int:
+    """Bytes of metadata, with something for each entry."""
+    if isinstance(value, dict):
+        return sum(64 + len(str(name)) + _size(entry) for name, entry in value.items())
+    return value.nbytes if isinstance(value, np.ndarray) else len(value) if isinstance(value, str) else 8
+
+
+def _node(where: str, fields: Any, depth: int) -> nir.NIRNode:
     if not isinstance(fields, dict) or not isinstance(fields.get("type"), str):
         raise FileFormatError(where, "no node type", "every node has one")
     kind = fields["type"]
+    if kind == "NIRGraph":
+        return _graph(fields, where, depth + 1)
     if kind not in _FIELDS:
         raise FileFormatError(
             where, f"the unknown node type {shown(kind)!r}", f"known are {', '.join(sorted(_FIELDS))}"
@@ -126,6 +168,8 @@ def _check_field(where: str, kind: str, key: str, value: Any) -> None:
             raise FileFormatError(where, _brief(array), "give a few small whole numbers")
         if key in ("shape", "stride", "dilation", "kernel_size", "input_shape", "groups") and (array < 1).any():
             raise FileFormatError(where, _brief(array), "sizes are at least 1")
+        if key == "groups" and array.size != 1:
+            raise FileFormatError(where, _brief(array), "give one number of groups")
         if key == "shape" and (array.ndim != 1 or np.prod(array.astype(np.float64)) > 2**31):
             raise FileFormatError(where, _brief(array), "that is not the shape of a layer")
     if key == "weight" and array.ndim < _AXES.get(kind, 1):
@@ -137,7 +181,7 @@ def check_name(where: str, name: str) -> None:
         raise ConversionError(f"{where} {shown(name)!r}", "a name that readers refuse", "use letters, digits, _ and .")
 
 
-def check_connected(graph: nir.NIRGraph) -> None:
+def _check_connected(graph: nir.NIRGraph) -> None:
     after: dict[str, list[str]] = {n: [] for n in graph.nodes}
     before: dict[str, list[str]] = {n: [] for n in graph.nodes}
     for a, b in graph.edges:

@@ -9,7 +9,9 @@ import nir
 import numpy as np
 
 from converters.lattice import Certificate, fit
+from converters.names import LONGEST, Names
 from converters.nodes import CaLIF, SpikeEncoder
+from converters.operations import Scale
 from converters.quantised import Layer, QuantGraph
 
 __all__ = ["certify", "to_nir"]
@@ -58,7 +60,8 @@ def to_nir(q: QuantGraph, T: int | None = None, *, coding: str = "isi", bits: in
     window = int(window)
     nodes: dict[str, nir.NIRNode] = {}
     edges: list[tuple[str, str]] = []
-    image = _free("image", q)
+    names = Names(q.shapes)  # layers keep theirs, whatever the nodes between them would be called
+    image = names.new("image")
     nodes[image] = nir.Input(input_type={"input": np.array(q.input.shape)})
     nodes[q.input.name] = SpikeEncoder(
         np.array(q.input.shape), q.input.scale, q.input.q_min, q.input.q_max, window, coding
@@ -67,18 +70,24 @@ def to_nir(q: QuantGraph, T: int | None = None, *, coding: str = "isi", bits: in
     shapes = q.shapes
     certificates = certify(q, bits=bits)
     for layer in q.layers:
+        direct: set[str] = set()
         for k, synapse in enumerate(layer.synapses):
             before, here = synapse.sources, tuple(shapes[name] for name in synapse.sources)
-            for j, op in enumerate(synapse.ops):
-                name = f"{layer.name}.s{k}.{j}_{type(op).__name__.lower()}"
+            ops = synapse.ops
+            if not ops and before[0] in direct:  # edges are a set: a source that comes twice would come once
+                ops = (Scale(1),)
+            elif not ops:
+                direct.add(before[0])
+            for j, op in enumerate(ops):
+                name = names.new(f"{layer.name[: LONGEST - 40]}.s{k}.{j}_{type(op).__name__.lower()}")
                 nodes[name] = op.to_node(*here)
                 if len(before) > 1:
                     nodes[name] = replace(nodes[name], sources=json.dumps(before))
-                edges += [(source, name) for source in before]
+                edges += [(source, name) for source in dict.fromkeys(before)]
                 before, here = (name,), (op.output_shape(*here),)
             edges.append((before[0], layer.name))
         nodes[layer.name] = _neuron(layer, certificates[layer.name], window)
-    result = _free("result", q)
+    result = names.new("result")
     nodes[result] = nir.Output(output_type={"output": np.array(q.output.shape)})
     edges.append((q.output.name, result))
     return nir.NIRGraph(nodes=nodes, edges=edges, metadata={}, type_check=False)  # its shapes are wrong for groups
@@ -103,9 +112,3 @@ def _neuron(layer: Layer, certificate: Certificate, window: int) -> CaLIF:
         window=window,
         scale=layer.scale,
     )
-
-
-def _free(name: str, q: QuantGraph) -> str:
-    while name in q.shapes:
-        name = f"{name}_"
-    return name

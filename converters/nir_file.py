@@ -20,7 +20,8 @@ from converters import hdf5
 from converters.atomic import atomic_path
 from converters.errors import ConversionError, FileFormatError
 from converters.network import Network
-from converters.nir_building import NAME, build_graph, check_connected, check_name, shown
+from converters.nir_building import NAME, build_graph, check_name, shown
+from converters.nir_flattening import DEEPEST, without_repeats
 from converters.nodes import NODES, CaLIF, SpikeEncoder
 from converters.reading import open_regular
 
@@ -29,12 +30,14 @@ __all__ = ["MAX_BYTES", "read", "register", "write"]
 MAX_BYTES = 2**30
 """Default limit of what a file may ask the reader to allocate, in bytes."""
 _MAX_OBJECTS = 200_000
-_MAX_DEPTH = 4
+_MAX_DEPTH = 4 + 2 * DEEPEST
 _NUMBERED = re.compile(r"[0-9][A-Za-z0-9_.]*\Z")  # nodes as exporters of nn.Sequential name them: "0", "1", ...
 
 
 def write(path: str | os.PathLike, graph: nir.NIRGraph) -> None:
     """Write a graph, to a temporary name first, so that ``path`` is never half a file.
+
+    An edge that is there twice gets a Scale of ones, since a file's edges are a set.
 
     Raises
     ------
@@ -43,13 +46,16 @@ def write(path: str | os.PathLike, graph: nir.NIRGraph) -> None:
     """
     for name in graph.nodes:
         check_name("node", name)
+    graph = without_repeats(graph)
     with atomic_path(path) as temporary:
         whole = io.BytesIO()  # HDF5 ends the process when it cannot write to a disk
         nir.write(whole, graph)
         temporary.write_bytes(whole.getbuffer())
 
 
-def read(path: str | os.PathLike, *, max_bytes: int = MAX_BYTES, rename: bool = False) -> nir.NIRGraph:
+def read(
+    path: str | os.PathLike, *, max_bytes: int = MAX_BYTES, rename: bool = False, allow_large: bool = False
+) -> nir.NIRGraph:
     """Read and validate a ``.nir`` file.
 
     Parameters
@@ -60,11 +66,14 @@ def read(path: str | os.PathLike, *, max_bytes: int = MAX_BYTES, rename: bool = 
     rename : bool
         Put an underscore before names of nodes that begin with a digit, as other tools write them, instead of
         refusing them.
+    allow_large : bool
+        Take networks of more than 2**27 values for an image, windows of more than 2**20 steps and metadata of more than
+        a mebibyte, which a small file can ask for.
 
     Returns
     -------
     nir.NIRGraph
-        With :class:`~converters.nodes.CaLIF` nodes checked for shapes and connections.
+        Without graphs inside of it, and checked for shapes and connections.
 
     Raises
     ------
@@ -83,8 +92,7 @@ def read(path: str | os.PathLike, *, max_bytes: int = MAX_BYTES, rename: bool = 
     if not isinstance(node, dict):
         raise FileFormatError(where, "no graph", "write the file with NIR 1.0 or converters.write")
     try:
-        graph = build_graph(node)
-        check_connected(graph)
+        graph = build_graph(node, allow_large=allow_large)
         if any(type(n) in (CaLIF, SpikeEncoder) for n in graph.nodes.values()):
             Network.from_graph(graph)
     except ConversionError as error:
@@ -171,7 +179,7 @@ class _Walk:
                 result[new] = self.group(target, item, here, depth + 1)
             elif hdf5.is_dataset(item):
                 result[name] = self.dataset(item, here)
-                if place == "/node" and name == "edges" and self.rename:
+                if name == "edges" and self.rename:
                     result[name] = _renamed(result[name])
             else:
                 raise self.fail(here, "an object of another kind", "NIR files hold groups and data sets")
@@ -179,7 +187,7 @@ class _Walk:
 
     def numbered(self, name: str, place: str, here: str) -> None:
         """Refuse a name, except a number for a node where that was asked for."""
-        if len(name) > hdf5.MAX_NAME or place != "/node/nodes" or not _NUMBERED.match(name):
+        if len(name) > hdf5.MAX_NAME or not place.endswith("/nodes") or not _NUMBERED.match(name):
             raise self.fail(here, "a name with other characters than letters, digits, _ and .", "rename it")
         if not self.rename:
             raise self.fail(here, "a name that begins with a digit", "rename it, or read the file with rename=True")

@@ -21,6 +21,8 @@ from converters.operations.node import CaLIFOperation
 __all__ = ["CODINGS", "NODES", "CaLIF", "SpikeEncoder"]
 
 CODINGS = ("isi", "direct")
+_LARGEST = 2.0**53
+_SMALLEST = 2.0**-64
 
 
 @dataclass(eq=False)
@@ -84,14 +86,19 @@ class CaLIF(nir.NIRNode):
             value = np.ascontiguousarray(np.broadcast_to(value.astype(np.float64).reshape(-1), (channels,)))
             if not np.isfinite(value).all():
                 raise ConversionError(f"CaLIF.{name}", "NaN or infinity", "all parameters must be finite")
+            if (np.abs(value) > _LARGEST).any():
+                raise ConversionError(
+                    f"CaLIF.{name}", f"{np.abs(value).max():.4g}", "up to 2^53 float64 holds whole numbers"
+                )
             setattr(self, name, value)
         if not (self.v_threshold > 0).all():
             raise ConversionError("CaLIF.v_threshold", f"{self.v_threshold.min()}", "thresholds must be positive")
+        if (self.v_threshold < _SMALLEST).any():
+            todo = "below 2^-64 of an integer charge a threshold decides nothing: scale weights and threshold up"
+            raise ConversionError("CaLIF.v_threshold", f"{self.v_threshold.min():.4g}", todo)
         self.y_min, self.y_max = _whole("CaLIF.y_min", self.y_min), _whole("CaLIF.y_max", self.y_max)
         self.window = _whole("CaLIF.window", self.window, least=1)
-        self.scale = float(self.scale)
-        if not (np.isfinite(self.scale) and self.scale > 0):
-            raise ConversionError("CaLIF.scale", f"{self.scale}", "it must be positive and finite")
+        self.scale = _scale("CaLIF.scale", self.scale)
         if not self.y_min <= 0 <= self.y_max:
             raise ConversionError("CaLIF.y_min, y_max", f"[{self.y_min}, {self.y_max}]", "the range must contain 0")
         if self.tie not in TIE_RULES:
@@ -140,9 +147,7 @@ class SpikeEncoder(nir.NIRNode):
 
     def __post_init__(self) -> None:
         self.shape = _shape("SpikeEncoder", self.shape)
-        self.scale = float(self.scale)
-        if not (np.isfinite(self.scale) and self.scale > 0):
-            raise ConversionError("SpikeEncoder.scale", f"{self.scale}", "it must be positive and finite")
+        self.scale = _scale("SpikeEncoder.scale", self.scale)
         self.q_min, self.q_max = _whole("SpikeEncoder.q_min", self.q_min), _whole("SpikeEncoder.q_max", self.q_max)
         self.window = _whole("SpikeEncoder.window", self.window, least=1)
         if not self.q_min <= 0 < self.q_max:
@@ -169,10 +174,22 @@ def _shape(where: str, value: Any) -> np.ndarray:
     return array.astype(np.int64)
 
 
+def _scale(where: str, value: Any) -> float:
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "iuf" or not 0 < float(array.item()) < np.inf:
+        raise ConversionError(where, _shown(value), "it must be a number, positive and finite")
+    return float(array.item())
+
+
+def _shown(value: Any) -> str:
+    return "a number of many digits" if isinstance(value, int) and abs(value) >= 2**64 else f"{value!r}"
+
+
 def _whole(where: str, value: Any, least: int | None = None) -> int:
     array = np.asarray(value)
-    if array.size != 1 or array.dtype.kind not in "iuf" or float(array.item()) != int(array.item()):
-        raise ConversionError(where, f"{value!r}", "give a whole number")
+    real = array.size == 1 and array.dtype.kind in "iuf" and np.isfinite(array).all()
+    if not real or float(array.item()) != int(array.item()):
+        raise ConversionError(where, _shown(value), "give a whole number")
     if abs(array.item()) >= 2**31 or (least is not None and array.item() < least):
-        raise ConversionError(where, f"{value!r}", f"give a whole number from {least or -(2**31)} to {2**31 - 1}")
+        raise ConversionError(where, _shown(value), f"give a whole number from {least or -(2**31)} to {2**31 - 1}")
     return int(array.item())

@@ -21,6 +21,7 @@ from torch import Tensor
 from calif_plugins.parameters import TIE_RULES, TieRule
 from converters.checked import Checked
 from converters.errors import ConversionError
+from converters.names import Names, plain
 from converters.operations import Concatenate, Flatten, Operation, Scale, Shape, SumPool2d, Synapse
 from converters.rounding import exact_round
 
@@ -446,16 +447,9 @@ class GraphBuilder:
         return QuantGraph(self.spec, tuple(self.layers), self.source)
 
     def unique(self, name: str) -> str:
-        """A valid, unused node name, as near to ``name`` as can be."""
-        name = "".join(c if c.isascii() and (c.isalnum() or c in "_.") else "_" for c in name) or "layer"
-        if not (name[0].isalpha() or name[0] == "_"):
-            name = "_" + name
+        """A valid, unused node name, as near to ``name`` as can be: no two layers ever share one."""
         taken = {layer.name for layer in self.layers} | ({self.spec.name} if self.spec else set())
-        candidate, k = name, 1
-        while candidate in taken:
-            k += 1
-            candidate = f"{name}_{k}"
-        return candidate
+        return Names(taken).new(plain(name))
 
 
 def _connect(where: str, value: Value, op: Operation) -> list[Synapse]:

@@ -13,9 +13,13 @@ from typing import Any, NamedTuple
 
 import nir
 import numpy as np
+from torch import fx
 
 from converters.errors import ConversionError
+from converters.names import Names
 from converters.network import Network
+from converters.nir_flattening import flat, without_repeats
+from converters.nir_shapes import infer_shapes
 from converters.nodes import CaLIF, SpikeEncoder
 
 __all__ = ["DIALECTS", "spell"]
@@ -51,48 +55,75 @@ def spell(graph: nir.NIRGraph, simulator: str) -> tuple[nir.NIRGraph, dict[str, 
     network = Network.from_graph(graph)  # validates
     if network.encoder.coding != "isi":
         raise ConversionError(network.encoder_name, "coding 'direct'", "simulators are fed spikes: use coding isi")
-    names = _names(graph)
+    graph = without_repeats(flat(graph))
+    wires, sent = _Wires(graph), infer_shapes(graph)
+    arrives = {b: sent[a] for a, b in graph.edges}
     nodes: dict[str, nir.NIRNode] = {}
-    edges = list(graph.edges)
+    names = Names(_RESERVED)
+    new = {name: names.new(name.replace(".", "_")) for name in graph.nodes}
     for name, node in graph.nodes.items():
-        branches = _REWRITES.get(type(node), lambda node, _: [node])(node, _Place(graph, name, DIALECTS[simulator]))
-        before, after = [a for a, b in edges if b == name], [b for a, b in edges if a == name]
-        if not branches:  # it only passes on what it gets
-            edges = [e for e in edges if name not in e] + [(a, b) for a in before for b in after]
+        place = _Place(arrives.get(name, ()), DIALECTS[simulator])
+        branches = _REWRITES.get(type(node), lambda node, _: [node])(node, place)
+        if not branches and not wires.cut(name):  # it only passes on what it gets, but beside an edge that does too
+            branches = _diagonal(node.scale)
         for k, branch in enumerate(branches):
-            here = name if k == 0 else _free(f"{name}_{k}", names)
-            nodes[names[here]] = branch
-            if k:  # side by side, and added up where they end
-                edges += [(a, here) for a in before] + [(here, b) for b in after]
-    if len(set(edges)) != len(edges):
-        raise ConversionError("graph", "two equal connections between the same layers", "merge them into one weight")
-    spelt = nir.NIRGraph(nodes, [(names[a], names[b]) for a, b in edges], metadata={}, type_check=False)
-    return spelt, {name: names[name] for name, node in graph.nodes.items() if type(node) is CaLIF}
+            twin = f"{name}/{k}" if k else name  # side by side, and added up where they end; no name of a file has a /
+            if k:
+                new[twin] = names.new(f"{new[name]}_{k}")
+                wires.copy(name, twin)
+            nodes[new[twin]] = branch
+    spelt = nir.NIRGraph(nodes, [(new[a], new[b]) for a, b in wires.edges()], metadata={}, type_check=False)
+    return spelt, {name: new[name] for name, node in graph.nodes.items() if type(node) is CaLIF}
+
+
+class _Wires:
+    """Edges that can be taken apart and doubled, in time that does not grow with the graph."""
+
+    def __init__(self, graph: nir.NIRGraph) -> None:
+        self.before: dict[str, dict[str, None]] = {name: {} for name in graph.nodes}
+        self.after: dict[str, dict[str, None]] = {name: {} for name in graph.nodes}
+        for a, b in graph.edges:
+            self.join(a, b)
+
+    def join(self, a: str, b: str) -> None:
+        self.before[b][a] = self.after[a][b] = None
+
+    def cut(self, name: str) -> bool:
+        """Let what comes before a node feed what comes after it; False, and nothing, where that edge is there."""
+        before, after = self.before[name], self.after[name]
+        if any(b in self.after[a] for a in before for b in after):
+            return False
+        del self.before[name], self.after[name]
+        for a in before:
+            del self.after[a][name]
+        for b in after:
+            del self.before[b][name]
+        for a in before:
+            for b in after:
+                self.join(a, b)
+        return True
+
+    def copy(self, name: str, to: str) -> None:
+        """Join another node where one is joined."""
+        self.before[to], self.after[to] = {}, {}
+        for a in self.before[name]:
+            self.join(a, to)
+        for b in self.after[name]:
+            self.join(to, b)
+
+    def edges(self) -> list[tuple[str, str]]:
+        return [(a, b) for a, ends in self.after.items() for b in ends]
+
+
+# executors make attributes of modules, and Python, of names
+_RESERVED = {*dir(fx.GraphModule({}, fx.Graph())), *keyword.kwlist, *keyword.softkwlist}
 
 
 class _Place(NamedTuple):
     """Where a node stands: what a rewrite may need to know beside the node."""
 
-    graph: nir.NIRGraph
-    name: str
+    shape: tuple[int, ...]
     flatten_from: int
-
-
-def _names(graph: nir.NIRGraph) -> dict[str, str]:
-    """Names that executors keep as they are: no dots, no keywords of Python."""
-    result: dict[str, str] = {}
-    for name in graph.nodes:
-        _free(name, result)
-    return result
-
-
-def _free(name: str, taken: dict[str, str]) -> str:
-    """Put a name that no other node has into ``taken``, under the name itself, which is returned."""
-    new = name.replace(".", "_")
-    while new in taken.values() or keyword.iskeyword(new):
-        new += "_"
-    taken[name] = new
-    return name
 
 
 def _affine(node: Any, _place: _Place) -> list[nir.NIRNode]:
@@ -136,11 +167,13 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def _scale(node: Any, _place: _Place) -> list[nir.NIRNode]:
-    """No importer has it: a diagonal of weights does the same; two, where one float32 cannot hold the factor."""
-    scale = np.asarray(node.scale, dtype=np.float64)
+    return [] if np.asarray(node.scale).flat[0] == 1 else _diagonal(node.scale)
+
+
+def _diagonal(value: Any) -> list[nir.NIRNode]:
+    """No importer has a Scale: a diagonal of weights does the same; two, where one float32 cannot hold the factor."""
+    scale = np.asarray(value, dtype=np.float64)
     factor, channels = scale.flat[0], scale.shape[0]  # uniform, as Network checks
-    if factor == 1:
-        return []
     high = np.float32(factor)
     diagonals = [np.eye(channels, dtype=np.float32) * part for part in (high, np.float32(factor - high)) if part]
     if scale.ndim == 1:
@@ -154,23 +187,10 @@ def _pool(node: Any, place: _Place) -> list[nir.NIRNode]:
     size = kernel[0] * kernel[1]
     if size & (size - 1) == 0 and not np.asarray(node.padding).any():
         return [nir.SumPool2d(np.array(kernel), np.array(_pair(node.stride)), np.array((0, 0)))]
-    channels = _channels(place.graph, place.name)
+    channels = place.shape[0]
     weight = np.zeros((channels, channels, *kernel), dtype=np.float32)
     weight[range(channels), range(channels)] = 1
     return [_conv2d(weight, node.stride, node.padding, (1, 1))]
-
-
-def _channels(graph: nir.NIRGraph, name: str) -> int:
-    """Channels of what comes into a node."""
-    before = next(a for a, b in graph.edges if b == name)
-    node: Any = graph.nodes[before]
-    if type(node) is nir.Conv2d:
-        return int(node.weight.shape[0])
-    if type(node) is nir.Scale:
-        return int(np.asarray(node.scale).shape[0])
-    if type(node) in (CaLIF, SpikeEncoder):
-        return int(node.shape[0])
-    return _channels(graph, before)
 
 
 # a node to the nodes that stand for it side by side; none where it only passes on what it gets

@@ -186,7 +186,7 @@ def test_errors():
             call()
     with pytest.raises(ConversionError, match="coding 'direct'"):
         spell(converters.to_nir(q, coding="direct"), "norse")
-    with pytest.raises(ConversionError, match="0 SpikeEncoder nodes"):
+    with pytest.raises(ConversionError, match="without Ca-LIF nodes"):
         spell(nir.NIRGraph.from_list(nir.Linear(weight=np.eye(2))), "norse")
 
 

@@ -140,7 +140,7 @@ def _huge(f) -> None:
 
 def _deep(f) -> None:
     g = f["node"]
-    for _ in range(10):
+    for _ in range(40):
         g = g.create_group("deeper")
 
 
