@@ -18,7 +18,8 @@ from converters.errors import ConversionError
 from converters.interop.native import run_native
 from converters.interop.stock import CannotRun, StockRun, run_stock
 from converters.lowering import lattice_network, lower
-from converters.lowering.feeding import Expected, expected, layer_nodes
+from converters.lowering.feeding import Expected, expected
+from converters.lowering.metadata import layer_nodes, precision_bits
 from converters.lowering.plain_if import LOST_IN
 from converters.network import Network, float64
 from converters.nir_file import read, write
@@ -310,7 +311,7 @@ def _from_file(path: Path, exact: Network | None = None) -> Callable[[str, Expec
     if exact is not None:
         _check_same(path, stock, exact)
     nodes = layer_nodes(stock)
-    dtype = torch.float64 if int(stock.metadata.get("calif_precision", 32)) == 64 else torch.float32
+    dtype = torch.float64 if precision_bits(stock) == 64 else torch.float32
 
     def run(simulator: str, right: Expected) -> StockRun:
         watched = {name: nodes[name] for name in right.spikes}

@@ -41,6 +41,7 @@ import nir
 import numpy as np
 
 from converters.lowering.lattice import LayerLattice
+from converters.lowering.metadata import numbered, stock_metadata
 from converters.lowering.rows import RowMap, Rows, comparators
 from converters.lowering.syn import network_shape, require_spikes, synapse_nodes
 from converters.network import Network, Stage
@@ -86,7 +87,7 @@ class _Graph:
         shape = network_shape(stage.shape, self.maps)
         lattice = self.lattices[stage.name]
         rule = _Rule(stage, lattice, self.network.window, self.precision)
-        prefix = f"l{k:03d}"
+        prefix = numbered("l", k, len(self.network.stages), least=3)
         syn = synapse_nodes(
             f"{prefix}_a",
             stage,
@@ -132,14 +133,7 @@ class _Graph:
         )
         # nir works out shapes with the kernel's height alone
         order = {name: self.nodes[name] for name in sorted(self.nodes)}
-        layers = [s.name for s in self.network.stages]
-        metadata = {
-            "calif_target": "chain",
-            "calif_window": self.network.window,
-            "calif_precision": self.precision,
-            "calif_layers": ",".join(layers),
-            "calif_nodes": ",".join(self.outputs[name] for name in layers),
-        }
+        metadata = stock_metadata("chain", self.network, self.precision, self.outputs)
         return nir.NIRGraph(nodes=order, edges=self.edges, metadata=metadata, type_check=square)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from converters.backends import run
 from converters.errors import ConversionError
 from converters.input_spikes import InputSpikes
+from converters.lowering.metadata import layer_nodes
 from converters.network import Network
 
 __all__ = ["Expected", "expected", "input_spikes", "layer_nodes"]
@@ -91,12 +92,3 @@ def expected(
             train = r.spikes[stage.name]
             spikes[stage.name] = torch.cat([train, train.new_zeros(1, *train.shape[1:])])
     return Expected(input_spikes(net, given, steps), spikes, r.counts, r.logits, net.window)
-
-
-def layer_nodes(stock: nir.NIRGraph) -> dict[str, str]:
-    """The node whose output is a layer's signed spike, by the layer's name, from a lowered graph's metadata."""
-    found = stock.metadata
-    layers, nodes = found.get("calif_layers"), found.get("calif_nodes")
-    if not isinstance(layers, str) or not isinstance(nodes, str) or layers.count(",") != nodes.count(","):
-        raise ConversionError("graph", "no metadata of a lowered network", "write it with converters.lower")
-    return dict(zip(layers.split(","), nodes.split(","), strict=True))

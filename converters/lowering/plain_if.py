@@ -11,6 +11,7 @@ import nir
 import numpy as np
 
 from converters.lowering.lattice import LayerLattice
+from converters.lowering.metadata import numbered, stock_metadata
 from converters.lowering.rows import DT, Rows
 from converters.lowering.syn import network_shape, require_spikes, synapse_nodes
 from converters.network import Network
@@ -46,7 +47,7 @@ def plain_if(network: Network, _lattices: dict[str, LayerLattice], *, r: float =
     edges: list[tuple[str, str]] = []
     outputs, shapes = {network.encoder_name: "input"}, {network.encoder_name: shape}
     for k, stage in enumerate(network.stages):
-        prefix, p, channels = f"l{k:03d}", stage.parameters, stage.shape[0]
+        prefix, p, channels = numbered("l", k, len(network.stages), least=3), stage.parameters, stage.shape[0]
         threshold = np.broadcast_to(p.threshold, (channels,))
         bias = -(np.broadcast_to(p.leak, (channels,)) - np.broadcast_to(p.v_init, (channels,)) / network.window)
         shape = network_shape(stage.shape, maps)
@@ -79,13 +80,5 @@ def plain_if(network: Network, _lattices: dict[str, LayerLattice], *, r: float =
     last = network.output.name
     nodes["output"] = nir.Output(output_type={"output": np.array(shapes[last])})
     edges.append((outputs[last], "output"))
-    names = [s.name for s in network.stages]
-    metadata = {
-        "calif_target": "plain_if",
-        "calif_window": network.window,
-        "calif_precision": 32,
-        "calif_layers": ",".join(names),
-        "calif_nodes": ",".join(outputs[name] for name in names),
-        "calif_lost": "; ".join(LOST),
-    }
+    metadata = stock_metadata("plain_if", network, 32, outputs) | {"calif_lost": "; ".join(LOST)}
     return nir.NIRGraph(nodes={n: nodes[n] for n in sorted(nodes)}, edges=edges, metadata=metadata, type_check=False)

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from converters.lowering.lattice import LayerLattice
+from converters.lowering.metadata import numbered, stock_metadata
 from converters.lowering.rows import DT, RowMap, Rows
 from converters.lowering.syn import network_shape, require_spikes, synapse_nodes
 from converters.network import Network, Stage
@@ -40,7 +41,7 @@ def primitives(network: Network, lattices: dict[str, LayerLattice]) -> nir.NIRGr
     most = max(int(k.reach.max()) for k in lattices.values())
     builder = _Builder(network, lattices)
     for k, stage in enumerate(network.stages):
-        builder.layer(f"l{k:03d}", stage)
+        builder.layer(numbered("l", k, len(network.stages), least=3), stage)
     return builder.finish(32 if most < 2**23 else 64)
 
 
@@ -138,14 +139,7 @@ class _Builder:
         last = self.network.output.name
         self.nodes["output"] = nir.Output(output_type={"output": np.array(self.shapes[last])})
         self.edges.append((self.outputs[last], "output"))
-        layers = [s.name for s in self.network.stages]
-        metadata = {
-            "calif_target": "primitives",
-            "calif_window": self.network.window,
-            "calif_precision": precision,
-            "calif_layers": ",".join(layers),
-            "calif_nodes": ",".join(self.outputs[name] for name in layers),
-        }
+        metadata = stock_metadata("primitives", self.network, precision, self.outputs)
         nodes = {name: self.nodes[name] for name in sorted(self.nodes)}
         return nir.NIRGraph(nodes=nodes, edges=self.edges, metadata=metadata, type_check=False)
 

@@ -10,6 +10,7 @@ import nir
 import numpy as np
 
 from converters.errors import ConversionError
+from converters.lowering.metadata import numbered
 from converters.lowering.rows import Rows, as_float32
 from converters.network import Network, Stage
 from converters.operations import Conv2d, Linear, Scale, Shape, Synapse
@@ -83,7 +84,7 @@ def synapse_nodes(
                 bias = np.zeros(rows.total)
                 if j == 0:
                     bias[rows.at["v"]] = constant
-            name = f"{prefix}{j:02d}_{k}_syn"
+            name = f"{numbered(prefix, j, len(stage.synapses), least=2)}_{numbered('', k, len(ops))}_syn"
             result.nodes[name] = _node(name, op, weight, bias, here, exact)
             result.edges.append((before, name))
             before, here = name, op.output_shape(here)
