@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from calif_plugins.parameters import CaLIFParameters
 from converters.errors import ConversionError
+from converters.graph_order import in_order
 from converters.nir_flattening import flat
 from converters.nodes import CaLIF, SpikeEncoder
 from converters.operations import Conv2d, Flatten, Linear, Operation, Scale, Shape, SumPool2d, Synapse
@@ -234,18 +234,8 @@ class _Reader:
 
     def _order(self) -> list[str]:
         """All nodes, each after all that feed it; the file's order decides where the graph does not."""
-        waiting = {name: len(self.before[name]) for name in self.nodes}
-        ready = deque(name for name, count in waiting.items() if not count)
-        order = []
-        while ready:
-            name = ready.popleft()
-            order.append(name)
-            for b in self.after[name]:
-                waiting[b] -= 1
-                if not waiting[b]:
-                    ready.append(b)
-        if len(order) < len(self.nodes):
-            stuck = next(name for name, count in waiting.items() if count > 0)
+        order, stuck = in_order(self.before)
+        if stuck is not None:
             raise ConversionError(stuck, "a cycle of edges", "Ca-LIF networks are feed-forward")
         return order
 

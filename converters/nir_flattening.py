@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable
 
 import nir
 import numpy as np
 
 from converters.errors import ConversionError
+from converters.graph_order import in_order
 from converters.names import LONGEST, Names
 from converters.nir_shapes import infer_shapes
 
@@ -155,22 +156,7 @@ def _without_doors(graph: nir.NIRGraph, doors: set[str], shapes: dict[str, tuple
 
 def _in_order(doors: set[str], before: dict[str, list[str]]) -> list[str]:
     """Doors, each after those that lead to it."""
-    waiting = {door: sum(a in doors for a in before[door]) for door in sorted(doors)}
-    after: dict[str, list[str]] = {door: [] for door in doors}
-    for door in waiting:
-        for a in before[door]:
-            if a in doors:
-                after[a].append(door)
-    ready = deque(door for door, n in waiting.items() if not n)
-    order = []
-    while ready:
-        door = ready.popleft()
-        order.append(door)
-        for b in after[door]:
-            waiting[b] -= 1
-            if not waiting[b]:
-                ready.append(b)
-    if len(order) < len(doors):
-        stuck = next(door for door, n in waiting.items() if n)
+    order, stuck = in_order({door: [a for a in before[door] if a in doors] for door in sorted(doors)})
+    if stuck is not None:
         raise ConversionError(stuck, "a cycle of edges without a node in it", "cut it")
     return order

@@ -7,9 +7,11 @@ from typing import Any
 
 import nir
 
+from converters.errors import ConversionError
+
 __all__ = ["about_stock", "ways_of_stock"]
 
-_LEAKY = (nir.LIF, nir.LI, nir.I, nir.CubaLIF, nir.CubaLI)  # the file does not say how long a step is
+_LEAKY = (nir.LIF, nir.LI, nir.I)  # the file does not say how long a step is
 _ENDS = (nir.Input, nir.Output)
 
 
@@ -30,12 +32,19 @@ def about_stock(graph: nir.NIRGraph) -> str:
 
 
 def ways_of_stock(graph: nir.NIRGraph, path: str = "FILE") -> str:
-    """Which command runs it."""
+    """Which command or function runs it, or why none does."""
+    from converters.stock_simulation import run_order, stock_neurons  # which run the file; this says only that
+
     if "calif_target" in graph.metadata:
         return f"give the network it was made from; calif interop NETWORK --stock {path} runs it"
+    try:
+        run_order(graph)
+    except ConversionError as error:
+        return f"nothing here runs it ({error})"
+    if not stock_neurons(graph):
+        return "nothing in it spikes: converters.simulate_stock computes what it sends"
     leaky = any(type(node) in _LEAKY for node in graph.nodes.values())
-    step = " --dt SECONDS" if leaky else ""
-    ways = f"calif run {path} --window N{step} runs it as NIR defines it"
+    ways = f"calif run {path} --window N{' --dt SECONDS' if leaky else ''} runs it as NIR defines it"
     if any(type(node) is nir.IF for node in graph.nodes.values()) and not leaky:
         ways += ", converters.swap_if gives it Ca-LIF neurons"
     return ways

@@ -14,7 +14,6 @@ Sinabs subtracts the threshold instead of resetting, snnTorch's importer reads a
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
 
 import nir
@@ -23,11 +22,12 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
+from converters.graph_order import in_order
 from converters.nir_flattening import flat
 from converters.nir_shapes import infer_shapes
 from converters.stock_nodes import MAKE, REASONS, SPIKING, Node, Place
 
-__all__ = ["StockResult", "simulate_stock", "stock_neurons"]
+__all__ = ["StockResult", "run_order", "simulate_stock", "stock_neurons"]
 
 
 @dataclass(eq=False)
@@ -82,28 +82,28 @@ def simulate_stock(graph: nir.NIRGraph, inputs: Tensor, *, dt: float | None = No
     [0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0]
     """
     graph = flat(graph)
-    order, before = _order(graph)
+    names, before = run_order(graph)
     shapes = infer_shapes(graph)
     dt = _step(graph) if dt is None else float(dt)
     if not (np.isfinite(dt) and dt > 0):
         raise ConversionError("dt", f"{dt}", "give seconds per step, above 0")
-    source, sink = order[0], order[-1]
+    source, sink = names[0], names[-1]
     if tuple(inputs.shape[2:]) != shapes[source]:
         wanted = ", ".join(str(n) for n in shapes[source])
         raise ConversionError("inputs", f"shape {tuple(inputs.shape)}", f"give (steps, N, {wanted})")
     nodes: dict[str, Node] = {}
     divisors = {source: 1}  # of what a node sends: a value is the number sent, over this
-    for name in order[1:]:
+    for name in names[1:]:
         divisors[name] = here = _common(divisors, before[name])
         if name != sink:
             nodes[name], divisors[name] = MAKE[type(graph.nodes[name])](
                 Place(name, graph.nodes[name], dt, strict, inputs.device, here)
             )
     trains: dict[str, list[Tensor]] = {name: [] for name in (*stock_neurons(graph), sink)}
-    factors = {name: [_common(divisors, before[name]) // divisors[a] for a in before[name]] for name in order[1:]}
+    factors = {name: [_common(divisors, before[name]) // divisors[a] for a in before[name]] for name in names[1:]}
     for x in inputs.to(torch.float64):
         values = {source: x}
-        for name in order[1:]:
+        for name in names[1:]:
             parts = [values[a] * k if k > 1 else values[a] for a, k in zip(before[name], factors[name], strict=True)]
             total = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
             if name != sink:
@@ -126,8 +126,8 @@ def _common(divisors: dict[str, int], names: list[str]) -> int:
     return math.lcm(*(divisors[a] for a in names))
 
 
-def _order(graph: nir.NIRGraph) -> tuple[list[str], dict[str, list[str]]]:
-    """Names in an order to run in, Input first and Output last; and what feeds each."""
+def run_order(graph: nir.NIRGraph) -> tuple[list[str], dict[str, list[str]]]:
+    """Names in an order to run in, Input first and Output last; and what feeds each. Errors as of simulate_stock."""
     for name, node in graph.nodes.items():
         if type(node) not in MAKE and type(node) not in (nir.Input, nir.Output):
             raise ConversionError(
@@ -140,28 +140,19 @@ def _order(graph: nir.NIRGraph) -> tuple[list[str], dict[str, list[str]]]:
         )
     (source,), (sink,) = ends
     before: dict[str, list[str]] = {name: [] for name in graph.nodes}
-    after: dict[str, list[str]] = {name: [] for name in graph.nodes}
     for a, b in graph.edges:
         before[b].append(a)
-        after[a].append(b)
-    waiting = {name: len(before[name]) for name in graph.nodes}
-    lost = next((name for name, n in waiting.items() if not n and name != source), None)
-    if lost is not None or waiting[source] or after[sink]:
-        where = lost or (source if waiting[source] else sink)
-        found = "no input" if lost is not None else "edges into the Input or out of the Output"
-        raise ConversionError(where, found, "connect every node between the Input and the Output")
-    ready, order = deque([source]), []
-    while ready:
-        name = ready.popleft()
-        order.append(name)
-        for b in after[name]:
-            waiting[b] -= 1
-            if not waiting[b]:
-                ready.append(b)
-    if len(order) < len(graph.nodes):
-        stuck = next(name for name in graph.nodes if waiting[name])
+    lost = next((name for name, sources in before.items() if not sources and name != source), None)
+    if lost is not None:
+        raise ConversionError(lost, "no input", "connect every node to the Input")
+    ends_of = {a for a, _ in graph.edges}
+    if before[source] or sink in ends_of:
+        where = source if before[source] else sink
+        raise ConversionError(where, "an edge into the Input, or out of the Output", "remove it")
+    names, stuck = in_order(before)
+    if stuck is not None:
         raise ConversionError(stuck, "a cycle of edges", "NIR does not say what delay a feedback edge has; cut it")
-    return [*(name for name in order if name != sink), sink], before
+    return [*(name for name in names if name != sink), sink], before
 
 
 def _step(graph: nir.NIRGraph) -> float:

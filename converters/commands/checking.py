@@ -12,7 +12,6 @@ from rich.table import Table
 from converters.commands import common
 from converters.cross_checking import CrossCheck, plot
 from converters.cross_checking import cross_check as check
-from converters.nir_file import read
 
 __all__ = ["cross_check", "layers_table", "summary"]
 
@@ -82,16 +81,17 @@ def cross_check(
     plot_to: Annotated[
         Path | None, typer.Option("--plot", help="Draw both membranes around the first difference into this file.")
     ] = None,
+    allow_large: common.AllowLarge = False,
     json: common.Json = False,
 ) -> None:
     """Run the same images on two or more backends and compare every spike. Exit 1 if anything differs."""
     results: list[dict[str, Any]] = []
     equal = True
-    other = read(against) if against is not None else None
+    other = common.read_network(against, allow_large) if against is not None else None
     if plot_to is not None:
         common.writable(plot_to)
     for t in list(window) if window else [None]:
-        graph, _, notes = common.network_for(target, checkpoint, t, coding)
+        graph, _, notes = common.network_for(target, checkpoint, t, coding, allow_large)
         data, name = common.images_for(dataset, notes, data_root, images)
         with common.progress_bar(json) as bar:
             task = bar.add_task("comparing", total=len(data))

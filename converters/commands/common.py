@@ -23,10 +23,11 @@ from converters.errors import ConversionError
 from converters.network import Network
 from converters.nir_export import to_nir
 from converters.nir_file import read
-from converters.nodes import CODINGS
+from converters.nodes import CODINGS, CaLIF, SpikeEncoder
 from converters.printing import json_text, printable, standard_output
 from converters.quantised import QuantGraph
 from converters.results import compare_counts
+from converters.stock_files import about_stock, ways_of_stock
 from converters.zoo.datasets import Images, load
 from converters.zoo.named import class_names, load_checkpoint
 from converters.zoo.processes import team
@@ -40,6 +41,7 @@ __all__ = [
     "out",
     "print_json",
     "progress_bar",
+    "read_network",
     "say",
     "show",
     "table",
@@ -103,6 +105,9 @@ Coding = Annotated[
     ),
 ]
 Target = Annotated[Path | None, typer.Argument(help="A .nir file; or use --checkpoint.")]
+AllowLarge = Annotated[
+    bool, typer.Option("--allow-large", help="Take a .nir file of more neurons or steps than a file should have.")
+]
 
 
 def say(text: str) -> None:
@@ -152,8 +157,16 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
     return result
 
 
+def read_network(path: Path, allow_large: bool = False) -> nir.NIRGraph:
+    """The Ca-LIF graph of a file; a file of anything else is an error that says what it is, and what runs it."""
+    graph = read(path, rename=True, allow_large=allow_large)
+    if not any(type(node) in (CaLIF, SpikeEncoder) for node in graph.nodes.values()):
+        raise ConversionError(str(path), about_stock(graph), ways_of_stock(graph, str(path)))
+    return graph
+
+
 def network_for(
-    target: Path | None, checkpoint: str | None, window: int | None, coding: str = "auto"
+    target: Path | None, checkpoint: str | None, window: int | None, coding: str = "auto", allow_large: bool = False
 ) -> tuple[nir.NIRGraph, QuantGraph | None, dict[str, Any]]:
     """The graph to run, the quantised network behind it where it is known, and the notes of its training."""
     if (target is None) == (checkpoint is None):
@@ -162,7 +175,7 @@ def network_for(
         q, notes = load_checkpoint(checkpoint)
         return to_nir(q, T=window, coding=coding), q, notes
     assert target is not None
-    graph = read(target)
+    graph = read_network(target, allow_large)
     network = Network.from_graph(graph)
     own, its_coding = network.window, network.encoder.coding
     if window is not None and window != own:

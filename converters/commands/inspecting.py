@@ -17,7 +17,6 @@ from converters.lowering.lattice import certify as certify_integers
 from converters.measuring.costs import connections, stored_weights
 from converters.network import Network, Stage
 from converters.nir_export import certify, to_nir
-from converters.nir_file import read
 from converters.zoo.counting import count
 from converters.zoo.named import find_checkpoint, load_checkpoint
 from converters.zoo.networks import NETWORKS, build
@@ -42,6 +41,7 @@ def inspect(
     classes: Annotated[
         int | None, typer.Option(min=1, max=1_000_000, help="For a network of the zoo; 10 by default.")
     ] = None,
+    allow_large: common.AllowLarge = False,
     json: common.Json = False,
 ) -> None:
     """Layers, thresholds, fan-in, synapses, weights, and the bit widths of the certified integer lattice."""
@@ -58,7 +58,7 @@ def inspect(
     notes: dict[str, Any] = {}
     certificates = checked = None
     if target.endswith(".nir"):
-        network = Network.from_graph(read(target))
+        network = Network.from_graph(common.read_network(Path(target), allow_large))
         if t not in (None, network.window):
             todo = f"{target} was converted for T = {network.window}; inspect its checkpoint for others"
             raise ConversionError("--window", f"{t}", todo)

@@ -37,6 +37,7 @@ def interop(
     stock: Annotated[
         Path | None, typer.Option(help="A file of calif lower --target chain to run, instead of lowering now.")
     ] = None,
+    allow_large: common.AllowLarge = False,
     json: common.Json = False,
 ) -> None:
     """Run the network in every installed simulator and compare every spike. Exit 1 if an exact route differs.
@@ -44,7 +45,7 @@ def interop(
     Routes: lowered (stock NIR nodes, target chain), native (the CaLIF node in the simulator's executor), and plain_if
     (one stock IF per neuron: what a naive export costs).
     """
-    graph, q, notes = common.network_for(target, checkpoint, common.one_window(window))
+    graph, q, notes = common.network_for(target, checkpoint, common.one_window(window), allow_large=allow_large)
     here = installed()
     if not here:
         raise ConversionError("simulators", "none installed", 'pip install "calif-plugins[interop]"')

@@ -38,6 +38,7 @@ def lower_command(
     images: Annotated[
         int | None, typer.Option(min=1, help="plain_if: measure what it loses on so many test images.")
     ] = None,
+    allow_large: common.AllowLarge = False,
     json: common.Json = False,
 ) -> None:
     """Write a network in stock NIR nodes that other simulators run: exactly, or saying what is lost."""
@@ -58,7 +59,7 @@ def lower_command(
         paths = [Path(f"{plain_name(checkpoint or 'stock')}-T{t}-{target}.nir") for t in windows]
     for path in paths:
         common.writable(path)
-    given = [common.network_for(target_file, checkpoint, t) for t in windows]
+    given = [common.network_for(target_file, checkpoint, t, allow_large=allow_large) for t in windows]
     data = None if images is None else common.images_for(dataset, given[0][2], data_root, images)
     lowered = [_lower(Network.from_graph(graph), target, bits, data) for graph, _, _ in given]
     found = []

@@ -30,13 +30,14 @@ def _rows(
     coding: str,
     json: bool,
     anytime: bool = False,
+    allow_large: bool = False,
 ) -> dict[str, Any]:
     rows = []
     name, label = "", ""
     notes: dict[str, Any] = {}
     with common.progress_bar(json) as bar:
         for window in windows:
-            graph, q, notes = common.network_for(target, checkpoint, window, coding)
+            graph, q, notes = common.network_for(target, checkpoint, window, coding, allow_large)
             data, name = common.images_for(dataset, notes, data_root, images)
             label = str(notes.get("network") or checkpoint or target)
             for p in phases:
@@ -84,19 +85,24 @@ def run(
     dt: Annotated[
         float | None, typer.Option(help="Seconds per step, for files of other tools with stock LIF neurons.")
     ] = None,
+    allow_large: common.AllowLarge = False,
     json: common.Json = False,
 ) -> None:
     """Run a converted network on test images. Exit 1 if a count differs from the quantised network's integer.
 
     A .nir file of another tool, with stock IF or LIF neurons, is run as NIR defines them.
     """
-    other = foreign_graph(target) if checkpoint is None else None
+    other = foreign_graph(target, allow_large) if checkpoint is None else None
     if other is not None and target is not None:
         run_foreign(other, target, dataset, data_root, list(window or ()), images, batch, coding, dt, json)
         return
     windows: list[int | None] = list(window) if window else [None]
     _show(
-        _rows(target, checkpoint, dataset, data_root, windows, [phase], backend, images, batch, coding, json), json
+        _rows(
+            target, checkpoint, dataset, data_root, windows, [phase], backend, images, batch, coding, json,
+            allow_large=allow_large,
+        ),
+        json,
     )  # fmt: skip
 
 

@@ -14,24 +14,21 @@ from converters.commands import common
 from converters.errors import ConversionError
 from converters.nir_file import read
 from converters.nodes import CaLIF, SpikeEncoder
+from converters.stock_files import about_stock, ways_of_stock
 from converters.stock_simulation import simulate_stock, stock_neurons
 
 __all__ = ["foreign_graph", "run_foreign"]
 
 
-def foreign_graph(target: Path | None) -> nir.NIRGraph | None:
+def foreign_graph(target: Path | None, allow_large: bool = False) -> nir.NIRGraph | None:
     """The graph, if the file is one of stock neurons."""
     if target is None:
         return None
-    graph = read(target, rename=True)
+    graph = read(target, rename=True, allow_large=allow_large)
     if any(type(node) in (CaLIF, SpikeEncoder) for node in graph.nodes.values()) or not stock_neurons(graph):
         return None
     if "calif_target" in graph.metadata:
-        raise ConversionError(
-            str(target),
-            "a lowered network",
-            "run it where it is meant to run: calif interop --stock, with its original",
-        )
+        raise ConversionError(str(target), about_stock(graph), ways_of_stock(graph, str(target)))
     return graph
 
 
