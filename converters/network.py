@@ -340,7 +340,7 @@ def _check_sums(network: Network) -> None:
         p = stage.parameters
         charge = sum(s.reach(*(largest[name] for name in s.sources)) for s in stage.synapses)
         other = float(np.abs(p.v_init).max() + network.window * np.abs(p.leak).max())
-        if charge + other >= 2**53:
+        if charge >= 2**53 or charge + other >= 2**53:  # an integer may be too large for a float
             found = f"sums of up to 2^{math.log2(charge + int(other)):.0f}"
             raise ConversionError(stage.name, found, "float64 holds whole numbers below 2^53: use smaller weights")
         largest[stage.name] = min(stage.reach, int((charge + other) / float(p.threshold.min())) + 1)

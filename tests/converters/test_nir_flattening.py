@@ -11,7 +11,7 @@ import nir
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import converters
@@ -109,6 +109,7 @@ def test_signals_that_come_several_ways_count_several_times() -> None:
         assert simulate_stock(g, torch.ones(1, 1, 1)).outputs.item() == right
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=20))
 def test_repeated_edges_are_written_as_scales_of_ones(pairs: list[tuple[int, int]]) -> None:
     """Random graphs with repeated edges: no edge twice afterwards, and the same outputs."""
@@ -139,6 +140,7 @@ def conv(**changed: Any) -> nir.Conv2d:
     return nir.Conv2d(**{**fields, **changed})
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     st.tuples(*[st.integers(1, 4)] * 2),
     st.tuples(*[st.integers(1, 3)] * 2),

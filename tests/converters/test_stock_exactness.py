@@ -8,7 +8,7 @@ import nir
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converters.stock_simulation import simulate_stock
@@ -34,6 +34,7 @@ def test_a_sum_that_is_the_threshold() -> None:
     assert fired(pooled(7, 1.0, average=True), 1, 7, steps=49, strict=False) == [0] * 48 + [1]
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max_size=2),
     st.integers(1, 40),
@@ -71,6 +72,7 @@ def test_pools_before_a_threshold_are_rational(
     assert found == right
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 10_000), st.integers(1, 20))
 def test_one_unit_adds_one_whatever_the_resistance(r: int, threshold: int) -> None:
     """``r dt = 1`` is meant; in floats 49 (1 / 49) is less."""
