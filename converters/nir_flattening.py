@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 import nir
 import numpy as np
@@ -12,6 +14,7 @@ from converters.errors import ConversionError
 from converters.graph_order import in_order
 from converters.names import LONGEST, Names
 from converters.nir_shapes import infer_shapes
+from converters.operations.node import CaLIFOperation
 
 __all__ = ["DEEPEST", "flat", "without_repeats"]
 
@@ -106,6 +109,9 @@ class _Unpacked:
             found = self.put(child, f"{prefix}{name}.", depth + 1)
             into[name] = self._door(f"{prefix}{name}", child, found, nir.Input)
             out_of[name] = self._door(f"{prefix}{name}", child, found, nir.Output)
+        for name, node in graph.nodes.items():
+            if type(node) is CaLIFOperation and node.order:  # it names its sources
+                self.nodes[here[name]] = replace(node, sources=json.dumps([out_of.get(a, a) for a in node.order]))
         for a, b in graph.edges:
             for end in (a, b):
                 if end not in graph.nodes:

@@ -16,6 +16,7 @@ import numpy as np
 
 from converters.errors import ConversionError
 from converters.nodes import CaLIF, SpikeEncoder
+from converters.operations.node import CaLIFOperation
 
 __all__ = ["LARGEST_WINDOW", "MOST_VALUES", "check_size", "infer_shapes", "whole_pair"]
 
@@ -55,9 +56,18 @@ def infer_shapes(graph: nir.NIRGraph) -> dict[str, Shape]:
     sent: dict[str, Shape] = {}
     while ready:
         name = ready.popleft()
-        sent[name] = _sent(name, graph.nodes[name], arrived[name])
+        node = graph.nodes[name]
+        if type(node) is CaLIFOperation:
+            sent[name] = _operation(name, node, [sent[a] for a in node.order] or [arrived[name]])
+        else:
+            sent[name] = _sent(name, node, arrived[name])
         for b in after[name]:
-            if b not in arrived:
+            target = graph.nodes[b]
+            if type(target) is CaLIFOperation and target.order:  # its sources come in an order, and may differ
+                starts[b] -= 1
+                if not starts[b] and all(a in sent for a in target.order):
+                    ready.append(b)
+            elif b not in arrived:
                 arrived[b] = sent[name]
                 ready.append(b)
             elif arrived[b] != sent[name]:
@@ -96,6 +106,13 @@ def whole_pair(name: str, value: Any, least: int = 0) -> tuple[int, int]:
         raise ConversionError(name, f"a geometry of {value!r}", f"give two whole numbers of at least {least}")
     pair = np.broadcast_to(array.reshape(-1), (2,))
     return int(pair[0]), int(pair[1])
+
+
+def _operation(name: str, node: CaLIFOperation, shapes: list[Shape]) -> Shape:
+    try:
+        return node.build(name).output_shape(*shapes)
+    except ConversionError as error:
+        raise ConversionError(name, error.found, error.todo) from None
 
 
 def _ints(value: Any) -> Shape:

@@ -22,7 +22,7 @@ from converters.names import Names
 from converters.network import Network
 from converters.nir_building import NAME
 from converters.quantised import GraphBuilder, InputSpec, Layer, QuantGraph
-from converters.synapses import Linear, Scale, Synapse
+from converters.operations import Linear, Scale, Synapse
 
 # names that something else wants: nodes of to_nir and of lowered graphs, attributes of modules, words of Python
 WANTED = [
@@ -113,8 +113,8 @@ def test_a_layer_that_is_called_as_another_ones_synapse() -> None:
     two = torch.tensor([[2, 0], [0, 2]])
     kw: dict[str, Any] = {"threshold": torch.ones(1), "bias": torch.zeros(1), "y_min": 0, "y_max": 99, "scale": 1.0}
     layers = [
-        Layer("fc.s0.0_linear", (Synapse("image", (Linear(two),)),), shape=(2,), **kw),
-        Layer("fc", (Synapse("fc.s0.0_linear", (Linear(two),)),), shape=(2,), **kw),
+        Layer("fc.s0.0_linear", (Synapse(("image",), (Linear(two),)),), shape=(2,), **kw),
+        Layer("fc", (Synapse(("fc.s0.0_linear",), (Linear(two),)),), shape=(2,), **kw),
     ]
     q = QuantGraph(InputSpec((2,), 1.0, 0, 6, "image"), tuple(layers))
     counts = converters.run(converters.to_nir(q), IMAGES).counts
