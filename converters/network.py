@@ -304,7 +304,7 @@ class _Reader:
 
     def _paths(self, last: str) -> list[tuple[tuple[str, ...], list[str]]]:
         """Chains of operations that end in ``last``, each with the spiking layers that it starts from."""
-        found = []
+        found: list[tuple[tuple[str, ...], list[str]]] = []
         chain: list[str] = []  # from the last one back
         waiting = [(last, 0)]
         while waiting:
@@ -315,7 +315,7 @@ class _Reader:
                 found.append(((name,), chain[::-1]))
                 continue
             if self._joins(name):
-                order = node.order  # type: ignore[attr-defined]
+                order = node.order
                 if set(order) != set(self.before[name]):
                     raise ConversionError(
                         f"{name}.sources", f"{order} for edges from {self.before[name]}", "name each source"

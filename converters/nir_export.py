@@ -9,7 +9,7 @@ import nir
 import numpy as np
 
 from converters.lattice import Certificate, fit
-from converters.names import LONGEST, Names
+from converters.naming import LONGEST, Names
 from converters.nodes import CaLIF, SpikeEncoder
 from converters.operations import Scale
 from converters.quantised import Layer, QuantGraph

@@ -12,7 +12,7 @@ import numpy as np
 
 from converters.errors import ConversionError
 from converters.graph_order import in_order
-from converters.names import LONGEST, Names
+from converters.naming import LONGEST, Names
 from converters.nir_shapes import infer_shapes
 from converters.operations.node import CaLIFOperation
 

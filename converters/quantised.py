@@ -21,7 +21,7 @@ from torch import Tensor
 from calif_plugins.parameters import TIE_RULES, TieRule
 from converters.checked import Checked
 from converters.errors import ConversionError
-from converters.names import Names, plain
+from converters.naming import Names
 from converters.operations import Concatenate, Flatten, Operation, Scale, Shape, SumPool2d, Synapse
 from converters.rounding import exact_round
 
@@ -449,7 +449,7 @@ class GraphBuilder:
     def unique(self, name: str) -> str:
         """A valid, unused node name, as near to ``name`` as can be: no two layers ever share one."""
         taken = {layer.name for layer in self.layers} | ({self.spec.name} if self.spec else set())
-        return Names(taken).new(plain(name))
+        return Names(taken).take(name)
 
 
 def _connect(where: str, value: Value, op: Operation) -> list[Synapse]:

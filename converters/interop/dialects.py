@@ -16,7 +16,7 @@ import numpy as np
 from torch import fx
 
 from converters.errors import ConversionError
-from converters.names import Names
+from converters.naming import Names
 from converters.network import Network
 from converters.nir_flattening import flat, without_repeats
 from converters.nir_shapes import infer_shapes

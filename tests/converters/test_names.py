@@ -18,11 +18,11 @@ from converters.interop.native import NATIVE, native, run_native
 from converters.lowering import lower
 from converters.lowering.feeding import expected, layer_nodes
 from converters.lowering.metadata import numbered
-from converters.names import Names
+from converters.naming import Names
 from converters.network import Network
 from converters.nir_building import NAME
-from converters.quantised import GraphBuilder, InputSpec, Layer, QuantGraph
 from converters.operations import Linear, Scale, Synapse
+from converters.quantised import GraphBuilder, InputSpec, Layer, QuantGraph
 
 # names that something else wants: nodes of to_nir and of lowered graphs, attributes of modules, words of Python
 WANTED = [
