@@ -117,6 +117,7 @@ def certify(network: Network, *, bits: Mapping[str, int] | int | None = None) ->
     Examples
     --------
     >>> import converters, torch
+    >>> from converters.operations import Linear
     >>> from converters.quantised import GraphBuilder
     >>> b = GraphBuilder()
     >>> x = b.input((2,), scale=0.25, q_min=0, q_max=4)
