@@ -44,7 +44,6 @@ _FIELDS: dict[str, tuple[set[str], set[str]]] = {
     "Threshold": ({"threshold"}, set()),
 }
 _AXES = {"Affine": 2, "Conv1d": 3, "Conv2d": 4, "Linear": 2}  # of a weight, at least
-_MOST_METADATA = 2**20
 _TEXT = {"tie", "coding", "operation", "settings", "sources"}
 _WHOLE = {"shape", "stride", "dilation", "groups", "kernel_size", "input_shape", "input_type", "start_dim", "end_dim"}
 
@@ -61,7 +60,6 @@ def build_graph(tree: dict[str, Any], *, allow_large: bool = False) -> nir.NIRGr
     _check_connected(graph)
     if not allow_large:
         check_size(graph)
-        _check_metadata(graph)
     return graph
 
 
@@ -93,20 +91,6 @@ def _graph(tree: dict[str, Any], where: str, depth: int) -> nir.NIRGraph:
 def _metadata(tree: dict[str, Any]) -> dict[str, Any]:
     found = tree.get("metadata", {})
     return found if isinstance(found, dict) else {}
-
-
-def _check_metadata(graph: nir.NIRGraph) -> None:
-    sizes = [_size(graph.metadata), *(_size(node.metadata) for node in graph.nodes.values())]
-    if sum(sizes) > _MOST_METADATA:
-        found = f"{sum(sizes):,} bytes of metadata"
-        raise FileFormatError("/node", found, f"the limit is {_MOST_METADATA:,}; give allow_large=True if you trust it")
-
-
-def _size(value: Any) -> int:
-    """Bytes of metadata, with something for each entry."""
-    if isinstance(value, dict):
-        return sum(64 + len(str(name)) + _size(entry) for name, entry in value.items())
-    return value.nbytes if isinstance(value, np.ndarray) else len(value) if isinstance(value, str) else 8
 
 
 def _node(where: str, fields: Any, depth: int) -> nir.NIRNode:

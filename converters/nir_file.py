@@ -67,8 +67,8 @@ def read(
         Put an underscore before names of nodes that begin with a digit, as other tools write them, instead of
         refusing them.
     allow_large : bool
-        Take networks of more than 2**27 values for an image, windows of more than 2**20 steps and metadata of more than
-        a mebibyte, which a small file can ask for.
+        Take networks of more than 2**27 values for an image and windows of more than 2**20 steps, which a small file
+        can ask for.
 
     Returns
     -------
