@@ -258,4 +258,4 @@ def _more_nodes(file: h5py.File, rng: random.Random) -> str:
     return kind
 
 
-FAMILIES: tuple[Callable[[Path, random.Random], str], ...] = (_bytes, _fields, _structure, _storage)
+FAMILIES: tuple[Callable[[Path, random.Random], str], ...] = (_bytes, _fields, _structure, _storage, _network)
