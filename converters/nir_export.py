@@ -44,8 +44,9 @@ def to_nir(q: QuantGraph, T: int | None = None, *, coding: str = "isi", bits: in
 
     Examples
     --------
-    >>> from converters.quantised import GraphBuilder
     >>> import torch
+    >>> from converters.operations import Linear
+    >>> from converters.quantised import GraphBuilder
     >>> b = GraphBuilder()
     >>> x = b.input((2,), scale=1.0, q_min=0, q_max=4)
     >>> y = b.layer("fc", [(x, Linear(torch.tensor([[1, 2]])))], threshold=3.0, bias=1.0, y_min=0, y_max=4, scale=1.0)

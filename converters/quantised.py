@@ -220,10 +220,10 @@ class QuantGraph:
         whole = self.levels_of(coding)
         if window >= whole:
             return self
-        f = window / whole
+        f, steps = window / whole, int(window)
 
         def shrink(q: int) -> int:
-            return math.floor(q * f + 0.5)
+            return (2 * q * steps + whole) // (2 * whole)  # q T / L, a half rounded up, in integers
 
         spec = replace(
             self.input,
@@ -334,6 +334,7 @@ class Value:
 class GraphBuilder:
     """Builds a QuantGraph, layer by layer; what a front-end calls.
 
+    >>> from converters.operations import Linear
     >>> b = GraphBuilder()
     >>> x = b.input((2,), scale=0.5, q_min=-3, q_max=3)
     >>> w = torch.tensor([[1, 2]])
