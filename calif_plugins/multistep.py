@@ -7,6 +7,11 @@ compiled by Numba at first use, in seconds, and kept in its cache.
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +19,49 @@ from torch import Tensor, nn
 
 from calif_plugins.parameters import CaLIFParameters
 
-__all__ = ["CaLIFMultiStep", "available", "kernels", "totals", "use_threads_of_torch"]
+__all__ = ["CaLIFMultiStep", "available", "kernels", "lost_in_fork", "one_at_a_time", "totals", "use_threads_of_torch"]
+
+_FOR_KERNELS = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.bool: torch.uint8}
+_lost = False
+_turn = threading.RLock()
+
+
+def _after_fork() -> None:
+    """GNU OpenMP's threads do not come along into a forked child, and Numba ends a child that calls for them."""
+    global _lost, _turn
+    _turn = threading.RLock()  # whoever held it is not here
+    parallel = sys.modules.get("numba.np.ufunc.parallel")
+    _lost = _lost or bool(getattr(parallel, "_is_initialized", False) and _threading_layer() == "omp")
+
+
+def _threading_layer() -> str:
+    import numba
+
+    layer: str = numba.threading_layer()
+    return layer
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def lost_in_fork() -> bool:
+    """Whether this process was forked after Numba had started its threads, so that no compiled kernel can run in it.
+
+    With ``NUMBA_THREADING_LAYER=workqueue``, and in processes that are spawned, kernels run.
+    """
+    return _lost
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """For a block that runs kernels: Numba's ``workqueue`` ends the process if two threads come to it at once."""
+    use_threads_of_torch()
+    if _threading_layer() != "workqueue":
+        yield
+        return
+    with _turn:
+        yield
 
 
 def use_threads_of_torch() -> None:
@@ -31,7 +78,10 @@ def use_threads_of_torch() -> None:
 
 
 def available() -> bool:
-    """Whether Numba is installed (extra ``fast``) and compiles, which ``NUMBA_DISABLE_JIT=1`` forbids."""
+    """Whether compiled kernels can run: Numba is installed (extra ``fast``) and compiles, and not
+    :func:`lost_in_fork`. ``NUMBA_DISABLE_JIT=1`` forbids to compile."""
+    if lost_in_fork():
+        return False
     try:
         from calif_plugins.compiling import compiles
     except ImportError:
@@ -89,8 +139,13 @@ class CaLIFMultiStep(nn.Module):
     def forward(self, charge: Tensor) -> Tensor:
         if charge.ndim < 3:
             raise ValueError(f"charge: expected (T, N, C, ...), found {tuple(charge.shape)}")
+        if charge.is_complex() or (charge.is_floating_point() and not bool(torch.isfinite(charge).all())):
+            raise ValueError("charge: must be real and finite, found complex numbers, NaN or infinity")
+        if lost_in_fork():
+            raise ValueError("CaLIFMultiStep: no threads in a process forked after they had started; spawn it instead")
         steps, _, channels = charge.shape[:3]
-        last = charge.movedim(2, -1).contiguous()  # channels last
+        last = charge.movedim(2, -1)  # channels last
+        last = last.to(_FOR_KERNELS.get(last.dtype, last.dtype)).contiguous()
         places = last.shape[1:-1].numel()
         p = {k: self._row(k, channels) for k in ("threshold", "leak", "y_min", "y_max", "v_init")}
         if self.v.shape != (places, channels):
@@ -98,14 +153,15 @@ class CaLIFMultiStep(nn.Module):
             self.y, self.fired = torch.zeros_like(self.v), torch.zeros(places, channels, dtype=torch.int32)
         out = torch.empty(steps, places, channels, dtype=torch.uint8)
         active = torch.empty(steps, places, dtype=torch.int32)
-        use_threads_of_torch()
-        kernels().scan(
-            last.reshape(-1).numpy(), (self.v.numpy(), self.y.numpy(), self.fired.numpy()),
-            tuple(p[k].numpy() for k in ("threshold", "leak", "y_min", "y_max")),
-            (self.t, self.window, self.window, self.neuron.tie == "even"), out.numpy(), active.numpy(),
-        )  # fmt: skip
+        with one_at_a_time():
+            kernels().scan(
+                last.reshape(-1).numpy(), (self.v.numpy(), self.y.numpy(), self.fired.numpy()),
+                tuple(p[k].numpy() for k in ("threshold", "leak", "y_min", "y_max")),
+                (self.t, self.window, self.window, self.neuron.tie == "even"), out.numpy(), active.numpy(),
+            )  # fmt: skip
         self.t += steps
-        return (out.to(charge.dtype) - 1).reshape(last.shape).movedim(-1, 2)
+        signed = charge.dtype if charge.dtype.is_signed else torch.int8
+        return (out.to(signed) - 1).reshape(last.shape).movedim(-1, 2)
 
     def _row(self, name: str, channels: int) -> Tensor:
         value = torch.from_numpy(getattr(self.neuron, name).astype("float64")).reshape(-1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from converters.backends import run
 from converters.errors import ConversionError
+from converters.exact_sums import exact
 from converters.measuring.replay import outputs_by_step
 from converters.network import Network
 from converters.results import RunResult
@@ -71,6 +72,7 @@ def anytime_curve(
     return AnytimeCurve(network.window, tuple((total.double() / len(labels)).tolist()))
 
 
+@exact
 def predictions_by_step(network: Network, result: RunResult, integers: Tensor) -> Tensor:
     """Arg-max class after each step, int64 ``(steps, N)``, from a run's spike trains."""
     if result.spikes is None:

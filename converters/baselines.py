@@ -22,6 +22,7 @@ from torch import Tensor
 
 from converters.charges import Charges
 from converters.errors import ConversionError
+from converters.exact_sums import add_up, exact
 from converters.input_spikes import InputSpikes
 from converters.network import Network, Stage, float64
 from converters.operations import Synapse
@@ -109,6 +110,7 @@ BASELINES: dict[str, Baseline] = {
 }
 
 
+@exact
 def run_baseline(
     graph: nir.NIRGraph | Network,
     images: Tensor | None = None,
@@ -178,14 +180,14 @@ def _simulate(network: Network, integers: Tensor, name: str) -> RunResult:
             charge = s.charges(spikes)
             direct = source.direct(stage.name, t)
             if direct is not None:
-                charge = charge + direct
+                charge = add_up((charge, direct), stage.name)
             if t < window:
                 charge = charge - s.leak
             s.v, s.z = s.v + charge, s.z + charge
             out, after = (torch.zeros_like(s.v), s.v) if stage.readout else baseline.fire(s)
             if baseline.on_events and direct is None:
                 arrived = (k(*(spikes[name].abs().double() for name in k.sources)) for k in structures[stage.name])
-                event = sum(arrived, torch.zeros(()))
+                event = add_up(arrived, stage.name)
                 out, after = out * (event > 0), torch.where(event > 0, after, s.v)
             s.v, s.y = after, s.y + out
             spikes[stage.name] = out.to(torch.float32)

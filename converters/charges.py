@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from converters.errors import ConversionError
+from converters.exact_sums import add_up, whole_dtype
 from converters.network import Network, Stage
 from converters.operations import Conv2d, Linear, Operation, Synapse
 
@@ -23,9 +24,6 @@ __all__ = ["DTYPES", "Charges", "exact_dtype"]
 DTYPES = ("int8", "bfloat16", "float16", "float32", "float64")
 # whole numbers up to this are all there; each type's successor holds more
 _LIMITS = {torch.bfloat16: 2**8, torch.float16: 2**11, torch.float32: 2**24, torch.float64: 2**53}
-# elsewhere than on a CPU: kernels may round products (TF32) or transform (Winograd); below this, to far less than 1/2
-_ELSEWHERE = 2**18
-_TF32 = 2**10
 
 
 def exact_dtype(gain: int, wanted: torch.dtype = torch.float32) -> torch.dtype:
@@ -63,14 +61,15 @@ class Charges:
 
     def __init__(self, network: Network, stage: Stage, wanted: str, device: torch.device) -> None:
         self.stage = stage
-        self.elsewhere = device.type != "cpu"
-        self.arithmetic = [
-            self._arithmetic(s, wanted, s.change(*(network.reach[name] for name in s.sources))) if s.linear
-            else exact_dtype(2 * s.reach(*(network.reach[name] for name in s.sources)), torch.float64)
-            for s in stage.synapses
-        ]  # fmt: skip
+        self.device = device
+        self.arithmetic = [self._type(s, wanted, [network.reach[name] for name in s.sources]) for s in stage.synapses]
         self._counts: dict[str, Tensor] = {}
         self._before: dict[int, Tensor] = {}
+
+    def _type(self, synapse: Synapse, wanted: str, reach: list[int]) -> torch.dtype:
+        if not synapse.linear:
+            return exact_dtype(2 * synapse.reach(*reach), torch.float64)
+        return self._arithmetic(synapse, wanted, synapse.change(*reach))
 
     def _arithmetic(self, synapse: Synapse, wanted: str, gain: int) -> torch.dtype:
         if wanted == "int8":
@@ -80,31 +79,26 @@ class Charges:
                 return torch.int8
             wanted = "float32"
         dtype = exact_dtype(gain, getattr(torch, wanted))
-        if self.elsewhere and dtype is torch.float32:
-            stored = (op.stored for op in synapse.ops)
-            largest = max((int(w.abs().max()) for w in stored if w is not None and w.numel()), default=0)
-            if gain > _ELSEWHERE or largest > _TF32:
-                return torch.float64
+        if dtype is torch.float32:
+            dtype = whole_dtype(gain, self.device, factor=synapse.largest_factor(*(1 for _ in synapse.sources)))
         return dtype
 
     def __call__(self, spikes: Mapping[str, Tensor]) -> Tensor:
         if not self.stage.linear:
             self._count(spikes)
-        total: Tensor | None = None
-        for k, (synapse, dtype) in enumerate(zip(self.stage.synapses, self.arithmetic, strict=True)):
-            if not synapse.linear:
-                part = self._change(k, synapse)
-            elif dtype is torch.int8:
-                part = _on_bytes(synapse, spikes[synapse.source].to(dtype))
-            else:
-                part = synapse(*(spikes[name].to(dtype) for name in synapse.sources))
-            if self.elsewhere and dtype.is_floating_point:
-                part = part.round()
-            part = part.to(torch.float64)
-            total = part if total is None else total + part
-        if total is None:
-            raise ConversionError(self.stage.name, "no synapses", "every layer needs an input")
-        return total
+        return add_up((self._part(k, spikes) for k in range(len(self.arithmetic))), self.stage.name)
+
+    def _part(self, k: int, spikes: Mapping[str, Tensor]) -> Tensor:
+        synapse, dtype = self.stage.synapses[k], self.arithmetic[k]
+        if not synapse.linear:
+            part = self._change(k, synapse)
+        elif dtype is torch.int8:
+            part = _on_bytes(synapse, spikes[synapse.source].to(dtype))
+        else:
+            part = synapse(*(spikes[name].to(dtype) for name in synapse.sources))
+        if self.device.type != "cpu" and dtype.is_floating_point:
+            part = part.round()
+        return part.to(torch.float64)
 
     def _count(self, spikes: Mapping[str, Tensor]) -> None:
         for name in {name for s in self.stage.synapses if not s.linear for name in s.sources}:

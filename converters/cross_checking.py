@@ -15,6 +15,7 @@ from calif_plugins.parameters import Phase
 from converters.atomic import atomic_path
 from converters.backends import run
 from converters.errors import ConversionError, MissingExtraError
+from converters.exact_sums import exact
 from converters.measuring.replay import charges
 from converters.network import Network, Stage, float64
 from converters.results import RunResult
@@ -131,6 +132,7 @@ class CrossCheck:
         }
 
 
+@exact
 def cross_check(
     graph: nir.NIRGraph | Network,
     images: Tensor | None = None,
@@ -199,10 +201,7 @@ def cross_check(
         raise ConversionError("backends", "'closed_form', which has no spikes", "compare its counts with run instead")
     if sample is not None and (sample < 1 or names[1:] != ("brian2",)):
         raise ConversionError("sample", f"{sample} with {list(names)}", "at least 1, with backends ('<any>', 'brian2')")
-    if integers is None:
-        if images is None:
-            raise ConversionError("images", "none", "give images, or integers")
-        integers = network.spec.quantise(images)
+    integers = network.spec.accept(images, integers)
     if batch is None:  # trains take a byte for each neuron and step, and there are two sets
         steps = (network.window + 32) * sum(int(torch.Size(s).numel()) for s in network.shapes.values())
         batch = max(1, min(len(integers) or 1, 500_000_000 // steps))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
+from converters.exact_sums import add_up
 from converters.network import Network
 from converters.operations import Synapse
 
@@ -31,9 +32,9 @@ class InputSpikes:
         self.charges: dict[str, Tensor] = {}
         if self.coded_directly:
             for stage in network.stages:
-                for synapse in stage.synapses:
-                    if self.name in synapse.sources:
-                        self.charges[stage.name] = self.charges.get(stage.name, 0) + self._charge(stage.name, synapse)
+                own = [synapse for synapse in stage.synapses if self.name in synapse.sources]
+                if own:
+                    self.charges[stage.name] = add_up((self._charge(stage.name, k) for k in own), stage.name)
 
     def _charge(self, stage: str, synapse: Synapse) -> Tensor:
         """What the integers bring beyond silence; an operation that counts is asked for silence at the first step."""

@@ -35,7 +35,7 @@ def convolution(op: Conv2d, zero_point: int) -> Kernel:
         out = len(weight)
         view = [images, channels * n, height, width // n]
         geometry = (list(op.stride), list(op.padding), list(op.dilation), op.groups)
-        ones, zeros = torch.ones(out), torch.zeros(out, dtype=torch.int64)
+        ones, zeros = torch.ones(out, dtype=torch.float32), torch.zeros(out, dtype=torch.int64)
         prepacked = torch.ops.onednn.qconv_prepack(weight, ones, 1.0, zero_point, *geometry, view)
         return prepacked, n, (ones, zeros, None, *geometry, 1.0, 0, torch.float32, "none", [], "")
 
@@ -80,7 +80,7 @@ def _for_columns(weight: Tensor, n: int) -> Tensor:
 def dense(weight: Tensor, zero_point: int) -> Kernel:
     """Uint8 ``(N, in)`` to float32 ``(N, out)``; ``weight`` int8 ``(out, in)``."""
     out = len(weight)
-    ones, zeros = torch.ones(out), torch.zeros(out, dtype=torch.int64)
+    ones, zeros = torch.ones(out, dtype=torch.float32), torch.zeros(out, dtype=torch.int64)
     packed: dict[int, Tensor] = {}
 
     def run(x: Tensor) -> Tensor:
@@ -95,6 +95,4 @@ def dense(weight: Tensor, zero_point: int) -> Kernel:
 
 def reordered(weight: Tensor, shape: Shape) -> Tensor:
     """A dense layer's columns from channels first to channels last, for an input of ``shape``."""
-    if len(shape) < 3:
-        return weight
-    return weight.reshape(len(weight), *shape).permute(0, 2, 3, 1).reshape(len(weight), -1)
+    return weight.reshape(len(weight), *shape).movedim(1, -1).reshape(len(weight), -1)

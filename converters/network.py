@@ -17,6 +17,7 @@ from calif_plugins.parameters import CaLIFParameters
 from converters.errors import ConversionError
 from converters.graph_order import in_order
 from converters.nir_flattening import flat
+from converters.exact_sums import add_up
 from converters.nodes import CaLIF, SpikeEncoder
 from converters.operations import Conv2d, Flatten, Linear, Operation, Scale, Shape, SumPool2d, Synapse
 from converters.operations.node import CaLIFOperation
@@ -56,20 +57,14 @@ class Stage:
 
     @property
     def readout(self) -> bool:
-        return bool(self.parameters.y_min.max() == 0 and self.parameters.y_max.min() == 0)
+        return self.reach == 0
 
     def charge(self, counts: Mapping[str, Tensor]) -> Tensor:
         """Charge that ``counts`` of the sources (batches ``(N, *source shape)``) bring in all, summed.
 
         For the charge of one step see :class:`converters.charges.Charges`.
         """
-        total: Tensor | None = None
-        for synapse in self.synapses:
-            part = synapse(*(counts[name] for name in synapse.sources))
-            total = part if total is None else total + part
-        if total is None:
-            raise ConversionError(self.name, "no synapses", "every layer needs an input")
-        return total
+        return add_up((synapse(*(counts[name] for name in synapse.sources)) for synapse in self.synapses), self.name)
 
     @property
     def linear(self) -> bool:

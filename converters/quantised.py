@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -22,10 +23,15 @@ from calif_plugins.parameters import TIE_RULES, TieRule
 from converters.checked import Checked
 from converters.errors import ConversionError
 from converters.naming import Names
+from converters.exact_sums import add_up, exact, whole_dtype
 from converters.operations import Concatenate, Flatten, Operation, Scale, Shape, SumPool2d, Synapse
 from converters.rounding import exact_round
 
 __all__ = ["Checked", "GraphBuilder", "InputSpec", "Layer", "QuantGraph", "Value"]
+
+_SMALLEST = 2.0**-126  # of the normal numbers of float32
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -42,14 +48,21 @@ class InputSpec:
     name: str = "input"
 
     def __post_init__(self) -> None:
-        if not (self.scale > 0 and math.isfinite(self.scale)):
-            raise ConversionError(self.name, f"an input scale of {self.scale}", "it must be positive and finite")
+        if not _SMALLEST <= self.scale <= 1 / _SMALLEST:  # float32 holds it and its inverse, neither rounded to 0
+            todo = f"it must be a number from {_SMALLEST:.3g} to {1 / _SMALLEST:.3g}"
+            raise ConversionError(self.name, f"an input scale of {self.scale}", todo)
         if not self.q_min <= 0 < self.q_max:
             raise ConversionError(self.name, f"an input range [{self.q_min}, {self.q_max}]", "it must contain 0 and 1")
 
+    @exact
     def quantise(self, images: Tensor) -> Tensor:
-        """Integers of a batch of images ``(N, *shape)``: int64 of the same shape (ties to even)."""
+        """Integers of a batch of images ``(N, *shape)``: int64 of the same shape (ties to even).
+
+        Images in half precision are taken as the float32 numbers that they are.
+        """
         check_images(images, self.shape)
+        if images.dtype in (torch.float16, torch.bfloat16):
+            images = images.to(torch.float32)
         # the toolkits multiply by the inverse in the images' own precision; so do we
         n = torch.round(images * (1.0 / torch.tensor(self.scale, dtype=images.dtype)).to(images.device))
         return n.clamp_(self.q_min, self.q_max).to(torch.int64)
@@ -67,10 +80,12 @@ class InputSpec:
             raise ConversionError("images", "both images and integers, or neither", "give one of them")
         if images is not None:
             return self.quantise(images)
-        if not isinstance(integers, Tensor) or integers.is_floating_point() or tuple(integers.shape[1:]) != self.shape:
-            of = f"{integers.dtype} of shape {tuple(integers.shape)}" if isinstance(integers, Tensor) else ""
-            shape = f"(N, {', '.join(map(str, self.shape))})"
-            raise ConversionError("integers", of or type(integers).__name__, f"give a tensor of integers, {shape}")
+        wanted = f"give a tensor of integers, (N, {', '.join(map(str, self.shape))})"
+        if not isinstance(integers, Tensor):
+            raise ConversionError("integers", type(integers).__name__, wanted)
+        if integers.dtype not in _INTEGERS or not _is_data(integers) or not _is_batch(integers, self.shape):
+            shape = "" if integers.is_nested else f" of shape {tuple(integers.shape)}"
+            raise ConversionError("integers", f"{_kind(integers)}{shape}", wanted)
         if integers.numel() and (int(integers.min()) < self.q_min or int(integers.max()) > self.q_max):
             raise ConversionError("integers", "values out of range", f"the input takes {self.q_min} to {self.q_max}")
         return integers.to(torch.int64)
@@ -108,6 +123,7 @@ class Layer:
     tie: TieRule = "even"
     spiking: bool = True
 
+    @exact
     def __post_init__(self) -> None:
         for field_name in ("threshold", "bias"):
             value = torch.as_tensor(getattr(self, field_name), dtype=torch.float64).reshape(-1)
@@ -120,15 +136,14 @@ class Layer:
             raise ConversionError(self.name, f"the tie rule {self.tie!r}", f"use one of {', '.join(TIE_RULES)}")
         if not self.y_min <= 0 <= self.y_max:
             raise ConversionError(self.name, f"the range [{self.y_min}, {self.y_max}]", "it must contain 0")
+        if self.spiking != (self.y_min < self.y_max):  # in files the range alone says which it is
+            kind = "spiking layer" if self.spiking else "layer that does not spike"
+            todo = "give it at least one level, or spiking=False" if self.spiking else "its range is [0, 0]"
+            raise ConversionError(self.name, f"a {kind} with the range [{self.y_min}, {self.y_max}]", todo)
 
     def charge(self, values: Mapping[str, Tensor]) -> Tensor:
         """Sum of the synapses' charges, for a mapping of source names to batches."""
-        total: Tensor | None = None
-        for synapse in self.synapses:
-            part = synapse(*(values[name] for name in synapse.sources))
-            total = part if total is None else total + part
-        assert total is not None
-        return total
+        return add_up((synapse(*(values[name] for name in synapse.sources)) for synapse in self.synapses), self.name)
 
     def round(self, acc: Tensor) -> Tensor:
         """The counts of integer accumulators ``(N, *shape)``, int64 of the same shape (equation 4)."""
@@ -161,6 +176,7 @@ class QuantGraph:
 
     def __post_init__(self) -> None:
         shapes: dict[str, Shape] = {self.input.name: self.input.shape}
+        silent: set[str] = set()
         for layer in self.layers:
             if layer.name in shapes:
                 raise ConversionError(layer.name, "the name twice", "names must be unique")
@@ -172,10 +188,15 @@ class QuantGraph:
                         raise ConversionError(
                             layer.name, f"an edge from {name!r}", "sources must come before their targets"
                         )
+                    if name in silent:
+                        todo = "quantise its output: only its membrane can be read"
+                        raise ConversionError(layer.name, f"an edge from {name!r}, which does not spike", todo)
                 shape = synapse.output_shape(*(shapes[name] for name in synapse.sources))
                 if shape != layer.shape:
                     raise ConversionError(layer.name, f"a synapse of shape {shape}", f"the layer has {layer.shape}")
             shapes[layer.name] = layer.shape
+            if not layer.spiking:
+                silent.add(layer.name)
         if not self.layers:
             raise ConversionError("graph", "no layers", "convert a network with at least one quantised layer")
 
@@ -212,18 +233,24 @@ class QuantGraph:
         """The network whose counts fit a window of ``T`` steps.
 
         For ``T >= L = levels_of(coding)`` it is this one. Below, every scale grows by ``L/T``: thresholds stay, the
-        total charge of the bias becomes ``bias * T/L`` and ranges shrink to ``T`` levels. (A directly coded input is
-        no count, and may have more; below L it shrinks with the others.)
+        total charge of the bias becomes ``bias * T/L`` and ranges shrink to ``T`` levels, but to no fewer than one.
+        (A directly coded input is no count, and may have more; below L it shrinks with the others.)
         """
         if not float(window).is_integer() or window < 1:
             raise ConversionError("window", f"T = {window}", "use a whole number of steps, at least 1")
-        whole = self.levels_of(coding)
+        whole, window = self.levels_of(coding), int(window)
         if window >= whole:
             return self
-        f, steps = window / whole, int(window)
+        f = window / whole
 
         def shrink(q: int) -> int:
-            return (2 * q * steps + whole) // (2 * whole)  # q T / L, a half rounded up, in integers
+            return (2 * q * window + whole) // (2 * whole)  # q T/L, rounded half up
+
+        def range_of(layer: Layer) -> tuple[int, int]:
+            low, high = -shrink(-layer.y_min), shrink(layer.y_max)
+            if low == high:  # a layer without a level would be read from its membrane
+                low, high = max(-1, layer.y_min), min(1, layer.y_max)
+            return low, high
 
         spec = replace(
             self.input,
@@ -235,8 +262,8 @@ class QuantGraph:
             replace(
                 layer,
                 bias=layer.bias * window / whole,
-                y_min=-shrink(-layer.y_min),
-                y_max=shrink(layer.y_max),
+                y_min=range_of(layer)[0],
+                y_max=range_of(layer)[1],
                 scale=layer.scale / f,
             )
             for layer in self.layers
@@ -245,19 +272,30 @@ class QuantGraph:
 
     def accumulate(self, layer: Layer, values: Mapping[str, Tensor]) -> Tensor:
         """The integer accumulator of a layer, int64, from int64 counts."""
-        bound = self.reach(layer)
-        if bound >= 2**53:
-            raise ConversionError(layer.name, f"sums up to {bound}", "use fewer levels or smaller weights")
-        # a float product of integers is exact below 2^24 or 2^53, and far faster than integer kernels
-        dtype = torch.float32 if bound < 2**24 else torch.float64
-        return layer.charge({n: values[n].to(dtype) for s in layer.synapses for n in s.sources}).to(torch.int64)
+        given = {name: values[name] for s in layer.synapses for name in s.sources}
+        dtype, device = torch.float64, values[self.input.name].device
+        if all(s.linear for s in layer.synapses):  # others may go beyond their results on the way
+            # a float product of integers is exact while they fit, and far faster than integer kernels
+            dtype = whole_dtype(self.reach(layer), device, factor=self._factor(layer), where=layer.name)
+        return layer.charge({name: x.to(dtype) for name, x in given.items()}).round().to(torch.int64)
 
     def reach(self, layer: Layer) -> int:
         """Largest absolute value that the layer's integer accumulator can take."""
-        largest = {self.input.name: max(-self.input.q_min, self.input.q_max)}
-        largest.update({k.name: max(-k.y_min, k.y_max) for k in self.layers})
+        largest = self._largest
         return sum(synapse.reach(*(largest[name] for name in synapse.sources)) for synapse in layer.synapses)
 
+    def _factor(self, layer: Layer) -> int:
+        """Of the products that its accumulator sums: see :meth:`Synapse.largest_factor`."""
+        largest = self._largest
+        return max(synapse.largest_factor(*(largest[name] for name in synapse.sources)) for synapse in layer.synapses)
+
+    @property
+    def _largest(self) -> dict[str, int]:
+        """Largest absolute count of the input and of every layer."""
+        largest = {self.input.name: max(-self.input.q_min, self.input.q_max)}
+        return largest | {k.name: max(-k.y_min, k.y_max) for k in self.layers}
+
+    @exact
     @torch.no_grad()
     def execute(self, images: Tensor | None = None, *, integers: Tensor | None = None) -> dict[str, Tensor]:
         """Every layer's integers: what the spike counts must equal.
@@ -291,15 +329,30 @@ class QuantGraph:
 
 def check_images(images: Tensor, shape: Shape) -> None:
     """Raise a ConversionError unless ``images`` is a float batch ``(N, *shape)`` of finite values."""
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise ConversionError("images", f"{kind}", "give a float tensor, in the range the network was trained on")
-    if tuple(images.shape[1:]) != tuple(shape):
+    todo = "give a float tensor, in the range the network was trained on"
+    if not isinstance(images, Tensor):
+        raise ConversionError("images", type(images).__name__, todo)
+    if images.dtype not in _FLOATS or not _is_data(images):
+        raise ConversionError("images", _kind(images), todo)
+    if not _is_batch(images, shape):
         raise ConversionError(
             "images", f"a batch of shape {tuple(images.shape)}", f"the network takes (N, {', '.join(map(str, shape))})"
         )
     if not bool(torch.isfinite(images).all()):
         raise ConversionError("images", "NaN or infinite pixels", "clean the data first")
+
+
+def _is_data(x: Tensor) -> bool:
+    """Whether a tensor holds values, one after the other: not sparse, nested or on no device."""
+    return x.layout == torch.strided and not x.is_nested and x.device.type != "meta"
+
+
+def _is_batch(x: Tensor, shape: Shape) -> bool:
+    return x.ndim == len(shape) + 1 and tuple(x.shape[1:]) == tuple(shape)
+
+
+def _kind(x: Tensor) -> str:
+    return f"{x.dtype}" if _is_data(x) else f"{x.dtype}, {'nested' if x.is_nested else x.layout}, on {x.device}"
 
 
 # --- building -------------------------------------------------------------------------------------
@@ -354,6 +407,7 @@ class GraphBuilder:
         self.spec = InputSpec(tuple(shape), float(scale), int(q_min), int(q_max), self.unique(name))
         return Value(((self.spec.name, self.spec.shape),), self.spec.scale)
 
+    @exact
     def layer(
         self,
         name: str,
@@ -496,11 +550,14 @@ def average_pool(
     y_max: int,
     tie: TieRule = "even",
 ) -> Value:
-    """An average pool as a Ca-LIF layer: weights 1, ``Vth = p^2 S_y / S_x``, no leak (equation 6)."""
+    """An average pool as a Ca-LIF layer: weights 1, ``Vth = p^2 S_y / S_x``, no leak (equation 6).
+
+    The threshold is rounded once, so it is the whole number ``p^2`` where the scales are shared.
+    """
     return builder.layer(
         name,
         [(value, SumPool2d(kernel, stride, padding))],
-        threshold=kernel[0] * kernel[1] * scale / value.scale,
+        threshold=float(kernel[0] * kernel[1] * Fraction(scale) / Fraction(value.scale)),
         y_min=y_min,
         y_max=y_max,
         scale=scale,

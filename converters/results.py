@@ -46,7 +46,9 @@ class RunResult:
     route : str
         ``"fast"`` or ``"step loop"``: how backend ``snntorch`` got there. The numbers are the same.
     checked, check_mismatches : int
-        Images of a closed form that were simulated too (option ``check``), and how many of their counts differ.
+        Images that were computed in another way too (option ``check`` of :func:`converters.run`), and how many of
+        their counts differ: simulations by the closed form, where a difference is an error, and closed forms by
+        simulation.
     """
 
     backend: str

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from calif_plugins.parameters import PHASES, Phase
 from converters.errors import ConversionError
+from converters.exact_sums import exact
 from converters.network import Network
+from converters.result_check import compare_with_closed_form, has_closed_form, sample_of, spread
 from converters.results import RECORDS, RunResult, merge
 
 __all__ = ["BACKENDS", "Options", "run"]
@@ -21,7 +23,7 @@ __all__ = ["BACKENDS", "Options", "run"]
 # name: (module with simulate(network, integers, options), extra that brings its simulator, its own options)
 BACKENDS: dict[str, tuple[str, str, frozenset[str]]] = {
     "snntorch": ("converters.backends.snntorch", "", frozenset({"fast", "dtype"})),
-    "closed_form": ("converters.backends.closed_form", "", frozenset({"check"})),
+    "closed_form": ("converters.backends.closed_form", "", frozenset()),
     "brian2": ("converters.backends.brian2", "", frozenset({"target", "max_synapses"})),
 }
 
@@ -48,6 +50,7 @@ class Options:
     own: dict[str, Any] = field(default_factory=dict)
 
 
+@exact
 def run(
     graph: nir.NIRGraph | Network,
     images: Tensor | None = None,
@@ -59,6 +62,7 @@ def run(
     integers: Tensor | None = None,
     batch: int | None = None,
     device: str | torch.device | None = None,
+    check: bool | int | None = None,
     progress: Callable[[int, int], None] | None = None,
     **own: Any,
 ) -> RunResult:
@@ -83,16 +87,20 @@ def run(
         Images at a time; by default so that the state of the neurons stays within tens of megabytes.
     device : optional
         Where to run; by default where the images are.
+    check : bool or int, optional
+        How many images to compute in another way too, and compare neuron for neuron; the result says how many it were
+        (``checked``). A simulation that settles is held against the closed form: by default, and with True, one image
+        of each batch but at most one in 32, where that is exact (:func:`converters.result_check.has_closed_form`). The
+        closed form is simulated, for as many images as asked for, spread evenly (``check_mismatches``). False: none.
     progress : callable ``(done, total)``, optional
     **own
-        Options of one backend: ``fast`` and ``dtype`` of snntorch, ``target`` of brian2; ``check`` of closed_form, how
-        many of the images to simulate as well and compare, neuron for neuron, spread evenly over them
-        (``check_mismatches``).
+        Options of one backend: ``fast`` and ``dtype`` of snntorch, ``target`` and ``max_synapses`` of brian2.
 
     Raises
     ------
     ConversionError
-        For an unknown backend, phase or option, images of another shape, NaN pixels.
+        For an unknown backend, phase or option, images of another shape, NaN pixels; if a simulation differs from the
+        closed form.
 
     Examples
     --------
@@ -121,7 +129,7 @@ def run(
     network = Network.from_graph(graph)
     if settle_from is None:
         settle_from = network.window
-    if not 0 <= settle_from <= network.window:
+    if type(settle_from) is not int or not 0 <= settle_from <= network.window:
         raise ConversionError("settle_from", f"{settle_from}", f"use a step between 0 and T = {network.window}")
     integers = network.spec.accept(images, integers)
     if device is not None:
@@ -130,8 +138,10 @@ def run(
     if batch is None:
         by_itself = getattr(home, "batch_size", lambda network: max(1, min(256, 2_000_000 // max(network.neurons, 1))))
         batch = by_itself(network)
-    if batch < 1:
-        raise ConversionError("batch", f"{batch}", "use at least 1")
+    if type(batch) is not int or batch < 1:
+        raise ConversionError("batch", f"{batch}", "use at least 1, a whole number")
+    if check is not None and (type(check) not in (bool, int) or check < 0):
+        raise ConversionError("check", f"{check!r}", "use True, False or a number of images")
     settings = Options(phase, settle_from if phase == "settle" else network.window, record, integers.device, own)
     parts: list[RunResult] = []
     done = 0
@@ -142,17 +152,20 @@ def run(
             if progress is not None:
                 progress(done, len(integers))
     result = merge(parts)
-    if own.get("check"):
-        result = _checked(network, integers, result, int(own["check"]), settle_from)
+    if check is False or check == 0 or not len(integers):
+        return result
+    if result.exact_from == "closed form":
+        return result if check is None else _simulated(network, integers, result, int(check), settle_from)
+    if phase == "settle" and has_closed_form(network):
+        by_itself = check is None or check is True
+        sample = sample_of(len(integers), batch) if by_itself else spread(len(integers), int(check or 0))
+        return compare_with_closed_form(network, integers, result, sample)
     return result
 
 
-def _checked(network: Network, integers: Tensor, result: RunResult, n: int, settle_from: int) -> RunResult:
+def _simulated(network: Network, integers: Tensor, result: RunResult, n: int, settle_from: int) -> RunResult:
     """The closed form's result, after as many of its images as asked for have been simulated."""
-    n = min(n, len(integers))
-    if n < 1:
-        return result
-    sample = torch.linspace(0, len(integers) - 1, n).round().to(torch.int64).to(integers.device)
-    simulated = run(network, integers=integers[sample], settle_from=settle_from)
+    sample = spread(len(integers), n).to(integers.device)
+    simulated = run(network, integers=integers[sample], settle_from=settle_from, check=False)
     differing = sum(int((simulated.counts[k] != v[sample]).sum()) for k, v in result.counts.items())
-    return replace(result, checked=n, check_mismatches=differing)
+    return replace(result, checked=len(sample), check_mismatches=differing)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,8 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
     if target not in TARGETS:
         raise ConversionError("target", f"{target!r}", f"use one of {', '.join(TARGETS)}")
     limit = int(options.own.get("max_synapses", MAX_SYNAPSES))
+    if threading.current_thread() is not threading.main_thread():  # Brian2 handles signals, and its state is global
+        raise ConversionError("brian2", "a thread other than the main one", "run it there, or in a process of its own")
     n = len(integers)
     if not n:  # Brian2 has no empty groups
         raise ConversionError("images", "none", "give at least one, or use backend snntorch")
@@ -263,7 +266,7 @@ class _Built:
         )
 
     def _trains(self, network: Network, n: int, last: int) -> dict[str, Tensor]:
-        steps = max(self.window + (self.phase == "paper"), last)
+        steps = max(self.window, last)
         trains = {}
         for name, shape in network.shapes.items():
             train = np.zeros((steps, n * int(np.prod(shape))), dtype=np.int8)

@@ -6,13 +6,16 @@ and no synaptic operations. It knows only the phase ``settle``; the others have 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from converters.backends.closed_form_integers import integer_layers
+from calif_plugins import multistep
+from converters.backends.closed_form_integers import IntegerLayer, integer_layers
 from converters.errors import ConversionError
+from converters.exact_sums import whole_dtype
 from converters.network import Network, Stage, float64
 from converters.results import RunResult, read_out
 from converters.rounding import exact_round
@@ -29,9 +32,15 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
         raise ConversionError("phase", f"{options.phase!r}", "only 'settle' has a closed form; use backend 'snntorch'")
     if options.record == "spikes":
         raise ConversionError("record", "'spikes'", "the closed form has none; use backend 'snntorch'")
+    on_bytes = options.own.get("on_bytes", True) and integers.device.type == "cpu" and len(integers) > 0
+    integer = integer_layers(network) if on_bytes else {}
+    with multistep.one_at_a_time() if integer else nullcontext():
+        return _counts(network, integers, options, integer)
+
+
+def _counts(network: Network, integers: Tensor, options: Options, integer: dict[str, IntegerLayer]) -> RunResult:
     signed: dict[str, Tensor] = {network.encoder_name: integers}
     membranes: dict[str, Tensor] = {}
-    integer = integer_layers(network) if integers.device.type == "cpu" and len(integers) else {}
     bytes_: dict[str, Tensor] = {}
 
     def values(name: str) -> Tensor:
@@ -56,8 +65,9 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
                 membranes[stage.name] = z - values(stage.name) * v
             continue
         bound = sum(s.reach(*(network.reach[name] for name in s.sources)) for s in stage.synapses)
-        dtype = torch.float32 if bound < 2**24 and stage.linear else torch.float64  # whole numbers, exact in either
-        acc = stage.charge({name: values(name).to(dtype) for s in stage.synapses for name in s.sources})
+        factor = max(s.largest_factor(*(network.reach[name] for name in s.sources)) for s in stage.synapses)
+        dtype = whole_dtype(bound, integers.device, factor=factor, where=stage.name) if stage.linear else torch.float64
+        acc = stage.charge({name: values(name).to(dtype) for s in stage.synapses for name in s.sources}).round()
         signed[stage.name] = _count(stage, acc, network.window)
         if stage is network.output:
             z, v = _net_charge(stage, acc, network.window)

@@ -27,12 +27,12 @@ _EXACT = 2**24
 
 def integer_layers(network: Network) -> dict[str, IntegerLayer]:
     """The layers that can go this way, made once per network."""
+    if not multistep.available():
+        return {}
     layers = network.__dict__.get("_integer_layers")
-    if multistep.available():
-        multistep.use_threads_of_torch()
     if layers is None:
         layers = {}
-        if multistep.available() and int8_kernels():
+        if int8_kernels():
             ranges = {network.encoder_name: (network.spec.q_min, network.spec.q_max)}
             for stage in network.stages:
                 p = stage.parameters
@@ -81,7 +81,7 @@ class IntegerLayer:
             return None
         ops, kernel = synapse.ops, None
         pool: tuple[Any, ...] = ()
-        shape = stage.shape if len(stage.shape) == 1 else (*stage.shape[1:], stage.shape[0])
+        shape = (*stage.shape[1:], stage.shape[0])
         if len(ops) == 1 and type(ops[0]) is Conv2d and ops[0].weight.dtype == torch.int8:
             kernel = convolution(ops[0], -least)
         elif ops and type(ops[-1]) is Linear and ops[-1].weight.dtype == torch.int8 and (
@@ -130,15 +130,14 @@ class IntegerLayer:
 
     def bytes_of(self, counts: Tensor) -> Tensor:
         """Signed counts ``(N, C, ...)`` as this layer's input."""
-        x = counts.permute(0, 2, 3, 1) if counts.ndim == 4 else counts
-        return (x + self.zero_point).to(torch.uint8).contiguous()
+        return (counts.movedim(1, -1) + self.zero_point).to(torch.uint8).contiguous()
 
     def counts_of(self, out: Tensor) -> Tensor:
         """What this layer put out as signed counts, float64 ``(N, C, ...)``."""
         return self.channels_first(out).to(torch.float64) + self.low
 
     def channels_first(self, x: Tensor) -> Tensor:
-        return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
+        return x.movedim(-1, 1)
 
 
 def _rounding(stage: Stage, window: int, low: int, high: int, reach: int) -> tuple[Any, ...] | None:

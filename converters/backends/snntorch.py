@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from calif_plugins.multistep import lost_in_fork
 from calif_plugins.snntorch import calif_step
 from converters.backends import snntorch_fast
 from converters.charges import DTYPES, Charges
 from converters.errors import ConversionError, MissingExtraError
+from converters.exact_sums import add_up
 from converters.input_spikes import InputSpikes
 from converters.network import Network, Stage, float64
 from converters.results import RunResult, read_out
@@ -42,6 +44,9 @@ def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
         )
     if fast is None:
         fast = dtype is None and options.record != "spikes" and snntorch_fast.usable(integers.device)
+    elif fast and lost_in_fork():
+        found = "a process forked after Numba had started its threads"
+        raise ConversionError("fast", found, "spawn it, set NUMBA_THREADING_LAYER=workqueue, or leave fast out")
     elif fast and not snntorch_fast.usable(integers.device):
         raise MissingExtraError("numba", "fast", f"on {integers.device}, the fast path runs on a CPU with Numba")
     if fast and len(integers):
@@ -91,7 +96,7 @@ class _Layer:
     def step(self, spikes: dict[str, Tensor], direct: Tensor | None, *, half: bool, leaking: bool) -> Tensor:
         charge = self.charges(spikes)
         if direct is not None:
-            charge = charge + direct
+            charge = add_up((charge, direct), self.stage.name)
         self.v, self.y, s = calif_step(
             self.v,
             self.y,

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from calif_plugins import multistep
-from converters.backends.snntorch_fast_plan import Input, Layer, Plan, first, last
+from converters.backends.snntorch_fast_plan import Input, Layer, Plan, first, last, places
 from converters.backends.snntorch_fast_state import State
+from converters.exact_sums import add_up
 from converters.input_spikes import InputSpikes
 from converters.network import Network
 from converters.results import RunResult, merge, read_out
@@ -33,17 +34,17 @@ _SMALL = 2**20  # an image's share of that, up to which four times as much: star
 
 
 def usable(device: torch.device) -> bool:
-    """Whether this path can run: on a CPU, with Numba."""
+    """Whether this path can run: on a CPU, with Numba, in a process whose threads are its own."""
     return device.type == "cpu" and multistep.available()
 
 
 def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
     """Every spike of every layer, for input ``integers`` of shape ``(N, *input shape)``, on the CPU."""
-    multistep.use_threads_of_torch()
-    plan = network.__dict__.get("_fast_plan")
-    if plan is None:
-        plan = network.__dict__["_fast_plan"] = Plan(network)
-    return merge([_Run(plan, part, options).result() for part in integers.split(images_at_a_time(network))])
+    with multistep.one_at_a_time():
+        plan = network.__dict__.get("_fast_plan")
+        if plan is None:
+            plan = network.__dict__["_fast_plan"] = Plan(network)
+        return merge([_Run(plan, part, options).result() for part in integers.split(images_at_a_time(network))])
 
 
 def images_at_a_time(network: Network) -> int:
@@ -98,7 +99,7 @@ class _Run:
             else:
                 self.still.discard(name)
             active |= fired.reshape(steps, self.n, -1).any(2)
-        when = torch.arange(t + 1, t + steps + 1)[:, None] * active
+        when = torch.arange(t + 1, t + steps + 1, dtype=torch.int64)[:, None] * active
         self.last = torch.maximum(self.last, when.amax(0))
         if self.options.record == "spikes":
             for name, s in spikes.items():
@@ -128,23 +129,17 @@ class _Run:
             if self.share[source] < layer.events.share * busy and layer.events.exact(flat):
                 k.event_scan(flat, *layer.events.arguments, *common)
                 return
-        total: Tensor | None = None
+        parts = []
         for given in layer.inputs:
             if given.charge is None:
-                part = self._change(given, spikes)
-            elif self.source.coded_directly and given.sources == (self.source.name,):
-                continue
-            else:
-                part = given.charge(spikes[given.sources[0]])
-            total = part if total is None else total + part
+                parts.append(self._change(given, spikes))
+            elif not (self.source.coded_directly and given.sources == (self.source.name,)):
+                parts.append(given.charge(spikes[given.sources[0]]))
         if direct:
             steps_of = [self.source.direct(layer.stage.name, t + b) for b in range(steps)]
             silence = torch.zeros(self.n, *layer.stage.shape, dtype=torch.int64)
-            charge = torch.stack([last(silence if d is None else d) for d in steps_of]).to(torch.float64)
-            charge = charge.flatten(1)
-            total = charge if total is None else total + charge
-        assert total is not None
-        k.scan(total.reshape(-1).numpy(), *common)
+            parts.append(places(torch.stack([last(silence if d is None else d) for d in steps_of]).to(torch.float64)))
+        k.scan(add_up(parts, layer.stage.name).reshape(-1).numpy(), *common)
 
     def _change(self, given: Input, spikes: dict[str, Tensor]) -> Tensor:
         """The charges of a synapse that counts, for a block of steps at once: float64 ``(steps, places, C)``.
@@ -221,6 +216,6 @@ class _Run:
         )
 
     def _spikes(self, window: int) -> dict[str, Tensor]:
-        """Trains without the silent steps that the last block ran beyond the end."""
-        end = max(window + (self.options.phase == "paper"), int(self.last.max()))
+        """Trains up to the end of the window, or the last spike after it."""
+        end = max(window, int(self.last.max()))
         return {k: torch.cat(v)[:end] for k, v in self.trains.items()}

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from calif_plugins import multistep
 from converters.backends.snntorch_fast_state import Parameters
+from converters.exact_sums import whole_dtype
 from converters.integer_kernels import convolution, dense, int8_kernels, reordered
 from converters.network import Network, Stage
 from converters.operations import Conv2d, Linear, Shape, SumPool2d, Synapse
 
-__all__ = ["Input", "Layer", "Plan", "first", "last"]
+__all__ = ["Input", "Layer", "Plan", "first", "last", "places"]
 
 _EXACT = 2**24
 
@@ -179,7 +180,7 @@ def _lines(weight: np.ndarray) -> np.ndarray:
 def _identity(weight: int, dtype: torch.dtype) -> Charge:
     def charge(x: Tensor) -> Tensor:
         s = x.to(dtype).sub_(1)
-        return _places(s if weight == 1 else s.mul_(weight))
+        return places(s if weight == 1 else s.mul_(weight))
 
     return charge
 
@@ -196,21 +197,23 @@ def _linear(weight: Tensor) -> Charge:
 
 def _any(synapse: Synapse, dtype: torch.dtype) -> Charge:
     def charge(x: Tensor) -> Tensor:
-        s = first(x.flatten(0, 1)).to(dtype).sub_(1)
-        return _places(last(synapse(s)).reshape(*x.shape[:2], *last(synapse(s[:1])).shape[1:]))
+        exactly = torch.promote_types(dtype, whole_dtype(synapse.gain, x.device))
+        s = first(x.flatten(0, 1)).to(exactly).sub_(1)
+        return places(last(synapse(s)).reshape(*x.shape[:2], *last(synapse(s[:1])).shape[1:]))
 
     return charge
 
 
 def last(x: Tensor) -> Tensor:
-    """``(N, C, H, W)`` to channels last; anything else as it is."""
-    return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+    """``(N, C, ...)`` to channels last."""
+    return x.movedim(1, -1)
 
 
 def first(x: Tensor) -> Tensor:
-    return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
+    """Channels last to ``(N, C, ...)``."""
+    return x.movedim(-1, 1)
 
 
-def _places(x: Tensor) -> Tensor:
+def places(x: Tensor) -> Tensor:
     """``(B, N, ..., C)`` to ``(B, places, C)``."""
     return x.reshape(len(x), -1, x.shape[-1])

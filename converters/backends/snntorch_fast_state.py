@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from calif_plugins import multistep
+from converters.exact_sums import adds_exactly
 from converters.network import Stage, float64
 
 __all__ = ["Parameters", "State"]
@@ -57,7 +58,7 @@ def _narrow(
     # any membrane within the window, and any threshold times a count: these are paid for by charge and leak
     span = np.abs(v_init).max() + window * (gain + np.abs(leak).max()) + 2 * threshold.max()
     shift = 30 - int(np.ceil(np.log2(span)))
-    if shift < 0 or not _exact(span, threshold, leak, v_init):
+    if shift < 0 or not adds_exactly(span, threshold, leak, v_init):
         return None
     scaled = [np.ldexp(x, shift) for x in (threshold, leak, v_init)]
     units = [np.rint(x).astype(np.int32) for x in scaled]
@@ -68,12 +69,6 @@ def _narrow(
         return None
     limits = int(y_min[0]) * 65536, int(y_max[0]) * 65536
     return (units[0], units[1], *limits, units[2], shift, close, threshold, leak, v_init)
-
-
-def _exact(span: float, *parameters: np.ndarray) -> bool:
-    """Whether float64 adds whole numbers and these without rounding, as long as sums stay within ``span``."""
-    bits = 53 - int(np.ceil(np.log2(span)))  # of fraction that remain
-    return all(bool((np.ldexp(x, bits) == np.rint(np.ldexp(x, bits))).all()) for x in parameters)
 
 
 class State:
@@ -122,5 +117,4 @@ class State:
 
     def nchw(self, x: Tensor) -> Tensor:
         """Channels first."""
-        x = x.reshape(self.shape)
-        return (x.permute(0, 3, 1, 2) if x.ndim == 4 else x).contiguous()
+        return x.reshape(self.shape).movedim(-1, 1).contiguous()

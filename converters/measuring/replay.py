@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from converters.charges import Charges
+from converters.exact_sums import add_up
 from converters.input_spikes import InputSpikes
 from converters.network import Network, Stage, float64
 
@@ -36,7 +37,7 @@ def charges(
     for t in range(steps):
         charge = arriving({name: trains[name][t] for name in feeding})
         direct = source.direct(stage.name, t)
-        yield charge if direct is None else charge + direct
+        yield charge if direct is None else add_up((charge, direct), stage.name)
 
 
 def outputs_by_step(network: Network, trains: Mapping[str, Tensor], integers: Tensor) -> Tensor:

@@ -81,6 +81,16 @@ class Synapse:
         assert change is not None
         return change
 
+    def largest_factor(self, *reach: int) -> int:
+        """The largest factor of the products that it sums: a count, a weight, or what one operation hands the next."""
+        largest = 1
+        for op in self.ops:
+            weights = op.stored
+            weight = int(weights.to(torch.int64).abs().max()) if weights is not None and weights.numel() else 1
+            largest = max(largest, weight, *reach)
+            reach = (op.reach(*reach),)
+        return largest
+
     def interval(self, *ranges: Range) -> Range:
         """Lowest and highest charge of each neuron, for counts between these bounds."""
         for op in self.ops:

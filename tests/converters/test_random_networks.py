@@ -1,0 +1,144 @@
+"""The engine on random networks: every backend, coding, phase and window against the reference and exact rationals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+import converters
+from converters.backends import closed_form, snntorch_fast, snntorch_fast_plan
+from converters.charges import DTYPES
+from converters.errors import ConversionError
+from converters.network import Network
+from converters.results import RunResult
+from tests.converters.random_networks import Case, cases, integers_of, traces
+from tests.converters.test_fast import assert_same
+
+SETTINGS = settings(
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+)
+
+
+def network_of(case: Case) -> Network:
+    try:
+        return Network.from_graph(converters.to_nir(case.q, T=case.window, coding=case.coding))
+    except ConversionError as error:  # no lattice of 53 bits for this one
+        assume("bits" not in str(error) and "24 bits" not in str(error))
+        raise
+
+
+def run(case: Case, network: Network, **options: object) -> RunResult:
+    return converters.run(
+        network,
+        integers=case.integers,
+        phase=case.phase,  # type: ignore[arg-type]
+        settle_from=case.settle_from,
+        batch=case.batch,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def compare_with_reference(case: Case, network: Network, r: RunResult) -> int:
+    """Every spike, membrane and extra step; how many numbers were compared."""
+    assert r.spikes is not None
+    assert r.extra_steps is not None
+    compared = 0
+    for k, image in enumerate(case.integers.numpy()):
+        expected = traces(case, network, image)
+        steps = max(len(t.spikes) for t in expected.values())
+        assert int(r.extra_steps[k]) == max(t.extra_steps for t in expected.values())
+        for name, trace in expected.items():
+            spikes = r.spikes[name][:, k].numpy()
+            np.testing.assert_array_equal(spikes[:steps], trace.spikes)
+            assert not spikes[steps:].any()
+            np.testing.assert_array_equal(r.membranes[name][k].numpy(), trace.v)
+            assert int(r.positive[name][k]) == (trace.spikes > 0).sum()
+            assert int(r.negative[name][k]) == (trace.spikes < 0).sum()
+            compared += spikes.size + trace.v.size
+    return compared
+
+
+def compare_with_rationals(case: Case, r: RunResult) -> int:
+    q = case.q.at_window(case.window, case.coding)
+    executed = q.execute(integers=case.integers)
+    compared = 0
+    for k, image in enumerate(case.integers.numpy()):
+        for name, wanted in integers_of(q, image).items():
+            np.testing.assert_array_equal(executed[name][k].numpy(), wanted)
+            if name in r.counts:
+                np.testing.assert_array_equal(r.counts[name][k].numpy(), wanted)
+                compared += wanted.size
+    return compared
+
+
+def check(case: Case, dtype: str, share: float, int8: bool, chunk: int) -> int:
+    network = network_of(case)
+    slow = run(case, network, record="spikes", fast=False, dtype=dtype)
+    compared = compare_with_reference(case, network, slow)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snntorch_fast_plan, "EVENT_SHARE", share)
+        patch.setattr(snntorch_fast, "_CHUNK_BYTES", chunk)
+        if not int8:
+            patch.setattr(snntorch_fast_plan, "int8_kernels", lambda: False)
+        fast = run(case, network, record="spikes", fast=True)
+    assert_same(slow, fast)
+    if case.phase != "settle":
+        return 2 * compared
+    for r in (slow, fast):
+        assert r.checked == (1 if len(case.integers) else 0)
+    exact = run(case, network, backend="closed_form")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(closed_form, "integer_layers", lambda _: {})
+        plain = run(case, network, backend="closed_form")
+    for r in (exact, plain):
+        assert torch.equal(r.logits, slow.logits)
+        assert torch.equal(r.membranes[r.output_name], slow.membranes[r.output_name])
+        assert r.counts.keys() == slow.counts.keys()
+    return 2 * compared + sum(compare_with_rationals(case, r) for r in (slow, fast, exact, plain))
+
+
+ways = {
+    "dtype": st.sampled_from(DTYPES),
+    "share": st.sampled_from([0.0, 0.115, 1.1]),
+    "int8": st.booleans(),
+    "chunk": st.sampled_from([1, 16 * 2**20]),
+}
+
+
+@given(case=cases(), **ways)
+@settings(SETTINGS, max_examples=60)
+def test_random_networks(case, dtype, share, int8, chunk):
+    check(case, dtype, share, int8, chunk)
+
+
+@pytest.mark.slow
+@given(case=cases(), **ways)
+@settings(SETTINGS, max_examples=5000)
+def test_many_random_networks(case, dtype, share, int8, chunk):
+    check(case, dtype, share, int8, chunk)
+
+
+def check_in_brian2(case: Case) -> int:
+    network = network_of(case)
+    r = run(case, network, record="spikes", backend="brian2")
+    if case.phase == "settle":
+        return compare_with_reference(case, network, r) + compare_with_rationals(case, r)
+    return compare_with_reference(case, network, r)
+
+
+@given(case=cases(small=True))
+@settings(SETTINGS, max_examples=3)
+def test_random_networks_in_brian2(case):
+    check_in_brian2(case)
+
+
+@pytest.mark.slow
+@given(case=cases(small=True))
+@settings(SETTINGS, max_examples=150)
+def test_many_random_networks_in_brian2(case):
+    check_in_brian2(case)
