@@ -58,9 +58,6 @@ def anytime_curve(
     if len(images) != len(labels) or not len(labels):
         raise ConversionError("labels", f"{len(labels)} for {len(images)} images", "give one for each")
     right: list[Tensor] = []
-    options.setdefault("fast", True if options.get("backend", "snntorch") == "snntorch" and _fast(images) else None)
-    if options["fast"] is None:
-        del options["fast"]
     for start in range(0, len(images), batch):
         part, truth = images[start : start + batch], labels[start : start + batch]
         r = run(network, part, record="spikes", batch=len(part), **options)
@@ -78,9 +75,3 @@ def predictions_by_step(network: Network, result: RunResult, integers: Tensor) -
     if result.spikes is None:
         raise ConversionError("result", "no spike trains", 'run with record="spikes"')
     return outputs_by_step(network, result.spikes, integers).flatten(2).argmax(2)
-
-
-def _fast(images: Tensor) -> bool:
-    from converters.backends.snntorch_fast import usable
-
-    return usable(images.device)

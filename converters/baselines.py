@@ -26,7 +26,7 @@ from converters.exact_sums import add_up, exact
 from converters.input_spikes import InputSpikes
 from converters.network import Network, Stage, float64
 from converters.operations import Synapse
-from converters.results import RunResult, merge
+from converters.results import RunResult, emitted, make_result, merge
 
 __all__ = ["BASELINES", "Baseline", "run_baseline"]
 
@@ -206,28 +206,16 @@ def _structures(network: Network, stage: Stage) -> list[Synapse]:
 
 
 def _result(network: Network, integers: Tensor, name: str, states: list[_State], extra: Tensor) -> RunResult:
-    direct = network.encoder.coding == "direct"
-    emitted = {} if direct else {network.encoder_name: (integers.abs().double(), integers.double())}
-    emitted |= {s.stage.name: (s.fired.double(), s.y) for s in states}
-    sops = torch.zeros(len(integers), dtype=torch.float64, device=integers.device)
-    for layer, (fired, _) in emitted.items():
-        sops += (fired * network.fan_out[layer].to(fired.device)).flatten(1).sum(1)
-    macs = torch.zeros_like(sops)
-    if direct:
-        macs = ((integers != 0) * network.fan_out[network.encoder_name].to(integers.device)).flatten(1).sum(1)
     last = states[-1]
-    return RunResult(
+    return make_result(
+        network,
+        integers,
         backend="baseline",
         phase=name,
-        window=network.window,
-        output_name=last.stage.name,
-        counts={s.stage.name: s.y.to(torch.int32) for s in states if not s.stage.readout},
-        membranes={last.stage.name: last.v},
-        logits=last.z / last.threshold * last.stage.scale,
-        positive={k: ((f + y) / 2).flatten(1).sum(1).long() for k, (f, y) in emitted.items()},
-        negative={k: ((f - y) / 2).flatten(1).sum(1).long() for k, (f, y) in emitted.items()},
+        record="counts",
+        counts={s.stage.name: s.y for s in states},
+        membranes={s.stage.name: s.v for s in states},
+        sent={s.stage.name: emitted(s.fired, s.y, network.fan_out[s.stage.name]) for s in states},
         extra_steps=extra,
-        sops=sops,
-        macs=macs,
-        route="step loop",
+        logits=last.z / last.threshold * last.stage.scale,
     )

@@ -19,7 +19,7 @@ from converters.exact_sums import add_up, whole_dtype
 from converters.network import Network, Stage
 from converters.operations import Conv2d, Linear, Operation, Synapse
 
-__all__ = ["DTYPES", "Charges", "exact_dtype"]
+__all__ = ["DTYPES", "Charges", "arithmetic_of", "exact_dtype", "on_bytes"]
 
 DTYPES = ("int8", "bfloat16", "float16", "float32", "float64")
 # whole numbers up to this are all there; each type's successor holds more
@@ -62,26 +62,9 @@ class Charges:
     def __init__(self, network: Network, stage: Stage, wanted: str, device: torch.device) -> None:
         self.stage = stage
         self.device = device
-        self.arithmetic = [self._type(s, wanted, [network.reach[name] for name in s.sources]) for s in stage.synapses]
+        self.arithmetic = [arithmetic_of(network, s, wanted, device) for s in stage.synapses]
         self._counts: dict[str, Tensor] = {}
         self._before: dict[int, Tensor] = {}
-
-    def _type(self, synapse: Synapse, wanted: str, reach: list[int]) -> torch.dtype:
-        if not synapse.linear:
-            return exact_dtype(2 * synapse.reach(*reach), torch.float64)
-        return self._arithmetic(synapse, wanted, synapse.change(*reach))
-
-    def _arithmetic(self, synapse: Synapse, wanted: str, gain: int) -> torch.dtype:
-        if wanted == "int8":
-            weighted = [op for op in synapse.ops if not op.rewires]
-            takes, _ = _ON_BYTES.get(type(weighted[0]), (None, None)) if len(weighted) == 1 else (None, None)
-            if takes is not None and takes(weighted[0]) and gain < 2**31:
-                return torch.int8
-            wanted = "float32"
-        dtype = exact_dtype(gain, getattr(torch, wanted))
-        if dtype is torch.float32:
-            dtype = whole_dtype(gain, self.device, factor=synapse.largest_factor(*(1 for _ in synapse.sources)))
-        return dtype
 
     def __call__(self, spikes: Mapping[str, Tensor]) -> Tensor:
         if not self.stage.linear:
@@ -93,7 +76,7 @@ class Charges:
         if not synapse.linear:
             part = self._change(k, synapse)
         elif dtype is torch.int8:
-            part = _on_bytes(synapse, spikes[synapse.source].to(dtype))
+            part = on_bytes(synapse, spikes[synapse.source].to(dtype))
         else:
             part = synapse(*(spikes[name].to(dtype) for name in synapse.sources))
         if self.device.type != "cpu" and dtype.is_floating_point:
@@ -112,7 +95,28 @@ class Charges:
         return now if before is None else now - before
 
 
-def _on_bytes(synapse: Synapse, x: Tensor) -> Tensor:
+def arithmetic_of(network: Network, synapse: Synapse, wanted: str, device: torch.device) -> torch.dtype:
+    """The type that a synapse's charges are computed in: the one of :data:`DTYPES` that is wanted, or a larger one.
+
+    It holds every partial sum that the counts of ``network`` can bring in a step, and ``device`` rounds none of them.
+    """
+    reach = [network.reach[name] for name in synapse.sources]
+    if not synapse.linear:
+        return exact_dtype(2 * synapse.reach(*reach), torch.float64)
+    gain = synapse.change(*reach)
+    if wanted == "int8":
+        weighted = [op for op in synapse.ops if not op.rewires]
+        takes, _ = _ON_BYTES.get(type(weighted[0]), (None, None)) if len(weighted) == 1 else (None, None)
+        if takes is not None and takes(weighted[0]) and gain < 2**31:
+            return torch.int8
+        wanted = "float32"
+    dtype = exact_dtype(gain, getattr(torch, wanted))
+    if dtype is torch.float32:
+        dtype = whole_dtype(gain, device, factor=synapse.largest_factor(*(1 for _ in synapse.sources)))
+    return dtype
+
+
+def on_bytes(synapse: Synapse, x: Tensor) -> Tensor:
     """One convolution or dense layer of int8 weights on int8 spikes, by a matrix product with int32 sums."""
     for op in synapse.ops:
         x = _ON_BYTES[type(op)][1](op, x) if type(op) in _ON_BYTES else op(x)

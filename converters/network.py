@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import nir
 import numpy as np
@@ -29,6 +29,7 @@ __all__ = ["Network", "Stage", "float64"]
 _MOST_STEPS = 1_000_000  # operations in all synapses together
 _LARGEST_WEIGHT = 2**24  # float32 holds whole numbers up to there, and files are of float32
 _LARGEST_SCALE = 2**31  # of float64; what makes branches of unequal scale equal has 30 bits
+T = TypeVar("T")
 
 
 def float64(value: Any, device: torch.device | None = None) -> Tensor:
@@ -99,6 +100,25 @@ class Network:
     @property
     def output(self) -> Stage:
         return self.stages[-1]
+
+    @cached_property
+    def _kept(self) -> dict[Any, Any]:
+        return {}
+
+    def keep(self, key: Any, make: Callable[[], T]) -> T:
+        """What ``make`` returns, made once for each ``key``: plans and prepared networks of backends."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+    def keeps(self, key: Any) -> bool:
+        """Whether something is kept under this key."""
+        return key in self._kept
+
+    def forget(self, kind: str) -> None:
+        """Drop what is kept under keys ``(kind, ...)``."""
+        for key in [k for k in self._kept if k[0] == kind]:
+            del self._kept[key]
 
     @cached_property
     def spec(self) -> InputSpec:

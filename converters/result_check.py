@@ -62,14 +62,14 @@ def compare_with_closed_form(network: Network, integers: Tensor, result: RunResu
     ConversionError
         Naming the layer and the image where a count, or the output's membrane, differs.
     """
-    from converters.backends import Options
-    from converters.backends.closed_form import simulate
+    from converters.backends.closed_form import BACKEND, ClosedFormOptions
+    from converters.backends.contract import Settings
 
     sample = sample.to(integers.device)
-    options = Options("settle", network.window, "counts", integers.device, {"on_bytes": False})
+    settings, options = Settings("settle", network.window, "counts", integers.device), ClosedFormOptions(on_bytes=False)
     size = max(1, 2_000_000 // max(network.neurons, 1))
     for part in sample.split(size):
-        exact = simulate(network, integers[part], options)
+        exact = BACKEND.simulate(network, integers[part], settings, options)
         pairs = {name: (counts[part], exact.counts[name]) for name, counts in result.counts.items()}
         if network.output.readout:
             out = network.output.name

@@ -9,9 +9,20 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
-from converters.network import Stage, float64
+from converters.network import Network, Stage, float64
 
-__all__ = ["RECORDS", "Mismatch", "RunResult", "compare_counts", "merge", "read_out"]
+__all__ = [
+    "RECORDS",
+    "Emitted",
+    "Mismatch",
+    "RunResult",
+    "compare_counts",
+    "emitted",
+    "empty_result",
+    "make_result",
+    "merge",
+    "read_out",
+]
 
 RECORDS = ("output", "counts", "spikes")
 
@@ -43,8 +54,6 @@ class RunResult:
         Spike trains, with ``record="spikes"``: the window, then the rounding phase.
     exact_from : str
         ``"simulation"``, or ``"closed form"`` where counts were computed and no spike was simulated.
-    route : str
-        ``"fast"`` or ``"step loop"``: how backend ``snntorch`` got there. The numbers are the same.
     checked, check_mismatches : int
         Images that were computed in another way too (option ``check`` of :func:`converters.run`), and how many of
         their counts differ: simulations by the closed form, where a difference is an error, and closed forms by
@@ -65,7 +74,6 @@ class RunResult:
     macs: Tensor | None = None
     spikes: dict[str, Tensor] | None = None
     exact_from: str = "simulation"
-    route: str = ""
     checked: int = 0
     check_mismatches: int = 0
 
@@ -86,6 +94,103 @@ class RunResult:
             return None
         total = sum(t.sum() for t in (*self.positive.values(), *self.negative.values()))
         return float(total) / max(len(self.logits), 1)
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """What a layer, or the input, has sent: tensors ``(N,)``, one number for each image.
+
+    Attributes
+    ----------
+    positive, negative : int64
+        Spikes by sign.
+    operations : float64 or int64
+        Synaptic operations: each spike times the fan-out of its neuron.
+    """
+
+    positive: Tensor
+    negative: Tensor
+    operations: Tensor
+
+
+def emitted(fired: Tensor, net: Tensor, fan_out: Tensor) -> Emitted:
+    """Sum up how often each neuron ``fired``, with either sign, and its ``net`` count, both ``(N, *shape)``."""
+    fired, net = fired.to(torch.float64), net.to(torch.float64)
+    positive, negative = (((fired + sign * net) / 2).flatten(1).sum(1).to(torch.int64) for sign in (1, -1))
+    return Emitted(positive, negative, (fired * fan_out.to(fired.device)).flatten(1).sum(1))
+
+
+def make_result(
+    network: Network,
+    integers: Tensor,
+    *,
+    backend: str,
+    phase: str,
+    record: str,
+    counts: Mapping[str, Tensor],
+    membranes: Mapping[str, Tensor],
+    sent: Mapping[str, Emitted],
+    extra_steps: Tensor,
+    spikes: dict[str, Tensor] | None = None,
+    logits: Tensor | None = None,
+) -> RunResult:
+    """What a simulator of ``network`` returns for input ``integers`` ``(N, *input shape)``: the one constructor.
+
+    Parameters
+    ----------
+    counts, membranes : dict of tensors ``(N, *layer shape)``
+        Of all layers, at the end; what ``record`` does not ask for is left out of the result.
+    sent : dict of Emitted
+        Of all layers. The input's is worked out here: its spikes, or its multiplications if it is coded directly.
+    extra_steps : int64 tensor ``(N,)``
+    spikes : dict of int8 tensors ``(steps, N, *shape)``, optional
+        Of the input and all layers, where ``record`` is ``"spikes"``.
+    logits : tensor, optional
+        The output in real units, where it is not read as the network says.
+    """
+    name, out = network.encoder_name, network.output
+    macs = torch.zeros(len(integers), dtype=torch.float64, device=integers.device)
+    fan_out = network.fan_out[name].to(integers.device)
+    everything = dict(sent)
+    if network.encoder.coding == "direct":
+        macs = ((integers != 0) * fan_out).flatten(1).sum(1)
+    else:
+        everything = {name: emitted(integers.abs(), integers, fan_out), **sent}
+    sops = torch.stack([e.operations.to(torch.float64) for e in everything.values()]).sum(0)
+    kept = network.stages if record != "output" else (out,)
+    return RunResult(
+        backend=backend,
+        phase=phase,
+        window=network.window,
+        output_name=out.name,
+        counts={s.name: counts[s.name].to(torch.int32) for s in kept if not s.readout},
+        membranes={s.name: membranes[s.name] for s in (network.stages if record == "spikes" else (out,))},
+        logits=read_out(out, counts[out.name], membranes[out.name]) if logits is None else logits,
+        positive={k: e.positive for k, e in everything.items()},
+        negative={k: e.negative for k, e in everything.items()},
+        extra_steps=extra_steps,
+        sops=sops,
+        macs=macs,
+        spikes=spikes if record == "spikes" else None,
+    )
+
+
+def empty_result(network: Network, integers: Tensor, *, backend: str, phase: str, record: str) -> RunResult:
+    """What a run of no images returns."""
+    none = {s.name: torch.zeros(0, *s.shape, dtype=torch.float64) for s in network.stages}
+    silence = {k: torch.zeros(network.window, 0, *shape, dtype=torch.int8) for k, shape in network.shapes.items()}
+    return make_result(
+        network,
+        integers,
+        backend=backend,
+        phase=phase,
+        record=record,
+        counts=none,
+        membranes=none,
+        sent={k: emitted(x, x, network.fan_out[k]) for k, x in none.items()},
+        extra_steps=torch.zeros(0, dtype=torch.int64),
+        spikes=silence,
+    )
 
 
 @dataclass(frozen=True)
@@ -151,7 +256,6 @@ def merge(parts: Sequence[RunResult]) -> RunResult:
         macs=optional("macs"),
         spikes=spikes,
         exact_from=first.exact_from,
-        route=first.route,
     )
 
 

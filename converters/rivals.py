@@ -185,8 +185,8 @@ RIVALS: dict[str, tuple[str, Callable[[Network, Tensor], Step]]] = {
     "norse": ("norse", _norse),
     "float_passes_T": ("torch", lambda n, x: _float(n, x, n.window)),
     "float_pass": ("torch", lambda n, x: _float(n, x, 1)),
-    "calif_loop": ("snntorch", lambda n, x: _calif(n, x, backend="snntorch", fast=False)),
-    "calif_fast": ("numba", lambda n, x: _calif(n, x, backend="snntorch", fast=True)),
+    "calif_loop": ("snntorch", lambda n, x: _calif(n, x, backend="snntorch")),
+    "calif_fast": ("numba", lambda n, x: _calif(n, x, backend="fast")),
     "calif_closed_form": ("torch", lambda n, x: _calif(n, x, backend="closed_form")),
 }
 

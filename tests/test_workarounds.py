@@ -40,7 +40,7 @@ torch.set_num_threads(1)
 if sys.argv[1] == "plain":
     multistep.use_threads_of_torch = lambda: numba.set_num_threads(1)
 q = GRAPHS["lenet"](levels=3)
-assert converters.run(converters.to_nir(q), torch.rand(2, *q.input.shape)).route == "fast"
+assert converters.run(converters.to_nir(q), torch.rand(2, *q.input.shape)).backend == "fast"
 print(torch.get_num_threads())
 """
     environment = {**os.environ, "NUMBA_NUM_THREADS": "2", "PYTHONPATH": str(Path(__file__).parents[1])}

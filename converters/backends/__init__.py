@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from importlib import import_module
+from dataclasses import replace
 from typing import Any
 
 import nir
@@ -12,42 +11,14 @@ import torch
 from torch import Tensor
 
 from calif_plugins.parameters import PHASES, Phase
+from converters.backends.contract import Backend, Settings, backend_for, backend_names, register, unregister
 from converters.errors import ConversionError
 from converters.exact_sums import exact
 from converters.network import Network
 from converters.result_check import compare_with_closed_form, has_closed_form, sample_of, spread
 from converters.results import RECORDS, RunResult, merge
 
-__all__ = ["BACKENDS", "Options", "run"]
-
-# name: (module with simulate(network, integers, options), extra that brings its simulator, its own options)
-BACKENDS: dict[str, tuple[str, str, frozenset[str]]] = {
-    "snntorch": ("converters.backends.snntorch", "", frozenset({"fast", "dtype"})),
-    "closed_form": ("converters.backends.closed_form", "", frozenset()),
-    "brian2": ("converters.backends.brian2", "", frozenset({"target", "max_synapses"})),
-}
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a backend is told beside the network and the images.
-
-    Attributes
-    ----------
-    phase : {"settle", "paper", "none"}
-    settle_from : int
-        Step from which thresholds are half; ``T`` unless asked otherwise.
-    record : {"output", "counts", "spikes"}
-    device : torch.device
-    own : dict
-        Options of this backend alone.
-    """
-
-    phase: Phase
-    settle_from: int
-    record: str
-    device: torch.device
-    own: dict[str, Any] = field(default_factory=dict)
+__all__ = ["Backend", "Settings", "backend_names", "register", "run", "unregister"]
 
 
 @exact
@@ -55,7 +26,7 @@ def run(
     graph: nir.NIRGraph | Network,
     images: Tensor | None = None,
     *,
-    backend: str = "snntorch",
+    backend: str = "auto",
     phase: Phase = "settle",
     settle_from: int | None = None,
     record: str = "counts",
@@ -74,7 +45,10 @@ def run(
         From :func:`converters.to_nir` or :func:`converters.read`.
     images : float tensor ``(N, *input shape)``
         In the range that the network was trained on.
-    backend : {"snntorch", "closed_form", "brian2"}
+    backend : {"auto", "fast", "snntorch", "brian2", "closed_form"}
+        ``fast`` is this package's own simulator; ``snntorch`` and ``brian2`` are theirs, stepped with the networks of
+        :func:`converters.to_snntorch` and :func:`converters.to_brian2`; ``closed_form`` computes the final counts.
+        ``auto``: ``fast`` where it runs, else ``snntorch``. The result says what ran.
     phase : {"settle", "paper", "none"}
         The rounding phase. ``settle`` is exact; ``paper`` is one rounding spike per neuron (section 3.2).
     settle_from : int, optional
@@ -94,7 +68,7 @@ def run(
         closed form is simulated, for as many images as asked for, spread evenly (``check_mismatches``). False: none.
     progress : callable ``(done, total)``, optional
     **own
-        Options of one backend: ``fast`` and ``dtype`` of snntorch, ``target`` and ``max_synapses`` of brian2.
+        Options of one backend: ``dtype`` of snntorch, ``target`` and ``max_synapses`` of brian2.
 
     Raises
     ------
@@ -114,18 +88,11 @@ def run(
     >>> converters.run(g, torch.tensor([[1.0, 0.5]])).counts["fc"]
     tensor([[3]], dtype=torch.int32)
     """
-    if backend not in BACKENDS:
-        raise ConversionError("backend", f"{backend!r}", f"use one of {', '.join(BACKENDS)}")
+    if "fast" in own and backend in ("auto", "snntorch"):  # how it was asked for before `fast` had a name of its own
+        backend = "fast" if own.pop("fast") else "snntorch"
     for name, value, known in (("phase", phase, PHASES), ("record", record, RECORDS)):
         if value not in known:
             raise ConversionError(name, f"{value!r}", f"use one of {', '.join(known)}")
-    module, _extra, options = BACKENDS[backend]
-    if set(own) - options:
-        raise ConversionError(
-            "options",
-            f"{sorted(set(own) - options)}",
-            f"backend {backend} takes {sorted(options) or 'none of its own'}",
-        )
     network = Network.from_graph(graph)
     if settle_from is None:
         settle_from = network.window
@@ -134,20 +101,21 @@ def run(
     integers = network.spec.accept(images, integers)
     if device is not None:
         integers = integers.to(device)
-    home = import_module(module)
+    settings = Settings(phase, settle_from if phase == "settle" else network.window, record, integers.device)
+    chosen = backend_for(backend, integers.device)
+    options = chosen.options_of(own)
+    chosen.check(network, settings)
     if batch is None:
-        by_itself = getattr(home, "batch_size", lambda network: max(1, min(256, 2_000_000 // max(network.neurons, 1))))
-        batch = by_itself(network)
+        batch = chosen.batch_size(network)
     if type(batch) is not int or batch < 1:
         raise ConversionError("batch", f"{batch}", "use at least 1, a whole number")
     if check is not None and (type(check) not in (bool, int) or check < 0):
         raise ConversionError("check", f"{check!r}", "use True, False or a number of images")
-    settings = Options(phase, settle_from if phase == "settle" else network.window, record, integers.device, own)
     parts: list[RunResult] = []
     done = 0
     with torch.no_grad():
         for part in integers.split(batch) if len(integers) else [integers]:
-            parts.append(home.simulate(network, part, settings))
+            parts.append(chosen.simulate(network, part, settings, options))
             done += len(part)
             if progress is not None:
                 progress(done, len(integers))

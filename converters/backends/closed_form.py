@@ -7,38 +7,52 @@ and no synaptic operations. It knows only the phase ``settle``; the others have 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from calif_plugins import multistep
 from converters.backends.closed_form_integers import IntegerLayer, integer_layers
-from converters.errors import ConversionError
+from converters.backends.contract import Backend, Settings
 from converters.exact_sums import whole_dtype
 from converters.network import Network, Stage, float64
 from converters.results import RunResult, read_out
 from converters.rounding import exact_round
 
-if TYPE_CHECKING:
-    from converters.backends import Options
-
-__all__ = ["simulate"]
+__all__ = ["BACKEND", "ClosedForm"]
 
 
-def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
-    """Counts of all layers by ``clip(round(z / Vth))`` (equation 4), ``integers`` of shape ``(N, *input)``."""
-    if options.phase != "settle":
-        raise ConversionError("phase", f"{options.phase!r}", "only 'settle' has a closed form; use backend 'snntorch'")
-    if options.record == "spikes":
-        raise ConversionError("record", "'spikes'", "the closed form has none; use backend 'snntorch'")
-    on_bytes = options.own.get("on_bytes", True) and integers.device.type == "cpu" and len(integers) > 0
-    integer = integer_layers(network) if on_bytes else {}
-    with multistep.one_at_a_time() if integer else nullcontext():
-        return _counts(network, integers, options, integer)
+@dataclass(frozen=True)
+class ClosedFormOptions:
+    """Options of backend ``closed_form``.
+
+    Attributes
+    ----------
+    on_bytes : bool
+        Whether layers may take integer kernels where the processor has them; the counts are the same.
+    """
+
+    on_bytes: bool = True
 
 
-def _counts(network: Network, integers: Tensor, options: Options, integer: dict[str, IntegerLayer]) -> RunResult:
+class ClosedForm(Backend):
+    """Counts of all layers by ``clip(round(z / Vth))`` (equation 4)."""
+
+    name = "closed_form"
+    own_options = ClosedFormOptions
+    phases = ("settle",)
+    records = ("output", "counts")
+
+    def simulate(self, network: Network, integers: Tensor, settings: Settings, options: ClosedFormOptions) -> RunResult:
+        on_bytes = options.on_bytes and integers.device.type == "cpu" and len(integers) > 0
+        integer = integer_layers(network) if on_bytes else {}
+        with multistep.one_at_a_time() if integer else nullcontext():
+            return _counts(network, integers, settings, integer)
+
+
+def _counts(network: Network, integers: Tensor, options: Settings, integer: dict[str, IntegerLayer]) -> RunResult:
     signed: dict[str, Tensor] = {network.encoder_name: integers}
     membranes: dict[str, Tensor] = {}
     bytes_: dict[str, Tensor] = {}
@@ -61,16 +75,16 @@ def _counts(network: Network, integers: Tensor, options: Options, integer: dict[
                 continue
             bytes_[stage.name], sums = layer(bytes_[layer.source])
             if stage is network.output and sums is not None:
-                z, v = _net_charge(stage, layer.channels_first(sums), network.window)
+                z, v = _net_charge(network, stage, layer.channels_first(sums))
                 membranes[stage.name] = z - values(stage.name) * v
             continue
         bound = sum(s.reach(*(network.reach[name] for name in s.sources)) for s in stage.synapses)
         factor = max(s.largest_factor(*(network.reach[name] for name in s.sources)) for s in stage.synapses)
         dtype = whole_dtype(bound, integers.device, factor=factor, where=stage.name) if stage.linear else torch.float64
         acc = stage.charge({name: values(name).to(dtype) for s in stage.synapses for name in s.sources}).round()
-        signed[stage.name] = _count(stage, acc, network.window)
+        signed[stage.name] = _count(network, stage, acc)
         if stage is network.output:
-            z, v = _net_charge(stage, acc, network.window)
+            z, v = _net_charge(network, stage, acc)
             membranes[stage.name] = z - values(stage.name) * v
     out = network.output
     kept = network.stages if options.record != "output" else (out,)
@@ -87,28 +101,31 @@ def _counts(network: Network, integers: Tensor, options: Options, integer: dict[
     )
 
 
-def _rows(stage: Stage, window: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _rows(network: Network, stage: Stage, device: torch.device) -> tuple[Tensor, Tensor]:
     """Bias and threshold of each channel, float64."""
-    kept: dict[Any, tuple[Tensor, Tensor]] = stage.__dict__.setdefault("_closed_form_rows", {})
-    if (window, device) not in kept:
-        p = stage.parameters
+    p = stage.parameters
 
-        def row(value: Any) -> Tensor:
-            return float64(value, device).reshape(-1).expand(stage.shape[0])
+    def row(value: Any) -> Tensor:
+        return float64(value, device).reshape(-1).expand(stage.shape[0])
 
-        kept[window, device] = row(p.v_init) - window * row(p.leak), row(p.threshold)  # on the lattice, so exact
-    return kept[window, device]
+    def make() -> tuple[Tensor, Tensor]:
+        return row(p.v_init) - network.window * row(p.leak), row(p.threshold)  # on the lattice, so exact
+
+    return network.keep(("closed_form", stage.name, device), make)
 
 
-def _net_charge(stage: Stage, acc: Tensor, window: int) -> tuple[Tensor, Tensor]:
+def _net_charge(network: Network, stage: Stage, acc: Tensor) -> tuple[Tensor, Tensor]:
     """``z`` and the threshold, ready to broadcast against it."""
-    bias, threshold = _rows(stage, window, acc.device)
+    bias, threshold = _rows(network, stage, acc.device)
     view = (1, -1) + (1,) * (acc.ndim - 2)
     return acc.to(torch.float64) + bias.view(view), threshold.view(view)
 
 
-def _count(stage: Stage, acc: Tensor, window: int) -> Tensor:
+def _count(network: Network, stage: Stage, acc: Tensor) -> Tensor:
     p = stage.parameters
-    bias, threshold = _rows(stage, window, acc.device)
+    bias, threshold = _rows(network, stage, acc.device)
     low, high = int(p.y_min.min()), int(p.y_max.max())
     return exact_round(acc.to(torch.int64), bias, threshold, p.tie, low, high)
+
+
+BACKEND = ClosedForm()

@@ -27,23 +27,23 @@ _EXACT = 2**24
 
 def integer_layers(network: Network) -> dict[str, IntegerLayer]:
     """The layers that can go this way, made once per network."""
-    if not multistep.available():
+    if not multistep.available() or not int8_kernels():
         return {}
-    layers = network.__dict__.get("_integer_layers")
-    if layers is None:
-        layers = {}
-        if int8_kernels():
-            ranges = {network.encoder_name: (network.spec.q_min, network.spec.q_max)}
-            for stage in network.stages:
-                p = stage.parameters
-                ranges[stage.name] = int(p.y_min.min()), int(p.y_max.max())
-                layer = IntegerLayer.of(stage, network, ranges)
-                if layer is not None:
-                    layers[stage.name] = layer
-                    before = layers.get(layer.source)
-                    if layer.pool and before is not None and before.kernel is not None and not before.pooled:
-                        before.pooled = stage.name
-        network.__dict__["_integer_layers"] = layers
+    return network.keep(("integer_layers",), lambda: _integer_layers(network))
+
+
+def _integer_layers(network: Network) -> dict[str, IntegerLayer]:
+    layers: dict[str, IntegerLayer] = {}
+    ranges = {network.encoder_name: (network.spec.q_min, network.spec.q_max)}
+    for stage in network.stages:
+        p = stage.parameters
+        ranges[stage.name] = int(p.y_min.min()), int(p.y_max.max())
+        layer = IntegerLayer.of(stage, network, ranges)
+        if layer is not None:
+            layers[stage.name] = layer
+            before = layers.get(layer.source)
+            if layer.pool and before is not None and before.kernel is not None and not before.pooled:
+                before.pooled = stage.name
     return layers
 
 

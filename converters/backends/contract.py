@@ -80,7 +80,7 @@ class Backend(ABC):
 
     @abstractmethod
     def simulate(self, network: Network, integers: Tensor, settings: Settings, options: Any) -> RunResult:
-        """Run one batch of input ``integers``, int64 ``(N, *input shape)``, perhaps empty; see :mod:`converters.results`.
+        """Run one batch of input ``integers``, int64 ``(N, *input shape)``, perhaps an empty one.
 
         ``options`` is an instance of :attr:`own_options`.
         """

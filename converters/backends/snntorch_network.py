@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from calif_plugins.snntorch import CaLIF, reset
-from converters.charges import exact_dtype
+from converters.charges import arithmetic_of, on_bytes
 from converters.errors import ConversionError
+from converters.exact_sums import add_up
 from converters.input_spikes import InputSpikes
 from converters.network import Network, Stage
 from converters.operations import Synapse
@@ -77,8 +78,10 @@ class SpikingNetwork(nn.Module):
         The child's name of every layer.
     """
 
-    def __init__(self, network: Network, *, dtype: str = "float32", exact: bool = False) -> None:
-        """``exact``: weights are whole numbers and stay so; charges that a device's kernels do not round right are."""
+    def __init__(
+        self, network: Network, *, dtype: str = "float32", device: torch.device | None = None, exact: bool = False
+    ) -> None:
+        """``exact``: weights are whole numbers and stay so, and charges are whole whatever a device's kernels do."""
         super().__init__()
         self.network, self.window, self.settle_from = network, network.window, network.window
         self.t = 0
@@ -86,7 +89,8 @@ class SpikingNetwork(nn.Module):
         self.children_of: dict[str, str] = {}
         for stage in network.stages:
             self.children_of[stage.name] = _safe(stage.name, taken)
-            self.add_module(self.children_of[stage.name], SpikingLayer(network, stage, dtype, exact))
+            layer = SpikingLayer(network, stage, dtype, device or torch.device("cpu"), exact)
+            self.add_module(self.children_of[stage.name], layer)
 
     def layer(self, name: str) -> SpikingLayer:
         """The layer of this name, as the converted graph calls it.
@@ -205,6 +209,8 @@ class SpikingNetwork(nn.Module):
         for module in self.modules():
             if isinstance(module, Remembering):
                 module.reset()
+            elif isinstance(module, SpikingLayer):
+                module.forget_input()
 
     def extra_repr(self) -> str:
         return f"input of shape {self.network.spec.shape}, coding {self.network.encoder.coding}, T = {self.window}"
@@ -213,7 +219,7 @@ class SpikingNetwork(nn.Module):
 class SpikingLayer(nn.Module):
     """The synapses that feed a layer, one child for each source, and its neurons."""
 
-    def __init__(self, network: Network, stage: Stage, dtype: str, exact: bool) -> None:
+    def __init__(self, network: Network, stage: Stage, dtype: str, device: torch.device, exact: bool) -> None:
         super().__init__()
         self.exact = exact
         self.sources: dict[str, tuple[str, ...]] = {}
@@ -221,24 +227,28 @@ class SpikingLayer(nn.Module):
         taken = set(dir(self))
         for synapse in stage.synapses:
             child = _safe("from_" + "_and_".join(synapse.sources), taken)
-            reach = [network.reach[name] for name in synapse.sources]
-            kind = exact_dtype(synapse.change(*reach), getattr(torch, dtype)) if synapse.linear else torch.float64
-            self.add_module(child, _module(synapse).to(kind))
+            kind = arithmetic_of(network, synapse, dtype, device)
+            module = OnBytes(synapse) if kind is torch.int8 else _module(synapse).to(device, kind)
+            self.add_module(child, module)
             self.sources[child], self._kinds[child] = synapse.sources, kind
-        self.neurons = CaLIF.from_parameters(stage.parameters, init_hidden=True)
+        self.neurons = CaLIF.from_parameters(stage.parameters, init_hidden=True).to(device)
+        self._shared: tuple[Tensor, Tensor | None] | None = None
 
     def forward(self, spikes: Mapping[str, Tensor], share: Tensor | None = None) -> Tensor:
         """Signed spikes ``(N, *shape)``, from the sources' in this step, and what a directly coded input adds."""
-        total = share
-        for child, sources in self.sources.items():
-            kind = self._kind(child)
-            part = getattr(self, child)(*(spikes[name].to(kind) for name in sources))
-            if self.exact and part.device.type != "cpu":
-                part = part.round()
-            part = part.to(torch.float64)
-            total = part if total is None else total + part
-        assert total is not None
-        return self.neurons(total).to(torch.float32)
+        parts = [self._part(child, spikes) for child in self.sources]
+        return self.neurons(add_up(parts if share is None else [share, *parts], "charge")).to(torch.float32)
+
+    def _part(self, child: str, spikes: Mapping[str, Tensor]) -> Tensor:
+        kind = self._kind(child)
+        part = getattr(self, child)(*(spikes[name].to(kind) for name in self.sources[child]))
+        if self.exact and part.device.type != "cpu" and part.is_floating_point():
+            part = part.round()
+        return part.to(torch.float64)
+
+    def forget_input(self) -> None:
+        """Drop the charge that is kept of a directly coded input."""
+        self._shared = None
 
     def _kind(self, child: str) -> torch.dtype:
         """Type of a synapse's arithmetic: of its weights, which may have been converted since it was made."""
@@ -251,24 +261,47 @@ class SpikingLayer(nn.Module):
 
         ``c`` is the whole charge. Gradients are those of ``c / T``.
         """
-        total: Tensor | None = None
+        if torch.is_grad_enabled() or self._shared is None or self._shared[0] is not integers:
+            self._shared = integers, self._whole(name, integers)
+        total = self._shared[1]
+        if total is None:
+            return None
+        now, before = (torch.floor(k * total / window) for k in (t + 1, t))
+        if not total.requires_grad:
+            return now - before
+        smooth = total / window
+        return (now - before).detach() + (smooth - smooth.detach())
+
+    def _whole(self, name: str, integers: Tensor) -> Tensor | None:
+        """The whole charge of a directly coded input ``name``, in float64: its counts are no spikes."""
+        parts = []
         for child, sources in self.sources.items():
             if sources == (name,):
                 module = getattr(self, child)
-                if isinstance(module, Remembering):
-                    part = module.whole(integers.to(torch.float64)) - module.whole(torch.zeros_like(integers).double())
+                if isinstance(module, Remembering):  # at the first step it brings its result for silence
+                    x = integers.to(torch.float64)
+                    parts.append(module.whole(x) - module.whole(torch.zeros_like(x)))
                 else:
-                    part = module(integers.to(self._kind(child))).to(torch.float64)
-                total = part if total is None else total + part
+                    parts.append(_in_float64(module, integers))
             elif name in sources:
                 raise ConversionError(
                     "input", f"an operation on the directly coded input and {sources}", "use coding isi"
                 )
-        if total is None:
-            return None
-        now, before = (torch.floor(k * total / window) for k in (t + 1, t))
-        smooth = total / window
-        return (now - before).detach() + (smooth - smooth.detach())
+        return add_up(parts, name) if parts else None
+
+
+class OnBytes(nn.Module):
+    """A synapse of int8 weights on int8 spikes, summed in int32; it does not learn."""
+
+    def __init__(self, synapse: Synapse) -> None:
+        super().__init__()
+        self.synapse = synapse
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        return on_bytes(self.synapse, spikes)
+
+    def extra_repr(self) -> str:
+        return " and ".join(type(op).__name__ for op in self.synapse.ops)
 
 
 class Remembering(nn.Module):
@@ -303,6 +336,15 @@ class _Chain(nn.Sequential):
         for module in self:
             x = (module(*x),)
         return x[0]
+
+
+def _in_float64(module: nn.Module, integers: Tensor) -> Tensor:
+    x = integers.to(torch.float64)
+    if isinstance(module, OnBytes):
+        return module.synapse(x)
+    weights = {name: p.to(torch.float64) for name, p in module.named_parameters()}
+    result: Tensor = torch.func.functional_call(module, weights, (x,))
+    return result
 
 
 def _module(synapse: Synapse) -> nn.Module:

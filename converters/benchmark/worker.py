@@ -27,7 +27,7 @@ TURN = 0.1  # seconds; what is shorter runs again within its turn: one run alone
 
 
 def _trains(network: Network, integers: Tensor) -> Step:
-    return lambda: run(network, integers=integers, record="spikes", batch=len(integers), fast=True)
+    return lambda: run(network, integers=integers, record="spikes", batch=len(integers), backend="fast")
 
 
 # how ours grow with window, batch and network: no rows of the comparison

@@ -93,7 +93,7 @@ Window = Annotated[
     list[int] | None, typer.Option("--window", callback=steps, help="T, in steps; by default the number of levels.")
 ]
 Phase = Annotated[str, typer.Option(help="Rounding phase: settle (exact), paper or none.")]
-Backend = Annotated[str, typer.Option(help="snntorch, brian2 or closed_form.")]
+Backend = Annotated[str, typer.Option(help="auto, fast, snntorch, brian2 or closed_form.")]
 Count = Annotated[int | None, typer.Option("--images", min=1, help="How many test images; all by default.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Images at a time.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything random.")]
@@ -222,7 +222,7 @@ def measure(
     q: QuantGraph | None,
     data: Images,
     *,
-    backend: str = "snntorch",
+    backend: str = "auto",
     phase: str = "settle",
     batch: int | None = None,
     bar: Progress | None = None,
@@ -241,7 +241,7 @@ def measure(
     names = ("quantised", "right", "compared", "wrong", "agree", "spikes", "latency", "sops", "macs")
     totals = dict.fromkeys((*names, "checked", "check_mismatches"), 0.0)
     worst = 0
-    label, route = "simulation", ""
+    label, ran = "simulation", backend
     if backend == "closed_form":
         own.setdefault("check", SAMPLE)
     size = max(16, min(500, 20_000_000 // network.neurons))  # all counts of a piece are kept
@@ -267,7 +267,7 @@ def measure(
             totals["sops"] += float(r.sops.sum())
             totals["macs"] += float(r.macs.sum())
             totals["spikes"] += (r.spikes_per_image or 0.0) * len(pixels)
-        label, route = r.exact_from, r.route
+        label, ran = r.exact_from, r.backend
         totals["checked"] += len(pixels) if r.exact_from == "simulation" else r.checked
         totals["check_mismatches"] += r.check_mismatches
         if bar is not None and task is not None:
@@ -279,11 +279,10 @@ def measure(
     return {
         "T": network.window,
         "phase": phase,
-        "backend": backend,
+        "backend": ran,
         "counts_from": label,
         "images_simulated": int(totals["checked"]),
         "simulation_mismatches": int(totals["check_mismatches"]),
-        "route": route,
         "images": whole,
         "quantised_accuracy": totals["quantised"] / n,
         "snn_accuracy": totals["right"] / n,

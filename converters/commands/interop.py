@@ -93,7 +93,7 @@ def _name(notes: dict[str, Any], checkpoint: str | None, target: Path | None) ->
 
 def _reference(graph: Any, q: Any, pixels: Any, labels: Any) -> dict[str, Any]:
     """That the reference simulation ends on the quantised network's integers; then others are held against it."""
-    r = run(graph, pixels, fast=False)
+    r = run(graph, pixels, backend="snntorch")
     exact = q.at_window(r.window).execute(pixels) if q is not None else run(graph, pixels, backend="closed_form").counts
     counts = compare_counts(r, exact)
     negative = sum(int(n.sum()) for n in r.negative.values())

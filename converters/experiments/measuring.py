@@ -125,7 +125,7 @@ def spiking_row(
         if neuron in BASELINES:
             r = run_baseline(network, pixels, name=neuron)
         elif trains:
-            r = run(network, pixels, record="spikes", batch=len(pixels), **_fast(pixels), **options)
+            r = run(network, pixels, record="spikes", batch=len(pixels), **options)
         else:
             r = run(network, pixels, **options)
         values = shrunk.execute(pixels)
@@ -175,9 +175,3 @@ def spiking_row(
         total = torch.stack([torch.cat([c, c[-1:].expand(steps - len(c))]) for c in curves]).sum(0)
         result["anytime"] = (total.double() / n).tolist()
     return result
-
-
-def _fast(pixels: Tensor) -> dict[str, Any]:
-    from converters.backends.snntorch_fast import usable
-
-    return {"fast": True} if usable(pixels.device) else {}

@@ -83,7 +83,7 @@ def expected(
     given = net.spec.quantise(images) if images is not None else integers
     if given is None:
         raise ConversionError("images", "neither images nor integers", "give one of them")
-    r = run(net, integers=given, backend="snntorch", record="spikes", fast=False)
+    r = run(net, integers=given, backend="snntorch", record="spikes")
     assert r.spikes is not None
     steps = len(r.spikes[net.encoder_name]) + 1
     spikes = {}

@@ -84,7 +84,7 @@ def test_write_and_read(benchmark, lenet, tmp_path):
         assert (a.parameters.threshold == b.parameters.threshold).all()
 
 
-@pytest.mark.parametrize(("backend", "options"), [("snntorch", {"fast": True}), ("closed_form", {})])
+@pytest.mark.parametrize(("backend", "options"), [("fast", {}), ("closed_form", {})])
 def test_run(benchmark, lenet, backend, options):
     q, network, x = lenet
     r = benchmark(lambda: converters.run(network, x, backend=backend, **options))

@@ -43,7 +43,7 @@ def test_an_output_read_from_its_membrane():
     curve = anytime_curve(g, x, labels)
     assert curve.accuracy[-1] == 1.0
     assert min(curve.accuracy) < 1.0
-    slow = anytime_curve(g, x, labels, fast=False, batch=2)
+    slow = anytime_curve(g, x, labels, backend="snntorch", batch=2)
     assert slow.accuracy == curve.accuracy
 
 

@@ -27,9 +27,9 @@ def arithmetic(network, dtype):
 def test_no_spike_differs(name, dtype):
     """Against the fast simulator, which has kernels of its own."""
     network, x = Network.from_graph(converters.to_nir(GRAPHS[name](), T=15)), images(GRAPHS[name](), 4)
-    one = converters.run(network, x, record="spikes", fast=False, dtype=dtype)
-    two = converters.run(network, x, record="spikes", fast=True)
-    assert one.route == "step loop"
+    one = converters.run(network, x, record="spikes", backend="snntorch", dtype=dtype)
+    two = converters.run(network, x, record="spikes", backend="fast")
+    assert one.backend == "snntorch"
     assert one.spikes is not None
     assert two.spikes is not None
     assert sum(int((one.spikes[k] != two.spikes[k]).sum()) for k in one.spikes) == 0
@@ -43,7 +43,7 @@ def test_lenet_at_full_size():
     """Sums of this network reach beyond bfloat16 and float16: those layers take float32, and nothing differs."""
     network = Network.from_graph(converters.to_nir(load_checkpoint("lenet5-mnist-127")[0], T=20))
     x = pixels(1, (1, 32, 32)) ** 3
-    counts = [converters.run(network, x, fast=False, dtype=d).counts for d in DTYPES]
+    counts = [converters.run(network, x, backend="snntorch", dtype=d).counts for d in DTYPES]
     for other in counts[1:]:
         assert all(torch.equal(other[k], counts[0][k]) for k in other)
     half, brain = (arithmetic(network, d) for d in ("float16", "bfloat16"))
@@ -110,7 +110,7 @@ def test_other_devices_take_float64_where_products_may_be_rounded():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"dtype": "int4"}, "'int4'"), ({"dtype": "int8", "fast": True}, "fast")]
+    ("options", "message"), [({"dtype": "int4"}, "'int4'"), ({"dtype": "int8", "backend": "fast"}, "none of its own")]
 )
 def test_bad_options(options, message):
     q = GRAPHS["lenet"]()

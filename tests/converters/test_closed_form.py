@@ -72,7 +72,7 @@ def test_sums_beyond_float32():
     integers[0] = 127
     integers[1] = (torch.rand(300, 4, 4, generator=torch.Generator().manual_seed(1)) < 0.02).to(torch.int64)
     r = converters.run(network, integers=integers, backend="closed_form")
-    s = converters.run(network, integers=integers, fast=False)
+    s = converters.run(network, integers=integers, backend="snntorch")
     assert torch.equal(r.counts["small"], s.counts["small"])
     large = network.stages[0]
     large = replace(large, parameters=replace(large.parameters, threshold=np.full(2, 200_000.5)))

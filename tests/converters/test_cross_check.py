@@ -84,9 +84,9 @@ def test_one_network_is_built_and_reused():
     network = Network.from_graph(converters.to_nir(q, T=15))
     x = images(q, 6)
     first = converters.run(network, x[:3], backend="brian2")
-    built = next(iter(network.__dict__["_brian2"].values()))
+    built = next(v for k, v in network.__dict__["_kept"].items() if k[0] == "brian2")
     second = converters.run(network, x[3:], backend="brian2")
-    assert next(iter(network.__dict__["_brian2"].values())) is built
+    assert next(v for k, v in network.__dict__["_kept"].items() if k[0] == "brian2") is built
     both = converters.run(network, x, backend="snntorch")
     for k, counts in both.counts.items():
         assert torch.equal(torch.cat([first.counts[k], second.counts[k]]), counts)

@@ -112,10 +112,10 @@ STATES: dict[str, Callable[[], AbstractContextManager[object]]] = {
 }
 
 RUNS: dict[str, dict[str, object]] = {
-    "step loop": {"fast": False},
-    "half": {"fast": False, "dtype": "float16"},
-    "int8": {"fast": False, "dtype": "int8"},
-    "fast": {"fast": True},
+    "step loop": {"backend": "snntorch"},
+    "half": {"backend": "snntorch", "dtype": "float16"},
+    "int8": {"backend": "snntorch", "dtype": "int8"},
+    "fast": {"backend": "fast"},
     "closed form": {"backend": "closed_form"},
 }
 
@@ -207,7 +207,7 @@ def test_charges_of_other_shapes_are_never_added() -> None:
         add_up([], "fc")
 
 
-@pytest.mark.parametrize("options", [{"fast": True}, {"fast": False}, {"backend": "closed_form"}])
+@pytest.mark.parametrize("options", [{"backend": "fast"}, {"backend": "snntorch"}, {"backend": "closed_form"}])
 def test_from_several_threads(options: dict[str, object]) -> None:
     q = GRAPHS["residual"]()
     g, x = Network.from_graph(converters.to_nir(q, T=5)), images(q, 12)
@@ -240,7 +240,7 @@ class _Predicting(Dataset):
 
     def __getitem__(self, k: int) -> tuple[Tensor, str]:
         r = converters.run(self.graph, self.images[k : k + 1], **self.options)  # type: ignore[arg-type]
-        return r.counts["fc2"][0], r.route
+        return r.counts["fc2"][0], r.backend
 
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -273,7 +273,7 @@ if not child:
     same = [torch.equal(counts[k], v) for k, v in converters.run(g, x).counts.items()]
     same += [torch.equal(counts[k], q.at_window(5).execute(x)[k]) for k in counts]
     same += [torch.equal(counts[k], v) for k, v in converters.run(g, x, backend="closed_form").counts.items()]
-    for refused in (lambda: converters.run(g, x, fast=True), lambda: CaLIFMultiStep(CaLIFParameters())(x[None])):
+    for refused in (lambda: converters.run(g, x, backend="fast"), lambda: CaLIFMultiStep(CaLIFParameters())(x[None])):
         try:
             refused()
             same.append(os.environ.get("NUMBA_THREADING_LAYER") == "workqueue")

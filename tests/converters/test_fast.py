@@ -14,7 +14,8 @@ from calif_plugins import reference
 from calif_plugins.multistep import CaLIFMultiStep, kernels
 from calif_plugins.parameters import CaLIFParameters
 from converters import integer_kernels
-from converters.backends import snntorch_fast, snntorch_fast_plan, snntorch_fast_state
+from converters.backends import fast as fast_backend
+from converters.backends import fast_plan, fast_state
 from converters.errors import MissingExtraError
 from converters.network import Network
 from converters.operations import Conv2d, Linear, SumPool2d
@@ -42,9 +43,9 @@ def assert_same(a, b):
 
 
 def both(network, x, **options):
-    slow = converters.run(network, x, record="spikes", fast=False, **options)
-    fast = converters.run(network, x, record="spikes", fast=True, **options)
-    assert (slow.route, fast.route) == ("step loop", "fast")
+    slow = converters.run(network, x, record="spikes", backend="snntorch", **options)
+    fast = converters.run(network, x, record="spikes", backend="fast", **options)
+    assert (slow.backend, fast.backend) == ("snntorch", "fast")
     assert_same(slow, fast)
     return fast
 
@@ -64,13 +65,13 @@ def test_neurons_in_int32(monkeypatch, doubted):
     """However many neurons are decided from the exact membrane, the spikes are those of float64."""
     q, _ = load_checkpoint("lenet5-mnist-127")
     network = Network.from_graph(converters.to_nir(q, T=40))
-    plan = snntorch_fast.Plan(network)
+    plan = fast_backend.Plan(network)
     for layer in plan.stages:
         narrow = layer.parameters.narrow
         assert narrow is not None
         close = narrow[6] if doubted == 0 else narrow[6] * doubted
         layer.parameters = replace(layer.parameters, narrow=(*narrow[:6], close, *narrow[7:]))
-    monkeypatch.setitem(network.__dict__, "_fast_plan", plan)
+    monkeypatch.setitem(network.__dict__, "_kept", {("fast",): plan})
     both(network, pixels(2, (1, 32, 32)) ** 3)
 
 
@@ -84,7 +85,7 @@ def test_when_int32_is_taken(change, why):
     values = {"threshold": 50.0, "leak": 0.0, "y_min": 0.0, "y_max": 127.0, "v_init": 0.0} | change
     gain = values.pop("gain", 100)
     rows = [np.full(4, values[k]) for k in ("threshold", "leak", "y_min", "y_max", "v_init")]
-    narrow = snntorch_fast_state._narrow(*rows, gain, 128)
+    narrow = fast_state._narrow(*rows, gain, 128)
     assert (narrow is None) == (why is not None)
 
 
@@ -150,8 +151,8 @@ def test_every_route_of_a_layer(monkeypatch, share, int8):
     """Integer kernels, float kernels and spike by spike, forced one after the other: the same spikes."""
     if int8 and not integer_kernels.int8_kernels():
         pytest.skip("this processor has no integer kernels")
-    monkeypatch.setattr(snntorch_fast_plan, "EVENT_SHARE", share)
-    monkeypatch.setattr(snntorch_fast_plan, "int8_kernels", lambda: int8)
+    monkeypatch.setattr(fast_plan, "EVENT_SHARE", share)
+    monkeypatch.setattr(fast_plan, "int8_kernels", lambda: int8)
     for name in GRAPHS:
         both(Network.from_graph(converters.to_nir(GRAPHS[name](), T=15)), images(GRAPHS[name](), 3))
 
@@ -162,7 +163,7 @@ def test_every_route_of_a_layer(monkeypatch, share, int8):
      ((2, 3), (3, 2), (0, 2), (2, 1)), ((1, 1), (2, 3), (0, 0), (1, 1)), ((5, 5), (1, 2), (2, 4), (1, 2))],
 )  # fmt: skip
 def test_events_reach_what_convolutions_reach(monkeypatch, kernel, stride, padding, dilation):
-    monkeypatch.setattr(snntorch_fast_plan, "EVENT_SHARE", 1.1)
+    monkeypatch.setattr(fast_plan, "EVENT_SHARE", 1.1)
     gen = torch.Generator().manual_seed(1)
     b = GraphBuilder()
     x = b.input((2, 9, 11), scale=1 / 15, q_min=-15, q_max=15)
@@ -194,20 +195,20 @@ def test_sums_of_16_bits():
     y = b.layer("c", [(x, Conv2d(w, padding=(1, 1)))], threshold=60_000.5, y_min=-15, y_max=15, scale=1.0)
     network = Network.from_graph(converters.to_nir(b.build(y), T=15))
     assert network.stages[0].gain == 64 * 9 * 127 > 2**16
-    (layer,) = snntorch_fast_plan.Plan(network).stages
+    (layer,) = fast_plan.Plan(network).stages
     assert layer.events is not None
     assert layer.events.most == (2**15 - 1) // 127 == 258
     assert layer.events.arguments[3].dtype == np.int16
-    network.__dict__["_fast_plan"] = plan = snntorch_fast_plan.Plan(network)
+    plan = network.keep(("fast",), lambda: fast_plan.Plan(network))
     plan.stages[0].events.share = 1.1
     integers = torch.zeros(3, 64, 6, 6, dtype=torch.int64)
     integers[:, ::4] = 15  # in every step: 144 at once
     integers[2] = 15  # 576
-    sparse, dense = (snntorch_fast.InputSpikes(network, k).at(14) for k in (integers[:2], integers))
+    sparse, dense = (fast_backend.InputSpikes(network, k).at(14) for k in (integers[:2], integers))
     flat = [(s.permute(0, 2, 3, 1).to(torch.uint8) + 1).reshape(-1).numpy() for s in (sparse, dense)]
     assert [layer.events.exact(f) for f in flat] == [True, False]
-    slow = converters.run(network, integers=integers, record="spikes", fast=False)
-    assert_same(slow, converters.run(network, integers=integers, record="spikes", fast=True))
+    slow = converters.run(network, integers=integers, record="spikes", backend="snntorch")
+    assert_same(slow, converters.run(network, integers=integers, record="spikes", backend="fast"))
     assert sum(int(v.sum()) for v in slow.negative.values()) > 0
 
 
@@ -257,9 +258,9 @@ def test_one_image_after_the_other(name):
     """State of one image must not leak into the network's parameters, and so into the next image."""
     network = Network.from_graph(converters.to_nir(GRAPHS[name](), T=15))
     x = images(GRAPHS[name](), 4)
-    together = converters.run(network, x, fast=False)
+    together = converters.run(network, x, backend="snntorch")
     for _ in range(2):
-        apart = converters.run(network, x, batch=1, fast=True)
+        apart = converters.run(network, x, batch=1, backend="fast")
         assert all(torch.equal(apart.counts[k], together.counts[k]) for k in apart.counts)
 
 
@@ -268,8 +269,8 @@ def test_memory_does_not_grow_with_batch_or_window():
     q, _ = load_checkpoint("lenet5-mnist-8")
     network = Network.from_graph(converters.to_nir(q, T=128))
     largest = max(s.size for s in network.stages)
-    chunk = snntorch_fast.images_at_a_time(network)
-    assert chunk * snntorch_fast.BLOCK * largest * 4 <= 4 * snntorch_fast._CHUNK_BYTES
+    chunk = fast_backend.images_at_a_time(network)
+    assert chunk * fast_backend.BLOCK * largest * 4 <= 4 * fast_backend._CHUNK_BYTES
     r = converters.run(network, pixels(chunk + 3, (1, 32, 32)), batch=chunk + 3)
     assert len(r.predictions) == chunk + 3
     assert torch.equal(r.predictions[-3:], converters.run(network, pixels(chunk + 3, (1, 32, 32))[-3:]).predictions)
@@ -278,8 +279,8 @@ def test_memory_does_not_grow_with_batch_or_window():
 def test_without_numba(monkeypatch):
     q = GRAPHS["lenet"]()
     g = converters.to_nir(q, T=8)
-    assert converters.run(g, images(q, 2)).route == "fast"
+    assert converters.run(g, images(q, 2)).backend == "fast"
     monkeypatch.setitem(sys.modules, "numba", None)  # as if it were not there
-    assert converters.run(g, images(q, 2)).route == "step loop"
+    assert converters.run(g, images(q, 2)).backend == "snntorch"
     with pytest.raises(MissingExtraError, match=r'pip install "calif-plugins\[fast\]"'):
-        converters.run(g, images(q, 2), fast=True)
+        converters.run(g, images(q, 2), backend="fast")

@@ -30,7 +30,7 @@ def test_spikes_equal_integers_in_a_window_of_the_layers_levels(name, levels):
     integers = q.execute(x[:4])
     assert int(integers[q.input.name].abs().max()) > levels  # or this test would show nothing
     g = converters.to_nir(q, coding="direct")
-    for options in ({}, {"fast": False}, {"backend": "closed_form"}):
+    for options in ({}, {"backend": "snntorch"}, {"backend": "closed_form"}):
         r = converters.run(g, x[:4], **options)
         assert r.window == levels
         for name_of, counts in r.counts.items():

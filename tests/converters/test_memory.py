@@ -21,7 +21,7 @@ gen, peaks, sizes = torch.Generator().manual_seed(0), [], []
 for window, n, record in json.loads(sys.argv[1]):
     network = Network.from_graph(converters.to_nir(q, T=window))
     integers = torch.randint(0, 9, (n, 1, 32, 32), generator=gen)
-    r = converters.run(network, integers=integers, record=record, batch=n, fast=True)
+    r = converters.run(network, integers=integers, record=record, batch=n, backend="fast")
     sizes.append(sum(v.numel() for v in (r.spikes or {}).values()) / 2**20)
     del r
     peaks.append(peak_memory())

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import converters
-from converters.backends import closed_form, snntorch_fast, snntorch_fast_plan
+from converters.backends import closed_form, fast_plan
+from converters.backends import fast as fast_backend
 from converters.charges import DTYPES
 from converters.errors import ConversionError
 from converters.network import Network
@@ -78,14 +79,14 @@ def compare_with_rationals(case: Case, r: RunResult) -> int:
 
 def check(case: Case, dtype: str, share: float, int8: bool, chunk: int) -> int:
     network = network_of(case)
-    slow = run(case, network, record="spikes", fast=False, dtype=dtype)
+    slow = run(case, network, record="spikes", backend="snntorch", dtype=dtype)
     compared = compare_with_reference(case, network, slow)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(snntorch_fast_plan, "EVENT_SHARE", share)
-        patch.setattr(snntorch_fast, "_CHUNK_BYTES", chunk)
+        patch.setattr(fast_plan, "EVENT_SHARE", share)
+        patch.setattr(fast_backend, "_CHUNK_BYTES", chunk)
         if not int8:
-            patch.setattr(snntorch_fast_plan, "int8_kernels", lambda: False)
-        fast = run(case, network, record="spikes", fast=True)
+            patch.setattr(fast_plan, "int8_kernels", lambda: False)
+        fast = run(case, network, record="spikes", backend="fast")
     assert_same(slow, fast)
     if case.phase != "settle":
         return 2 * compared

@@ -55,7 +55,7 @@ def test_spikes_against_the_step_loop(neuron, coding):
     row = spiking_row(q, data, 15, neuron=neuron, coding=coding, anytime=True)
     g = converters.to_nir(q, T=15, coding=coding)
     options = {"phase": "settle", "settle_from": 0} if neuron == "settle_from_0" else {"phase": neuron}
-    r = converters.run(g, data.pixels, fast=False, **options)
+    r = converters.run(g, data.pixels, backend="snntorch", **options)
     wrong = sum(m.differing for m in compare_counts(r, q.execute(data.pixels)))
     assert row["count_mismatches"] == wrong
     assert (wrong == 0) == neuron.startswith("settle")
@@ -98,7 +98,7 @@ def test_spiking_metrics_by_hand():
     q = GRAPHS["lenet"]()
     x = images(q, 3)
     network = Network.from_graph(converters.to_nir(q, T=10))
-    r = converters.run(network, x, record="spikes", fast=False)
+    r = converters.run(network, x, record="spikes", backend="snntorch")
     metrics = SpikingMetrics()
     metrics(network, r, network.spec.quantise(x))
     acs = spikes = 0.0
@@ -114,7 +114,7 @@ def test_spiking_metrics_by_hand():
                 one[(0, *index)] = 1
                 acs += float((synapse(one) != 0).sum())
     alone = SpikingMetrics()
-    one = converters.run(network, x[:1], record="spikes", fast=False)
+    one = converters.run(network, x[:1], record="spikes", backend="snntorch")
     alone(network, one, network.spec.quantise(x[:1]))
     assert alone.result()["synaptic_operations"]["Effective_ACs"] == acs
     sites = network.neurons * float(r.latency.sum())

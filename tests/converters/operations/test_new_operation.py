@@ -127,7 +127,7 @@ def test_executor(spatial: bool) -> None:
 @pytest.mark.parametrize("spatial", [False, True])
 @pytest.mark.parametrize(
     ("backend", "options"),
-    [("snntorch", {"fast": False}), ("snntorch", {"fast": True}), ("closed_form", {}), ("brian2", {})],
+    [("snntorch", {}), ("fast", {}), ("closed_form", {}), ("brian2", {})],
 )
 def test_backends(backend: str, options: dict[str, Any], spatial: bool, counting: bool, coding: str) -> None:
     q = network(spatial, counting)
@@ -142,7 +142,7 @@ def test_backends(backend: str, options: dict[str, Any], spatial: bool, counting
 def test_early_rounding_and_batches(settle_from: int) -> None:
     q = network(True, True)
     x = integers(q, 5)
-    for options in ({"fast": False}, {"fast": True}):
+    for options in ({"backend": "snntorch"}, {"backend": "fast"}):
         r = converters.run(converters.to_nir(q), integers=x, settle_from=settle_from, batch=2, **options)
         assert sum(row.differing for row in compare_counts(r, q.execute(integers=x))) == 0
 

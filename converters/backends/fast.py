@@ -9,23 +9,22 @@ memory does not grow with the window.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from calif_plugins import multistep
-from converters.backends.snntorch_fast_plan import Input, Layer, Plan, first, last, places
-from converters.backends.snntorch_fast_state import State
+from converters.backends.contract import Backend, NoOptions, Settings
+from converters.backends.fast_plan import Input, Layer, Plan, first, last, places
+from converters.backends.fast_state import State
+from converters.errors import MissingExtraError
 from converters.exact_sums import add_up
 from converters.input_spikes import InputSpikes
 from converters.network import Network
-from converters.results import RunResult, merge, read_out
+from converters.results import Emitted, RunResult, make_result, merge
 
-if TYPE_CHECKING:
-    from converters.backends import Options
-
-__all__ = ["simulate", "usable"]
+__all__ = ["BACKEND", "Fast"]
 
 BLOCK = 32  # steps per call within the window
 _TAIL = 8  # and in the rounding phase, which is short
@@ -33,18 +32,31 @@ _CHUNK_BYTES = 16 * 2**20  # of the largest layer's charges in one block
 _SMALL = 2**20  # an image's share of that, up to which four times as much: starting threads costs more than the cache
 
 
-def usable(device: torch.device) -> bool:
-    """Whether this path can run: on a CPU, with Numba, in a process whose threads are its own."""
-    return device.type == "cpu" and multistep.available()
+class Fast(Backend):
+    """Runs on a CPU with Numba, in a process whose threads are its own."""
 
+    name = "fast"
 
-def simulate(network: Network, integers: Tensor, options: Options) -> RunResult:
-    """Every spike of every layer, for input ``integers`` of shape ``(N, *input shape)``, on the CPU."""
-    with multistep.one_at_a_time():
-        plan = network.__dict__.get("_fast_plan")
-        if plan is None:
-            plan = network.__dict__["_fast_plan"] = Plan(network)
-        return merge([_Run(plan, part, options).result() for part in integers.split(images_at_a_time(network))])
+    def unusable(self, device: torch.device) -> str:
+        if device.type != "cpu":
+            return f"does not run on {device.type}"
+        if multistep.lost_in_fork():
+            return (
+                "does not run in a process forked after Numba had started its threads (spawn it, or set "
+                "NUMBA_THREADING_LAYER=workqueue)"
+            )
+        return "" if multistep.available() else "needs Numba"
+
+    def check(self, network: Network, settings: Settings) -> None:
+        if self.unusable(settings.device) == "needs Numba":
+            raise MissingExtraError("numba", "fast", "the fast simulator is compiled by it")
+        super().check(network, settings)
+
+    def simulate(self, network: Network, integers: Tensor, settings: Settings, options: NoOptions) -> RunResult:
+        with multistep.one_at_a_time():
+            plan = network.keep(("fast",), lambda: Plan(network))
+            parts = integers.split(images_at_a_time(network)) if len(integers) else [integers]
+            return merge([_Run(plan, part, settings).result() for part in parts])
 
 
 def images_at_a_time(network: Network) -> int:
@@ -54,7 +66,7 @@ def images_at_a_time(network: Network) -> int:
 
 
 class _Run:
-    def __init__(self, plan: Plan, integers: Tensor, options: Options) -> None:
+    def __init__(self, plan: Plan, integers: Tensor, options: Settings) -> None:
         self.plan, self.options, self.n = plan, options, len(integers)
         self.integers = integers
         self.network = plan.network
@@ -180,42 +192,25 @@ class _Run:
         return out
 
     def result(self) -> RunResult:
-        network, options, window = self.network, self.options, self.network.window
-        name = network.encoder_name
-        emitted: dict[str, Tensor] = {}
-        if not self.source.coded_directly:
-            net = last(self.integers)
-            found = net.clamp(min=0), -net.clamp(max=0), net.abs() * self.plan.fan_out[name]
-            emitted[name] = torch.stack([k.flatten(1).sum(1) for k in found], dim=1)
-        for layer, state in zip(self.plan.stages, self.states, strict=True):
-            emitted[layer.stage.name] = state.emitted(self.plan.fan_out[layer.stage.name])
-        sops = torch.stack([e[:, 2] for e in emitted.values()]).sum(0).to(torch.float64)
-        macs = torch.zeros(self.n, dtype=torch.float64)
-        if self.source.coded_directly:
-            macs = ((self.integers != 0) * network.fan_out[name]).flatten(1).sum(1)
-        pairs = list(zip(self.plan.stages, self.states, strict=True))
-        out_layer, out = pairs[-1]
-        kept = pairs if options.record != "output" else pairs[-1:]
-        with_membrane = pairs if options.record == "spikes" else pairs[-1:]
-        membrane, count = (out.nchw(a) for a in out.arrays[:2])
-        return RunResult(
-            backend="snntorch",
-            phase=options.phase,
-            window=window,
-            output_name=out_layer.stage.name,
-            counts={k.stage.name: s.nchw(s.arrays[1]).to(torch.int32) for k, s in kept if not k.stage.readout},
-            membranes={k.stage.name: s.nchw(s.arrays[0]) for k, s in with_membrane},
-            logits=read_out(out_layer.stage, count, membrane),
-            positive={k: e[:, 0].clone() for k, e in emitted.items()},
-            negative={k: e[:, 1].clone() for k, e in emitted.items()},
-            extra_steps=(self.last - window).clamp_(min=0),
-            sops=sops,
-            macs=macs,
-            spikes=self._spikes(window) if options.record == "spikes" else None,
-            route="fast",
+        states = {layer.stage.name: state for layer, state in zip(self.plan.stages, self.states, strict=True)}
+        sent = {name: state.emitted(self.plan.fan_out[name]) for name, state in states.items()}
+        return make_result(
+            self.network,
+            self.integers,
+            backend=BACKEND.name,
+            phase=self.options.phase,
+            record=self.options.record,
+            counts={name: state.nchw(state.arrays[1]) for name, state in states.items()},
+            membranes={name: state.nchw(state.arrays[0]) for name, state in states.items()},
+            sent={name: Emitted(*e.unbind(1)) for name, e in sent.items()},
+            extra_steps=(self.last - self.network.window).clamp_(min=0),
+            spikes=self._spikes(self.network.window) if self.options.record == "spikes" else None,
         )
 
     def _spikes(self, window: int) -> dict[str, Tensor]:
         """Trains up to the end of the window, or the last spike after it."""
         end = max(window, int(self.last.max()))
         return {k: torch.cat(v)[:end] for k, v in self.trains.items()}
+
+
+BACKEND = Fast()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from calif_plugins import multistep
-from converters.backends.snntorch_fast_state import Parameters
+from converters.backends.fast_state import Parameters
 from converters.exact_sums import whole_dtype
 from converters.integer_kernels import convolution, dense, int8_kernels, reordered
 from converters.network import Network, Stage
