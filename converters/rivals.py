@@ -38,7 +38,7 @@ class _Weights(nn.Module):
         p = stage.parameters
         threshold, leak = (float64(x).to(torch.float32).reshape(-1) for x in (p.threshold, p.leak))
         for op in stage.synapses[0].ops:
-            module = op.module()
+            module = op.module().float()
             if isinstance(module, nn.AvgPool2d):
                 module.divisor_override = None  # the average is in units of the pool's threshold, its area
             elif op.stored is not None:

@@ -51,7 +51,9 @@ class SnnTorch(Backend):
 
     def simulate(self, network: Network, integers: Tensor, settings: Settings, options: SnnTorchOptions) -> RunResult:
         n, device, window = len(integers), integers.device, network.window
-        net = _prepared(network, options.dtype, device)
+        # modules hold state, so one that runs belongs to its thread alone
+        idle: list[SpikingNetwork] = network.keep(("snntorch", options.dtype, device), list)
+        net = idle.pop() if idle else SpikingNetwork(network, dtype=options.dtype, device=device, exact=True).eval()
         net.settle_from = settings.settle_from
         inputs = _inputs(network, integers)
         fired = {s.name: torch.zeros(n, *s.shape, dtype=torch.float32, device=device) for s in network.stages}
@@ -87,13 +89,7 @@ class SnnTorch(Backend):
             )
         finally:
             net.reset()  # its state belongs to the result now
-
-
-def _prepared(network: Network, dtype: str, device: torch.device) -> SpikingNetwork:
-    """The module of a network, made once for each type and device."""
-    return network.keep(
-        ("snntorch", dtype, device), lambda: SpikingNetwork(network, dtype=dtype, device=device, exact=True).eval()
-    )
+            idle.append(net)
 
 
 def _inputs(network: Network, integers: Tensor) -> Iterator[Tensor]:

@@ -211,7 +211,7 @@ class Operation(ABC):
     # --- elsewhere ----------------------------------------------------------------------------------
 
     def module(self) -> nn.Module:
-        """A PyTorch module that does the same to float tensors, and learns where there are weights."""
+        """A PyTorch module that does the same to float tensors, and learns where there are weights, in float64."""
         return OperationModule(self)
 
     def stock(self, shape: Shape, *, flattened: Shape | None, maps: bool) -> Conv2d | Linear:

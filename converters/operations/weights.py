@@ -58,5 +58,5 @@ def for_node(op: Weighted) -> np.ndarray:
 
 
 def float_parameter(weight: Tensor) -> torch.nn.Parameter:
-    """Integer weights as a parameter that learns."""
-    return torch.nn.Parameter(weight.detach().to(torch.get_default_dtype()))
+    """Integer weights as a parameter that learns, float64: other types may not hold them, whatever the default is."""
+    return torch.nn.Parameter(weight.detach().to(torch.float64))
