@@ -15,9 +15,9 @@ from torch import Tensor
 
 from calif_plugins.parameters import CaLIFParameters
 from converters.errors import ConversionError
+from converters.exact_sums import add_up
 from converters.graph_order import in_order
 from converters.nir_flattening import flat
-from converters.exact_sums import add_up
 from converters.nodes import CaLIF, SpikeEncoder
 from converters.operations import Conv2d, Flatten, Linear, Operation, Scale, Shape, SumPool2d, Synapse
 from converters.operations.node import CaLIFOperation

@@ -22,8 +22,8 @@ from torch import Tensor
 from calif_plugins.parameters import TIE_RULES, TieRule
 from converters.checked import Checked
 from converters.errors import ConversionError
-from converters.naming import Names
 from converters.exact_sums import add_up, exact, whole_dtype
+from converters.naming import Names
 from converters.operations import Concatenate, Flatten, Operation, Scale, Shape, SumPool2d, Synapse
 from converters.rounding import exact_round
 
