@@ -1,8 +1,9 @@
-"""Processes that are killed before a file operation: before the first, the second, ... of those in some folders."""
+"""Processes of their own: to be killed before a file operation, to be measured, or to have a small disk."""
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -63,6 +64,28 @@ def _kill_before(number: int, folders: list[str], events: set[str]) -> None:
         left -= 1
 
     sys.addaudithook(hook)
+
+
+def in_a_child(work: Callable[[], object]) -> tuple[str, int]:
+    """What ``work`` raised as text (or "" if nothing), and by how many kB the process grew, in one of its own."""
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.close(reader)
+        torch.set_num_threads(1)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        message = ""
+        try:
+            work()
+        except BaseException as error:
+            message = f"{type(error).__name__}: {error}"
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        os.write(writer, f"{grown} {message[:3000]}".encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as file:
+        size, text = file.read().decode().split(" ", 1)
+    os.wait()
+    return text, int(size)
 
 
 def contents(*folders: Path) -> dict[str, bytes]:

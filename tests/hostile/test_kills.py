@@ -37,7 +37,7 @@ def phase(folder: Path, name: str = "qat") -> None:
     run(model, 2, 0.1)
 
 
-@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_phase(tmp_path: Path, step: int) -> None:
     points = list(ends_alike(tmp_path, phase, step=step))
     assert len(points) > 30 // step
@@ -74,7 +74,7 @@ def calif(arguments: list[str], folder: Path) -> None:
 
 def test_convert(tmp_path: Path) -> None:
     command = ["convert", "--checkpoint", "lenet5-mnist-8", "--out", "{folder}/n.nir"]
-    assert len(list(ends_alike(tmp_path, partial(calif, command), step=3))) > 2
+    assert len(list(ends_alike(tmp_path, partial(calif, command), step=5))) > 1
 
 
 def rows(folder: Path) -> None:
@@ -84,4 +84,4 @@ def rows(folder: Path) -> None:
 
 
 def test_rows_of_reproduce(tmp_path: Path) -> None:
-    assert len(list(ends_alike(tmp_path, rows))) > 10
+    assert len(list(ends_alike(tmp_path, rows, step=2))) > 5

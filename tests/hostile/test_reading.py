@@ -107,26 +107,28 @@ def test_numbers_that_are_not_finite_can_be_left_to_the_caller() -> None:
     assert parse_json("here", "[Infinity]", "", finite=False) == [float("inf")]
 
 
+COMMANDS = [
+    ("report", "{path}"),
+    ("report", "{folder}"),
+    ("report", "run.json", "--nir", "{path}"),
+    ("report", "run.json", "--checkpoint", "{path}"),
+    ("run", "{path}", "--dataset", "digits"),
+    ("run", "--checkpoint", "{path}", "--dataset", "digits"),
+    ("convert", "--checkpoint", "{path}"),
+    ("inspect", "{path}"),
+    ("lower", "{path}"),
+    ("cross-check", "{path}", "--dataset", "digits"),
+    ("train", "--start", "{path}"),
+    ("train", "--teacher", "{path}"),
+    ("reproduce", "table2", "--checkpoint", "{path}"),
+]
+
+
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ("report", "{path}"),
-        ("report", "{folder}"),
-        ("report", "run.json", "--nir", "{path}"),
-        ("report", "run.json", "--checkpoint", "{path}"),
-        ("run", "{path}", "--dataset", "digits"),
-        ("run", "--checkpoint", "{path}", "--dataset", "digits"),
-        ("convert", "--checkpoint", "{path}"),
-        ("inspect", "{path}"),
-        ("lower", "{path}"),
-        ("cross-check", "{path}", "--dataset", "digits"),
-        ("reproduce", "table2", "--checkpoint", "{path}"),
-        ("train", "--start", "{path}"),
-        ("train", "--teacher", "{path}"),
-    ],
-    ids=" ".join,
+    ("arguments", "device"),
+    [*((c, False) for c in COMMANDS), *((c, True) for c in COMMANDS[:7])],
+    ids=lambda x: " ".join(x) if isinstance(x, tuple) else "device" if x else "pipe",
 )
-@pytest.mark.parametrize("device", [False, True])
 def test_every_command_refuses_them_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calif: Calif, arguments: tuple[str, ...], device: bool
 ) -> None:
