@@ -19,16 +19,14 @@ from converters.exact_sums import add_up
 from converters.graph_order import in_order
 from converters.nir_flattening import flat
 from converters.nodes import CaLIF, SpikeEncoder
-from converters.operations import Conv2d, Flatten, Linear, Operation, Scale, Shape, SumPool2d, Synapse
-from converters.operations.node import CaLIFOperation
+from converters.operations import Operation, Scale, Shape, Synapse
+from converters.operations.node import CaLIFOperation, known_nodes, operations_by_node
 from converters.quantised import InputSpec
 from converters.stock_files import about_stock, ways_of_stock
 
 __all__ = ["Network", "Stage", "float64"]
 
 _MOST_STEPS = 1_000_000  # operations in all synapses together
-_LARGEST_WEIGHT = 2**24  # float32 holds whole numbers up to there, and files are of float32
-_LARGEST_SCALE = 2**31  # of float64; what makes branches of unequal scale equal has 30 bits
 T = TypeVar("T")
 
 
@@ -192,7 +190,8 @@ class _Reader:
         if not any(type(node) in (CaLIF, SpikeEncoder) for node in self.nodes.values()):
             raise ConversionError("graph", about_stock(graph), ways_of_stock(graph))
         self.image, self.encoder, self.sink = (self._only(kind) for kind in (nir.Input, SpikeEncoder, nir.Output))
-        self.ops = {name: _OPS[type(node)](name, node) for name, node in self.nodes.items() if type(node) in _OPS}
+        known = operations_by_node()
+        self.ops = {name: known[type(node)](name, node) for name, node in self.nodes.items() if type(node) in known}
 
     def _only(self, kind: type) -> str:
         found = [name for name, node in self.nodes.items() if type(node) is kind]
@@ -263,7 +262,7 @@ class _Reader:
                 paths[name] = steps[name] = 1
                 continue
             for a in self.before[name]:
-                through = type(self.nodes[a]) in _OPS
+                through = a in self.ops
                 paths[name] += paths[a] if through else 1
                 steps[name] += steps[a] + paths[a] if through else 1
             if type(self.nodes[name]) is CaLIF:
@@ -337,9 +336,9 @@ class _Reader:
                     )
                 found.append((order, [name, *chain[::-1]]))
                 continue
-            if type(node) not in _OPS:
+            if name not in self.ops:
                 raise ConversionError(
-                    name, f"a {type(node).__name__} node", f"Ca-LIF networks are made of {', '.join(_KNOWN)}"
+                    name, f"a {type(node).__name__} node", f"Ca-LIF networks are made of {', '.join(known_nodes())}"
                 )
             if not self.before[name]:
                 raise ConversionError(name, "no incoming edge", "connect it or remove it")
@@ -363,85 +362,3 @@ def _check_sums(network: Network) -> None:
 
 def _ints(value: Any) -> Shape:
     return tuple(int(n) for n in np.asarray(value).reshape(-1))
-
-
-def _pair(name: str, value: Any, least: int = 0) -> tuple[int, int]:
-    array = np.asarray(value)
-    if array.dtype.kind not in "iu" or array.size not in (1, 2) or (array < least).any() or (array > 2**20).any():
-        raise ConversionError(name, f"a geometry of {value!r}", f"give two whole numbers of at least {least}")
-    pair = np.broadcast_to(array.reshape(-1), (2,))
-    return int(pair[0]), int(pair[1])
-
-
-def _whole(name: str, value: Any, most: int = _LARGEST_WEIGHT) -> Tensor:
-    array = np.asarray(value)
-    if array.dtype.kind not in "iuf":
-        raise ConversionError(name, f"weights of type {array.dtype}", "give whole numbers as integers or floats")
-    if not np.isfinite(array).all() or (array != np.round(array)).any():
-        raise ConversionError(name, "weights that are not whole numbers", "export with to_nir or from_snntorch")
-    largest = max(abs(int(array.min())), abs(int(array.max()))) if array.size else 0
-    if largest > most:
-        found = f"a weight of {largest:.4g}" if largest < 2**1000 else "a weight above 2^1000"
-        raise ConversionError(name, found, f"the limit is {most}, up to which sums stay exact: use smaller ones")
-    kind = next((d for d in (np.int8, np.int16, np.int32) if largest <= np.iinfo(d).max), np.int64)
-    return torch.from_numpy(np.ascontiguousarray(array.astype(kind)))
-
-
-def _bias(value: Any) -> np.ndarray | None:
-    array = np.asarray(value, dtype=np.float64).reshape(-1)
-    return array if array.any() else None
-
-
-def _conv2d(name: str, node: Any) -> tuple[Operation, np.ndarray | None]:
-    if isinstance(node.padding, str):
-        raise ConversionError(name, f"padding {node.padding!r}", "give it in numbers")
-    weight = _whole(name, node.weight)
-    given = np.asarray(node.groups)
-    if given.size != 1 or given.dtype.kind not in "iu":
-        raise ConversionError(name, f"groups of {given.reshape(-1)[:4].tolist()}", "give one whole number")
-    groups = int(given.item())
-    if groups < 1 or weight.ndim != 4 or weight.shape[0] % groups:
-        raise ConversionError(name, f"weights {tuple(weight.shape)} in {groups} groups", "they must divide evenly")
-    op = Conv2d(weight, _pair(name, node.stride, 1), _pair(name, node.padding), _pair(name, node.dilation, 1), groups)
-    return op, _bias(node.bias)
-
-
-def _linear(name: str, node: Any) -> tuple[Operation, np.ndarray | None]:
-    return Linear(_whole(name, node.weight)), None
-
-
-def _affine(name: str, node: Any) -> tuple[Operation, np.ndarray | None]:
-    return Linear(_whole(name, node.weight)), _bias(node.bias)
-
-
-def _pool(name: str, node: Any) -> tuple[Operation, np.ndarray | None]:
-    kernel, stride = _pair(name, node.kernel_size, 1), _pair(name, node.stride, 1)
-    padding = _pair(name, node.padding)
-    if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
-        raise ConversionError(name, f"padding {padding}", "at most half of the window")
-    return SumPool2d(kernel, stride, padding), None
-
-
-def _flatten(name: str, node: Any) -> tuple[Operation, np.ndarray | None]:
-    if int(node.start_dim) != 0 or int(node.end_dim) not in (-1, 2):
-        raise ConversionError(name, f"flatten from {node.start_dim} to {node.end_dim}", "flatten all axes")
-    return Flatten(), None
-
-
-def _scale(name: str, node: Any) -> tuple[Operation, np.ndarray | None]:
-    weights = _whole(name, node.scale, _LARGEST_SCALE)
-    if not weights.numel() or bool((weights != weights.flatten()[0]).any()):
-        raise ConversionError(name, "different scales per neuron", "use a Conv2d or Linear node")
-    return Scale(int(weights.flatten()[0])), None
-
-
-_OPS: dict[type, Callable[[str, Any], tuple[Operation, np.ndarray | None]]] = {
-    nir.Conv2d: _conv2d,
-    nir.Linear: _linear,
-    nir.Affine: _affine,
-    nir.SumPool2d: _pool,
-    nir.Flatten: _flatten,
-    nir.Scale: _scale,
-    CaLIFOperation: lambda name, node: (node.build(name), None),
-}
-_KNOWN = ("CaLIF", "SpikeEncoder", *(t.__name__ for t in _OPS))

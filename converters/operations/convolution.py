@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from converters.errors import ConversionError
 from converters.operations.contract import Operation, Range, Shape, adjoint_of_ones, check_steps, register
+from converters.operations.node_fields import channel_bias, whole_pair, whole_weights
 from converters.operations.weights import Weighted, float_parameter, for_node
 
 __all__ = ["Conv2d", "Pair"]
@@ -132,6 +133,20 @@ class Conv2d(Weighted):
             groups=self.groups,
             bias=np.zeros(self.weight.shape[0], dtype=np.float32),
         )
+
+    @classmethod
+    def from_node(cls, name: str, node: Any) -> tuple[Operation, np.ndarray | None]:
+        if isinstance(node.padding, str):
+            raise ConversionError(name, f"padding {node.padding!r}", "give it in numbers")
+        weight = whole_weights(name, node.weight)
+        given = np.asarray(node.groups)
+        if given.size != 1 or given.dtype.kind not in "iu":
+            raise ConversionError(name, f"groups of {given.reshape(-1)[:4].tolist()}", "give one whole number")
+        groups = int(given.item())
+        if groups < 1 or weight.ndim != 4 or weight.shape[0] % groups:
+            raise ConversionError(name, f"weights {tuple(weight.shape)} in {groups} groups", "they must divide evenly")
+        stride, dilation = whole_pair(name, node.stride, 1), whole_pair(name, node.dilation, 1)
+        return cls(weight, stride, whole_pair(name, node.padding), dilation, groups), channel_bias(node.bias)
 
     def module(self) -> nn.Module:
         out, per_group, *kernel = self.weight.shape

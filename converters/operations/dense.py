@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from converters.errors import ConversionError
 from converters.operations.contract import Operation, Range, Shape, register
 from converters.operations.convolution import Conv2d
+from converters.operations.node_fields import channel_bias, whole_weights
 from converters.operations.weights import Weighted, float_parameter, for_node
 
 __all__ = ["Linear"]
@@ -66,6 +67,11 @@ class Linear(Weighted):
 
     def to_node(self, *shapes: Shape) -> nir.NIRNode:
         return nir.Linear(weight=for_node(self))
+
+    @classmethod
+    def from_node(cls, name: str, node: Any) -> tuple[Operation, np.ndarray | None]:
+        bias = channel_bias(node.bias) if type(node) is nir.Affine else None
+        return cls(whole_weights(name, node.weight)), bias
 
     def module(self) -> nn.Module:
         layer = nn.Linear(self.weight.shape[1], self.weight.shape[0], bias=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import nir
 import numpy as np
@@ -61,6 +62,12 @@ class Flatten(_Move):
 
     def to_node(self, *shapes: Shape) -> nir.NIRNode:
         return nir.Flatten(input_type={"input": np.array(shapes[0])}, start_dim=0, end_dim=-1)
+
+    @classmethod
+    def from_node(cls, name: str, node: Any) -> tuple[Operation, np.ndarray | None]:
+        if int(node.start_dim) != 0 or int(node.end_dim) not in (-1, 2):
+            raise ConversionError(name, f"flatten from {node.start_dim} to {node.end_dim}", "flatten all axes")
+        return cls(), None
 
     def module(self) -> nn.Module:
         return nn.Flatten()

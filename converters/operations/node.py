@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -13,10 +13,10 @@ import torch
 
 from converters.errors import ConversionError
 from converters.operations.building import build_operation, tensor_fields
-from converters.operations.contract import Operation, Shape
+from converters.operations.contract import OPERATIONS, Operation, Shape
 from converters.reading import parse_json
 
-__all__ = ["CaLIFOperation", "settings_of"]
+__all__ = ["CaLIFOperation", "known_nodes", "operations_by_node", "settings_of"]
 
 
 def settings_of(op: Operation) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -27,6 +27,17 @@ def settings_of(op: Operation) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
         value = getattr(op, f.name)
         (tensors if isinstance(value, torch.Tensor) else plain)[f.name] = value
     return plain, tensors
+
+
+def operations_by_node() -> dict[type[nir.NIRNode], Callable[[str, Any], tuple[Operation, np.ndarray | None]]]:
+    """What reads each type of node that stands for an operation: name and node, to the operation and a bias or None."""
+    stock = {node: op.from_node for op in OPERATIONS.values() for node in op.node_types}
+    return {**stock, CaLIFOperation: lambda name, node: (node.build(name), None)}
+
+
+def known_nodes() -> list[str]:
+    """Names of the nodes that a Ca-LIF network may have."""
+    return ["CaLIF", "SpikeEncoder", *(node.__name__ for node in operations_by_node())]
 
 
 @dataclass(eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import nir
 import numpy as np
@@ -15,6 +16,7 @@ from converters.errors import ConversionError
 from converters.operations.contract import Operation, Range, Shape, adjoint_of_ones, check_steps, register
 from converters.operations.convolution import Conv2d, Pair
 from converters.operations.moving import placed
+from converters.operations.node_fields import whole_pair
 
 __all__ = ["SumPool2d"]
 
@@ -73,6 +75,14 @@ class SumPool2d(Operation):
         return nir.SumPool2d(
             kernel_size=np.array(self.kernel), stride=np.array(self.stride), padding=np.array(self.padding)
         )
+
+    @classmethod
+    def from_node(cls, name: str, node: Any) -> tuple[Operation, np.ndarray | None]:
+        kernel, stride = whole_pair(name, node.kernel_size, 1), whole_pair(name, node.stride, 1)
+        padding = whole_pair(name, node.padding)
+        if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
+            raise ConversionError(name, f"padding {padding}", "at most half of the window")
+        return cls(kernel, stride, padding), None
 
     def module(self) -> nn.Module:
         return nn.AvgPool2d(self.kernel, self.stride, self.padding, divisor_override=1)

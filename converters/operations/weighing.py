@@ -11,11 +11,15 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from converters.errors import ConversionError
 from converters.operations.contract import Operation, Range, Shape, register
 from converters.operations.dense import Linear
 from converters.operations.moving import placed
+from converters.operations.node_fields import whole_weights
 
 __all__ = ["Scale"]
+
+_LARGEST = 2**31  # of float64; what makes branches of unequal scale equal has 30 bits
 
 
 @register
@@ -66,6 +70,13 @@ class Scale(Operation):
 
     def to_node(self, *shapes: Shape) -> nir.NIRNode:
         return nir.Scale(scale=np.full(shapes[0], self.weight, dtype=np.float64))
+
+    @classmethod
+    def from_node(cls, name: str, node: Any) -> tuple[Operation, np.ndarray | None]:
+        weights = whole_weights(name, node.scale, _LARGEST)
+        if not weights.numel() or bool((weights != weights.flatten()[0]).any()):
+            raise ConversionError(name, "different scales per neuron", "use a Conv2d or Linear node")
+        return cls(int(weights.flatten()[0])), None
 
     def stock(self, shape: Shape, *, flattened: Shape | None, maps: bool) -> Any:
         weight = torch.eye(shape[0], dtype=torch.int64) * self.weight

@@ -1,0 +1,43 @@
+"""Fields of stock NIR nodes, checked where they become operations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from converters.errors import ConversionError
+
+__all__ = ["LARGEST_WEIGHT", "channel_bias", "whole_pair", "whole_weights"]
+
+LARGEST_WEIGHT = 2**24
+"""float32 holds whole numbers up to there, and files are of float32."""
+
+
+def whole_pair(name: str, value: Any, least: int = 0) -> tuple[int, int]:
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu" or array.size not in (1, 2) or (array < least).any() or (array > 2**20).any():
+        raise ConversionError(name, f"a geometry of {value!r}", f"give two whole numbers of at least {least}")
+    pair = np.broadcast_to(array.reshape(-1), (2,))
+    return int(pair[0]), int(pair[1])
+
+
+def whole_weights(name: str, value: Any, most: int = LARGEST_WEIGHT) -> Tensor:
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise ConversionError(name, f"weights of type {array.dtype}", "give whole numbers as integers or floats")
+    if not np.isfinite(array).all() or (array != np.round(array)).any():
+        raise ConversionError(name, "weights that are not whole numbers", "export with to_nir or from_snntorch")
+    largest = max(abs(int(array.min())), abs(int(array.max()))) if array.size else 0
+    if largest > most:
+        found = f"a weight of {largest:.4g}" if largest < 2**1000 else "a weight above 2^1000"
+        raise ConversionError(name, found, f"the limit is {most}, up to which sums stay exact: use smaller ones")
+    kind = next((d for d in (np.int8, np.int16, np.int32) if largest <= np.iinfo(d).max), np.int64)
+    return torch.from_numpy(np.ascontiguousarray(array.astype(kind)))
+
+
+def channel_bias(value: Any) -> np.ndarray | None:
+    array = np.asarray(value, dtype=np.float64).reshape(-1)
+    return array if array.any() else None
