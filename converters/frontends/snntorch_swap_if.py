@@ -118,8 +118,8 @@ def swap_if(
 def _run(graph: nir.NIRGraph, path: list[str], network: Network, counts: Tensor) -> Iterator[Step]:
     """The given graph, as NIR defines it, and what arrives at its neurons when they get its spikes."""
     train = torch.from_numpy(isi_encode(counts=counts.numpy(), window=network.window)).double()
-    spikes = {network.encoder_name: train, **simulate_stock(graph, train).spikes}
-    drive = {}
+    given = simulate_stock(graph, train).spikes  # by the given names, one of which may be another layer's new one
+    spikes, drive = {network.encoder_name: train}, {}
     before, start = train, 1
     neurons = [name for name in path if type(graph.nodes[name]) is nir.IF]
     for name, stage in zip(neurons, network.stages, strict=True):
@@ -128,7 +128,7 @@ def _run(graph: nir.NIRGraph, path: list[str], network: Network, counts: Tensor)
         drive[stage.name] = charge / torch.from_numpy(
             np.broadcast_to(graph.nodes[name].v_threshold, stage.shape).copy()
         )
-        before, start = spikes.pop(name), end + 1
+        before, start = given[name], end + 1
         spikes[stage.name] = before
     for t in range(network.window):
         yield Step({k: v[t] for k, v in spikes.items()}, {k: v[t] for k, v in drive.items()})
