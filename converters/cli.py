@@ -1,4 +1,7 @@
-"""The command ``calif``. Exit 0 on success, 1 when a check fails, 2 on bad usage or bad input."""
+"""The command ``calif``. Exit 0 on success, 1 when a check fails, 2 on bad usage or bad input.
+
+Commands import what they work with when they run: ``--help`` and wrong options are answered at once.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 
@@ -39,12 +43,12 @@ def _app() -> typer.Typer:
 
     app = typer.Typer(
         name="calif",
-        help="Quantised networks to Ca-LIF spiking networks: exactly, and on several simulators.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
+    app.callback()(_calif)
     app.command()(demo.demo)
     app.command()(training.train)
     app.command()(training.convert)
@@ -58,6 +62,19 @@ def _app() -> typer.Typer:
     app.command()(bench.bench)
     app.command()(reproduce.reproduce)
     return app
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        with standard_output():
+            sys.stdout.write(f"calif {version('calif-plugins')}\n")
+        raise typer.Exit
+
+
+def _calif(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Quantised networks to Ca-LIF spiking networks: exactly, and on several simulators."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

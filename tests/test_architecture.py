@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,33 @@ def test_imports_are_lazy(package):
     code = f"import sys, {package}; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.strip() == "[]"
+
+
+STARTS = """
+import sys
+from converters.cli import main
+code = []
+for line in sys.argv[1:]:
+    try:
+        main(line.split())
+    except SystemExit as stopped:
+        code.append(stopped.code)
+heavy = {"torch", "numpy", "scipy", "nir", "h5py", "numba", "matplotlib", "sklearn", "PIL", "brian2"}
+print(code, sorted(m for m in sys.modules if m in heavy))
+"""
+
+
+def test_the_command_line_answers_before_it_imports():
+    """Help, version and wrong options need none of the libraries that the work needs."""
+    commands = ["demo", "train", "convert", "run", "sweep", "cross-check"]
+    commands += ["lower", "inspect", "interop", "report", "bench", "reproduce"]
+    right = ["--help", "--version", *(f"{c} --help" for c in commands)]
+    wrong = ["", "nosuch", "--nosuch", *(f"{c} --nosuch" for c in commands), "run --window 0", "demo --levels x"]
+    out = subprocess.run([sys.executable, "-c", STARTS, *right, *wrong], capture_output=True, text=True, cwd=ROOT)
+    assert out.stdout.splitlines()[-1] == f"{[0] * len(right) + [2] * len(wrong)} []", out.stderr
+    for command in commands:
+        assert f"Usage: calif {command} " in out.stdout
+    assert f"\ncalif {version('calif-plugins')}\n" in out.stdout
 
 
 def test_public_names():

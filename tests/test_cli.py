@@ -239,26 +239,29 @@ def test_mistakes(calif, tmp_path, arguments, message):
 
 
 def test_convert_writes_nothing_if_one_window_fails(calif, tmp_path, monkeypatch):
-    from converters.commands import training
+    exact = converters.to_nir
 
     def to_nir(q, T, coding):
         if T == 5:
             raise converters.ConversionError("fc", "no lattice", "use fewer levels")
-        return converters.to_nir(q, T=T, coding=coding)
+        return exact(q, T=T, coding=coding)
 
-    monkeypatch.setattr(training, "to_nir", to_nir)
+    monkeypatch.setattr("converters.nir_export.to_nir", to_nir)
     assert calif("convert", "--checkpoint", "lenet5-mnist-8", "--window", 4, "--window", 5)[0] == 2
     assert not list(tmp_path.iterdir())
 
 
 def test_what_is_asked_for_late_is_refused_before_the_work(calif, monkeypatch):
-    from converters.commands import bench, checking, demo
-
     def work(*_args, **_options):
         raise AssertionError("it has begun")
 
-    for module, name in ((bench, "measure"), (bench, "time_files"), (checking, "check"), (demo, "train_network")):
-        monkeypatch.setattr(module, name, work)
+    for name in (
+        "converters.benchmark.measuring.measure",
+        "converters.benchmark.files.files",
+        "converters.cross_checking.cross_check",
+        "converters.commands.demo.train_network",
+    ):
+        monkeypatch.setattr(name, work)
     for command in (
         ["bench", "--out", "no/y.json"],
         ["bench", "--files", "--out", "no/y.json"],

@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from converters.atomic import atomic_path
-from converters.benchmark import pages, random_networks
-from converters.benchmark.files import files as time_files
-from converters.benchmark.measuring import Case, machine, measure
-from converters.benchmark.worker import GROWTH
 from converters.commands import common
 from converters.errors import ConversionError, MissingExtraError
 from converters.printing import json_text
-from converters.quantised import QuantGraph
 from converters.reading import parse_json, read_bytes
-from converters.rivals import RIVALS, missing
-from converters.zoo.named import load_checkpoint
+
+if TYPE_CHECKING:
+    from converters.benchmark.measuring import Case
+    from converters.quantised import QuantGraph
 
 __all__ = ["bench"]
 
-FULL = [Case(n, t, b) for n in ("lenet5-mnist-127", "vgg9-cifar10-127") for t in (8, 32, 128) for b in (1, 16, 64)]
 FILES = ("lenet5-mnist-127", "vgg9-cifar10-127", "vgg16")
-# along one axis at a time
-SCALING = {
-    "T": [Case("lenet5-mnist-127", t, 64) for t in (8, 32, 128, 512, 2048)],
-    "batch": [Case("lenet5-mnist-127", 32, n) for n in (1, 4, 16, 64, 256, 1024)],
-    "network": [Case(n, 32, 16) for n in ("lenet5-mnist-127", "resnet11h-cifar10-127", "vgg9-cifar10-127")],
-}
+
+
+def _full() -> list[Case]:
+    from converters.benchmark.measuring import Case
+
+    names = ("lenet5-mnist-127", "vgg9-cifar10-127")
+    return [Case(n, t, b) for n in names for t in (8, 32, 128) for b in (1, 16, 64)]
+
+
+def _scaling() -> dict[str, list[Case]]:
+    """Along one axis at a time."""
+    from converters.benchmark.measuring import Case
+
+    return {
+        "T": [Case("lenet5-mnist-127", t, 64) for t in (8, 32, 128, 512, 2048)],
+        "batch": [Case("lenet5-mnist-127", 32, n) for n in (1, 4, 16, 64, 256, 1024)],
+        "network": [Case(n, 32, 16) for n in ("lenet5-mnist-127", "resnet11h-cifar10-127", "vgg9-cifar10-127")],
+    }
 
 
 def bench(
@@ -63,6 +71,10 @@ def bench(
     json: common.Json = False,
 ) -> None:
     """Time every simulator on the same quantised network; medians and ratios of one run."""
+    from converters.benchmark.measuring import Case, machine, measure
+    from converters.benchmark.worker import GROWTH
+    from converters.rivals import RIVALS, missing
+
     if full + scaling + files > 1:
         raise ConversionError("options", "several of --full, --scaling and --files", "give one of them")
     if out is not None and out.suffix != ".json":
@@ -76,9 +88,9 @@ def bench(
     unknown = [n for n in only or () if n not in RIVALS]
     if unknown:
         raise ConversionError("--only", f"{unknown[0]!r}", f"use one of {', '.join(RIVALS)}")
-    cases: list[tuple[str, Case]] = [("", c) for c in FULL]
+    cases: list[tuple[str, Case]] = [("", c) for c in _full()]
     if scaling:
-        cases = [(axis, c) for axis, some in SCALING.items() for c in some]
+        cases = [(axis, c) for axis, some in _scaling().items() for c in some]
         if out is not None:
             _plots_possible()
     elif not full:
@@ -130,6 +142,9 @@ def _key(case: Case) -> tuple[str, int, int]:
 
 
 def _graph(name: str) -> QuantGraph:
+    from converters.benchmark import random_networks
+    from converters.zoo.named import load_checkpoint
+
     if name in ("vgg9", "vgg16"):
         return getattr(random_networks, name)()
     return load_checkpoint("lenet5-mnist-127" if name == "lenet5" else name)[0]
@@ -162,6 +177,8 @@ def _write(out: Path, data: dict[str, Any]) -> None:
 
 
 def _page(out: Path, data: dict[str, Any], scaling: bool, full: bool) -> None:
+    from converters.benchmark import pages
+
     name = out.as_posix()
     if scaling:
         picture = out.with_suffix(".png")
@@ -175,6 +192,9 @@ def _page(out: Path, data: dict[str, Any], scaling: bool, full: bool) -> None:
 
 
 def _files(window: list[int] | None, repeats: int, threads: int, out: Path | None, json: bool) -> None:
+    from converters.benchmark.files import files as time_files
+    from converters.benchmark.measuring import machine
+
     if len(window or ()) > 1:
         raise ConversionError("--window", f"{len(window or ())} windows", "give one with --files")
     data: dict[str, Any] = {"networks": list(FILES), "machine": machine(threads), "rows": []}
@@ -201,6 +221,8 @@ def _files(window: list[int] | None, repeats: int, threads: int, out: Path | Non
 
 
 def _show(case: Case, rows: list[dict[str, Any]]) -> None:
+    from converters.benchmark import pages
+
     seconds = {r["name"]: r["seconds"] for r in rows}
     floor, loop = seconds.get("float_passes_T"), seconds.get("snntorch_loop")
     cells = [

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from converters.commands import common
-from converters.cross_checking import CrossCheck, plot
-from converters.cross_checking import cross_check as check
+
+if TYPE_CHECKING:
+    from converters.cross_checking import CrossCheck
 
 __all__ = ["cross_check", "layers_table", "summary"]
 
@@ -85,6 +86,9 @@ def cross_check(
     json: common.Json = False,
 ) -> None:
     """Run the same images on two or more backends and compare every spike. Exit 1 if anything differs."""
+    from converters.cross_checking import cross_check as check
+    from converters.cross_checking import plot
+
     results: list[dict[str, Any]] = []
     equal = True
     other = common.read_network(against, allow_large) if against is not None else None

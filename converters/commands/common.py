@@ -6,10 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import nir
-import torch
 import typer
 from rich import box
 from rich.console import Console
@@ -18,19 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from converters.atomic import atomic_path
-from converters.backends import run
 from converters.errors import ConversionError
-from converters.network import Network
-from converters.nir_export import to_nir
-from converters.nir_file import read
-from converters.nodes import CODINGS, CaLIF, SpikeEncoder
 from converters.printing import json_text, printable, standard_output
-from converters.quantised import QuantGraph
-from converters.results import compare_counts
-from converters.stock_files import about_stock, ways_of_stock
-from converters.zoo.datasets import Images, load
-from converters.zoo.named import class_names, load_checkpoint
-from converters.zoo.processes import team
+
+if TYPE_CHECKING:
+    import nir
+
+    from converters.quantised import QuantGraph
+    from converters.zoo.datasets import Images
 
 __all__ = [
     "Json",
@@ -71,6 +64,8 @@ def steps(windows: list[int] | None) -> list[int] | None:
 
 def _coding(coding: str) -> str:
     """Here, because not every input of a command has a use for it."""
+    from converters.nodes import CODINGS
+
     if coding not in (*CODINGS, "auto"):
         raise ConversionError("--coding", f"{coding!r}", f"use one of {', '.join(CODINGS)}, auto")
     return coding
@@ -131,6 +126,8 @@ def print_json(value: dict[str, Any]) -> None:
 @contextmanager
 def progress_bar(silent: bool = False) -> Iterator[Progress]:
     """A bar on standard error, where that is a terminal; of several processes, the first one's."""
+    from converters.zoo.processes import team
+
     silent = silent or not team().first
     columns = (_Description("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=silent or not err.is_terminal) as bar:
@@ -159,6 +156,10 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
 
 def read_network(path: Path, allow_large: bool = False) -> nir.NIRGraph:
     """The Ca-LIF graph of a file; a file of anything else is an error that says what it is, and what runs it."""
+    from converters.nir_file import read
+    from converters.nodes import CaLIF, SpikeEncoder
+    from converters.stock_files import about_stock, ways_of_stock
+
     graph = read(path, rename=True, allow_large=allow_large)
     if not any(type(node) in (CaLIF, SpikeEncoder) for node in graph.nodes.values()):
         raise ConversionError(str(path), about_stock(graph), ways_of_stock(graph, str(path)))
@@ -169,6 +170,10 @@ def network_for(
     target: Path | None, checkpoint: str | None, window: int | None, coding: str = "auto", allow_large: bool = False
 ) -> tuple[nir.NIRGraph, QuantGraph | None, dict[str, Any]]:
     """The graph to run, the quantised network behind it where it is known, and the notes of its training."""
+    from converters.network import Network
+    from converters.nir_export import to_nir
+    from converters.zoo.named import load_checkpoint
+
     if (target is None) == (checkpoint is None):
         raise ConversionError("input", "both a .nir file and --checkpoint, or neither", "give one of them")
     if checkpoint is not None:
@@ -208,6 +213,9 @@ class _Tried(Exception):
 
 def images_for(dataset: str | None, notes: dict[str, Any], root: Path | None, count: int | None) -> tuple[Images, str]:
     """Test images of the data set asked for, or of the one that the network was trained on."""
+    from converters.zoo.datasets import load
+    from converters.zoo.named import class_names
+
     name = dataset or notes.get("dataset")
     if not name:
         raise ConversionError("--dataset", "none", "say which images to run: mnist, cifar10, ..., or a folder")
@@ -233,6 +241,11 @@ def measure(
     Without the quantised network (a bare ``.nir`` file) the closed form stands in for it. Images go through
     in pieces, so memory does not grow with their number.
     """
+    from converters.backends import run
+    from converters.network import Network
+    from converters.results import compare_counts
+    from converters.zoo.processes import team
+
     network = Network.from_graph(graph)
     shrunk = q.at_window(network.window, network.encoder.coding) if q is not None else None
     crew, whole = team(), len(data)
@@ -332,4 +345,6 @@ def _short(x: float | None) -> str:
 
 def threads() -> str:
     """What the machine brings, for tables that state it."""
+    import torch
+
     return f"{torch.get_num_threads()} threads, torch {torch.__version__}"

@@ -11,12 +11,6 @@ from converters.commands import common
 from converters.commands.checking import summary
 from converters.commands.report import add_details
 from converters.commands.training import train_network
-from converters.cross_checking import cross_check
-from converters.nir_export import to_nir
-from converters.nir_file import read, write
-from converters.report import write_report, write_run
-from converters.zoo.datasets import load
-from converters.zoo.named import load_checkpoint
 
 __all__ = ["demo"]
 
@@ -35,6 +29,13 @@ def demo(
     json: common.Json = False,
 ) -> None:
     """Train LeNet-5, convert it, run it as spikes, and compare every count with the quantised network."""
+    from converters.cross_checking import cross_check
+    from converters.nir_export import to_nir
+    from converters.nir_file import read, write
+    from converters.report import write_report, write_run
+    from converters.zoo.datasets import load
+    from converters.zoo.named import load_checkpoint
+
     say = (lambda text: None) if json else common.say
     with common.progress_bar(json) as bar:
         say(f"1  training LeNet-5 on {dataset}: float, then quantised to {levels} levels, 8-bit weights")

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import torch
 import typer
 
 from converters.commands import common
 from converters.errors import ConversionError
-from converters.lowering.lattice import LayerLattice
-from converters.lowering.lattice import certify as certify_integers
-from converters.measuring.costs import connections, stored_weights
-from converters.network import Network, Stage
-from converters.nir_export import certify, to_nir
-from converters.zoo.counting import count
-from converters.zoo.named import find_checkpoint, load_checkpoint
-from converters.zoo.networks import NETWORKS, build
+
+if TYPE_CHECKING:
+    from converters.lowering.lattice import LayerLattice
+    from converters.network import Network, Stage
 
 __all__ = ["inspect"]
 
@@ -45,6 +39,12 @@ def inspect(
     json: common.Json = False,
 ) -> None:
     """Layers, thresholds, fan-in, synapses, weights, and the bit widths of the certified integer lattice."""
+    from converters.lowering.lattice import certify as certify_integers
+    from converters.network import Network
+    from converters.nir_export import certify, to_nir
+    from converters.zoo.named import find_checkpoint, load_checkpoint
+    from converters.zoo.networks import NETWORKS
+
     if target == "networks" or (target in NETWORKS and not Path(target).exists()):
         if window:
             raise ConversionError("--window", f"{window[0]}", "a network of the zoo has none before it is trained")
@@ -157,6 +157,11 @@ def inspect(
 
 def _networks(names: list[str], shape: str, classes: int, json: bool) -> None:
     """Parameters and MACs of networks of the zoo, before training."""
+    import torch
+
+    from converters.zoo.counting import count
+    from converters.zoo.networks import build
+
     parts = [p.strip() for p in shape.lower().replace(",", "x").split("x")]
     whole = all(p.isdecimal() and len(p) < 6 and 1 <= int(p) <= _LARGEST for p in parts)
     if len(parts) != 3 or not whole or parts[1] != parts[2]:
@@ -200,6 +205,11 @@ def _networks(names: list[str], shape: str, classes: int, json: bool) -> None:
 
 
 def _row(stage: Stage, network: Network) -> dict[str, Any]:
+    import numpy as np
+    import torch
+
+    from converters.measuring.costs import connections, stored_weights
+
     weights = list(stored_weights(stage.synapses))
     largest = max((int(w.to(torch.int64).abs().max()) for w in weights if w.numel()), default=1)
     p = stage.parameters

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from converters.backends import run
 from converters.commands import common
 from converters.errors import ConversionError
-from converters.interop.comparing import EXACT, INSTALL, ROUTES, Row, compare_with_simulators, installed
-from converters.results import compare_counts
+from converters.interop.names import EXACT, INSTALL, ROUTES
+
+if TYPE_CHECKING:
+    from converters.interop.comparing import Row
 
 __all__ = ["interop"]
 
@@ -45,6 +46,8 @@ def interop(
     Routes: lowered (stock NIR nodes, target chain), native (the CaLIF node in the simulator's executor), and plain_if
     (one stock IF per neuron: what a naive export costs).
     """
+    from converters.interop.comparing import compare_with_simulators, installed
+
     graph, q, notes = common.network_for(target, checkpoint, common.one_window(window), allow_large=allow_large)
     here = installed()
     if not here:
@@ -93,6 +96,9 @@ def _name(notes: dict[str, Any], checkpoint: str | None, target: Path | None) ->
 
 def _reference(graph: Any, q: Any, pixels: Any, labels: Any) -> dict[str, Any]:
     """That the reference simulation ends on the quantised network's integers; then others are held against it."""
+    from converters.backends import run
+    from converters.results import compare_counts
+
     r = run(graph, pixels, backend="snntorch")
     exact = q.at_window(r.window).execute(pixels) if q is not None else run(graph, pixels, backend="closed_form").counts
     counts = compare_counts(r, exact)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import nir
 import typer
 
 from converters.commands import common
 from converters.errors import ConversionError
-from converters.lowering import TARGETS, certify, lower
-from converters.lowering.plain_if import LOST
-from converters.network import Network
-from converters.nir_file import write
-from converters.zoo.images import Images
-from converters.zoo.named import plain_name
+
+if TYPE_CHECKING:
+    import nir
+
+    from converters.network import Network
+    from converters.zoo.images import Images
 
 __all__ = ["lower_command"]
 
@@ -42,6 +41,11 @@ def lower_command(
     json: common.Json = False,
 ) -> None:
     """Write a network in stock NIR nodes that other simulators run: exactly, or saying what is lost."""
+    from converters.lowering import TARGETS
+    from converters.network import Network
+    from converters.nir_file import write
+    from converters.zoo.named import plain_name
+
     if target not in TARGETS:
         raise ConversionError("--target", f"{target!r}", f"use one of {', '.join(TARGETS)}")
     if images is not None and target != "plain_if":
@@ -79,6 +83,9 @@ def _lower(
     network: Network, target: str, bits: int | None, data: tuple[Images, str] | None
 ) -> tuple[nir.NIRGraph, dict[str, Any]]:
     """The network in stock nodes, and what there is to say of it."""
+    from converters.lowering import lower
+    from converters.lowering.plain_if import LOST
+
     start = time.perf_counter()
     stock = lower(network, target, bits=bits)
     about: dict[str, Any] = {
@@ -106,6 +113,8 @@ def _lower(
 
 
 def _lattice(network: Network, bits: int | None) -> list[dict[str, Any]]:
+    from converters.lowering import certify
+
     return [
         {
             "name": k.name,

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import nir
 import typer
 
 from converters.commands import common
 from converters.errors import ConversionError
-from converters.network import Network
-from converters.nir_export import to_nir
-from converters.nir_file import read
-from converters.quantised import QuantGraph
-from converters.report import load_run, write_report
-from converters.report_details import describe
-from converters.zoo.datasets import load
-from converters.zoo.named import class_names, find_checkpoint, load_checkpoint
-from converters.zoo.networks import NETWORKS
+
+if TYPE_CHECKING:
+    import nir
+
+    from converters.quantised import QuantGraph
 
 __all__ = ["add_details", "report"]
 
@@ -41,6 +36,11 @@ def add_details(
 
     With a quantised network at each of the run's windows and phases; with a graph alone at its own window.
     """
+    from converters.network import Network
+    from converters.nir_export import to_nir
+    from converters.report_details import describe
+    from converters.zoo.datasets import load
+
     wanted = list(dict.fromkeys((r["T"], r["phase"]) for r in result["windows"]))
     data = load(dataset, "test", root=data_root, classes=classes)
     runs: list[tuple[Any, str]] = []
@@ -76,6 +76,10 @@ def report(
     json: common.Json = False,
 ) -> None:
     """Write a run as one HTML page. Exit 1 if a count of phase settle differs."""
+    from converters.nir_file import read
+    from converters.report import load_run, write_report
+    from converters.zoo.named import class_names, find_checkpoint, load_checkpoint
+
     result = load_run(runs)
     if out is None:
         first = runs[0]
@@ -121,6 +125,8 @@ def report(
 
 def _same_network(run: dict[str, Any], notes: dict[str, Any], checkpoint: str) -> None:
     """A run may call its network what it likes; one of the zoo's names, and the levels, it has from a checkpoint."""
+    from converters.zoo.networks import NETWORKS
+
     for name in ("network", "levels"):
         own, of_run = notes.get(name), run.get(name)
         if own is None or of_run is None or (name == "network" and of_run not in NETWORKS):

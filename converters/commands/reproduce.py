@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 
 from converters.atomic import atomic_path
 from converters.commands import common
 from converters.errors import ConversionError, MissingExtraError
-from converters.experiments import markdown
-from converters.experiments.ablation import ablation
-from converters.experiments.accuracy import fig4, table2
-from converters.experiments.curves import fig2, fig3
-from converters.experiments.energy import energy
-from converters.experiments.kept import Kept
-from converters.experiments.session import Outcome, Session
-from converters.experiments.windows import fig5, table3, table4
 from converters.printing import json_text
-from converters.zoo.datasets import cache_folder
+
+if TYPE_CHECKING:
+    from converters.experiments.session import Outcome, Session
 
 __all__ = ["EXPERIMENTS", "reproduce"]
 
+
+def _experiment(module: str, name: str) -> Callable[[Session], Outcome]:
+    """Imported when it is run."""
+
+    def run(session: Session) -> Outcome:
+        outcome: Outcome = getattr(import_module(f"converters.experiments.{module}"), name)(session)
+        return outcome
+
+    return run
+
+
 EXPERIMENTS: dict[str, Callable[[Session], Outcome]] = {
-    "fig2": fig2,
-    "fig3": fig3,
-    "fig4": fig4,
-    "fig5": fig5,
-    "table2": table2,
-    "table3": table3,
-    "table4": table4,
-    "ablation": ablation,
-    "energy": energy,
+    name: _experiment(module, name)
+    for name, module in {
+        "fig2": "curves",
+        "fig3": "curves",
+        "fig4": "accuracy",
+        "fig5": "windows",
+        "table2": "accuracy",
+        "table3": "windows",
+        "table4": "windows",
+        "ablation": "ablation",
+        "energy": "energy",
+    }.items()
 }
 
 
@@ -58,6 +66,10 @@ def reproduce(
     json: common.Json = False,
 ) -> None:
     """Measure the paper's figures and tables again. Exit 1 if a settled count or prediction differs."""
+    from converters.experiments.kept import Kept
+    from converters.experiments.session import Session
+    from converters.zoo.datasets import cache_folder
+
     names = list(EXPERIMENTS) if what == ["all"] else list(dict.fromkeys(what))
     unknown = [n for n in names if n not in EXPERIMENTS]
     if unknown:
@@ -132,6 +144,8 @@ def _command(
 
 
 def _machine() -> dict[str, Any]:
+    import torch
+
     about = Path("/proc/cpuinfo")  # Linux; elsewhere the instruction set has to do
     lines = about.read_text(encoding="utf-8").splitlines() if about.is_file() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
@@ -140,6 +154,8 @@ def _machine() -> dict[str, Any]:
 
 
 def _write(name: str, outcome: Outcome, data: dict[str, Any], missing: list[dict[str, str]], out: Path) -> list[str]:
+    from converters.experiments import markdown
+
     written = [out / f"{name}.json"]
     with atomic_path(written[0]) as temporary:
         temporary.write_text(json_text(data, indent=1) + "\n", encoding="utf-8")
@@ -160,6 +176,8 @@ def _write(name: str, outcome: Outcome, data: dict[str, Any], missing: list[dict
 
 
 def _show(name: str, outcome: Outcome, data: dict[str, Any], missing: list[dict[str, str]]) -> None:
+    from converters.experiments import markdown
+
     rows = data.get("rows", [])
     common.say(f"{name}: {outcome.title}: {len(rows)} rows, {outcome.mismatches} mismatches of phase settle")
     if rows:

@@ -7,10 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from converters.anytime import anytime_curve
 from converters.commands import common
 from converters.commands.running_stock import foreign_graph, run_foreign
-from converters.zoo.processes import team
 
 __all__ = ["run", "sweep"]
 
@@ -32,6 +30,8 @@ def _rows(
     anytime: bool = False,
     allow_large: bool = False,
 ) -> dict[str, Any]:
+    from converters.anytime import anytime_curve
+
     rows = []
     name, label = "", ""
     notes: dict[str, Any] = {}
@@ -50,6 +50,8 @@ def _rows(
 
 
 def _show(result: dict[str, Any], json: bool) -> None:
+    from converters.zoo.processes import team
+
     if not team().first:  # another process has the same numbers, and shows them
         pass
     elif json:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nir
-import torch
-from torch import Tensor
-
-from calif_plugins.encoding import isi_encode
 from converters.commands import common
 from converters.errors import ConversionError
-from converters.nir_file import read
-from converters.nodes import CaLIF, SpikeEncoder
-from converters.stock_files import about_stock, ways_of_stock
-from converters.stock_simulation import simulate_stock, stock_neurons
+
+if TYPE_CHECKING:
+    import nir
+    from torch import Tensor
 
 __all__ = ["foreign_graph", "run_foreign"]
 
 
 def foreign_graph(target: Path | None, allow_large: bool = False) -> nir.NIRGraph | None:
     """The graph, if the file is one of stock neurons."""
+    from converters.nir_file import read
+    from converters.nodes import CaLIF, SpikeEncoder
+    from converters.stock_files import about_stock, ways_of_stock
+    from converters.stock_simulation import stock_neurons
+
     if target is None:
         return None
     graph = read(target, rename=True, allow_large=allow_large)
@@ -45,6 +45,8 @@ def run_foreign(
     json: bool,
 ) -> None:
     """Images as spikes (coding isi) or as constant current (direct); the class is that with the largest output."""
+    from converters.stock_simulation import simulate_stock
+
     if not windows:
         raise ConversionError("--window", "none", "a file of stock neurons has no window: say how many steps to run")
     coding = "isi" if coding == "auto" else coding
@@ -81,6 +83,10 @@ def run_foreign(
 
 def _encoded(pixels: Tensor, window: int, coding: str) -> Tensor:
     """``(T, N, *shape)``."""
+    import torch
+
+    from calif_plugins.encoding import isi_encode
+
     if coding == "direct":
         return pixels.to(torch.float64).expand(window, *pixels.shape)
     return torch.from_numpy(isi_encode(pixels.numpy(), window)).to(torch.float64)

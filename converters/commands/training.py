@@ -12,12 +12,6 @@ from rich.progress import Progress
 
 from converters.commands import common
 from converters.errors import ConversionError
-from converters.nir_export import to_nir
-from converters.nir_file import write
-from converters.quantised_file import save_quantised
-from converters.zoo.datasets import load
-from converters.zoo.named import load_checkpoint, plain_name
-from converters.zoo.processes import team
 
 __all__ = ["convert", "train", "train_network"]
 
@@ -45,6 +39,9 @@ def train_network(
     input_levels: int | None = None,
 ) -> dict[str, Any]:
     """Train, save the quantised network beside the checkpoints, and return what was measured."""
+    from converters.quantised_file import save_quantised
+    from converters.zoo.datasets import load
+    from converters.zoo.processes import team
     from converters.zoo.recipes import recipe_for
     from converters.zoo.training import TOOLKITS
     from converters.zoo.training import train as fit
@@ -173,6 +170,8 @@ def train(
 
     With several processes: torchrun --nproc-per-node 2 -m converters.cli train ...
     """
+    from converters.zoo.processes import team
+
     with common.progress_bar(json) as bar:
         result = train_network(
             network=network,
@@ -213,6 +212,10 @@ def convert(
     json: common.Json = False,
 ) -> None:
     """Convert a quantised network to Ca-LIF neurons, into a .nir file. Nothing is tuned."""
+    from converters.nir_export import to_nir
+    from converters.nir_file import write
+    from converters.zoo.named import load_checkpoint, plain_name
+
     q, _notes = load_checkpoint(checkpoint)
     steps = window or [q.levels_of(q.coding_for() if coding == "auto" else coding)]
     if out is not None and len(steps) > 1:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
+from converters.interop.names import EXACT, INSTALL, ROUTES
 from converters.interop.native import run_native
 from converters.interop.stock import CannotRun, StockRun, run_stock
 from converters.lowering import lattice_network, lower
@@ -26,17 +27,7 @@ from converters.nir_file import read, write
 
 __all__ = ["INSTALL", "ROUTES", "Row", "compare_with_simulators", "differences", "installed"]
 
-ROUTES = ("lowered", "native", "plain_if")
-EXACT = ("lowered", "native")
 _BYTES = 100_000_000  # of spike trains at a time
-
-INSTALL: dict[str, str] = {
-    "spikingjelly": 'pip install "calif-plugins[spikingjelly]"',
-    "norse": 'pip install "calif-plugins[norse]"',
-    "snntorch": 'pip install snntorch "nirtorch>=2.6,<2.7"',
-    "sinabs": 'pip install --no-deps "sinabs>=3.1.3,<3.2" pbr',  # it pins nir<=1.0.4, and runs with 1.0.8
-}
-"""How to get each simulator, by its name, which is also its distribution's."""
 
 
 @dataclass(frozen=True)
