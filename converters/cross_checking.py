@@ -18,6 +18,7 @@ from converters.errors import ConversionError, MissingExtraError
 from converters.exact_sums import exact
 from converters.measuring.replay import charges
 from converters.network import Network, Stage, float64
+from converters.printing import printable
 from converters.results import RunResult
 
 __all__ = ["CrossCheck", "Difference", "LayerCheck", "cross_check"]
@@ -413,7 +414,9 @@ def plot(check: CrossCheck, path: str | os.PathLike) -> None:
         for level in (d.threshold[0], -d.threshold[0]):
             axes.axhline(level, color="0.6", linewidth=0.8)
         axes.axvline(d.step, color="0.6", linewidth=0.8, linestyle=":")
-        axes.set(title=f"{d.layer}, neuron {d.index}, image {d.image}", xlabel="step", ylabel="V before the step")
+        title = printable(f"{d.layer}, neuron {d.index}, image {d.image}")
+        axes.set_title(title, parse_math=False)  # $ in a name is a $
+        axes.set(xlabel="step", ylabel="V before the step")
         axes.legend()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=os.path.splitext(os.fspath(path))[1].lstrip(".") or "png")

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import converters
 from converters.cli import main
 from converters.commands import common
+from converters.cross_checking import CrossCheck, Difference, plot
 from converters.errors import ConversionError
 from converters.printing import json_text, printable
 from converters.quantised import GraphBuilder, QuantGraph
@@ -59,7 +60,8 @@ def test_paths_and_names(calif: Any, tmp_path: Path, name: str) -> None:
     folder = tmp_path / name.replace("/", "|")
     folder.mkdir()
     path = f"{tmp_path if name == BYTES else folder}/n.safetensors"  # whose own reader takes no bytes that are no text
-    save_quantised(path, network(name.replace("/", "|") if name.isprintable() else "fc"), notes={"network": name})
+    layer = name.replace("/", "|") if name.isprintable() else "fc"
+    save_quantised(path, network(layer), notes={"network": name.replace(BYTES, "n")})
     code, out, err = calif("convert", "--checkpoint", path, "--out", f"{folder}/n.nir")
     assert (code, err) == (0, "")
     assert out.startswith(f"wrote {printable(f'{folder}/n.nir')} (T = 4, ")
@@ -94,6 +96,16 @@ def test_tables_and_progress_show_text_as_it_is(capsys: pytest.CaptureFixture[st
     with common.progress_bar() as bar:
         bar.add_task("[/red]\x1b[2J", total=1)
         assert str(bar.columns[0](bar.tasks[-1])) == "[/red]\\x1b[2J"  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", [r"$\frac$", "$a_$ b$", "\x1b[31mfc", "[/red]"])
+def test_names_in_a_plot(tmp_path: Path, name: str) -> None:
+    """Matplotlib would set what stands between dollars, or stop at it."""
+    trace = {"step": [0, 1], "first": [0.0, 1.0], "other": [0.0, 2.0]}
+    first = Difference(name, 0, (1,), 1, (0, 1), (0.5, 1.5), (0, 0), (1.0, 1.0), (1.0, 1.0), trace)
+    found = CrossCheck(("snntorch", "brian2"), 4, "settle", 1, {}, {"brian2": first}, {"brian2": 0})
+    plot(found, tmp_path / "first.png")
+    assert (tmp_path / "first.png").stat().st_size > 1000
 
 
 COMMANDS = sorted(Path(common.__file__).parent.glob("*.py"))
