@@ -76,7 +76,8 @@ def _fields(path: Path, rng: random.Random) -> str:
 
 def _structure(path: Path, rng: random.Random) -> str:
     with h5py.File(path, "r+") as file:
-        groups, datasets = [file], []
+        groups: list[h5py.Group] = [file]
+        datasets: list[h5py.Dataset] = []
         file.visititems(lambda _, item: (groups if isinstance(item, h5py.Group) else datasets).append(item))
         kind = rng.choice(_KINDS)
         group, data = rng.choice(groups), rng.choice(datasets)
@@ -151,7 +152,15 @@ _VALUES: tuple[Callable[[random.Random], Any], ...] = (
 
 # --- storage --------------------------------------------------------------------------------------
 
-_FILTERS = [(1, (9,)), (1, (9,)), (2, ()), (3, ()), (5, ()), (6, (0, 2)), (32000, ())]  # deflate, shuffle, others
+_FILTERS: list[tuple[int, tuple[int, ...]]] = [
+    (1, (9,)),
+    (1, (9,)),
+    (2, ()),
+    (3, ()),
+    (5, ()),
+    (6, (0, 2)),
+    (32000, ()),
+]  # deflate, shuffle, others
 
 
 def _storage(path: Path, rng: random.Random) -> str:
@@ -161,7 +170,9 @@ def _storage(path: Path, rng: random.Random) -> str:
         file.visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) and item.shape else None)
         data = rng.choice([d for d in found if d.dtype.kind in "fiu"])
         values, name, parent = data[()], data.name, data.parent
-        filters = rng.choice([[], [(1, (9,))], [(2, ()), (1, (9,))], rng.choices(_FILTERS, k=rng.randrange(1, 4))])
+        filters: list[tuple[int, tuple[int, ...]]] = rng.choice(
+            [[], [(1, (9,))], [(2, ()), (1, (9,))], rng.choices(_FILTERS, k=rng.randrange(1, 4))]
+        )
         plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         wide = rng.choice([1, 1, 1, 100, 10**4])
         chunk = tuple(min(rng.randint(1, n) * wide, 2**24) for n in values.shape)

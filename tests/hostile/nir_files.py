@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -18,7 +19,7 @@ BYTES = 320
 Change = Callable[[h5py.File], None]
 
 
-def weights(file: h5py.File, payloads: list[bytes], mask: int = 0, **options: object) -> None:
+def weights(file: h5py.File, payloads: list[bytes], mask: int = 0, **options: Any) -> None:
     """The weights as chunks that are stored as given, whatever the filters would have made."""
     del file[WEIGHT]
     data = file.create_dataset(WEIGHT, SHAPE, "f4", chunks=CHUNK, **options)
@@ -56,7 +57,7 @@ def bomb(times: int, size: int = 2**24) -> bytes:
     return whole
 
 
-def stored(payload: bytes, mask: int = 0, **options: object) -> Change:
+def stored(payload: bytes, mask: int = 0, **options: Any) -> Change:
     """Three chunks of zeros and this."""
     good = zlib.compress(bytes(BYTES)) if options.get("compression") == "gzip" and not mask else bytes(BYTES)
     return lambda file: weights(file, [good] * 3 + [payload], mask, **options)
@@ -275,7 +276,7 @@ def chunk_elsewhere(file: h5py.File) -> None:
     _index(file, edit)
 
 
-GZIP = {"compression": "gzip"}
+GZIP: dict[str, Any] = {"compression": "gzip"}
 SHORT = zlib.compress(bytes(4))
 LONG = zlib.compress(bytes(BYTES + 1))
 NOISE = np.random.default_rng(0).bytes(BYTES)

@@ -10,10 +10,14 @@ import shutil
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
+import torch
 
 import converters
 from converters.nir_file import MAX_BYTES
+from converters.operations import Linear
+from converters.quantised import GraphBuilder
 from tests.converters.graphs import GRAPHS
 from tests.hostile.limited import Outcome, read_limited
 from tests.hostile.nir_files import HOSTILE, MANY, Change
@@ -49,7 +53,7 @@ def outcomes(good: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_one_line_in_bounded_memory_and_time(name, outcomes):
+def test_one_line_in_bounded_memory_and_time(name: str, outcomes: dict[str, tuple[Path, list[Outcome]]]) -> None:
     path, (first, second) = outcomes[name]
     assert re.search(HOSTILE[name][1], first.said), first.said
     assert first.said == second.said
@@ -60,8 +64,33 @@ def test_one_line_in_bounded_memory_and_time(name, outcomes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MANY)
-def test_many_small_things_take_bounded_time(name, good, tmp_path):
+def test_many_small_things_take_bounded_time(name: str, good: Path, tmp_path: Path) -> None:
     path = made(good, tmp_path, {name: MANY[name]})[name]
     (outcome,) = read_limited(good, [(path, MAX_BYTES)])
     assert re.search(MANY[name][1], outcome.said), outcome.said
     assert outcome.seconds < 5 * (1 + path.stat().st_size / 1e8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["i1", "<f4", ">f8", "u8"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_network_as_large_as_the_limit_is_read_within_the_memory(
+    kind: str, whole: bool, good: Path, tmp_path: Path
+) -> None:
+    """In one chunk and in many; elements of one byte count as four, since networks hold larger ones."""
+    inputs = 4000 if np.dtype(kind).itemsize <= 4 else 2000
+    shape = (LIMIT // 5 * 4 // max(np.dtype(kind).itemsize, 4) // inputs, inputs)
+    weight = np.random.default_rng(0).integers(0, 100, shape)
+    b = GraphBuilder()
+    x = b.input((inputs,), scale=1.0, q_min=0, q_max=3)
+    y = b.layer("fc", [(x, Linear(torch.from_numpy(weight)))], threshold=9.5, bias=0.5, y_min=0, y_max=3, scale=1.0)
+    path = tmp_path / "large.nir"
+    converters.write(path, converters.to_nir(b.build(y), T=3))
+    with h5py.File(path, "r+") as file:
+        (name,) = [f"node/nodes/{node}/weight" for node in file["node/nodes"] if "weight" in file[f"node/nodes/{node}"]]
+        del file[name]
+        chunks = shape if whole else True
+        file.create_dataset(name, data=weight.astype(kind), chunks=chunks, compression="gzip", shuffle=True)
+    (outcome,) = read_limited(good, [(path, LIMIT)])
+    assert outcome.said.startswith("read "), outcome.said
+    assert outcome.seconds < 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -89,7 +90,7 @@ def datasets(draw: st.DrawFn) -> tuple[np.ndarray, dict[str, Any]]:
 
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(FORMATS), st.lists(datasets(), max_size=6))
-def test_data_sets(libver, found):
+def test_data_sets(libver: str, found: list[tuple[np.ndarray, dict[str, Any]]]) -> None:
     data = io.BytesIO()
     with h5py.File(data, "w", libver=libver) as file:
         for k, (array, options) in enumerate(found):
@@ -99,7 +100,7 @@ def test_data_sets(libver, found):
 
 
 @pytest.mark.parametrize("libver", FORMATS)
-def test_groups_of_all_sizes(libver):
+def test_groups_of_all_sizes(libver: str) -> None:
     """Symbol tables, messages in headers, and heaps with blocks of blocks."""
     data = io.BytesIO()
     with h5py.File(data, "w", libver=libver) as file:
@@ -126,7 +127,7 @@ def test_groups_of_all_sizes(libver):
         {},
     ],
 )
-def test_indices_of_chunks(libver, options):
+def test_indices_of_chunks(libver: str, options: dict[str, Any]) -> None:
     """Trees of several levels; in newer formats one chunk, or arrays of one and of several pages."""
     array = np.random.default_rng(0).integers(-99, 99, (60, 50)).astype("<f4")
     data = io.BytesIO()
@@ -135,7 +136,7 @@ def test_indices_of_chunks(libver, options):
     assert np.array_equal(ours(data.getvalue())["x"], array)
 
 
-def test_chunks_that_went_through_some_of_the_filters():
+def test_chunks_that_went_through_some_of_the_filters() -> None:
     """As earlier libraries leave gzip out where a chunk would not become smaller."""
     values = np.arange(24, dtype="<u4")
     data = io.BytesIO()
@@ -151,7 +152,7 @@ def test_chunks_that_went_through_some_of_the_filters():
     assert np.array_equal(ours(data.getvalue())["x"], values)
 
 
-def test_data_in_the_header():
+def test_data_in_the_header() -> None:
     data = io.BytesIO()
     with h5py.File(data, "w") as file:
         plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -208,14 +209,14 @@ def _twelve_bits() -> h5py.h5t.TypeID:
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_what_is_not_read_is_said(name):
+def test_what_is_not_read_is_said(name: str) -> None:
     change, message = OTHERS[name]
     with pytest.raises(hdf5.Refused, match=message):
         ours(_write(change))
 
 
 @pytest.mark.parametrize("axes", [(None,), (None, None), (100,)])
-def test_data_sets_that_can_grow_are_read_where_their_index_is_old(axes):
+def test_data_sets_that_can_grow_are_read_where_their_index_is_old(axes: tuple[int | None, ...]) -> None:
     def change(file: h5py.File) -> None:
         file.create_dataset("x", data=np.ones((3,) * len(axes)), chunks=(1,) * len(axes), maxshape=axes)
 
@@ -224,7 +225,7 @@ def test_data_sets_that_can_grow_are_read_where_their_index_is_old(axes):
         ours(_write(change, "latest"))
 
 
-def test_addresses_of_four_bytes_and_user_blocks_are_refused(tmp_path):
+def test_addresses_of_four_bytes_and_user_blocks_are_refused(tmp_path: Path) -> None:
     plist = h5py.h5p.create(h5py.h5p.FILE_CREATE)
     plist.set_sizes(4, 4)
     h5py.h5f.create(bytes(tmp_path / "four.h5"), fcpl=plist).close()
@@ -236,7 +237,7 @@ def test_addresses_of_four_bytes_and_user_blocks_are_refused(tmp_path):
         ours((tmp_path / "block.h5").read_bytes())
 
 
-def test_the_order_of_creation_does_not_matter():
+def test_the_order_of_creation_does_not_matter() -> None:
     data = io.BytesIO()
     with h5py.File(data, "w", track_order=True) as file:
         for name in ["b", "a", *(f"n{k}" for k in range(20))]:

@@ -45,7 +45,7 @@ def applied(kinds: tuple[int, ...], width: int, data: bytes, mask: int, level: i
 
 
 @given(st.sampled_from(PIPELINES), st.sampled_from([1, 2, 4, 8]), st.integers(1, 400), st.data())
-def test_what_was_filtered_comes_back(kinds, width, count, data):
+def test_what_was_filtered_comes_back(kinds: tuple[int, ...], width: int, count: int, data: st.DataObject) -> None:
     values = data.draw(st.binary(min_size=count * width, max_size=count * width))
     mask = data.draw(st.integers(0, 2 ** len(kinds) - 1))
     stored = applied(kinds, width, values, mask, data.draw(st.integers(0, 9)))
@@ -53,7 +53,9 @@ def test_what_was_filtered_comes_back(kinds, width, count, data):
 
 
 @given(st.sampled_from(PIPELINES), st.integers(1, 400), st.integers(0, 5000), st.data())
-def test_a_chunk_of_another_size_is_refused(kinds, size, length, data):
+def test_a_chunk_of_another_size_is_refused(
+    kinds: tuple[int, ...], size: int, length: int, data: st.DataObject
+) -> None:
     mask = data.draw(st.integers(0, 2 ** len(kinds) - 1))
     if length == size:
         length += 1
@@ -63,7 +65,7 @@ def test_a_chunk_of_another_size_is_refused(kinds, size, length, data):
 
 
 @given(st.binary(min_size=1, max_size=300), st.data())
-def test_a_stream_that_is_cut_off_or_goes_on_is_refused(values, data):
+def test_a_stream_that_is_cut_off_or_goes_on_is_refused(values: bytes, data: st.DataObject) -> None:
     stored = zlib.compress(values)
     cut = data.draw(st.integers(0, len(stored) - 1))
     more = data.draw(st.binary(min_size=1, max_size=20))
@@ -73,7 +75,7 @@ def test_a_stream_that_is_cut_off_or_goes_on_is_refused(values, data):
 
 
 @given(st.binary(max_size=300), st.integers(0, 3), st.integers(1, 300))
-def test_any_bytes_fill_the_chunk_or_are_refused(stored, mask, size):
+def test_any_bytes_fill_the_chunk_or_are_refused(stored: bytes, mask: int, size: int) -> None:
     try:
         found = decoded((SHUFFLE, GZIP), 1, stored, mask, size)
     except Refused:
@@ -82,7 +84,7 @@ def test_any_bytes_fill_the_chunk_or_are_refused(stored, mask, size):
     assert len(found) == size
 
 
-def test_what_inflates_to_much_more_is_not_inflated():
+def test_what_inflates_to_much_more_is_not_inflated() -> None:
     """128 MB of zeros in half a MB, which a chunk of 2 MB may have."""
     stored = zlib.compress(bytes(2**27), 1)
     with pytest.raises(Refused, match="inflates to more than its 2097152 bytes"):
@@ -92,18 +94,18 @@ def test_what_inflates_to_much_more_is_not_inflated():
 @pytest.mark.parametrize(
     "kinds", [(GZIP, GZIP), (GZIP, SHUFFLE), (SHUFFLE, SHUFFLE), (3,), (GZIP, 3), (32000,), (307,)]
 )
-def test_other_filters_are_refused(kinds):
+def test_other_filters_are_refused(kinds: tuple[int, ...]) -> None:
     with pytest.raises(Refused, match="use gzip, shuffle before it, or none"):
         filters(b"".join([bytes([1, len(kinds)]), bytes(6), *(struct.pack("<HHHH", k, 0, 1, 0) for k in kinds)]), 4)
 
 
-def test_shuffle_for_elements_of_another_size():
+def test_shuffle_for_elements_of_another_size() -> None:
     found, source = filters(message((SHUFFLE,), 8), 4), Source(io.BytesIO(bytes(16)), 16, 100)
     with pytest.raises(Refused, match="elements of another size"):
         found.decode(source, 0, 16, 0, np.zeros(16, np.uint8))
 
 
-def test_bytes_and_pieces_end():
+def test_bytes_and_pieces_end() -> None:
     source = Source(io.BytesIO(bytes(100)), 100, max_bytes=1000)
     source.take(600)
     with pytest.raises(Refused, match="1001 bytes of data; the limit is 1000 bytes; raise max_bytes"):
@@ -116,14 +118,14 @@ def test_bytes_and_pieces_end():
 
 
 @pytest.mark.parametrize(("at", "count"), [(-1, 1), (0, -1), (100, 1), (0, 101), (2**64 - 1, 8), (2**63, 2**64)])
-def test_places_outside_of_the_file(at, count):
+def test_places_outside_of_the_file(at: int, count: int) -> None:
     source = Source(io.BytesIO(bytes(100)), 100, max_bytes=1000)
     for read in (source.read, lambda *a: list(source.stream(*a))):
         with pytest.raises(Refused, match=f"{count} bytes at {at} in a file of 100"):
             read(at, count)
 
 
-def test_a_file_that_becomes_shorter_while_it_is_read():
+def test_a_file_that_becomes_shorter_while_it_is_read() -> None:
     source = Source(io.BytesIO(bytes(10)), 100, max_bytes=1000)
     with pytest.raises(Refused, match="became shorter"):
         source.read(0, 50)
