@@ -18,10 +18,13 @@ def own_settings() -> Iterator[None]:
     ...     torch.ones(1, requires_grad=True).sum().requires_grad
     True
     """
-    dtype = torch.get_default_dtype()
+    dtype, autocast = torch.get_default_dtype(), torch.is_autocast_enabled("cpu")
     torch.set_default_dtype(torch.float32)
+    # as a context, autocast would keep the casts of weights that are made inside of it until it ends
+    torch.set_autocast_enabled("cpu", False)
     try:
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         torch.set_default_dtype(dtype)
+        torch.set_autocast_enabled("cpu", autocast)

@@ -342,7 +342,9 @@ class _Run:
     def _precision(self, x: Tensor) -> Iterator[None]:
         fast = self.recipe.fast
         stride_trick: AbstractContextManager = DenseDepthwise() if fast else nullcontext()
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=fast), stride_trick:
+        # no cache: inside of a caller's autocast it would outlive the step, and the weights with it
+        low = torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=fast, cache_enabled=False)
+        with low, stride_trick:
             yield
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
