@@ -23,6 +23,7 @@ from calif_plugins.parameters import TIE_RULES, TieRule
 from converters.checked import Checked
 from converters.errors import ConversionError
 from converters.exact_sums import add_up, exact, whole_dtype
+from converters.input_range import warn_of_cut
 from converters.naming import Names
 from converters.operations import Concatenate, Flatten, Operation, Scale, Shape, SumPool2d, Synapse
 from converters.rounding import exact_round
@@ -59,12 +60,15 @@ class InputSpec:
         """Integers of a batch of images ``(N, *shape)``: int64 of the same shape (ties to even).
 
         Images in half precision are taken as the float32 numbers that they are.
+        Warns, once, of images a good part of which the range cuts (:func:`~converters.input_range.warn_of_cut`).
         """
         check_images(images, self.shape)
         if images.dtype in (torch.float16, torch.bfloat16):
             images = images.to(torch.float32)
         # the toolkits multiply by the inverse in the images' own precision; so do we
         n = torch.round(images * (1.0 / torch.tensor(self.scale, dtype=images.dtype)).to(images.device))
+        if "warned" not in self.__dict__ and warn_of_cut(self.name, n, self.q_min, self.q_max):
+            self.__dict__["warned"] = True  # no field: it is no part of the value
         return n.clamp_(self.q_min, self.q_max).to(torch.int64)
 
     def accept(self, images: Tensor | None, integers: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from converters.errors import ConversionError
 
-__all__ = ["Probes", "probes"]
+__all__ = ["Probes", "check_own_images", "probes"]
 
 _OF_A_KIND = 4
 
@@ -44,11 +44,9 @@ def probes(example: Tensor, check: bool | Tensor) -> Probes | None:
     >>> probes(torch.rand(2, 1, 8, 8), True).images.shape
     torch.Size([13, 1, 8, 8])
     """
+    check_own_images(example, check)
     if isinstance(check, Tensor):
-        _check_own(example, check)
         return Probes(check.detach().to(example.device), "the user's own")
-    if type(check) is not bool:
-        raise ConversionError("check", type(check).__name__, "give True, False or a batch of images")
     if not check:
         return None
     example = example.detach()
@@ -69,7 +67,13 @@ def probes(example: Tensor, check: bool | Tensor) -> Probes | None:
     return Probes(images, "the example, random and extreme images")
 
 
-def _check_own(example: Tensor, images: Tensor) -> None:
+def check_own_images(example: Tensor, check: bool | Tensor) -> None:
+    """Raise a ConversionError unless ``check`` is a bool, or finite images of the example's shape and type."""
+    if type(check) is bool:
+        return
+    if not isinstance(check, Tensor):
+        raise ConversionError("check", type(check).__name__, "give True, False or a batch of images")
+    images = check
     if images.dtype != example.dtype or images.shape[1:] != example.shape[1:] or not len(images):
         raise ConversionError(
             "check",

@@ -20,12 +20,14 @@ from torchao.quantization.pt2e.prepare import prepare
 
 from converters.errors import ConversionError
 from converters.frontends.aten import where
+from converters.frontends.probes import check_own_images
+from converters.frontends.pt2e_checking import check_converted, check_prepared
 from converters.frontends.pt2e_functional import make_functional
 from converters.frontends.pt2e_fuse import fuse_batch_norms
 from converters.frontends.pt2e_module import PreparedModel
 from converters.frontends.pt2e_reader import read_prepared
 from converters.frontends.quantizer import CaLIFQuantizer, LevelQuantiser
-from converters.frontends.tracing import check_finite
+from converters.frontends.tracing import check_finite, first_line
 from converters.quantised import QuantGraph
 
 __all__ = ["freeze_observers", "from_pt2e", "prepare_qat", "thaw_observers"]
@@ -41,7 +43,8 @@ def prepare_qat(
     signed_input: bool | None = None,
     quantise_output: bool = True,
     input_levels: int | None = None,
-) -> fx.GraphModule:
+    check: bool | Tensor = True,
+) -> PreparedModel:
     """Make a plain PyTorch module trainable with quantised weights and activations.
 
     Parameters
@@ -65,16 +68,21 @@ def prepare_qat(
         Largest level of the input, ``levels`` by default. With more than ``levels``, convert with
         ``coding="direct"``: the first layer's charge then comes evenly over ``T = levels`` steps, however many levels
         a pixel has. (An input that is added to a layer's output keeps ``levels``.)
+    check : bool or float tensor like ``example``
+        The result, its quantisers switched off, is compared with ``model`` itself, in evaluation and in training mode:
+        on images of the example and noise of its range; on a tensor's images instead; with False not at all.
 
     Returns
     -------
-    GraphModule
-        Train it in any loop, with ``train()``, ``eval()`` and ``state_dict()``; then :func:`from_pt2e`.
+    PreparedModel
+        A module, in training mode where ``model`` is. Train it in any loop; then :func:`from_pt2e`. In evaluation
+        mode nothing in it moves: no range, no statistics.
 
     Raises
     ------
     ConversionError
-        Naming the module and the operation that has no Ca-LIF counterpart, and the way out.
+        Naming the module and the operation that has no Ca-LIF counterpart, and the way out; and for a network whose
+        exported graph is another one. What is not refused here, :func:`from_pt2e` converts.
 
     Examples
     --------
@@ -101,9 +109,17 @@ def prepare_qat(
     _check_norms(model)
     if len(example) < 2:  # a batch of one would fix the batch size
         example = torch.cat([example, example])
-    exported = _exported(copy.deepcopy(model).train(), example)
-    prepared = _prepared(exported, quantizer)
+    check_own_images(example, check)
+    try:
+        twin = copy.deepcopy(model).train()
+    except Exception as error:
+        raise ConversionError(
+            type(model).__name__, f"that it cannot be copied ({first_line(error)[:160]})", "let copy.deepcopy take it"
+        ) from error
+    prepared = _prepared(_exported(twin, example), quantizer)
     read_prepared(prepared, dry=True)  # what cannot be converted is refused before it is trained
+    check_prepared(twin, prepared, example, check)
+    prepared.meta["example"] = example[:4].detach().clone()
     return prepared.train(model.training)
 
 
@@ -132,6 +148,7 @@ def _prepared(model: fx.GraphModule, quantizer: CaLIFQuantizer) -> PreparedModel
     make_functional(model)
     quantizer.annotate(model)
     fuse_batch_norms(model)
+    quantizer.refer_backwards(model)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Please use quant_min and quant_max", category=UserWarning)
         model = prepare(model, {}, is_qat=True, obs_or_fq_callback=quantizer.prepare_obs_or_fq_callback)
@@ -140,7 +157,7 @@ def _prepared(model: fx.GraphModule, quantizer: CaLIFQuantizer) -> PreparedModel
         if node.op == "call_module":
             quantiser: Any = prepared.get_submodule(str(node.target))
             source = node.args[0]
-            quantiser.path = where(source)
+            quantiser.path = str(source.target) if source.op == "get_attr" else where(source)
             quantiser.watching = quantiser.watching or source.op == "placeholder"
     return prepared.train()
 
@@ -155,20 +172,31 @@ def thaw_observers(model: nn.Module) -> None:
     model.apply(enable_observer)
 
 
-def from_pt2e(model: nn.Module) -> QuantGraph:
+def from_pt2e(model: nn.Module, *, check: bool | Tensor = True) -> QuantGraph:
     """The integers, scales and topology of a trained model from :func:`prepare_qat`.
 
-    The model itself is left as it is. It may be in a ``DataParallel``, ``DistributedDataParallel``, ``AveragedModel``
-    or compiled.
+    Parameters
+    ----------
+    model : nn.Module
+        Left as it is. It may be in a ``DataParallel``, ``DistributedDataParallel`` or ``AveragedModel``, or compiled.
+    check : bool or float tensor like the example of :func:`prepare_qat`
+        The result is compared with the model's own forward in evaluation mode, layer by layer, on that example, random
+        and extreme images of its range (one forward pass of at most 15 images); on a tensor's images instead; with
+        False on none. ``checked`` of the result says what was compared.
 
     Raises
     ------
     ConversionError
-        If the model was not prepared, has never seen data, or has weights that are not finite.
+        If the model was not prepared, has never seen data, or has weights that are not finite; and for a difference
+        from the model that is no near-tie of its float sums, naming the first layer that has one.
     """
     prepared = _unwrapped(model)
     check_finite(prepared)
-    return read_prepared(prepared)
+    for name, value in prepared.named_parameters():
+        if value.dtype in (torch.float16, torch.bfloat16):
+            raise ConversionError(name, f"weights of {value.dtype}", "convert a model in float32, as model.float() is")
+    q, shown = read_prepared(prepared)
+    return check_converted(q, prepared, shown, prepared.meta["example"], check)
 
 
 def _unwrapped(model: nn.Module) -> PreparedModel:

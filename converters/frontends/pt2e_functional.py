@@ -141,7 +141,8 @@ def _write(graph: fx.Graph, node: fx.Node, names: dict[fx.Node, _Name]) -> bool:
     if name.memory.latest.op == "get_attr":
         node.update_arg(0, name.memory.latest)  # batches are counted, whatever the counter is called here
         if node.target is not COUNT or not isinstance(node.args[1], int):
-            raise ConversionError(where(node), "a weight or buffer that forward changes", "leave it constant there")
+            path = str(name.memory.latest.target)
+            raise ConversionError(path, "a weight or buffer that forward changes", "leave it constant there")
         names[node] = name
         return False
     functional = _functional(node)

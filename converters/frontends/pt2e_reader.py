@@ -54,8 +54,8 @@ class _Sum:
     """Of a batch norm that has been folded into the weights; float, per channel."""
 
 
-def read_prepared(model: fx.GraphModule, *, dry: bool = False) -> QuantGraph:
-    """The QuantGraph of a prepared model, which is left as it is.
+def read_prepared(model: fx.GraphModule, *, dry: bool = False) -> tuple[QuantGraph, dict[fx.Node, str]]:
+    """The QuantGraph of a prepared model, which is left as it is, and its layers' names by the nodes that quantise.
 
     Parameters
     ----------
@@ -70,7 +70,8 @@ def read_prepared(model: fx.GraphModule, *, dry: bool = False) -> QuantGraph:
     ConversionError
         For what has no Ca-LIF counterpart; for a quantiser that has seen no data, unless ``dry``.
     """
-    return _Reader(model, dry).graph()
+    reader = _Reader(model, dry)
+    return reader.graph(), reader.shown
 
 
 class _Reader:
@@ -79,6 +80,8 @@ class _Reader:
         self.builder = GraphBuilder("pt2e")
         self.values: dict[fx.Node, Any] = {}
         self.made_up: dict[LevelQuantiser, float] = {}
+        self.shown: dict[fx.Node, str] = {}
+        self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
     @torch.no_grad()
     def graph(self) -> QuantGraph:
@@ -105,7 +108,10 @@ class _Reader:
             found = _attribute(self.model, str(node.target))
             return found.detach().cpu() if isinstance(found, Tensor) else found
         if node.op == "call_module":
-            return self._quantise(node, _attribute(self.model, str(node.target)))
+            value = self._quantise(node, _attribute(self.model, str(node.target)))
+            if isinstance(value, Value) and len(value.parts) == 1:
+                self.shown[node] = value.parts[0][0]
+            return value
         if is_counter(node):
             return None
         given = [self.values[n] for n in node.all_input_nodes]
@@ -150,9 +156,14 @@ class _Reader:
         if s.branches:
             if scale is None:
                 raise ConversionError(s.name, "an addition as unquantised output", "use quantise_output=True")
-            return self.builder.requantise(
+            value = self.builder.requantise(
                 s.name, [(v, 1.0) for v in s.branches], y_min=low, y_max=high, scale=scale
             )  # fmt: skip
+            threshold = _threshold(s.branches, scale, self.dtype)
+            if threshold is not None:
+                layers = self.builder.layers
+                layers[-1] = replace(layers[-1], threshold=torch.tensor(threshold, dtype=torch.float64))
+            return value
         if s.divisor is not None:
             s = _times(s, 1 / s.divisor.to(torch.float64))
         unit, bias = (torch.as_tensor(t, dtype=torch.float64) for t in (s.unit, s.bias))
@@ -207,6 +218,25 @@ class _Reader:
         rows = scale.view(-1, *[1] * (weight.ndim - 1)) if fake.is_per_channel else scale
         levels = fake.quantised(weight.to(fake.scale.device)).cpu() / rows
         return _Weight(torch.round(levels).to(torch.int8), scale.to(torch.float64))
+
+
+def _threshold(branches: tuple[Value, ...], scale: float, dtype: torch.dtype) -> float | None:
+    """The threshold of an addition where the exact one would break ties the other way; in units of its branches.
+
+    Where one scale is a multiple of the other, many sums are exact ties. The toolkit multiplies by the inverse of the
+    scale, a float32 that is a little too large or too small, and so rounds them all away from zero, or towards it.
+    """
+    unit = branches[0].scale
+    if any(v.scale != unit for v in branches):
+        return None
+    levels = torch.cat([torch.arange(-1024, 0), torch.arange(1, 1025)]).to(torch.float64)
+    exact = levels * (unit / scale)
+    tied = exact - exact.floor() == 0.5
+    inverse = 1.0 / torch.tensor(scale, dtype=torch.float32)
+    theirs = torch.round(levels.to(dtype) * torch.tensor(unit, dtype=dtype) * inverse.to(dtype))
+    shifted = unit * float(inverse)
+    wrong = [int((torch.round(x) != theirs)[tied].sum()) for x in (exact, levels * shifted)]
+    return 1 / shifted if wrong[1] < wrong[0] else None
 
 
 def _has_seen_data(fake: LevelQuantiser) -> None:

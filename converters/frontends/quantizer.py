@@ -12,11 +12,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torchao.quantization.pt2e import (
     FakeQuantize,
     MinMaxObserver,
@@ -45,8 +46,9 @@ from converters.frontends.aten import (
     is_relu,
     where,
 )
+from converters.input_range import SHARE
 
-__all__ = ["CaLIFQuantizer", "LevelQuantiser", "RangeObserver", "in_memory_order", "sample_step"]
+__all__ = ["CaLIFQuantizer", "LevelQuantiser", "RangeObserver", "bypassed", "in_memory_order", "sample_step"]
 
 
 def sample_step(values: int, size: int) -> int:
@@ -132,12 +134,12 @@ class LevelQuantiser(FakeQuantize):
 
     def _watch(self, x: Tensor) -> None:
         cut = -float(self.scale[0]) / 2
-        if float(x.amin()) < cut:
+        share = float((x < cut).double().mean()) if float(x.amin()) < cut else 0.0
+        if share >= SHARE:
             self.watching = False
             warn(
                 self.path,
-                f"negative values, {float((x < cut).double().mean()):.1%} of this batch, which become 0: the example "
-                "of prepare_qat had none",
+                f"negative values, {share:.1%} of a batch, which become 0: the example of prepare_qat had none",
                 "prepare the model anew with signed_input=True, or with an example of this data",
             )
 
@@ -166,6 +168,19 @@ class LevelQuantiser(FakeQuantize):
         """Whether its range comes from data."""
         low = self.activation_post_process.min_val
         return bool(low.numel()) and bool(torch.isfinite(low).all())
+
+
+@contextmanager
+def bypassed(model: nn.Module) -> Iterator[None]:
+    """Within it, the quantisers of a model let values through as they are, and observe nothing."""
+    quantisers = [m for m in model.modules() if isinstance(m, LevelQuantiser)]
+    for quantiser in quantisers:
+        quantiser.bypassed = True
+    try:
+        yield
+    finally:
+        for quantiser in quantisers:
+            quantiser.bypassed = False
 
 
 class CaLIFQuantizer(Quantizer):
@@ -300,6 +315,21 @@ class CaLIFQuantizer(Quantizer):
     def _root(self, node: fx.Node) -> fx.Node:
         spec = node.meta["quantization_annotation"].output_qspec if _annotated(node) else None
         return self._root(spec.edge_or_node) if isinstance(spec, SharedQuantizationSpec) else node
+
+    def refer_backwards(self, model: fx.GraphModule) -> None:
+        """Let the first node of those that share a quantiser have it: torchao wants references to earlier nodes.
+
+        For a graph whose nodes have been moved since :meth:`annotate`.
+        """
+        groups: dict[fx.Node, list[fx.Node]] = {}
+        for node in model.graph.nodes:
+            if _annotated(node) and node.meta["quantization_annotation"].output_qspec is not None:
+                groups.setdefault(self._root(node), []).append(node)
+        for root, members in groups.items():
+            spec = root.meta["quantization_annotation"].output_qspec
+            for node in members:
+                shared = SharedQuantizationSpec(members[0])
+                node.meta["quantization_annotation"].output_qspec = spec if node is members[0] else shared
 
     def _signed(self, node: Any) -> bool:
         return self.sign.get(_origin(node), True)

@@ -1,0 +1,168 @@
+"""A prepared model against the user's own, before it is trained; and its conversion against it, after."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
+
+from converters.errors import ConversionError
+from converters.frontends.checking import Shown, check_conversion, left_alone
+from converters.frontends.pt2e_module import PreparedModel
+from converters.frontends.quantizer import bypassed
+from converters.quantised import QuantGraph
+
+__all__ = ["check_converted", "check_prepared"]
+
+_MODES = {False: "evaluation", True: "training"}
+_OF_A_KIND = 2
+
+
+def check_prepared(model: nn.Module, prepared: PreparedModel, example: Tensor, check: bool | Tensor) -> None:
+    """Compare a prepared model, its quantisers switched off, with the module that it was made from.
+
+    In evaluation and in training mode, from the same random state: outputs, and the statistics of batch norms. Both
+    run in float64, so that what is equal in exact arithmetic agrees to nine digits, in as many layers as there may be.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A copy of the user's; its training flag is moved, nothing else.
+    prepared : PreparedModel
+        Left as it is.
+    example : float tensor ``(N, ...)``
+    check : bool or tensor
+        True: two images of the example and two of noise in its range. A tensor is taken as it is. False: nothing.
+
+    Raises
+    ------
+    ConversionError
+        Saying in which mode, and by how much, they differ; or that ``forward`` draws random numbers in evaluation.
+    """
+    if check is False:
+        return
+    x = check if isinstance(check, Tensor) else _images(example)
+    training, name = prepared.training, type(model).__name__
+    with ExitStack() as stack:
+        stack.enter_context(left_alone(x.device))
+        stack.enter_context(bypassed(prepared))
+        stack.callback(prepared.train, training)
+        for mode, word in _MODES.items():
+            try:
+                dtype = torch.float64
+                theirs = _run(model, x, mode, dtype)
+            except RuntimeError:  # constants of another precision, a device without float64
+                dtype = x.dtype
+                theirs = _run(model, x, mode, dtype)
+            outputs, buffers, drew = theirs
+            if drew and not mode:
+                raise ConversionError(
+                    name,
+                    "that its forward draws random numbers in evaluation mode",
+                    "use nn.Dropout, or give F.dropout training=self.training",
+                )
+            ours = _run(prepared, x, mode, dtype)
+            share = 1e-6 if dtype == torch.float64 else 1e-2
+            _compare(name, word, "output", outputs, ours[0], share)
+            for key in sorted(set(buffers) & set(ours[1])):
+                if not (buffers[key].is_floating_point() or key.endswith("num_batches_tracked")):
+                    continue  # a counter of the user's own
+                _compare(key, word, "statistics", [buffers[key]], [ours[1][key]], share)
+
+
+def _images(example: Tensor) -> Tensor:
+    """Some of the example and some noise, which differs from image to image as the statistics of a batch want it."""
+    low, high = (float(v) for v in example.aminmax())
+    low, high = (low, high) if low < high else (min(low, 0.0), max(high, 1.0))
+    some = example[:_OF_A_KIND].detach()
+    noise = torch.rand(some.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.cat([some, (noise * (high - low) + low).to(some)])
+
+
+def _run(model: nn.Module, x: Tensor, mode: bool, dtype: torch.dtype) -> tuple[list[Tensor], dict[str, Tensor], bool]:
+    """Outputs, buffers afterwards, and whether random numbers were drawn."""
+
+    model.train(mode)
+    with _own_tensors(model, dtype):
+        torch.manual_seed(0)
+        before = _random_state(x)
+        output = model(x.to(dtype, copy=True))
+        drew = not torch.equal(before, _random_state(x))
+        return [t for t in tree_leaves(output) if isinstance(t, Tensor)], dict(model.named_buffers()), drew
+
+
+@contextmanager
+def _own_tensors(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Within it, a model has copies of its parameters and buffers, float ones in ``dtype``."""
+    copies: dict[int, Tensor] = {}
+    tables: list[dict[str, Any]] = [d for m in model.modules() for d in (m._parameters, m._buffers)]
+    places = [(d, k, t) for d in tables for k, t in d.items() if t is not None]
+    for tensors, key, t in places:
+        own = t.detach().to(dtype, copy=True) if t.is_floating_point() else t.detach().clone()
+        tensors[key] = copies.setdefault(id(t), own)  # one that stands at two places is one
+    try:
+        yield
+    finally:
+        for tensors, key, t in places:
+            tensors[key] = t
+
+
+def _random_state(x: Tensor) -> Tensor:
+    return torch.cuda.get_rng_state(x.device) if x.is_cuda else torch.get_rng_state()
+
+
+def _compare(name: str, mode: str, what: str, theirs: list[Tensor], ours: list[Tensor], share: float) -> None:
+    for a, b in zip(theirs, ours, strict=True):
+        a, b = a.double(), b.double()
+        largest = float(a.abs().max()) if a.numel() else 0.0
+        apart = float((a - b).abs().max()) if a.shape == b.shape and a.numel() else 0.0
+        if a.shape != b.shape or not apart <= share * max(largest, 1e-3):  # also where one is no number
+            found = f"of {largest:.6g}, by {apart:.3g}" if a.shape == b.shape else f"in shape, {a.shape} and {b.shape}"
+            raise ConversionError(
+                name,
+                f"that the {what} of its exported graph in {mode} mode differs from its own ({found})",
+                "leave branches on self.training, and in-place writes to what is still read, out of forward; "
+                "check=False goes without this comparison",
+            )
+
+
+def check_converted(
+    q: QuantGraph, model: PreparedModel, shown: Mapping[fx.Node, str], example: Tensor, check: bool | Tensor
+) -> QuantGraph:
+    """``q`` with the record of its comparison with the prepared model's forward in evaluation, layer by layer.
+
+    ``shown`` has the layers' names (or the input's) of the nodes that quantise them.
+    """
+    if check is False:
+        return q
+    twin = copy.deepcopy(model).eval()
+    names = {node.name: name for node, name in shown.items()}
+
+    weight = next((p for p in model.parameters() if p.is_floating_point()), example)
+    example = example.to(weight.device, weight.dtype)
+    # whatever the type of the images, fake quantisers round in float32
+    return check_conversion(q, lambda images: _Recorder(twin, names).show(images), example, check, dtype=torch.float32)
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and keeps what its quantisers give."""
+
+    def __init__(self, model: fx.GraphModule, names: Mapping[str, str]) -> None:
+        super().__init__(model)
+        self.names = names
+        self.values: list[tuple[str, Tensor]] = []
+
+    def show(self, images: Tensor) -> Shown:
+        output = next(t for t in tree_leaves(self.run(images)) if isinstance(t, Tensor))
+        return Shown(self.values, output)
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if n.name in self.names:
+            self.values.append((self.names[n.name], result))
+        return result
