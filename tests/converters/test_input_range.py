@@ -18,18 +18,18 @@ from tests.networks import make, pixels
 def test_an_example_that_does_not_show_the_sign(example):
     """Training, the executor and a run each say so once per object; the share is that of the pixels below zero."""
     x = pixels(16, (1, 12, 12), signed=True)
-    share = f"{float((x < 0).double().mean()):.0%}"[0]  # 50 %, or nearly
     prepared = prepare_qat(make("lenet5"), example(4, 1, 12, 12), levels=15)
-    with pytest.warns(ConversionWarning, match=rf"^x: found negative values, {share}.*signed_input=True") as caught:
-        for _ in range(3):
-            prepared(x)
-    assert len(caught) == 1
+    with pytest.warns(ConversionWarning, match=r"^x: found negative values, .*signed_input=True") as caught:
+        prepared(x)
+    share = float(str(caught[0].message).split("values, ")[1].split("%")[0]) / 100
+    assert share == pytest.approx(float((x < 0).double().mean()), abs=0.03)  # but for those that round to 0
+    prepared(x)  # a second warning would be an error
+    prepared.eval()(x)
     q = from_pt2e(prepared)
-    for run in (q.execute, q.predict):
-        if run == q.execute:
-            with pytest.warns(ConversionWarning, match=r"^input: found negative values, .* they become 0; give images"):
-                run(x)
-        run(x)  # a second warning would be an error
+    with pytest.warns(ConversionWarning, match=r"^input: found negative values, .* they become 0; give images"):
+        q.execute(x)
+    q.execute(x)
+    q.predict(x)
     g = converters.to_nir(q, T=15)
     with pytest.warns(ConversionWarning, match="^input: found negative values") as caught:
         converters.run(g, x, batch=4)
@@ -42,9 +42,7 @@ def test_a_signed_network_has_nothing_to_say():
     prepared(x)
     q = from_pt2e(prepared)
     q.execute(x)
-    with pytest.warns(
-        ConversionWarning, match=r"^input: found values up to \d+ times the largest that the input takes"
-    ):
+    with pytest.warns(ConversionWarning, match=r"^input: found values up to \d+ times the largest that"):
         q.execute(255 * x)
 
 
@@ -59,7 +57,7 @@ def test_a_signed_network_has_nothing_to_say():
         (
             -10,
             [-40.0] * 10 + [1.4] * 10 + [0.0] * 80,
-            r"values up to 40 times the largest .*; 20\.0% of a batch is cut",
+            r"values up to 40 times the largest .*; 20\.0% of a batch",
         ),
         (0, [], None),
     ],
