@@ -14,7 +14,7 @@ import torch
 import converters
 from converters.interop import native
 from converters.interop.dialects import spell
-from converters.lowering.feeding import expected
+from converters.interop.feeding import expected
 from tests.converters.graphs import residual
 
 pytestmark = pytest.mark.filterwarnings("ignore:nirtorch.load is being deprecated")

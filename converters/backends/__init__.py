@@ -12,10 +12,10 @@ from torch import Tensor
 
 from calif_plugins.parameters import PHASES, Phase
 from converters.backends.contract import Backend, Settings, backend_for, backend_names, register, unregister
+from converters.backends.self_check import compare_with_closed_form, has_closed_form, sample_of, spread
 from converters.errors import ConversionError
 from converters.exact_sums import exact
 from converters.network import Network
-from converters.result_check import compare_with_closed_form, has_closed_form, sample_of, spread
 from converters.results import RECORDS, RunResult, merge
 
 __all__ = ["Backend", "Settings", "backend_names", "register", "run", "unregister"]
@@ -64,8 +64,9 @@ def run(
     check : bool or int, optional
         How many images to compute in another way too, and compare neuron for neuron; the result says how many it were
         (``checked``). A simulation that settles is held against the closed form: by default, and with True, one image
-        of each batch but at most one in 32, where that is exact (:func:`converters.result_check.has_closed_form`). The
-        closed form is simulated, for as many images as asked for, spread evenly (``check_mismatches``). False: none.
+        of each batch but at most one in 32, where that is exact
+        (:func:`converters.backends.self_check.has_closed_form`). The closed form is simulated, for as many images as
+        asked for, spread evenly (``check_mismatches``). False: none.
     progress : callable ``(done, total)``, optional
     **own
         Options of one backend: ``dtype`` of snntorch, ``target`` and ``max_synapses`` of brian2.

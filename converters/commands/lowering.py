@@ -105,7 +105,7 @@ def _lower(
         return stock, about
     about["lost"] = list(LOST)
     if data is not None:
-        from converters.lowering.losses import plain_if_losses
+        from converters.interop.losses import plain_if_losses
 
         images, about["dataset"] = data
         about["losses"] = [row.as_dict() for row in plain_if_losses(network, images.pixels, images.labels)]

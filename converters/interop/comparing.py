@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
+from converters.interop.feeding import Expected, expected
 from converters.interop.names import EXACT, INSTALL, ROUTES
 from converters.interop.native import run_native
 from converters.interop.stock import CannotRun, StockRun, run_stock
 from converters.lowering import lattice_network, lower
-from converters.lowering.feeding import Expected, expected
 from converters.lowering.metadata import layer_nodes, precision_bits
 from converters.lowering.plain_if import LOST_IN
 from converters.network import Network, float64

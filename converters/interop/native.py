@@ -63,7 +63,7 @@ def run_native(simulator: str, graph: nir.NIRGraph, inputs: Tensor) -> StockRun:
     simulator, graph
         As for :func:`native`.
     inputs : float tensor ``(steps, N, *input shape)``
-        From :func:`converters.lowering.feeding.expected`.
+        From :func:`converters.interop.feeding.expected`.
 
     Returns
     -------

@@ -76,9 +76,9 @@ def run_stock(
     simulator : {"spikingjelly", "snntorch", "norse", "sinabs", "nirtorch"}
     path : path of the ``.nir`` file
     inputs : float tensor ``(steps, N, *input shape)``
-        From :func:`converters.lowering.feeding.input_spikes`.
+        From :func:`converters.interop.feeding.input_spikes`.
     nodes : names of nodes to observe
-        From :func:`converters.lowering.feeding.layer_nodes`.
+        From :func:`converters.interop.feeding.layer_nodes`.
     dtype : torch.dtype
         The file's ``calif_precision``.
 

@@ -2,7 +2,7 @@
 
 Weights and leak are divided by the threshold, which becomes 1. What a stock IF has no field for is gone, and what the
 rest means differs between simulators; :data:`LOST` says it in words, and
-:func:`converters.lowering.losses.plain_if_losses` measures it on images.
+:func:`converters.interop.losses.plain_if_losses` measures it on images.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from converters.interop.dialects import spell
 from converters.interop.native import NATIVE, native, run_native
 from converters.interop.stock import CannotRun
 from converters.lowering import lower
-from converters.lowering.feeding import expected
+from converters.interop.feeding import expected
 from converters.operations import Conv2d, Linear
 from converters.quantised import GraphBuilder, average_pool
 from converters.zoo.datasets import load

@@ -16,7 +16,7 @@ import converters
 from converters.interop.dialects import spell
 from converters.interop.native import NATIVE, native, run_native
 from converters.lowering import lower
-from converters.lowering.feeding import expected, layer_nodes
+from converters.interop.feeding import expected, layer_nodes
 from converters.lowering.metadata import numbered
 from converters.naming import Names
 from converters.network import Network

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from converters.backends import run
+from converters.interop.feeding import input_spikes, layer_nodes
 from converters.interop.stock import SIMULATORS, CannotRun, run_stock
 from converters.lowering import lower
-from converters.lowering.feeding import input_spikes, layer_nodes
 from converters.lowering.plain_if import LOST_IN
 from converters.network import Network
 from converters.nir_file import write

@@ -7,6 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from converters.backends.closed_form import BACKEND, ClosedFormOptions
+from converters.backends.contract import Settings
 from converters.errors import ConversionError
 from converters.exact_sums import adds_exactly
 from converters.network import Network, Stage
@@ -62,9 +64,6 @@ def compare_with_closed_form(network: Network, integers: Tensor, result: RunResu
     ConversionError
         Naming the layer and the image where a count, or the output's membrane, differs.
     """
-    from converters.backends.closed_form import BACKEND, ClosedFormOptions
-    from converters.backends.contract import Settings
-
     sample = sample.to(integers.device)
     settings, options = Settings("settle", network.window, "counts", integers.device), ClosedFormOptions(on_bytes=False)
     size = max(1, 2_000_000 // max(network.neurons, 1))
