@@ -13,10 +13,10 @@ import converters
 from converters.errors import ConversionError
 from converters.interop.comparing import ROUTES, compare_with_simulators, installed
 from converters.interop.dialects import spell
+from converters.interop.feeding import expected
 from converters.interop.native import NATIVE, native, run_native
 from converters.interop.stock import CannotRun
 from converters.lowering import lower
-from converters.interop.feeding import expected
 from converters.operations import Conv2d, Linear
 from converters.quantised import GraphBuilder, average_pool
 from converters.zoo.datasets import load

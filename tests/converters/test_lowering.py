@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 import converters
 from converters.errors import ConversionError
+from converters.interop.feeding import Expected, expected, layer_nodes
 from converters.interop.stock import CannotRun, run_stock
 from converters.lowering import lattice_network, lower
-from converters.interop.feeding import Expected, expected, layer_nodes
 from converters.lowering.lattice import certify
 from converters.operations import Linear
 from converters.quantised import GraphBuilder, QuantGraph

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 import converters
 from converters.interop.dialects import spell
+from converters.interop.feeding import expected, layer_nodes
 from converters.interop.native import NATIVE, native, run_native
 from converters.lowering import lower
-from converters.interop.feeding import expected, layer_nodes
 from converters.lowering.metadata import numbered
 from converters.naming import Names
 from converters.network import Network

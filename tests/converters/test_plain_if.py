@@ -6,10 +6,10 @@ import torch
 
 import converters
 from converters.errors import ConversionError
-from converters.interop.stock import run_stock
-from converters.lowering import lower
 from converters.interop.feeding import input_spikes, layer_nodes
 from converters.interop.losses import plain_if_losses
+from converters.interop.stock import run_stock
+from converters.lowering import lower
 from converters.network import Network
 from tests.converters.graphs import GRAPHS, images
 
