@@ -376,7 +376,7 @@ for path in sys.argv[1:]:
     except FileFormatError as error:
         print(error)
 """
-INNER = [b"{},", b"0.5,", b'"\\ud83d\\ude00",', b"[[[[]]]],"]
+INNER = [b"{},", b"0.5,", b'"\\ud83d\\ude00",']
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
