@@ -149,9 +149,14 @@ def _prepared(model: fx.GraphModule, quantizer: CaLIFQuantizer) -> PreparedModel
     quantizer.annotate(model)
     fuse_batch_norms(model)
     quantizer.refer_backwards(model)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Please use quant_min and quant_max", category=UserWarning)
-        model = prepare(model, {}, is_qat=True, obs_or_fq_callback=quantizer.prepare_obs_or_fq_callback)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Please use quant_min and quant_max", category=UserWarning)
+            model = prepare(model, {}, is_qat=True, obs_or_fq_callback=quantizer.prepare_obs_or_fq_callback)
+    except Exception as error:
+        raise ConversionError(
+            "model", f"that torchao cannot place its quantisers ({first_line(error)[:160]})", "please report it"
+        ) from error
     prepared = PreparedModel.of(model)
     for node in prepared.graph.nodes:
         if node.op == "call_module":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from tests.networks import make, pixels
 
 
 @pytest.mark.parametrize("example", [torch.zeros, torch.ones, torch.rand])
-def test_an_example_that_does_not_show_the_sign(example):
+def test_an_example_that_does_not_show_the_sign(example: Callable[..., torch.Tensor]) -> None:
     """Training, the executor and a run each say so once per object; the share is that of the pixels below zero."""
     x = pixels(16, (1, 12, 12), signed=True)
     prepared = prepare_qat(make("lenet5"), example(4, 1, 12, 12), levels=15)
@@ -36,7 +37,7 @@ def test_an_example_that_does_not_show_the_sign(example):
     assert len(caught) == 1
 
 
-def test_a_signed_network_has_nothing_to_say():
+def test_a_signed_network_has_nothing_to_say() -> None:
     x = pixels(16, (1, 12, 12), signed=True)
     prepared = prepare_qat(make("lenet5"), x[:4], levels=3)
     prepared(x)
@@ -62,7 +63,7 @@ def test_a_signed_network_has_nothing_to_say():
         (0, [], None),
     ],
 )
-def test_what_counts_as_cut(q_min, values, text):
+def test_what_counts_as_cut(q_min: int, values: list[float], text: str | None) -> None:
     spec = InputSpec((1,), 0.1, q_min, 10)
     images = torch.tensor(values).reshape(-1, 1)
     if text is None:

@@ -97,18 +97,18 @@ STEPS = st.tuples(st.sampled_from(["convolution", *OPERATIONS]), st.integers(0, 
 
 
 @pytest.mark.parametrize("kind", OPERATIONS)
-def test_each_operation_in_place(kind):
+def test_each_operation_in_place(kind: str) -> None:
     assert_same_function(Program([("convolution", 0, 0), (kind, 0, 1), ("convolution", 0, 0), (kind, 2, 0)]))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(steps=st.lists(STEPS, min_size=1, max_size=7))
-def test_random_programs(steps):
+def test_random_programs(steps: list[Step]) -> None:
     assert_same_function(Program(steps))
 
 
 @pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(steps=st.lists(STEPS, min_size=1, max_size=12))
-def test_more_random_programs(steps):
+def test_more_random_programs(steps: list[Step]) -> None:
     assert_same_function(Program(steps))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ DROPOUTS: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.parametrize("name", DROPOUTS)
-def test_both_modes_are_the_networks_own(name):
+def test_both_modes_are_the_networks_own(name: str) -> None:
     """Dropout rates, batch norms' eps and momentum; the same random numbers, before and after switches."""
     model = network(DROPOUTS[name]())
     model(X)
@@ -72,7 +73,7 @@ def test_both_modes_are_the_networks_own(name):
         (lambda: nn.Sequential(nn.Conv3d(2, 4, 2), nn.BatchNorm3d(4, 0.1, 0.3), nn.Dropout3d(0.4)), (4, 2, 4, 4, 4)),
     ],
 )
-def test_the_switch_knows_one_and_three_dimensions(net, shape):
+def test_the_switch_knows_one_and_three_dimensions(net: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     model, x = net(), torch.rand(shape)
     graph = torch.export.export(copy.deepcopy(model).train(), (x,)).module(check_guards=False)
@@ -83,11 +84,11 @@ def test_the_switch_knows_one_and_three_dimensions(net, shape):
             torch.manual_seed(1)
             outputs.append(m(x))
         assert torch.equal(*outputs), mode
-    assert torch.equal(model[1].running_var, switched.get_buffer("1.running_var"))
+    assert torch.equal(model.get_buffer("1.running_var"), switched.get_buffer("1.running_var"))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_nothing_moves_in_evaluation(name):
+def test_nothing_moves_in_evaluation(name: str) -> None:
     _, shape, signed = NETWORKS[name]
     prepared = prepare_qat(make(name), pixels(4, shape, signed), levels=15)
     short_training(prepared, name, steps=2)
@@ -125,14 +126,13 @@ COPIES: dict[str, Callable[[nn.Module], nn.Module]] = {
     "a copy of a file's": lambda m: copy.deepcopy(reloaded(m)),
     "AveragedModel": AveragedModel,
     "DataParallel": nn.DataParallel,
-    "compiled": lambda m: torch.compile(m, backend="eager"),
     "averaged and parallel": lambda m: nn.DataParallel(AveragedModel(m)),
 }
 
 
 @pytest.mark.parametrize("kind", COPIES)
 @torch.no_grad()
-def test_copies_and_wrappers(kind):
+def test_copies_and_wrappers(kind: str) -> None:
     with torch.enable_grad():
         prepared, x = trained()
     other = COPIES[kind](prepared.train())
@@ -148,7 +148,7 @@ def test_copies_and_wrappers(kind):
     assert not torch.equal(other(x), other(x))  # dropout is on
 
 
-def test_a_model_from_a_file_trains_on_bit_for_bit():
+def test_a_model_from_a_file_trains_on_bit_for_bit() -> None:
     prepared, _ = trained()
     other = reloaded(prepared)
     assert [k for k, _ in other.named_parameters()] == [k for k, _ in prepared.named_parameters()]
@@ -160,7 +160,7 @@ def test_a_model_from_a_file_trains_on_bit_for_bit():
     assert all(torch.equal(v, after[k]) for k, v in prepared.state_dict().items())
 
 
-def test_the_methods_of_a_module():
+def test_the_methods_of_a_module() -> None:
     prepared, x = trained()
     assert prepared.eval() is prepared
     assert prepared.training is False
@@ -171,7 +171,7 @@ def test_the_methods_of_a_module():
     assert prepare_qat(make("lenet5").eval(), pixels(2, (1, 12, 12))).training is False
 
 
-def test_converting_leaves_the_model_alone():
+def test_converting_leaves_the_model_alone() -> None:
     prepared, _ = trained()
     prepared.train()
     prepared.get_submodule("activation_post_process_0").eval()
@@ -184,25 +184,32 @@ def test_converting_leaves_the_model_alone():
     assert all(torch.equal(v, after[k]) for k, v in before.items())
 
 
+def test_a_compiled_model_is_unwrapped() -> None:
+    prepared, x = trained()
+    compiled: Any = torch.compile(prepared, backend="eager")
+    a, b = from_pt2e(prepared).execute(x), from_pt2e(nn.DataParallel(compiled)).execute(x)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
 class Lightning(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
 
-def test_other_wrappers_are_told_what_to_give():
+def test_other_wrappers_are_told_what_to_give() -> None:
     prepared, _ = trained()
     with pytest.raises(ConversionError, match=r"model: found Lightning around a prepared model; convert its net$"):
         from_pt2e(Lightning(prepared))
     with pytest.raises(ConversionError, match="convert what prepare_qat returned"):
         from_pt2e(training_view(prepared))
     with pytest.raises(ConversionError, match="found int; give what prepare_qat returned"):
-        from_pt2e(3)
+        from_pt2e(3)  # type: ignore[arg-type]
     with pytest.raises(ConversionError, match=r"weights of torch\.bfloat16; convert a model in float32"):
         from_pt2e(prepared.bfloat16())
 
 
-def test_a_model_that_has_seen_nothing_says_so_in_evaluation():
+def test_a_model_that_has_seen_nothing_says_so_in_evaluation() -> None:
     """Its levels would be those of a range that nobody chose."""
     prepared = prepare_qat(make("lenet5"), pixels(2, (1, 12, 12))).eval()
     with pytest.raises(
@@ -212,7 +219,7 @@ def test_a_model_that_has_seen_nothing_says_so_in_evaluation():
     assert torch.isfinite(prepared.apply(disable_fake_quant)(pixels(2, (1, 12, 12)))).all()
 
 
-def test_scales_stay_in_float32():
+def test_scales_stay_in_float32() -> None:
     prepared, x = trained()
     scales = [m.scale.clone() for m in prepared.modules() if isinstance(m, FakeQuantizeBase)]
     prepared.double().train()(x.double())

@@ -112,7 +112,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_before_training(name):
+def test_refused_before_training(name: str) -> None:
     make, message = REFUSED[name]
     with pytest.raises(ConversionError, match=message) as error:
         prepare_qat(make(), X)
@@ -124,7 +124,7 @@ OF_THE_READER = ("ceil", "padding", "pool", "concatenation", "mean", "linear")
 
 
 @pytest.mark.parametrize("name", [name for name in REFUSED if name.startswith(OF_THE_READER)])
-def test_the_same_words_after_training(name):
+def test_the_same_words_after_training(name: str) -> None:
     """The reader itself says so, of a model that was trained all the same: there is no second list to keep."""
     make, message = REFUSED[name]
     model = make()
@@ -143,7 +143,9 @@ class Vector(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.side, self.fc = nn.Conv2d(2, 3, 5), nn.Linear(2 * 144, 7), nn.Linear(3 * 64 + 7, 4)
+        self.conv: nn.Module = nn.Conv2d(2, 3, 5)
+        self.side: nn.Module = nn.Linear(2 * 144, 7)
+        self.fc: nn.Module = nn.Linear(3 * 64 + 7, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(torch.cat([F.relu(self.conv(x)).flatten(1), F.relu(self.side(x.flatten(1)))], 1))
@@ -155,20 +157,22 @@ def counts_in_place(net: Any, x: Tensor) -> Tensor:
 
 
 def switched_off_channel() -> nn.Module:
-    net = nn.Sequential(
-        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 1, bias=False), nn.BatchNorm2d(3)
-    )
+    some, none = nn.BatchNorm2d(4), nn.BatchNorm2d(3)
     with torch.no_grad():
-        net[1].weight.copy_(torch.tensor([0.0, 1.0, -1.0, 0.0]))
-        net[1].bias.uniform_(0, 1)
-        net[4].weight.zero_()
-        net[4].bias.uniform_(-1, 1)
-    return net
+        some.weight.copy_(torch.tensor([0.0, 1.0, -1.0, 0.0]))
+        some.bias.uniform_(0, 1)
+        none.weight.zero_()
+        none.bias.uniform_(-1, 1)
+    return nn.Sequential(nn.Conv2d(2, 4, 3), some, nn.ReLU(), nn.Conv2d(4, 3, 1, bias=False), none)
+
+
+def pooled(make: Callable[[int], nn.Module], k: int) -> Callable[[], nn.Module]:
+    return lambda: after_a(make(k))
 
 
 CONVERTED: dict[str, Callable[[], nn.Module]] = {
-    **{f"pool of {k}": lambda k=k: after_a(nn.AdaptiveAvgPool2d(k)) for k in (1, 5, 10)},
-    **{f"window of {k}": lambda k=k: after_a(nn.AvgPool2d(k, stride=1)) for k in (1, 3, 6)},
+    **{f"pool of {k}": pooled(nn.AdaptiveAvgPool2d, k) for k in (1, 5, 10)},
+    **{f"window of {k}": pooled(lambda k: nn.AvgPool2d(k, stride=1), k) for k in (1, 3, 6)},
     "padding counted": lambda: after_a(nn.AvgPool2d(3, 2, padding=1)),
     "x + x": lambda: Net(lambda n, x: (lambda y: y + y)(F.relu(n.a(x)))),
     "one norm twice": lambda: Net(lambda n, x: F.relu(n.norm(n.a(x))) + F.relu(n.norm(n.b(x)))),
@@ -185,7 +189,7 @@ CONVERTED: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.parametrize("name", CONVERTED)
-def test_converted(name):
+def test_converted(name: str) -> None:
     """Compared with the model itself by from_pt2e, and here once more."""
     torch.manual_seed(0)
     net = CONVERTED[name]()
@@ -219,20 +223,20 @@ def prepares_or_refuses(steps: list[Step]) -> None:
     from_pt2e(prepared)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(steps=st.lists(STEPS, min_size=1, max_size=6))
-def test_what_is_prepared_is_converted(steps):
+def test_what_is_prepared_is_converted(steps: list[Step]) -> None:
     prepares_or_refuses(steps)
 
 
 @pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(steps=st.lists(STEPS, min_size=1, max_size=10))
-def test_more_that_is_prepared_is_converted(steps):
+def test_more_that_is_prepared_is_converted(steps: list[Step]) -> None:
     prepares_or_refuses(steps)
 
 
-def test_programs_are_rarely_refused():
+def test_programs_are_rarely_refused() -> None:
     """So that the property above is not empty."""
     for kind in OPERATIONS:
         prepare_qat(Program([(kind, 0, 0)]), pixels(4, (2, 4, 4), signed=True).double())
