@@ -4,7 +4,7 @@ Bytes stand for signed numbers: ``x - zero_point``. Sums are kept in int32 and p
 below 2**24, and beyond it still on the right side of any smaller number. Channels last throughout.
 
 oneDNN's integer convolutions are wrong, or end the process, for some geometries: where a kernel lies wholly in the
-padding, for one output column under unequal strides (tests/test_workarounds_simulators.py). So each geometry is
+padding, for one output column under unequal strides (tests/test_workarounds.py). So each geometry is
 looked at, and tried against floats once per process, before it is trusted; the others are computed in floats.
 """
 

@@ -66,7 +66,7 @@ def test_sums_beyond_float32():
     fc = Linear(torch.tensor([[3] * 32], dtype=torch.int8))
     q = b.build(b.layer("fc", [(b.flatten(small), fc)], threshold=5.5, y_min=0, y_max=127, scale=1.0))
     network = Network.from_graph(converters.to_nir(q, T=127))
-    assert network.stages[0].gain * 127 > 2**24
+    assert network.changes[network.stages[0].name] * 127 > 2**24
     assert set(integer_layers(network)) == {"small", "fc"}
     integers = torch.randint(0, 128, (3, 300, 4, 4), generator=torch.Generator().manual_seed(0))
     integers[0] = 127

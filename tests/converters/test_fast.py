@@ -194,7 +194,7 @@ def test_sums_of_16_bits():
     w[1] = -127
     y = b.layer("c", [(x, Conv2d(w, padding=(1, 1)))], threshold=60_000.5, y_min=-15, y_max=15, scale=1.0)
     network = Network.from_graph(converters.to_nir(b.build(y), T=15))
-    assert network.stages[0].gain == 64 * 9 * 127 > 2**16
+    assert network.changes[network.stages[0].name] == 64 * 9 * 127 > 2**16
     (layer,) = fast_plan.Plan(network).stages
     assert layer.events is not None
     assert layer.events.most == (2**15 - 1) // 127 == 258
