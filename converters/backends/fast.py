@@ -99,18 +99,22 @@ class _Run:
             name = layer.stage.name
             out = torch.empty(steps, state.rows, layer.parameters.rows, dtype=torch.uint8)
             fired = torch.empty(steps, state.rows, dtype=torch.int32)
-            if name in self.still and not any(self.share[k] for given in layer.inputs for k in given.sources):
+            if (
+                not self.n
+                or name in self.still
+                and not any(self.share[k] for given in layer.inputs for k in given.sources)
+            ):
                 out.fill_(1)
                 fired.zero_()
             else:
                 self._scan(layer, state, spikes, t, steps, out, fired)
             spikes[name] = out.reshape(steps, *state.shape)
-            self.share[name] = float(fired.sum()) / out.numel()
+            self.share[name] = float(fired.sum()) / max(out.numel(), 1)
             if t + steps > max(self.network.window, self._half_from()) and not bool(fired[-1].any()):
                 self.still.add(name)
             else:
                 self.still.discard(name)
-            active |= fired.reshape(steps, self.n, -1).any(2)
+            active |= fired.unflatten(1, (self.n, fired.shape[1] // max(self.n, 1))).any(2)
         when = torch.arange(t + 1, t + steps + 1, dtype=torch.int64)[:, None] * active
         self.last = torch.maximum(self.last, when.amax(0))
         if self.options.record == "spikes":
@@ -186,7 +190,7 @@ class _Run:
         if self.source.coded_directly:
             out.fill_(1)
         else:
-            flat = out.reshape(steps, -1).numpy()
+            flat = out.flatten(1).numpy()
             total = multistep.kernels().isi(self.counts.reshape(-1).numpy(), t, self.network.window, flat)
         self.share[self.source.name] = total / max(out.numel(), 1)
         return out
@@ -209,7 +213,7 @@ class _Run:
 
     def _spikes(self, window: int) -> dict[str, Tensor]:
         """Trains up to the end of the window, or the last spike after it."""
-        end = max(window, int(self.last.max()))
+        end = max(window, int(self.last.max()) if self.n else 0)
         return {k: torch.cat(v)[:end] for k, v in self.trains.items()}
 
 

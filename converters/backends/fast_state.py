@@ -111,7 +111,9 @@ class State:
         n = self.shape[0]
         found = torch.zeros(n, 3, dtype=torch.int64)
         multistep.totals().emitted(
-            fired.reshape(n, -1).numpy(), net.reshape(n, -1).numpy(), fan_out.reshape(-1).numpy(), found.numpy()
+            *(x.reshape(self.shape).flatten(1).numpy() for x in (fired, net)),
+            fan_out.reshape(-1).numpy(),
+            found.numpy(),
         )
         return found
 

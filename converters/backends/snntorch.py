@@ -18,6 +18,7 @@ from converters.backends.contract import Backend, Settings
 from converters.backends.snntorch_network import SpikingNetwork
 from converters.charges import DTYPES
 from converters.errors import ConversionError
+from converters.exact_sums import whole_dtype
 from converters.input_spikes import InputSpikes
 from converters.network import Network
 from converters.results import RunResult, emitted, make_result
@@ -52,7 +53,8 @@ class SnnTorch(Backend):
     def simulate(self, network: Network, integers: Tensor, settings: Settings, options: SnnTorchOptions) -> RunResult:
         n, device, window = len(integers), integers.device, network.window
         # modules hold state, so one that runs belongs to its thread alone
-        idle: list[SpikingNetwork] = network.keep(("snntorch", options.dtype, device), list)
+        key = ("snntorch", options.dtype, device, whole_dtype(1, device))  # PyTorch's settings decide the arithmetic
+        idle: list[SpikingNetwork] = network.keep(key, list)
         net = idle.pop() if idle else SpikingNetwork(network, dtype=options.dtype, device=device, exact=True).eval()
         net.settle_from = settings.settle_from
         inputs = _inputs(network, integers)

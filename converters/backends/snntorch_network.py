@@ -15,6 +15,7 @@ from converters.exact_sums import add_up
 from converters.input_spikes import InputSpikes
 from converters.network import Network, Stage
 from converters.operations import Synapse
+from converters.operations.convolution import in_order
 
 __all__ = ["SpikingLayer", "SpikingNetwork", "to_snntorch"]
 
@@ -241,7 +242,7 @@ class SpikingLayer(nn.Module):
 
     def _part(self, child: str, spikes: Mapping[str, Tensor]) -> Tensor:
         kind = self._kind(child)
-        part = getattr(self, child)(*(spikes[name].to(kind) for name in self.sources[child]))
+        part = getattr(self, child)(*(in_order(spikes[name].to(kind)) for name in self.sources[child]))
         if self.exact and part.device.type != "cpu" and part.is_floating_point():
             part = part.round()
         return part.to(torch.float64)

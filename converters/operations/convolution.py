@@ -18,7 +18,7 @@ from converters.operations.contract import Operation, Range, Shape, adjoint_of_o
 from converters.operations.node_fields import channel_bias, whole_pair, whole_weights
 from converters.operations.weights import Weighted, float_parameter, for_node
 
-__all__ = ["Conv2d", "Pair"]
+__all__ = ["Conv2d", "Pair", "in_order"]
 
 Pair: TypeAlias = tuple[int, int]
 
@@ -29,7 +29,7 @@ def in_order(x: Tensor) -> Tensor:
     Strides of a single channel are ambiguous; where they say channels last, oneDNN's float32 convolutions are wrong for
     some geometries (tests/test_workarounds.py).
     """
-    if x.shape[1] != 1 or x.stride(1) == x.shape[2] * x.shape[3]:
+    if x.ndim != 4 or x.shape[1] != 1 or x.stride(1) == x.shape[2] * x.shape[3]:
         return x
     return x.new_empty(x.shape).copy_(x)
 
@@ -162,7 +162,7 @@ class Conv2d(Weighted):
     def module(self) -> nn.Module:
         out, per_group, *kernel = self.weight.shape
         layer = nn.Conv2d(per_group * self.groups, out, (kernel[0], kernel[1]), bias=False, **self._geometry)
-        layer.weight = float_parameter(self.weight)
+        layer.weight = float_parameter(in_order(self.weight))
         return layer
 
     def stock(self, shape: Shape, *, flattened: Shape | None, maps: bool) -> Conv2d:

@@ -107,7 +107,7 @@ def test_direct_input_ends_on_the_same_counts(name):
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize("options", [{"fast": True}, {"fast": False}, {"backend": "closed_form"}])
+@pytest.mark.parametrize("options", [{"backend": "fast"}, {"backend": "snntorch"}, {"backend": "closed_form"}])
 def test_a_directly_coded_input_beside_another_layer(options, batch):
     """A skip and a concatenation from the input: its charge and the layer's are added neuron by neuron."""
     gen = torch.Generator().manual_seed(0)
@@ -140,7 +140,7 @@ def test_layers_of_two_axes(coding):
     o = b.layer("o", [(b.flatten(y), Linear(w))], threshold=8.3, y_min=-7, y_max=7, scale=1.0)
     q = b.build(o)
     g, wanted = converters.to_nir(q, T=7, coding=coding), q.execute(images(q, 6))
-    for options in ({"fast": True}, {"fast": False}, {"backend": "closed_form"}, {"backend": "brian2"}):
+    for options in ({"backend": "fast"}, {"backend": "snntorch"}, {"backend": "closed_form"}, {"backend": "brian2"}):
         r = converters.run(g, images(q, 6), **options)
         assert all(row.differing == 0 for row in compare_counts(r, wanted))
 

@@ -255,7 +255,7 @@ def test_workers_forked_after_a_run(options: dict[str, object]) -> None:
     found = list(loader)
     assert torch.equal(torch.cat([counts for counts, _ in found]), here.counts["fc2"])
     if not options:
-        assert {route for _, routes in found for route in routes} == {"step loop"}
+        assert {name for _, names in found for name in names} == {"snntorch"}
 
 
 _FORKS = """

@@ -100,7 +100,7 @@ def test_every_scale_gives_every_way_the_same_input(exponent: int, seed: int) ->
     whole = torch.randint(-5, 6, (4, 3), generator=torch.Generator().manual_seed(seed))
     images = whole.to(torch.float64) * scale
     for dtype in (torch.float32, torch.float64):
-        for options in ({"fast": True}, {"fast": False}, {"backend": "closed_form"}):
+        for options in ({"backend": "fast"}, {"backend": "snntorch"}, {"backend": "closed_form"}):
             r = converters.run(g, images.to(dtype), **options)  # type: ignore[arg-type]
             assert torch.equal(r.counts["o"].long(), whole.clamp(-3, 3))
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 import converters
-from converters.backends import snntorch, snntorch_fast
+from converters.backends import Backend, fast, snntorch
 from converters.errors import ConversionError
 from converters.network import Network
 from converters.result_check import EVERY, has_closed_form, sample_of
 from tests.converters.graphs import GRAPHS, images
 
 WAYS: dict[str, dict[str, Any]] = {
-    "fast": {"fast": True},
-    "step loop": {"fast": False},
+    "fast": {"backend": "fast"},
+    "step loop": {"backend": "snntorch"},
     "brian2": {"backend": "brian2"},
 }
 
@@ -30,7 +30,7 @@ def test_a_sample_is_compared_by_itself(name: str, way: str) -> None:
     assert converters.run(g, x, **WAYS[way]).checked == 1
     assert converters.run(g, x, check=False, **WAYS[way]).checked == 0
     assert converters.run(g, x, check=2, **WAYS[way]).checked == 2
-    assert converters.run(g, x[:0], check=2, fast=False).checked == 0
+    assert converters.run(g, x[:0], check=2, backend="snntorch").checked == 0
     assert converters.run(g, x, settle_from=0, record="output", **WAYS[way]).checked == 1
     for phase in ("paper", "none"):  # these have no closed form
         assert converters.run(g, x, phase=phase, **WAYS[way]).checked == 0
@@ -44,43 +44,31 @@ def test_one_image_of_each_batch(n: int, batch: int) -> None:
     assert sample.max() < n
 
 
-class _Wrong:
-    """A simulation that counts one spike too many, or leaves a membrane higher, in one neuron of one image."""
-
-    def __init__(self, image: int, layer: str) -> None:
-        self.image, self.layer = image, layer
-        self.right = {snntorch_fast: snntorch_fast.simulate, snntorch: snntorch._result}
-
-    def spoil(self, r: Any) -> Any:
-        where = "counts" if self.layer in r.counts else "membranes"
-        values = {k: v.clone() for k, v in getattr(r, where).items()}
-        values[self.layer][self.image].reshape(-1)[-1] += 1
-        return replace(r, **{where: values})
-
-    def simulate(self, *args: Any) -> Any:
-        return self.spoil(self.right[snntorch_fast](*args))
-
-    def result(self, *args: Any) -> Any:
-        return self.spoil(self.right[snntorch](*args))
-
-
-@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("backend", [fast.BACKEND, snntorch.BACKEND])
 @pytest.mark.parametrize(("name", "layer"), [("lenet", "pool"), ("lenet", "fc2"), ("signed_input", "fc")])
-def test_a_difference_is_an_error(monkeypatch: pytest.MonkeyPatch, name: str, layer: str, fast: bool) -> None:
+def test_a_difference_is_an_error(monkeypatch: pytest.MonkeyPatch, name: str, layer: str, backend: Backend) -> None:
+    """A count, or the membrane of an output without spikes, that is one higher in one neuron of one image."""
     q = GRAPHS[name]()
     g, x = converters.to_nir(q, T=7), images(q, 5)
-    looked_at = int(sample_of(5, 256)[0])
-    wrong = _Wrong(looked_at, layer)
-    monkeypatch.setattr(snntorch_fast, "simulate", wrong.simulate)
-    monkeypatch.setattr(snntorch, "_result", wrong.result)
+    looked_at = image = int(sample_of(5, 256)[0])
+    right = type(backend).simulate
+
+    def wrong(*args: Any) -> Any:
+        r = right(*args)
+        where = "counts" if layer in r.counts else "membranes"
+        values = {k: v.clone() for k, v in getattr(r, where).items()}
+        values[layer][image].reshape(-1)[-1] += 1
+        return replace(r, **{where: values})
+
+    monkeypatch.setattr(type(backend), "simulate", wrong)
     message = rf"^{layer}: found 1 of \d+ values of image {looked_at} that differ from the closed form; .*check=False"
     with pytest.raises(ConversionError, match=message):
-        converters.run(g, x, fast=fast)
-    assert converters.run(g, x, fast=fast, check=False).checked == 0
-    wrong.image = (looked_at + 1) % 5  # nobody looks there, unless all are looked at
-    assert converters.run(g, x, fast=fast).checked == 1
-    with pytest.raises(ConversionError, match=f"image {wrong.image} that differ"):
-        converters.run(g, x, fast=fast, check=5)
+        converters.run(g, x, backend=backend.name)
+    assert converters.run(g, x, backend=backend.name, check=False).checked == 0
+    image = (looked_at + 1) % 5  # nobody looks there, unless all are looked at
+    assert converters.run(g, x, backend=backend.name).checked == 1
+    with pytest.raises(ConversionError, match=f"image {image} that differ"):
+        converters.run(g, x, backend=backend.name, check=5)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
