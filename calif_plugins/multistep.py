@@ -83,6 +83,8 @@ def available() -> bool:
     if lost_in_fork():
         return False
     try:
+        import numba  # noqa: F401  an import of ours may have been kept from before
+
         from calif_plugins.compiling import compiles
     except ImportError:
         return False

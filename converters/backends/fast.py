@@ -99,10 +99,8 @@ class _Run:
             name = layer.stage.name
             out = torch.empty(steps, state.rows, layer.parameters.rows, dtype=torch.uint8)
             fired = torch.empty(steps, state.rows, dtype=torch.int32)
-            if (
-                not self.n
-                or name in self.still
-                and not any(self.share[k] for given in layer.inputs for k in given.sources)
+            if not self.n or (
+                name in self.still and not any(self.share[k] for given in layer.inputs for k in given.sources)
             ):
                 out.fill_(1)
                 fired.zero_()

@@ -110,13 +110,13 @@ def test_check_simulates_some_images():
 def test_check_finds_a_difference(monkeypatch):
     q = GRAPHS["lenet"]()
     network, x = Network.from_graph(converters.to_nir(q, T=7)), images(q, 5)
-    right = closed_form.simulate
+    right = closed_form.ClosedForm.simulate
 
     def wrong(*args):
         r = right(*args)
         name = next(iter(r.counts))
         return replace(r, counts={**r.counts, name: r.counts[name] + 1})
 
-    monkeypatch.setattr(closed_form, "simulate", wrong)
+    monkeypatch.setattr(closed_form.ClosedForm, "simulate", wrong)
     r = converters.run(network, x, backend="closed_form", check=2)
     assert r.check_mismatches == 2 * network.stages[0].size
