@@ -62,14 +62,18 @@ class InputSpec:
         Images in half precision are taken as the float32 numbers that they are.
         Warns, once, of images a good part of which the range cuts (:func:`~converters.input_range.warn_of_cut`).
         """
+        n = self.nearest(images)
+        if "warned" not in self.__dict__ and warn_of_cut(self.name, n, self.q_min, self.q_max):
+            self.__dict__["warned"] = True  # no field: it is no part of the value
+        return n.clamp_(self.q_min, self.q_max).to(torch.int64)
+
+    def nearest(self, images: Tensor) -> Tensor:
+        """The whole numbers nearest to a batch of images, float ``(N, *shape)``, before the range cuts them."""
         check_images(images, self.shape)
         if images.dtype in (torch.float16, torch.bfloat16):
             images = images.to(torch.float32)
         # the toolkits multiply by the inverse in the images' own precision; so do we
-        n = torch.round(images * (1.0 / torch.tensor(self.scale, dtype=images.dtype)).to(images.device))
-        if "warned" not in self.__dict__ and warn_of_cut(self.name, n, self.q_min, self.q_max):
-            self.__dict__["warned"] = True  # no field: it is no part of the value
-        return n.clamp_(self.q_min, self.q_max).to(torch.int64)
+        return torch.round(images * (1.0 / torch.tensor(self.scale, dtype=images.dtype)).to(images.device))
 
     def accept(self, images: Tensor | None, integers: Tensor | None) -> Tensor:
         """Integers of a batch, int64 ``(N, *shape)``, from images or, instead, from integers of that shape.

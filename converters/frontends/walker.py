@@ -168,7 +168,7 @@ class Walker:
         if type(x) is Pending and x.base is not None and x.high == math.inf:
             if id(x) not in self.rectified:
                 low, high = self.range(x.base)
-                y = x.emit(x.name, Grid(x.base.scale, max(low, 0), max(high, 0)))
+                y = x.emit(x.name, Grid(x.base.scale, max(low, 0), max(high, 1)))
                 self.rectified[id(x)] = x, self.builder.flatten(y) if x.flat else y
             return self.rectified[id(x)][1]
         if type(x) is Pending:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from converters.errors import ConversionError, FileFormatError
+from converters.errors import ConversionError, ConversionWarning, FileFormatError
 from converters.frontends.brevitas import from_brevitas
 from converters.frontends.checking import Shown, check_layers
 from converters.operations import Linear, Scale
@@ -170,6 +170,15 @@ def test_what_the_model_returns_is_the_last_layer() -> None:
     values = shown(q, x).values
     with pytest.raises(ConversionError, match=r"^output: found that"):
         check_layers(q, x, Shown(values, values[1][1].relu()))
+
+
+def test_extremes_that_the_input_cuts_are_no_warning() -> None:
+    """The comparison shows images of its own; what is said of images is said of the user's."""
+    q, x = rounding()
+    x = torch.cat([x, x * 30])
+    assert check_layers(q, x, Shown([], torch.round(x.clamp(-90, 90) / 3))).near_ties == 0
+    with pytest.warns(ConversionWarning, match="values up to"):
+        q.execute(x)
 
 
 @pytest.mark.parametrize("name", ["LeNet", "Residual"])
