@@ -80,6 +80,7 @@ MAY_IMPORT = {
     "zoo": (NOUNS, "frontends", "operations"),
     "anytime": (NOUNS, "backends", "measuring"),
     "cross_checking": (NOUNS, "backends", "measuring"),
+    "testing": (NOUNS, "backends", "operations"),
     "interop": (NOUNS, "backends", "lowering", "measuring", "operations"),
     "rivals": (NOUNS, "backends"),
     "reporting": (NOUNS, "backends", "commands", "cross_checking", "measuring", "operations", "zoo"),

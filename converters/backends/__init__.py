@@ -26,7 +26,7 @@ def run(
     graph: nir.NIRGraph | Network,
     images: Tensor | None = None,
     *,
-    backend: str = "auto",
+    backend: str | Backend = "auto",
     phase: Phase = "settle",
     settle_from: int | None = None,
     record: str = "counts",
@@ -48,7 +48,8 @@ def run(
     backend : {"auto", "fast", "snntorch", "brian2", "closed_form"}
         ``fast`` is this package's own simulator; ``snntorch`` and ``brian2`` are theirs, stepped with the networks of
         :func:`converters.to_snntorch` and :func:`converters.to_brian2`; ``closed_form`` computes the final counts.
-        ``auto``: ``fast`` where it runs, else ``snntorch``. The result says what ran.
+        ``auto``: ``fast`` where it runs, else ``snntorch``. The result says what ran. Or a backend of your own, a
+        :class:`Backend`, by the name that it is registered under or itself.
     phase : {"settle", "paper", "none"}
         The rounding phase. ``settle`` is exact; ``paper`` is one rounding spike per neuron (section 3.2).
     settle_from : int, optional
@@ -103,7 +104,7 @@ def run(
     if device is not None:
         integers = integers.to(device)
     settings = Settings(phase, settle_from if phase == "settle" else network.window, record, integers.device)
-    chosen = backend_for(backend, integers.device)
+    chosen = backend if isinstance(backend, Backend) else backend_for(backend, integers.device)
     options = chosen.options_of(own)
     chosen.check(network, settings)
     if batch is None:

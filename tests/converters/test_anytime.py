@@ -10,8 +10,8 @@ import converters
 from converters.anytime import anytime_curve
 from converters.errors import ConversionError
 from converters.network import Network
+from converters.testing import by_reference
 from tests.converters.graphs import GRAPHS, images, signed_input
-from tests.converters.test_backends import oracle
 
 
 @pytest.mark.parametrize("name", ["lenet", "residual"])
@@ -22,7 +22,8 @@ def test_against_the_reference(name):
     labels = q.predict(x)
     labels[0] = (labels[0] + 1) % 5  # one is wrong in the end
     curve = anytime_curve(network, x, labels, batch=3)
-    traces = [oracle(network, n, "settle")[-1].spikes for n in network.spec.quantise(x)]
+    trains = by_reference(network, network.spec.quantise(x)).trains[network.output.name]
+    traces = list(trains.numpy().swapaxes(0, 1))
     steps = len(curve.accuracy)
     right = np.zeros(steps)
     for train, label in zip(traces, labels, strict=True):

@@ -1,0 +1,170 @@
+"""Small networks of random integers that have in them what backends get wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from converters.errors import ConversionError
+from converters.network import Network
+from converters.nir_export import to_nir
+from converters.operations import OPERATIONS, Conv2d, Linear, Operation, Shape, register
+from converters.quantised import GraphBuilder, QuantGraph, average_pool
+
+__all__ = ["LEVELS", "NETWORKS", "images", "network"]
+
+LEVELS = 5
+_SIGNED: dict[str, Any] = {"y_min": -LEVELS, "y_max": LEVELS, "scale": 0.3}
+_GATED: dict[str, Any] = {"y_min": 0, "y_max": LEVELS, "scale": 0.3}
+
+
+@dataclass(frozen=True, eq=False)
+class LargerPlusOne(Operation):
+    """The larger of the first and of the second half of the channels, plus 1: it remembers counts."""
+
+    linear = False
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if shapes[0][0] % 2:
+            raise ConversionError("LargerPlusOne", f"{shapes[0][0]} channels", "give an even number")
+        return (shapes[0][0] // 2, *shapes[0][1:])
+
+    def __call__(self, *counts: Tensor) -> Tensor:
+        one, two = counts[0].chunk(2, dim=1)
+        return torch.maximum(one, two) + 1
+
+    def reach(self, *reach: int) -> int:
+        return reach[0] + 1
+
+
+class _Random:
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def weights(self, *shape: int) -> Tensor:
+        return torch.randint(-4, 5, shape, generator=self.generator, dtype=torch.int8)
+
+    def between(self, n: int, low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(n, generator=self.generator, dtype=torch.float64)
+
+
+def dense() -> QuantGraph:
+    """Dense layers with thresholds and biases of their own for each neuron; one of them ties often."""
+    r, b = _Random(1), GraphBuilder()
+    x = b.input((6,), scale=1 / LEVELS, q_min=0, q_max=LEVELS)
+    h = b.layer(
+        "fc1", [(x, Linear(r.weights(8, 6)))], threshold=r.between(8, 4, 12), bias=r.between(8, -9, 9), **_GATED
+    )
+    h = b.layer("fc2", [(h, Linear(r.weights(6, 8)))], threshold=4.0, bias=2.0, **_GATED)
+    return b.build(b.layer("fc3", [(h, Linear(r.weights(4, 6)))], threshold=7.3, bias=1.3, **_SIGNED))
+
+
+def pooled() -> QuantGraph:
+    """A convolution, an average pool of one scale (so with exact ties), and a dense layer."""
+    r, b = _Random(2), GraphBuilder()
+    x = b.input((1, 6, 6), scale=1 / LEVELS, q_min=0, q_max=LEVELS)
+    conv = Conv2d(r.weights(3, 1, 3, 3))
+    c = b.layer("conv", [(x, conv)], threshold=r.between(3, 5, 15), bias=r.between(3, -20, 20), **_GATED)
+    p = average_pool(b, "pool", c, (2, 2), (2, 2), (0, 0), scale=0.3, y_min=0, y_max=LEVELS)
+    return b.build(b.layer("fc", [(b.flatten(p), Linear(r.weights(4, 12)))], threshold=5.5, **_SIGNED))
+
+
+def residual() -> QuantGraph:
+    """Two signed branches of unequal scales into an addition."""
+    r, b = _Random(3), GraphBuilder()
+    x = b.input((2, 4, 4), scale=1 / LEVELS, q_min=0, q_max=LEVELS)
+    stem = Conv2d(r.weights(3, 2, 3, 3), padding=(1, 1))
+    s = b.layer("stem", [(x, stem)], threshold=r.between(3, 15, 25), bias=r.between(3, -9, 20), **_GATED)
+    main = Conv2d(r.weights(3, 3, 3, 3), padding=(1, 1), stride=(2, 2))
+    m = b.layer("main.conv", [(s, main)], threshold=r.between(3, 8, 20), **_SIGNED)
+    short = b.layer(
+        "main.short", [(s, Conv2d(r.weights(3, 3, 1, 1), stride=(2, 2)))], threshold=4.0, **{**_SIGNED, "scale": 0.17}
+    )
+    a = b.requantise("add", [(m, 1.0), (short, 1.0)], y_min=0, y_max=LEVELS, scale=0.3)
+    return b.build(b.layer("fc", [(b.flatten(a), Linear(r.weights(3, 12)))], threshold=4.1, bias=-1.7, **_SIGNED))
+
+
+def grouped() -> QuantGraph:
+    """Depthwise and grouped convolutions with padding, stride and dilation that differ by axis; another range."""
+    r, b = _Random(4), GraphBuilder()
+    x = b.input((2, 5, 4), scale=1 / LEVELS, q_min=0, q_max=LEVELS)
+    depthwise = Conv2d(r.weights(4, 1, 3, 3), padding=(1, 1), groups=2)
+    d = b.layer("depthwise", [(x, depthwise)], threshold=r.between(4, 5, 10), bias=r.between(4, -9, 9), **_GATED)
+    some = Conv2d(r.weights(4, 2, 3, 2), stride=(2, 1), padding=(2, 0), dilation=(2, 1), groups=2)
+    g = b.layer("grouped", [(d, some)], threshold=r.between(4, 5, 10), **{**_SIGNED, "y_max": LEVELS - 2})
+    return b.build(b.layer("fc", [(b.flatten(g), Linear(r.weights(3, 4 * 3 * 3)))], threshold=8.3, **_SIGNED))
+
+
+def concatenated() -> QuantGraph:
+    """Two branches side by side, into a convolution."""
+    r, b = _Random(5), GraphBuilder()
+    x = b.input((1, 4, 4), scale=1 / LEVELS, q_min=0, q_max=LEVELS)
+    one = b.layer("one", [(x, Conv2d(r.weights(2, 1, 3, 3), padding=(1, 1)))], threshold=9.3, bias=2.5, **_GATED)
+    two = b.layer("two", [(x, Conv2d(r.weights(1, 1, 1, 1) + 2))], threshold=2.0, **_GATED)
+    both = b.concat("both", [one, two])
+    c = b.layer("conv", [(both, Conv2d(r.weights(3, 3, 3, 3)))], threshold=r.between(3, 8, 20), bias=1.0, **_GATED)
+    return b.build(b.layer("fc", [(b.flatten(c), Linear(r.weights(3, 12)))], threshold=6.3, **_SIGNED))
+
+
+def membrane() -> QuantGraph:
+    """Signed pixels, ties that go up, and an output that is read from its membrane."""
+    r, b = _Random(6), GraphBuilder()
+    x = b.input((2, 4, 4), scale=1 / LEVELS, q_min=-LEVELS, q_max=LEVELS)
+    c = b.layer("conv", [(x, Conv2d(r.weights(3, 2, 3, 3)))], threshold=8.0, bias=4.0, tie="up", **_SIGNED)
+    out = Linear(r.weights(3, 12))
+    return b.build(
+        b.layer("fc", [(b.flatten(c), out)], threshold=9.7, bias=0.5, y_min=0, y_max=0, scale=1.0, spiking=False)
+    )
+
+
+def counting() -> QuantGraph:
+    """An operation that remembers counts, of two layers, beside one that does not."""
+    r, b = _Random(7), GraphBuilder()
+    x = b.input((4,), scale=1 / LEVELS, q_min=-LEVELS, q_max=LEVELS)
+    one = b.layer("one", [(x, Linear(r.weights(3, 4)))], threshold=4.0, bias=0.5, **_SIGNED)
+    two = b.layer("two", [(x, Linear(r.weights(3, 4)))], threshold=[3.0, 4.5, 5.0], **_SIGNED)
+    larger = b.layer(
+        "larger", [(b.concat("both", [one, two]), LargerPlusOne()), (one, Linear(r.weights(3, 3)))],
+        threshold=2.0, **_SIGNED
+    )  # fmt: skip
+    return b.build(b.layer("fc", [(larger, Linear(r.weights(3, 3)))], threshold=3.0, **_SIGNED))
+
+
+NETWORKS: dict[str, Callable[[], QuantGraph]] = {
+    "dense": dense,
+    "pooled": pooled,
+    "residual": residual,
+    "grouped": grouped,
+    "concatenated": concatenated,
+    "membrane": membrane,
+    "counting": counting,
+}
+
+
+def network(q: QuantGraph, window: int, coding: str) -> Network:
+    """The spiking network of one of these."""
+    with _known(LargerPlusOne):
+        return Network.from_graph(to_nir(q, T=window, coding=coding))
+
+
+@contextmanager
+def _known(operation: type[Operation]) -> Iterator[None]:
+    """With an operation on the table for as long as a graph is read, and not for users' files."""
+    register(operation)
+    try:
+        yield
+    finally:
+        OPERATIONS.pop(operation.__name__, None)
+
+
+def images(q: QuantGraph, n: int) -> Tensor:
+    """Random pixels over the whole range; the first image is silent, the second as bright as can be."""
+    x = torch.rand(n, *q.input.shape, generator=torch.Generator().manual_seed(n))
+    x = 2 * x - 1 if q.input.q_min < 0 else x
+    x[0], x[1] = 0.0, 1.0
+    return x
