@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from converters.result_check import EVERY, has_closed_form, sample_of
 
 import converters
 from converters.backends import Backend, fast, snntorch
 from converters.errors import ConversionError
 from converters.network import Network
-from converters.result_check import EVERY, has_closed_form, sample_of
 from tests.converters.graphs import GRAPHS, images
 
 WAYS: dict[str, dict[str, Any]] = {
