@@ -65,7 +65,7 @@ def run(
     check : bool or int, optional
         How many images to compute in another way too, and compare neuron for neuron; the result says how many it were
         (``checked``). A simulation that settles is held against the closed form: by default, and with True, one image
-        of each batch but at most one in 32, where that is exact
+        of each batch but at most one in 64, where that is exact
         (:func:`converters.backends.self_check.has_closed_form`). The closed form is simulated, for as many images as
         asked for, spread evenly (``check_mismatches``). False: none.
     progress : callable ``(done, total)``, optional

@@ -11,6 +11,7 @@ from converters.result_check import EVERY, has_closed_form, sample_of
 
 import converters
 from converters.backends import Backend, fast, snntorch
+from converters.backends.self_check import EVERY, has_closed_form, sample_of
 from converters.errors import ConversionError
 from converters.network import Network
 from tests.converters.graphs import GRAPHS, images
@@ -96,7 +97,7 @@ def test_bad_options(bad: Any) -> None:
 
 def test_the_sample_is_on_the_images_device_and_in_their_order() -> None:
     q = GRAPHS["lenet"]()
-    g, x = converters.to_nir(q, T=3), images(q, 70)
+    g, x = converters.to_nir(q, T=3), images(q, 140)
     r = converters.run(g, x, batch=7)
     assert r.checked == 3
     assert torch.equal(r.predictions, q.at_window(3).predict(x))
