@@ -116,6 +116,14 @@ class CrossCheck:
             or any(self.predictions_differing.values())
         )
 
+    def summary(self) -> dict[str, int]:
+        """The three numbers that every command's JSON carries."""
+        return {
+            "images": self.images,
+            "spikes_compared": self.spikes_compared,
+            "spike_mismatches": self.spike_mismatches,
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from converters.backends import run
 from converters.measuring.costs import connections
+from converters.measuring.measure import LayerTotals, measure
 from converters.measuring.replay import outputs_by_step
 from converters.network import Network, Stage
 from converters.quantised import QuantGraph
-from converters.results import compare_counts
+from converters.results import RunResult
 from converters.zoo.datasets import Images
 
 __all__ = ["MAP_NEURONS", "describe", "layer_rows", "pack", "traces", "unpack"]
@@ -83,57 +84,48 @@ def layer_rows(network: Network, q: QuantGraph | None, pixels: Tensor, *, phase:
     ``sops`` are the synaptic operations that the layer receives, ``macs`` and ``adds`` what the same layer costs a
     dense network; spikes, SOPs, MACs and additions are per image, the input's row among the layers'.
     """
-    n = max(len(pixels), 1)
     fired: dict[str, Tensor] = {}
-    positive: dict[str, float] = {}
-    negative: dict[str, float] = {}
-    compared: dict[str, list[int]] = {}
     extra: list[int] = []
-    macs = 0.0
-    shrunk = q.at_window(network.window, network.encoder.coding) if q is not None else None
-    steps = (network.window + 32) * sum(int(np.prod(s)) for s in network.shapes.values())
-    for batch in pixels.split(max(1, 200_000_000 // steps)):  # a train takes a byte for each neuron and step
-        r = run(network, batch, phase=phase, record="spikes")  # type: ignore[arg-type]
-        exact = shrunk.execute(batch) if shrunk is not None else run(network, batch, backend="closed_form").counts
-        for row in compare_counts(r, exact):
-            total = compared.setdefault(row.layer, [0, 0])
-            total[0] += row.compared
-            total[1] += row.differing
+
+    def look(r: RunResult, part: Images) -> None:
         for name, train in (r.spikes or {}).items():
             fired[name] = fired.get(name, 0) + train.abs().sum((0, 1), dtype=torch.float64)
-            positive[name] = positive.get(name, 0) + int((train > 0).sum())
-            negative[name] = negative.get(name, 0) + int((train < 0).sum())
-        extra += [] if r.extra_steps is None else r.extra_steps.tolist()
-        macs += 0.0 if r.macs is None else float(r.macs.sum())
-    rows = [_input_row(network, positive, negative, n)]
+        extra.extend([] if r.extra_steps is None else r.extra_steps.tolist())
+
+    steps = (network.window + 32) * sum(int(np.prod(s)) for s in network.shapes.values())
+    size = max(1, 200_000_000 // steps)  # a train takes a byte for each neuron and step
+    data = Images(pixels, torch.zeros(len(pixels), dtype=torch.int64), 1)  # no label is looked at
+    m = measure(network, q, data, phase=phase, record="spikes", size=size, observe=look)
+    n = max(m.images, 1)
+    rows = [_input_row(network, m.layers[network.encoder_name], n)]
     for stage in network.stages:
-        about = _layer(stage, network)
-        about["positive"], about["negative"] = positive.get(stage.name, 0) / n, negative.get(stage.name, 0) / n
+        about, found = _layer(stage, network), m.layers[stage.name]
+        about["positive"], about["negative"] = found.positive / n, found.negative / n
         about["sops"] = _operations(stage, network, fired) / n
-        about["counts_compared"], about["mismatches"] = compared.get(stage.name, [0, 0])
+        about["counts_compared"], about["mismatches"] = found.compared, found.differing
         rows.append(about)
     return {
         "T": network.window,
         "phase": phase,
         "coding": network.encoder.coding,
-        "compared_with": "quantised network" if q is not None else "closed form",
+        "compared_with": m.compared_with,
         "neurons": network.neurons,
-        "direct_macs": macs / n,
+        "direct_macs": m.macs / n,
         "extra_steps": extra,
         "layers": rows,
     }
 
 
-def _input_row(network: Network, positive: dict[str, float], negative: dict[str, float], n: int) -> dict[str, Any]:
-    e, name = network.encoder, network.encoder_name
+def _input_row(network: Network, found: LayerTotals, n: int) -> dict[str, Any]:
+    e = network.encoder
     return {
-        "name": name,
+        "name": network.encoder_name,
         "kind": "input",
         "shape": list(network.spec.shape),
         "neurons": int(np.prod(network.spec.shape)),
         "range": [int(e.q_min), int(e.q_max)],
-        "positive": positive.get(name, 0) / n,
-        "negative": negative.get(name, 0) / n,
+        "positive": found.positive / n,
+        "negative": found.negative / n,
     }
 
 

@@ -8,10 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from converters.commands.checking import summary
-from converters.commands.common import measure
 from converters.cross_checking import cross_check
 from converters.errors import ConversionError
+from converters.measuring.measure import measure
 from converters.nir_export import to_nir
 from converters.quantised import QuantGraph, check_images
 from converters.report import write_report
@@ -84,10 +83,10 @@ def make_report(
     graphs = {t: to_nir(q, T=t) for t in sorted(set(windows or [q.levels]))}
     runs = [(graph, phase) for graph in graphs.values() for phase in phases]
     run: dict[str, Any] = {"network": name, "dataset": dataset, "toolkit": q.source, "levels": q.levels}
-    run["windows"] = [measure(graph, q, data, phase=phase) for graph, phase in runs]
+    run["windows"] = [measure(graph, q, data, phase=phase).as_dict() for graph, phase in runs]
     if checked:
         report = cross_check(graphs[max(graphs)], images[:checked])
-        run |= {"cross_check": summary(report), "checks": [report.as_dict()]}
+        run |= {"cross_check": report.summary(), "checks": [report.as_dict()]}
     run["details"] = describe(runs, q, data, images=_DETAILED)
     write_report(run, path)
     return run

@@ -83,7 +83,7 @@ MAY_IMPORT = {
     "testing": (NOUNS, "backends", "operations"),
     "interop": (NOUNS, "backends", "lowering", "measuring", "operations"),
     "rivals": (NOUNS, "backends"),
-    "reporting": (NOUNS, "backends", "commands", "cross_checking", "measuring", "operations", "zoo"),
+    "reporting": (NOUNS, "backends", "cross_checking", "measuring", "operations", "zoo"),
     "experiments": (NOUNS, "anytime", "backends", "measuring", "operations", "zoo"),
     "benchmark": (NOUNS, "backends", "experiments", "lowering", "measuring", "operations", "rivals", "zoo"),
     "commands": (

@@ -31,14 +31,13 @@ def run_file(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     q, notes = load_checkpoint("lenet5-mnist-8")
     data = load("digits", "test").first(24)
-    from converters.commands.checking import summary
-    from converters.commands.common import measure
+    from converters.measuring.measure import measure
 
     graphs = {t: converters.to_nir(q, T=t) for t in (4, 8)}
-    windows = [measure(g, q, data, phase=p) for g in graphs.values() for p in ("settle", "none")]
+    windows = [measure(g, q, data, phase=p).as_dict() for g in graphs.values() for p in ("settle", "none")]
     check = converters.cross_check(graphs[8], data.pixels[:2])
     run = {"dataset": "digits", "network": notes["network"], "levels": 8, "windows": windows}
-    run |= {"cross_check": summary(check), "checks": [check.as_dict()]}
+    run |= {"cross_check": check.summary(), "checks": [check.as_dict()]}
     runs = [(g, p) for g in graphs.values() for p in ("settle", "none")]
     run["details"] = describe(runs, q, data, images=24, shown=3, trace_window=8)
     path = folder / "run.json"

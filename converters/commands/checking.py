@@ -14,7 +14,7 @@ from converters.commands import common
 if TYPE_CHECKING:
     from converters.cross_checking import CrossCheck
 
-__all__ = ["cross_check", "layers_table", "summary"]
+__all__ = ["cross_check", "layers_table"]
 
 
 def layers_table(report: CrossCheck) -> list[Table]:
@@ -49,15 +49,6 @@ def layers_table(report: CrossCheck) -> list[Table]:
         )
         tables.append(common.table(title, columns, cells))
     return tables
-
-
-def summary(report: CrossCheck) -> dict[str, int]:
-    """The three numbers that other commands' JSON carries."""
-    return {
-        "images": report.images,
-        "spikes_compared": report.spikes_compared,
-        "spike_mismatches": report.spike_mismatches,
-    }
 
 
 def cross_check(

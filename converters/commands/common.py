@@ -22,13 +22,14 @@ from converters.printing import json_text, printable, standard_output
 if TYPE_CHECKING:
     import nir
 
+    from converters.network import Network
     from converters.quantised import QuantGraph
     from converters.zoo.datasets import Images
 
 __all__ = [
     "Json",
     "images_for",
-    "measure",
+    "measured",
     "network_for",
     "one_window",
     "out",
@@ -222,97 +223,33 @@ def images_for(dataset: str | None, notes: dict[str, Any], root: Path | None, co
     return load(name, "test", root=root, classes=class_names(notes)).first(count), name
 
 
-SAMPLE = 4  # images of each piece of a closed form that are simulated too
-
-
-def measure(
-    graph: nir.NIRGraph,
+def measured(
+    graph: nir.NIRGraph | Network,
     q: QuantGraph | None,
     data: Images,
     *,
     backend: str = "auto",
     phase: str = "settle",
     batch: int | None = None,
-    bar: Progress | None = None,
-    **own: Any,
+    bar: Progress,
 ) -> dict[str, Any]:
-    """One row of ``windows``: a network on images, with its counts against the quantised network's integers.
-
-    Without the quantised network (a bare ``.nir`` file) the closed form stands in for it. Images go through
-    in pieces, so memory does not grow with their number.
-    """
-    from converters.backends import run
+    """One row of ``windows``: a measurement to which every process of this run contributes its share of the images."""
+    from converters.measuring.measure import measure
     from converters.network import Network
-    from converters.results import compare_counts
     from converters.zoo.processes import team
 
-    network = Network.from_graph(graph)
-    shrunk = q.at_window(network.window, network.encoder.coding) if q is not None else None
-    crew, whole = team(), len(data)
-    data = data[crew.share(whole)]
-    task = bar.add_task(f"T = {network.window}, {phase}", total=len(data)) if bar is not None else None
-    names = ("quantised", "right", "compared", "wrong", "agree", "spikes", "latency", "sops", "macs")
-    totals = dict.fromkeys((*names, "checked", "check_mismatches"), 0.0)
-    worst = 0
-    label, ran = "simulation", backend
-    if backend == "closed_form":
-        own.setdefault("check", SAMPLE)
-    size = max(16, min(500, 20_000_000 // network.neurons))  # all counts of a piece are kept
-    for start in range(0, len(data), size):
-        part = data[start : start + size]
-        pixels, labels = part.pixels, part.labels
-        r = run(network, pixels, backend=backend, phase=phase, batch=batch, **own)  # type: ignore[arg-type]
-        if shrunk is not None:
-            values = shrunk.execute(pixels)
-            expected, predicted = values, shrunk.logits(values).flatten(1).argmax(1)
-        else:
-            exact = run(network, pixels, backend="closed_form", batch=batch)
-            expected, predicted = exact.counts, exact.predictions
-        for row in compare_counts(r, expected):
-            totals["compared"] += row.compared
-            totals["wrong"] += row.differing
-        totals["quantised"] += int((predicted == labels).sum())
-        totals["right"] += int((r.predictions == labels).sum())
-        totals["agree"] += int((r.predictions == predicted).sum())
-        if r.latency is not None and r.sops is not None and r.macs is not None:
-            worst = max(worst, int(r.latency.max()))
-            totals["latency"] += float(r.latency.sum())
-            totals["sops"] += float(r.sops.sum())
-            totals["macs"] += float(r.macs.sum())
-            totals["spikes"] += (r.spikes_per_image or 0.0) * len(pixels)
-        label, ran = r.exact_from, r.backend
-        totals["checked"] += len(pixels) if r.exact_from == "simulation" else r.checked
-        totals["check_mismatches"] += r.check_mismatches
-        if bar is not None and task is not None:
-            bar.update(task, advance=len(pixels))
-    totals = dict(zip(totals, crew.total(*totals.values()), strict=True))
-    worst = int(crew.largest(worst))
-    n = max(whole, 1)
-    simulated = label == "simulation"
-    return {
-        "T": network.window,
-        "phase": phase,
-        "backend": ran,
-        "counts_from": label,
-        "images_simulated": int(totals["checked"]),
-        "simulation_mismatches": int(totals["check_mismatches"]),
-        "images": whole,
-        "quantised_accuracy": totals["quantised"] / n,
-        "snn_accuracy": totals["right"] / n,
-        "counts_compared": int(totals["compared"]),
-        "count_mismatches": int(totals["wrong"]),
-        "compared_with": "quantised network" if q is not None else "closed form",
-        "prediction_agreement": totals["agree"] / n,
-        "latency_steps": worst if simulated else None,
-        "latency_steps_mean": totals["latency"] / n if simulated else None,
-        "spikes_per_image": totals["spikes"] / n if simulated else None,
-        "sops_per_image": totals["sops"] / n if simulated else None,
-        "macs_per_image": totals["macs"] / n if simulated else None,
-    }
+    network, crew = Network.from_graph(graph), team()
+    own = data[crew.share(len(data))]
+    task = bar.add_task(f"T = {network.window}, {phase}", total=len(own))
+
+    def tick(n: int) -> None:
+        bar.update(task, advance=n)
+
+    return measure(network, q, own, backend=backend, phase=phase, batch=batch, tick=tick).of_all(crew).as_dict()
 
 
 def windows_table(title: str, rows: list[dict[str, Any]]) -> Table:
-    """The rows of :func:`measure` for people."""
+    """The rows of :func:`measured` for people."""
     columns = ["T", "phase", "quantised", "spiking", "same\nlabel", "counts\ncompared", "mis-\nmatches"]
     columns += ["latency\nmean (max)", "spikes\n/image", "SOPs\n/image"]
     cells = [

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from converters.commands import common
-from converters.commands.checking import summary
 from converters.commands.report import add_details
 from converters.commands.training import train_network
 
@@ -62,7 +61,7 @@ def demo(
         rows = []
         for t in steps:
             graph = read(path) if t == steps[-1] else to_nir(q, T=t)  # the longest window from the file itself
-            rows.append(common.measure(graph, q, data, bar=bar))
+            rows.append(common.measured(graph, q, data, bar=bar))
         say(f"4  running {_CHECKED} of them in Brian2 too, and comparing every spike")
         report = cross_check(read(path), data.first(_CHECKED).pixels)
     result: dict[str, Any] = {
@@ -77,7 +76,7 @@ def demo(
         "nir_file": str(path),
         "checkpoint": trained["checkpoint"],
         "windows": rows,
-        "cross_check": summary(report),
+        "cross_check": report.summary(),
         "checks": [report.as_dict()],
         "report": str(out / "report.html"),
     }

@@ -41,7 +41,7 @@ def _rows(
             data, name = common.images_for(dataset, notes, data_root, images)
             label = str(notes.get("network") or checkpoint or target)
             for p in phases:
-                row = common.measure(graph, q, data, backend=backend, phase=p, batch=batch, bar=bar)
+                row = common.measured(graph, q, data, backend=backend, phase=p, batch=batch, bar=bar)
                 if anytime:
                     curve = anytime_curve(graph, data.pixels, data.labels, backend=backend, phase=p)
                     row["anytime"] = list(curve.accuracy)

@@ -14,9 +14,10 @@ from converters.experiments.energy_metrics import (
     energies,
     footprint,
 )
-from converters.experiments.measuring import pieces, spiking_row
+from converters.experiments.measuring import spiking_row
 from converters.experiments.paper import DATASETS, NETWORKS
 from converters.experiments.session import Available, Outcome, Session, wrong
+from converters.measuring.measure import pieces
 
 __all__ = ["energy"]
 
@@ -43,8 +44,8 @@ def _row(session: Session, c: Available, window: int, coding: str) -> dict[str, 
     def measured() -> dict[str, Any]:
         with session.step(f"{c.name}, T = {window}, {coding}", len(part)) as tick:
             row = spiking_row(c.q, part, window, coding=coding, observe=spiking, tick=tick)
-        for pixels, _ in pieces(part, 50):
-            dense(pixels)
+        for piece in pieces(part, 50):
+            dense(piece.pixels)
         return {"row": row, "spiking": spiking.result(), "dense": dense.result()}
 
     about = {"row": "energy", "T": window, "coding": coding, "images": len(part)}

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from converters.errors import ConversionError
 from converters.experiments.kept import Kept, of_images, of_network
-from converters.experiments.measuring import Tick, spiking_row, whole_row
+from converters.experiments.measuring import spiking_row, whole_row
 from converters.experiments.paper import DATASETS, NETWORKS
+from converters.measuring.measure import Tick
 from converters.quantised import QuantGraph
 from converters.zoo.datasets import load
 from converters.zoo.images import Images

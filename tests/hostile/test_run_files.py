@@ -21,9 +21,8 @@ from hypothesis import strategies as st
 
 import converters
 import converters.report
-from converters.commands.checking import summary
-from converters.commands.common import measure
 from converters.errors import FileFormatError
+from converters.measuring.measure import measure
 from converters.report import load_run, render
 from converters.report_details import describe
 from converters.report_schema import check_run
@@ -43,10 +42,10 @@ def run() -> dict[str, Any]:
     graphs = {t: converters.to_nir(q, T=t) for t in (4, 8)}
     found: dict[str, Any] = {"network": "n", "dataset": "d", "toolkit": "t", "levels": 15, "weight_bits": 8, "seed": 0}
     found |= {"float_accuracy": 0.5, "quantised_accuracy": 0.5, "nir_file": "n.nir", "checkpoint": "c"}
-    found["windows"] = [measure(g, q, data, phase=p) for g in graphs.values() for p in ("settle", "none")]
+    found["windows"] = [measure(g, q, data, phase=p).as_dict() for g in graphs.values() for p in ("settle", "none")]
     found["windows"][0]["anytime"] = [0.25, 0.5]
     check = converters.cross_check(graphs[4], data.pixels[:1])
-    found |= {"cross_check": summary(check), "checks": [check.as_dict()]}
+    found |= {"cross_check": check.summary(), "checks": [check.as_dict()]}
     row = {"simulator": "s", "version": "1", "route": "chain", "layers": 3, "spikes_compared": 5, "differing": 0}
     found["interop"] = found["rows"] = [{**row, "seconds": 0.5, "note": "none"}]
     found["details"] = describe([(g, "settle") for g in graphs.values()], q, data, shown=2)

@@ -1,0 +1,327 @@
+"""The measurement that every table is made of: a quantised network against its spikes, on labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import nir
+import torch
+from torch import Tensor
+
+from converters.backends import run
+from converters.network import Network
+from converters.quantised import QuantGraph
+from converters.results import RunResult, compare_counts
+
+if TYPE_CHECKING:
+    from converters.zoo.images import Images
+    from converters.zoo.processes import Team
+
+__all__ = ["LayerTotals", "Measurement", "Tick", "measure", "piece_size", "pieces"]
+
+Tick = Callable[[int], None]
+_SAMPLE = 4  # images of each piece of a closed form that are simulated too
+
+
+@dataclass(frozen=True)
+class LayerTotals:
+    """Totals of the input or of one layer, over all images.
+
+    Attributes
+    ----------
+    compared, differing : int
+        Final counts that were compared, and how many of them differ: 0 of the input, and of what does not spike.
+    positive, negative : int
+        Spikes by sign; 0 where none were simulated.
+    """
+
+    compared: int = 0
+    differing: int = 0
+    positive: int = 0
+    negative: int = 0
+
+    def __add__(self, other: LayerTotals) -> LayerTotals:
+        return LayerTotals(
+            self.compared + other.compared,
+            self.differing + other.differing,
+            self.positive + other.positive,
+            self.negative + other.negative,
+        )
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What :func:`measure` found: totals over all images, and the shares and means that follow from them.
+
+    Attributes
+    ----------
+    window : int
+        ``T``, in steps.
+    phase, backend : str
+        The backend is the one that ran.
+    counts_from : str
+        ``simulation``, or ``closed form`` where no spike was simulated: latency, spikes, SOPs and MACs are then None.
+    compared_with : str
+        ``quantised network``, or ``closed form`` where that is not known.
+    images, images_simulated, simulation_mismatches : int
+        Images; how many of them were simulated; and how many counts of a closed form the simulation of some images
+        contradicts.
+    quantised_right, spiking_right, agreeing : int
+        Images with the right label by either network, and those that both give the same label.
+    layers : dict of LayerTotals
+        Of the input and of every layer, by name.
+    slowest : int
+        Largest latency of an image, in steps.
+    steps, sops, macs : float
+        Sums over the images: latency in steps, synaptic operations, multiplications of a directly coded input.
+    """
+
+    window: int
+    phase: str
+    backend: str
+    counts_from: str
+    compared_with: str
+    images: int
+    images_simulated: int
+    simulation_mismatches: int
+    quantised_right: int
+    spiking_right: int
+    agreeing: int
+    layers: dict[str, LayerTotals]
+    slowest: int
+    steps: float
+    sops: float
+    macs: float
+
+    @property
+    def quantised_accuracy(self) -> float:
+        return self._mean(self.quantised_right)
+
+    @property
+    def snn_accuracy(self) -> float:
+        return self._mean(self.spiking_right)
+
+    @property
+    def counts_compared(self) -> int:
+        return self._total.compared
+
+    @property
+    def count_mismatches(self) -> int:
+        return self._total.differing
+
+    @property
+    def positive(self) -> int:
+        """Positive spikes of the input and all layers."""
+        return self._total.positive
+
+    @property
+    def negative(self) -> int:
+        """Negative spikes of the input and all layers."""
+        return self._total.negative
+
+    @property
+    def predictions_differing(self) -> int:
+        """Images to which the two networks give other labels."""
+        return self.images - self.agreeing
+
+    def as_dict(self) -> dict[str, Any]:
+        """A row of ``windows``, for JSON."""
+        simulated = self.counts_from == "simulation"
+        return {
+            "T": self.window,
+            "phase": self.phase,
+            "backend": self.backend,
+            "counts_from": self.counts_from,
+            "images_simulated": self.images_simulated,
+            "simulation_mismatches": self.simulation_mismatches,
+            "images": self.images,
+            "quantised_accuracy": self.quantised_accuracy,
+            "snn_accuracy": self.snn_accuracy,
+            "counts_compared": self.counts_compared,
+            "count_mismatches": self.count_mismatches,
+            "compared_with": self.compared_with,
+            "prediction_agreement": self._mean(self.agreeing),
+            "latency_steps": self.slowest if simulated else None,
+            "latency_steps_mean": self._mean(self.steps) if simulated else None,
+            "spikes_per_image": self._mean(self.positive + self.negative) if simulated else None,
+            "sops_per_image": self._mean(self.sops) if simulated else None,
+            "macs_per_image": self._mean(self.macs) if simulated else None,
+        }
+
+    def of_all(self, team: Team) -> Measurement:
+        """The measurement of all processes together, each of which has measured its share of the images."""
+        sums = ("images", "images_simulated", "simulation_mismatches", "quantised_right", "spiking_right", "agreeing")
+        parts = [(t.compared, t.differing, t.positive, t.negative) for t in self.layers.values()]
+        own = [*(getattr(self, name) for name in sums), *(n for part in parts for n in part)]
+        *whole, steps, sops, macs = team.total(*own, self.steps, self.sops, self.macs)
+        counts = iter([int(n) for n in whole])
+        return replace(
+            self,
+            **{name: next(counts) for name in sums},
+            layers={name: LayerTotals(*(next(counts) for _ in range(4))) for name in self.layers},
+            slowest=int(team.largest(self.slowest)),
+            steps=steps,
+            sops=sops,
+            macs=macs,
+        )
+
+    @property
+    def _total(self) -> LayerTotals:
+        return sum(self.layers.values(), LayerTotals())
+
+    def _mean(self, total: float) -> float:
+        return total / max(self.images, 1)
+
+
+def pieces(data: Images, size: int) -> Iterator[Images]:
+    """``size`` images at a time; at least one piece, if an empty one."""
+    for start in range(0, max(len(data), 1), size):
+        yield data[start : start + size]
+
+
+def piece_size(network: Network) -> int:
+    """Images of a piece, so that all counts of it take some hundred megabytes at the most."""
+    return max(16, min(500, 20_000_000 // network.neurons))
+
+
+def measure(
+    graph: nir.NIRGraph | Network,
+    q: QuantGraph | None,
+    data: Images,
+    *,
+    backend: str = "auto",
+    phase: str = "settle",
+    batch: int | None = None,
+    size: int | None = None,
+    simulate: Callable[[Network, Tensor], RunResult] | None = None,
+    observe: Callable[[RunResult, Images], None] | None = None,
+    tick: Tick = lambda n: None,
+    **own: Any,
+) -> Measurement:
+    """Run a network on images, and hold every final count against the quantised network's integer.
+
+    Images go through in pieces, so memory does not grow with their number.
+
+    Parameters
+    ----------
+    graph : nir.NIRGraph or Network
+    q : QuantGraph or None
+        What the network was converted from, at any window. Without it the closed form stands in.
+    data : Images
+        ``N`` images with labels.
+    backend, phase, batch, **own
+        As :func:`converters.run` takes them.
+    size : int, optional
+        Images of a piece.
+    simulate : callable ``(network, images) -> RunResult``, optional
+        Runs the network instead of :func:`converters.run`: another neuron.
+    observe : callable ``(result, images of the piece)``, optional
+        Sees every piece.
+    tick : callable, optional
+        Told how many images a piece had.
+
+    Raises
+    ------
+    ConversionError
+        If images, network and quantised network do not fit each other.
+
+    Examples
+    --------
+    >>> import converters
+    >>> from converters.zoo.datasets import load
+    >>> from converters.zoo.named import load_checkpoint
+    >>> q, _ = load_checkpoint("lenet5-mnist-4")
+    >>> m = measure(converters.to_nir(q, T=4), q, load("digits", "test").first(6))
+    >>> m.counts_compared, m.count_mismatches, m.images, m.predictions_differing
+    (48504, 0, 6, 0)
+    """
+    network = Network.from_graph(graph)
+    if backend == "closed_form":
+        own.setdefault("check", _SAMPLE)
+
+    def ordinary(network: Network, pixels: Tensor) -> RunResult:
+        return run(network, pixels, backend=backend, phase=phase, batch=batch, **own)  # type: ignore[arg-type]
+
+    exact = _exact(network, q, batch)
+    found: Measurement | None = None
+    for part in pieces(data, size or piece_size(network)):
+        pixels = part.pixels
+        r = (simulate or ordinary)(network, pixels)
+        integers, predictions = exact(pixels)
+        one = _of_piece(network, r, integers, predictions, part.labels)
+        found = one if found is None else _together(found, one)
+        if observe is not None:
+            observe(r, part)
+        tick(len(part))
+    assert found is not None  # there is a piece always
+    return replace(found, phase=phase, compared_with="closed form" if q is None else "quantised network")
+
+
+def _exact(
+    network: Network, q: QuantGraph | None, batch: int | None
+) -> Callable[[Tensor], tuple[Mapping[str, Tensor], Tensor]]:
+    """From images to what all counts should be, and to the labels that follow."""
+    if q is None:
+
+        def closed_form(pixels: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
+            r = run(network, pixels, backend="closed_form", batch=batch)
+            return r.counts, r.predictions
+
+        return closed_form
+    shrunk = q.at_window(network.window, network.encoder.coding)
+
+    def integers(pixels: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
+        values = shrunk.execute(pixels)
+        return values, shrunk.logits(values).flatten(1).argmax(1)
+
+    return integers
+
+
+def _of_piece(
+    network: Network, r: RunResult, integers: Mapping[str, Tensor], predictions: Tensor, labels: Tensor
+) -> Measurement:
+    n = len(labels)
+    compared = {row.layer: row for row in compare_counts(r, integers)}
+    layers = {}
+    for name in network.shapes:
+        row = compared.get(name)
+        positive, negative = (int(by[name].sum()) if name in by else 0 for by in (r.positive, r.negative))
+        layers[name] = LayerTotals(row.compared if row else 0, row.differing if row else 0, positive, negative)
+    latency = torch.zeros(0) if r.latency is None else r.latency
+    return Measurement(
+        window=network.window,
+        phase=r.phase,
+        backend=r.backend,
+        counts_from=r.exact_from,
+        compared_with="",
+        images=n,
+        images_simulated=n if r.exact_from == "simulation" else r.checked,
+        simulation_mismatches=r.check_mismatches,
+        quantised_right=int((predictions == labels).sum()),
+        spiking_right=int((r.predictions == labels).sum()),
+        agreeing=int((r.predictions == predictions).sum()),
+        layers=layers,
+        slowest=int(latency.max()) if len(latency) else 0,
+        steps=float(latency.sum()),
+        sops=0.0 if r.sops is None else float(r.sops.sum()),
+        macs=0.0 if r.macs is None else float(r.macs.sum()),
+    )
+
+
+def _together(a: Measurement, b: Measurement) -> Measurement:
+    return replace(
+        b,
+        images=a.images + b.images,
+        images_simulated=a.images_simulated + b.images_simulated,
+        simulation_mismatches=a.simulation_mismatches + b.simulation_mismatches,
+        quantised_right=a.quantised_right + b.quantised_right,
+        spiking_right=a.spiking_right + b.spiking_right,
+        agreeing=a.agreeing + b.agreeing,
+        layers={name: a.layers[name] + b.layers[name] for name in a.layers},
+        slowest=max(a.slowest, b.slowest),
+        steps=a.steps + b.steps,
+        sops=a.sops + b.sops,
+        macs=a.macs + b.macs,
+    )
