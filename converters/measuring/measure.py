@@ -157,9 +157,10 @@ class Measurement:
         own = [*(getattr(self, name) for name in sums), *(n for part in parts for n in part)]
         *whole, steps, sops, macs = team.total(*own, self.steps, self.sops, self.macs)
         counts = iter([int(n) for n in whole])
+        added: dict[str, Any] = {name: next(counts) for name in sums}
         return replace(
             self,
-            **{name: next(counts) for name in sums},
+            **added,
             layers={name: LayerTotals(*(next(counts) for _ in range(4))) for name in self.layers},
             slowest=int(team.largest(self.slowest)),
             steps=steps,
