@@ -28,7 +28,7 @@ def pytest_report_header() -> str:
 
 
 @pytest.fixture(autouse=True)
-def _seeds():
+def _seeds() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  libraries still draw from it
     torch.manual_seed(0)

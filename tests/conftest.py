@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from converters.cli import main
 
 
 @pytest.fixture
-def calif(capsys):
+def calif(capsys: pytest.CaptureFixture[str]) -> Any:
     """Runs a command line; returns exit code, standard output and standard error."""
 
     def call(*arguments: object) -> tuple[int, str, str]:

@@ -176,7 +176,7 @@ def test_every_wing_has_its_rule() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
-def test_import_directions(path):
+def test_import_directions(path: Path) -> None:
     here, found = name(path), imports(path)
     ours = {m for m in found if m.split(".")[0] in ("calif_plugins", "converters")}
     if here.startswith("calif_plugins/"):
@@ -194,7 +194,7 @@ def test_import_directions(path):
 
 
 @pytest.mark.parametrize("package", ["converters", "calif_plugins", "converters.cli", "calif_plugins.reference"])
-def test_imports_are_lazy(package):
+def test_imports_are_lazy(package: str) -> None:
     heavy = ["brian2", "norse", "spikingjelly", "sinabs", "brevitas", "torchao", "snntorch", "matplotlib"]
     code = f"import sys, {package}; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -215,7 +215,7 @@ print(code, sorted(m for m in sys.modules if m in heavy))
 """
 
 
-def test_the_command_line_answers_before_it_imports():
+def test_the_command_line_answers_before_it_imports() -> None:
     """Help, version and wrong options need none of the libraries that the work needs."""
     commands = ["demo", "train", "convert", "run", "sweep", "cross-check"]
     commands += ["lower", "inspect", "interop", "report", "bench", "reproduce"]
@@ -228,7 +228,7 @@ def test_the_command_line_answers_before_it_imports():
     assert f"\ncalif {version('calif-plugins')}\n" in out.stdout
 
 
-def test_public_names():
+def test_public_names() -> None:
     """Names that others script against."""
     import calif_plugins
     import converters
@@ -246,7 +246,7 @@ def test_public_names():
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
-def test_no_print_and_no_bare_assert_on_input(path):
+def test_no_print_and_no_bare_assert_on_input(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
     assert not [n for n in calls if n.func.id == "print"], "output goes through rich, errors are raised"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from PIL import Image
 import converters
 from converters.quantised_file import load_quantised, save_quantised
 from converters.zoo.named import load_checkpoint
+from tests.command_line import Calif
 from tests.converters.graphs import lenet
 
 FAST = ["--checkpoint", "lenet5-mnist-8", "--dataset", "digits", "--images", "20"]
@@ -29,7 +31,7 @@ FIELDS = {
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -38,7 +40,7 @@ def one_object(out: str) -> dict:
     return json.loads(out)
 
 
-def test_run_as_json(calif):
+def test_run_as_json(calif: Calif) -> None:
     code, out, err = calif("run", *FAST, "--window", 8, "--window", 3, "--json")
     assert (code, err) == (0, "")
     result = one_object(out)
@@ -53,13 +55,13 @@ def test_run_as_json(calif):
         assert row["sops_per_image"] > row["spikes_per_image"] > 0
 
 
-def test_paper_phase_is_not_exact_and_says_so(calif):
+def test_paper_phase_is_not_exact_and_says_so(calif: Calif) -> None:
     code, out, _ = calif("run", *FAST, "--window", 8, "--phase", "paper", "--json")
     assert code == 0  # nobody asked for exactness
     assert one_object(out)["windows"][0]["count_mismatches"] > 0
 
 
-def test_closed_form_is_labelled(calif):
+def test_closed_form_is_labelled(calif: Calif) -> None:
     _, out, _ = calif("run", *FAST, "--backend", "closed_form", "--json")
     (row,) = one_object(out)["windows"]
     assert (row["counts_from"], row["count_mismatches"]) == ("closed form", 0)
@@ -71,7 +73,7 @@ def test_closed_form_is_labelled(calif):
     assert "4 images simulated too, 0 of their counts differ" in " ".join((out + err).split())
 
 
-def test_convert_inspect_run(calif, tmp_path):
+def test_convert_inspect_run(calif: Calif, tmp_path: Path) -> None:
     code, out, _ = calif("convert", "--checkpoint", "lenet5-mnist-8", "--window", 8, "--out", "n.nir", "--json")
     assert code == 0
     assert one_object(out)["files"] == [{"T": 8, "file": "n.nir", "bytes": (tmp_path / "n.nir").stat().st_size}]
@@ -87,7 +89,7 @@ def test_convert_inspect_run(calif, tmp_path):
     assert "was converted for T = 8; use --checkpoint" in err
 
 
-def test_tables_for_people(calif):
+def test_tables_for_people(calif: Calif) -> None:
     code, out, _ = calif("run", *FAST)
     assert code == 0
     assert "161,680" in out  # counts compared
@@ -96,14 +98,14 @@ def test_tables_for_people(calif):
     assert "decision boundaries round on the lattice as they do exactly" in out
 
 
-def test_sweep(calif):
+def test_sweep(calif: Calif) -> None:
     code, out, _ = calif("sweep", *FAST, "--window", 2, "--window", 8, "--phase", "settle", "--phase", "none", "--json")
     rows = one_object(out)["windows"]
     assert [(r["T"], r["phase"]) for r in rows] == [(2, "settle"), (2, "none"), (8, "settle"), (8, "none")]
     assert code == 0
 
 
-def test_anytime(calif):
+def test_anytime(calif: Calif) -> None:
     _, out, _ = calif("sweep", *FAST, "--window", 8, "--anytime", "--json")
     (row,) = one_object(out)["windows"]
     assert len(row["anytime"]) >= 8
@@ -112,7 +114,7 @@ def test_anytime(calif):
     assert "stopped after step 6:" in out
 
 
-def test_cross_check(calif, tmp_path):
+def test_cross_check(calif: Calif, tmp_path: Path) -> None:
     code, out, _ = calif("cross-check", *FAST[:-1], 3, "--window", 4, "--window", 8, "--json")
     result = one_object(out)
     assert code == 0
@@ -126,7 +128,7 @@ def test_cross_check(calif, tmp_path):
     assert "differing 0" in out
 
 
-def test_cross_check_against_a_file_that_differs(calif, tmp_path):
+def test_cross_check_against_a_file_that_differs(calif: Calif, tmp_path: Path) -> None:
     q = load_checkpoint("lenet5-mnist-8")[0]
     graph = converters.to_nir(q, T=8)
     graph.nodes["classifier.0"].v_threshold = graph.nodes["classifier.0"].v_threshold * 1.05
@@ -144,7 +146,7 @@ def test_cross_check_against_a_file_that_differs(calif, tmp_path):
     assert first["threshold"][1] == pytest.approx(1.05 * first["threshold"][0])
 
 
-def test_a_failed_check_exits_with_1(calif, monkeypatch):
+def test_a_failed_check_exits_with_1(calif: Calif, monkeypatch: pytest.MonkeyPatch) -> None:
     from converters.backends import closed_form
 
     exact = closed_form.exact_round
@@ -219,7 +221,7 @@ MISTAKES = [
 @pytest.mark.parametrize(
     ("arguments", "message"), MISTAKES, ids=lambda v: " ".join(v)[:60] if isinstance(v, list) else ""
 )
-def test_mistakes(calif, tmp_path, arguments, message):
+def test_mistakes(calif: Calif, tmp_path: Path, arguments: Any, message: str) -> None:
     whole = tmp_path / "whole.nir"
     converters.write(whole, converters.to_nir(lenet(), T=15))
     (tmp_path / "cut.nir").write_bytes(whole.read_bytes()[:1500])
@@ -238,10 +240,12 @@ def test_mistakes(calif, tmp_path, arguments, message):
     assert sorted(p.name for p in tmp_path.rglob("*")) == before  # nothing is left behind
 
 
-def test_convert_writes_nothing_if_one_window_fails(calif, tmp_path, monkeypatch):
+def test_convert_writes_nothing_if_one_window_fails(
+    calif: Calif, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     exact = converters.to_nir
 
-    def to_nir(q, T, coding):
+    def to_nir(q: Any, T: Any, coding: str) -> Any:
         if T == 5:
             raise converters.ConversionError("fc", "no lattice", "use fewer levels")
         return exact(q, T=T, coding=coding)
@@ -251,8 +255,8 @@ def test_convert_writes_nothing_if_one_window_fails(calif, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_asked_for_late_is_refused_before_the_work(calif, monkeypatch):
-    def work(*_args, **_options):
+def test_what_is_asked_for_late_is_refused_before_the_work(calif: Calif, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(*_args: Any, **_options: Any) -> None:
         raise AssertionError("it has begun")
 
     for name in (
@@ -272,7 +276,7 @@ def test_what_is_asked_for_late_is_refused_before_the_work(calif, monkeypatch):
         assert (code, out, err.count("\n")) == (2, "", 1)
 
 
-def test_a_toolkit_that_is_not_installed_names_the_extra(calif, monkeypatch):
+def test_a_toolkit_that_is_not_installed_names_the_extra(calif: Calif, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in [m for m in sys.modules if m.split(".")[0] == "brevitas"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "brevitas", None)  # as if it were not there
@@ -282,7 +286,7 @@ def test_a_toolkit_that_is_not_installed_names_the_extra(calif, monkeypatch):
     assert err.count("\n") == 1
 
 
-def test_bench(calif):
+def test_bench(calif: Calif) -> None:
     rows = ["float_passes_T", "calif_loop", "calif_fast", "calif_closed_form"]
     only = [a for r in rows for a in ("--only", r)]
     code, out, _ = calif("bench", *only, "--window", 4, "--batch", 2, "--repeats", 2, "--threads", 1, "--json")
@@ -298,7 +302,7 @@ def test_bench(calif):
     assert "--only: found 'abacus'; use one of snntorch_loop" in err
 
 
-def test_help_of_every_command(calif):
+def test_help_of_every_command(calif: Calif) -> None:
     code, out, _ = calif("--help")
     assert code == 0
     for command in ("demo", "train", "convert", "run", "sweep", "cross-check", "inspect", "bench"):
@@ -312,7 +316,7 @@ def test_help_of_every_command(calif):
 SHORT = ["--network", "lenet5", "--levels", "7", "--epochs", "3", "--qat-epochs", "1"]
 
 
-def test_checkpoint_of_another_network(calif):
+def test_checkpoint_of_another_network(calif: Calif) -> None:
     assert calif("train", "--epochs", 1, "--qat-epochs", 1, "--levels", 3, "--out", "a", "--json")[0] == 0
     code, out, err = calif(
         "train", "--epochs", 1, "--qat-epochs", 1, "--levels", 3, "--seed", 5, "--out", "a", "--json"
@@ -322,11 +326,11 @@ def test_checkpoint_of_another_network(calif):
 
 
 class Evil:
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return os.system, ("touch executed",)
 
 
-def test_a_training_checkpoint_executes_nothing(calif, tmp_path):
+def test_a_training_checkpoint_executes_nothing(calif: Calif, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     torch.save({"about": Evil(), "model": {}, "optimiser": {}, "log": ""}, tmp_path / "a" / "lenet5-digits.float.pt")
     code, _, err = calif("train", *SHORT, "--out", "a")
@@ -335,7 +339,7 @@ def test_a_training_checkpoint_executes_nothing(calif, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_training_goes_on_after_a_kill(tmp_path):
+def test_training_goes_on_after_a_kill(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "converters.cli", "train", *SHORT, "--json", "--out"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(converters.__file__).parents[1])}
     whole = subprocess.run([*command, "whole"], env=env, cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -12,11 +12,10 @@ import pytest
 
 import converters
 from converters.lowering import lower
+from tests.command_line import Calif
 from tests.converters.stock_graphs import dense, graph, neuron
 from tests.converters.test_names import chain
 from tests.converters.test_network_reading import net
-
-Calif = Callable[..., tuple[int, str, str]]
 
 
 def lif() -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,15 +15,16 @@ from converters.interop.comparing import EXACT, ROUTES, installed
 from converters.lowering import lower
 from converters.operations import Linear
 from converters.quantised import GraphBuilder, average_pool
+from tests.command_line import Calif
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
-def net(tmp_path):
+def net(tmp_path: Path) -> Any:
     """Digits (1, 32, 32) through a pool and two dense layers, with random weights."""
     gen = torch.Generator().manual_seed(1)
     b = GraphBuilder()
@@ -35,7 +38,7 @@ def net(tmp_path):
     return graph
 
 
-def test_rows_of_every_simulator_and_route(calif, net):
+def test_rows_of_every_simulator_and_route(calif: Calif, net: Any) -> None:
     code, out, err = calif("interop", "net.nir", "--dataset", "digits", "--images", 3, "--plain-images", 5, "--json")
     found = json.loads(out)
     assert (code, err, out.count("\n")) == (0, "", 1)
@@ -57,7 +60,7 @@ def test_rows_of_every_simulator_and_route(calif, net):
             assert row["differing"] > 0
 
 
-def test_a_perturbed_threshold_is_an_exit_of_one(calif, net, tmp_path):
+def test_a_perturbed_threshold_is_an_exit_of_one(calif: Calif, net: Any, tmp_path: Path) -> None:
     stock = lower(net, "chain")
     name = next(n for n in stock.nodes if n.startswith("l001") and n.endswith("c_cmp"))
     bias = stock.nodes[name].bias
@@ -87,7 +90,7 @@ def test_a_perturbed_threshold_is_an_exit_of_one(calif, net, tmp_path):
     assert calif(*arguments, "--simulator", "snntorch")[0] == 0
 
 
-def test_a_file_lowered_from_another_network_is_refused(calif, net, tmp_path):
+def test_a_file_lowered_from_another_network_is_refused(calif: Calif, net: Any, tmp_path: Path) -> None:
     command = ["interop", "net.nir", "--dataset", "digits", "--images", 2, "--stock", "stock.nir"]
     code, out, err = calif("lower", "--checkpoint", "lenet5-mnist-8", "--window", 7, "--out", "stock.nir")
     assert (code, err) == (0, "")
@@ -117,7 +120,7 @@ def test_a_file_lowered_from_another_network_is_refused(calif, net, tmp_path):
         (("--stock", "none.nir", "--dataset", "digits"), "no such file"),
     ],
 )
-def test_bad_usage_is_one_line(calif, net, arguments, message):
+def test_bad_usage_is_one_line(calif: Calif, net: Any, arguments: Any, message: str) -> None:
     given = arguments if not arguments or "--dataset" in arguments else (*arguments, "--dataset", "digits")
     code, out, err = calif("interop", "net.nir", *given)
     assert (code, out, err.count("\n")) == (2, "", 1)

@@ -1,19 +1,24 @@
 """``calif lower``, and the bit widths of ``calif inspect``."""
 
+from __future__ import annotations
+
 import json
+from pathlib import Path
+from typing import Any
 
 import nir
 import pytest
 
+from tests.command_line import Calif
 from tests.test_cli import rgb_folder
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_lower_writes_a_stock_file_and_says_its_lattice(calif, tmp_path):
+def test_lower_writes_a_stock_file_and_says_its_lattice(calif: Calif, tmp_path: Path) -> None:
     code, out, err = calif("lower", "--checkpoint", "lenet5-mnist-8", "--window", 8, "--out", "s.nir", "--json")
     about = json.loads(out)
     assert (code, err, out.count("\n")) == (0, "", 1)
@@ -37,7 +42,7 @@ def test_lower_writes_a_stock_file_and_says_its_lattice(calif, tmp_path):
     assert not (tmp_path / "t.nir").exists()
 
 
-def test_a_file_in_and_tables_for_people(calif):
+def test_a_file_in_and_tables_for_people(calif: Calif) -> None:
     calif("convert", "--checkpoint", "lenet5-mnist-8", "--window", 8, "--out", "n.nir")
     code, out, _ = calif("lower", "n.nir", "--target", "primitives", "--out", "p.nir")
     assert code == 0
@@ -48,7 +53,7 @@ def test_a_file_in_and_tables_for_people(calif):
     assert "round alike in integers" in out
 
 
-def test_the_lossy_target_says_so_and_measures(calif):
+def test_the_lossy_target_says_so_and_measures(calif: Calif) -> None:
     command = ["lower", "--checkpoint", "lenet5-mnist-8", "--window", 8, "--target", "plain_if", "--out", "p.nir"]
     code, out, _ = calif(*command)
     assert code == 0
@@ -78,7 +83,7 @@ def test_the_lossy_target_says_so_and_measures(calif):
         (["--window", 4, "--out", "s.nir"], "--out: found one file for 2 windows"),
     ],
 )
-def test_one_line_for_each_mistake(calif, tmp_path, arguments, message):
+def test_one_line_for_each_mistake(calif: Calif, tmp_path: Path, arguments: Any, message: Any) -> None:
     code, out, err = calif("lower", "--checkpoint", "lenet5-mnist-8", "--window", 8, *arguments)
     assert (code, out) == (2, "")
     assert message in err
@@ -86,7 +91,7 @@ def test_one_line_for_each_mistake(calif, tmp_path, arguments, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_no_file_where_the_losses_cannot_be_measured(calif, tmp_path):
+def test_no_file_where_the_losses_cannot_be_measured(calif: Calif, tmp_path: Path) -> None:
     rgb_folder(tmp_path / "rgb")
     command = ["lower", "--checkpoint", "lenet5-mnist-8", "--window", 8, "--target", "plain_if", "--images", 1]
     code, out, err = calif(*command, "--dataset", "rgb")
@@ -95,7 +100,7 @@ def test_no_file_where_the_losses_cannot_be_measured(calif, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["rgb"]
 
 
-def test_a_file_for_each_window(calif, tmp_path):
+def test_a_file_for_each_window(calif: Calif, tmp_path: Path) -> None:
     command = ["lower", "--checkpoint", "lenet5-mnist-8", "--window", 3, "--window", 2]
     code, out, err = calif(*command, "--json")
     assert (code, err, out.count("\n")) == (0, "", 1)

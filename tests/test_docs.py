@@ -8,6 +8,7 @@ import sys
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wanted = ("mkdocs", "material", "mkdocstrings", "latex2mathml")
     missing = [name for name in wanted if find_spec(name) is None]
     if missing:
@@ -40,7 +41,7 @@ class Fetched(HTMLParser):
         self.found: list[str] = []
         self.feed(page)
 
-    def handle_starttag(self, tag, attributes):
+    def handle_starttag(self, tag: Any, attributes: Any) -> None:
         given = dict(attributes)
         if tag == "link" and given.get("rel") in ("canonical", "prev", "next"):
             return
@@ -49,7 +50,7 @@ class Fetched(HTMLParser):
             self.found.append(given["href"])
 
 
-def test_pages_fetch_nothing_from_elsewhere(site):
+def test_pages_fetch_nothing_from_elsewhere(site: Path) -> None:
     pages = list(site.rglob("*.html"))
     assert len(pages) >= 11
     for path in pages:
@@ -60,14 +61,14 @@ def test_pages_fetch_nothing_from_elsewhere(site):
         assert not re.search(r"url\([\"']?(?:\w+:)?//", path.read_text(encoding="utf-8")), path
 
 
-def test_equations_are_typeset(site):
+def test_equations_are_typeset(site: Path) -> None:
     page = (site / "theorem" / "index.html").read_text(encoding="utf-8")
     assert page.count("<math") > 100
     assert "\\operatorname" not in page
     assert "$" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
 
 
-def test_every_public_function_has_its_place(site):
+def test_every_public_function_has_its_place(site: Path) -> None:
     import calif_plugins
     import converters
 
@@ -77,7 +78,7 @@ def test_every_public_function_has_its_place(site):
             assert re.search(rf'id="[\w.]*\.{name}"', pages), f"{package.__name__}.{name}"
 
 
-def test_st_bif_is_ca_lif_from_the_first_step():
+def test_st_bif_is_ca_lif_from_the_first_step() -> None:
     """docs/rivals.md: the same spikes as ``settle_from=0`` with ties up, and exact once it is quiet."""
     neuron = pytest.importorskip("spikingjelly.activation_based.neuron", reason="SpikingJelly is not installed")
     window, n = 12, 2000

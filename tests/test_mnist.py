@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -15,14 +17,14 @@ RUNS = [(127, 127), (127, 128), (8, 8), (4, 4), (3, 3)]
 
 
 @pytest.fixture(scope="module")
-def mnist():
+def mnist() -> Any:
     try:
         return load("mnist", "test", download=False)
     except ConversionError as error:
         pytest.skip(f"no MNIST: {error}")
 
 
-def mismatches(levels, window, data):
+def mismatches(levels: Any, window: Any, data: Any) -> Any:
     q, notes = load_checkpoint(f"lenet5-mnist-{levels}")
     g = converters.to_nir(q, T=window)
     compared = differing = 0
@@ -36,7 +38,7 @@ def mismatches(levels, window, data):
 
 
 @pytest.mark.parametrize(("levels", "window"), RUNS)
-def test_first_images(mnist, levels, window):
+def test_first_images(mnist: Any, levels: int, window: int) -> None:
     compared, differing, _ = mismatches(levels, window, mnist.first(40))
     assert compared >= 40 * 8084
     assert differing == 0
@@ -44,7 +46,7 @@ def test_first_images(mnist, levels, window):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("levels", "window"), RUNS)
-def test_all_ten_thousand(mnist, levels, window):
+def test_all_ten_thousand(mnist: Any, levels: int, window: int) -> None:
     compared, differing, notes = mismatches(levels, window, mnist)
     assert len(mnist) == 10_000
     assert compared >= 10_000 * 8084

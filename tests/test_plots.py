@@ -5,25 +5,28 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from calif_plugins import CaLIFParameters, plots
+from calif_plugins.parameters import Phase
 from calif_plugins.reference import closed_form, run
 
 ROOT = Path(__file__).resolve().parents[1]
 rng = np.random.default_rng(0)
 
 
-def line(axes, label):
+def line(axes: Axes, label: str) -> Any:
     return next(a for a in axes.get_lines() if a.get_label() == label)
 
 
 @pytest.fixture
-def ax():
+def ax() -> Axes:
     return Figure().add_subplot()
 
 
@@ -33,7 +36,7 @@ CHARGES = [-1.6, -1.2, 3.5, 2.0, 1.9, 1.4, -4.0, -2.2, -3.0, 0.4, 0.8, 3.2]
 
 @pytest.mark.parametrize("phase", ["settle", "paper", "none"])
 @pytest.mark.parametrize("seed", range(5))
-def test_trace_is_the_reference(phase, seed):
+def test_trace_is_the_reference(phase: Phase, seed: int) -> None:
     gen = np.random.default_rng(seed)
     p = CaLIFParameters(threshold=2.0, leak=0.25, y_min=-3, y_max=4, tie="up" if seed % 2 else "even", v_init=0.5)
     charges = gen.integers(-4, 6, 12).astype(float)
@@ -48,14 +51,14 @@ def test_trace_is_the_reference(phase, seed):
         assert t.y[-1] == closed_form(np.array([0.5 + charges.sum() - 3.0]), p)[0]
 
 
-def test_settle_from_changes_the_way_and_not_the_count():
+def test_settle_from_changes_the_way_and_not_the_count() -> None:
     late, early = plots.trace(CHARGES, GATED), plots.trace(CHARGES, GATED, settle_from=4)
     assert late.y[-1] == early.y[-1]
     assert late.threshold[:12].tolist() == [1.5] * 12
     assert early.threshold[:6].tolist() == [1.5] * 4 + [0.75] * 2
 
 
-def test_refused_spikes_are_those_of_the_gate():
+def test_refused_spikes_are_those_of_the_gate() -> None:
     t = plots.trace(CHARGES, GATED)
     low, high = t.before <= -t.threshold, t.before >= t.threshold
     y_before = np.concatenate([[0], t.y[:-1]])
@@ -66,7 +69,7 @@ def test_refused_spikes_are_those_of_the_gate():
     assert (t.refused == 1).any()
 
 
-def test_membrane_draws_the_trace(ax):
+def test_membrane_draws_the_trace(ax: Axes) -> None:
     t = plots.trace(CHARGES, GATED)
     assert plots.membrane(t, ax=ax) is ax
     for sign, label in ((1, "positive spike"), (-1, "negative spike")):
@@ -79,7 +82,7 @@ def test_membrane_draws_the_trace(ax):
     assert "rounding phase" in [text.get_text() for text in ax.get_legend().get_texts()]
 
 
-def test_calcium_draws_counts_and_range(ax):
+def test_calcium_draws_counts_and_range(ax: Axes) -> None:
     t = plots.trace(CHARGES, GATED)
     assert plots.calcium(t, ax=ax) is ax
     outline = next(p for p in ax.patches if p.get_label() == "calcium y")
@@ -87,12 +90,12 @@ def test_calcium_draws_counts_and_range(ax):
     assert {lines.get_ydata()[0] for lines in ax.get_lines() if len(set(lines.get_ydata())) == 1} >= {0, 2}
 
 
-def test_unbounded_range_has_no_line(ax):
+def test_unbounded_range_has_no_line(ax: Axes) -> None:
     plots.calcium(plots.trace([3.0, 3.0], CaLIFParameters(threshold=2.0, y_min=-np.inf)), ax=ax)
     assert not [a for a in ax.get_lines() if a.get_linestyle() == ":"]
 
 
-def test_transfer_is_the_rounded_relu_whatever_the_order(ax):
+def test_transfer_is_the_rounded_relu_whatever_the_order(ax: Axes) -> None:
     for inhibition in (0.0, 4.0, 9.5):
         axes = plots.transfer(window=8, inhibition=inhibition, points=101, ax=Figure().add_subplot())
         z = line(axes, "Ca-LIF").get_xdata()
@@ -107,7 +110,7 @@ def test_transfer_is_the_rounded_relu_whatever_the_order(ax):
     assert late[0] > 0
 
 
-def test_raster_draws_each_spike_once(ax):
+def test_raster_draws_each_spike_once(ax: Axes) -> None:
     spikes = rng.integers(-1, 2, (9, 2, 3))
     assert plots.raster(spikes, window=6, ax=ax) is ax
     flat = spikes.reshape(9, 6)
@@ -119,7 +122,7 @@ def test_raster_draws_each_spike_once(ax):
     assert ax.patches[0].get_x() == 6.5
 
 
-def test_counts_against_integers(ax):
+def test_counts_against_integers(ax: Axes) -> None:
     integers = rng.integers(0, 9, (4, 50))
     counts = integers.copy()
     counts[0, :3] += 1
@@ -129,14 +132,14 @@ def test_counts_against_integers(ax):
     assert {tuple(p) for p in wrong.get_offsets()} == {(n, n + 1) for n in integers[0, :3]}
 
 
-def test_accuracy_is_sorted_by_window_and_in_per_cent(ax):
+def test_accuracy_is_sorted_by_window_and_in_per_cent(ax: Axes) -> None:
     plots.accuracy([32, 4, 8], {"settle": [0.99, 0.5, 0.75]}, quantised=0.98, ax=ax)
     np.testing.assert_allclose(line(ax, "settle").get_xydata(), [[4, 50], [8, 75], [32, 99]])
     assert line(ax, "quantised network").get_ydata()[0] == 98
     assert [t.get_text() for t in ax.get_xticklabels()] == ["4", "8", "32"]
 
 
-def test_layer_bars(ax):
+def test_layer_bars(ax: Axes) -> None:
     plots.layer_spikes(["a", "b"], [10, 4], [1, 0], ax=ax)
     assert [p.get_width() for p in ax.patches if isinstance(p, Rectangle)] == [10, 4, -1, 0]
     axes = plots.layer_energy(["a", "b"], [1e6, 3e6], [2e5, 1e5], arithmetic="FP32")
@@ -144,7 +147,7 @@ def test_layer_bars(ax):
     assert axes.get_title() == "spiking 3.6 µJ, dense 1.38 µJ (FP32)"
 
 
-def test_graph_puts_nodes_below_what_feeds_them(ax):
+def test_graph_puts_nodes_below_what_feeds_them(ax: Axes) -> None:
     kinds = {"in": "Input", "a": "CaLIF", "b": "CaLIF", "sum": "CaLIF", "out": "Output"}
     edges = [("in", "a"), ("a", "b"), ("a", "sum"), ("b", "sum"), ("sum", "out"), ("sum", "b")]
     plots.graph(kinds, edges, ax=ax)
@@ -155,7 +158,7 @@ def test_graph_puts_nodes_below_what_feeds_them(ax):
     assert [a.get_linestyle() for a in arrows].count("--") == 1  # the feedback
 
 
-def test_a_deep_graph_and_a_cycle_without_entrance():
+def test_a_deep_graph_and_a_cycle_without_entrance() -> None:
     chain = {str(k): "Affine" for k in range(3000)}
     plots.graph(dict(list(chain.items())[:50]), [(str(k), str(k + 1)) for k in range(49)])
     plots.graph({"a": "X", "b": "X"}, [("a", "b"), ("b", "a")])
@@ -183,12 +186,12 @@ def test_a_deep_graph_and_a_cycle_without_entrance():
         (lambda: plots.graph({"a": "X"}, [("a", "z")]), "'z'"),
     ],
 )
-def test_mistakes(call, message):
+def test_mistakes(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
 
 
-def test_without_matplotlib_the_error_names_the_extra():
+def test_without_matplotlib_the_error_names_the_extra() -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
         "from calif_plugins import CaLIFParameters, plots\n"
@@ -200,7 +203,7 @@ def test_without_matplotlib_the_error_names_the_extra():
     assert done.stdout == 'plots need matplotlib; install it: pip install "calif-plugins[plot]"'
 
 
-def test_figures_come_out_as_files(tmp_path):
+def test_figures_come_out_as_files(tmp_path: Path) -> None:
     for k, axes in enumerate((plots.membrane(plots.trace(CHARGES, GATED)), plots.transfer(), plots.raster([[1, -1]]))):
         axes.figure.savefig(tmp_path / f"{k}.png")
         assert (tmp_path / f"{k}.png").stat().st_size > 2000

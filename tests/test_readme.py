@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -16,12 +17,12 @@ BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("code", BLOCKS, ids=lambda code: code.splitlines()[0])
-def test_python(code, tmp_path, monkeypatch):
+def test_python(code: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
 
 
-def test_commands_exist():
+def test_commands_exist() -> None:
     known = set(get_command(_app()).commands)  # type: ignore[attr-defined]
     named = set(re.findall(r"\bcalif ([a-z-]+)", TEXT))
     assert named
@@ -29,18 +30,18 @@ def test_commands_exist():
     assert known <= named, "a command that the README does not mention"
 
 
-def test_make_targets_exist():
+def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in set(re.findall(r"\bmake ([a-z-]+)", TEXT)):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
-def test_local_links_and_pictures_exist():
+def test_local_links_and_pictures_exist() -> None:
     targets = [t for t in re.findall(r"\]\(([^)#]+)[^)]*\)", TEXT) if not t.startswith("http")]
     assert "docs/picture.png" in targets
     for target in targets:
         assert (ROOT / target).is_file(), target
 
 
-def test_the_project_speaks_of_itself():
+def test_the_project_speaks_of_itself() -> None:
     assert not re.search(r"file:///|/(?:root|home|tmp|work)/", TEXT)

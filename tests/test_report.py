@@ -6,8 +6,10 @@ import json
 import re
 import shutil
 import time
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +24,12 @@ from converters.report_details import describe, layer_rows, pack, traces, unpack
 from converters.report_sections import energy_rows
 from converters.zoo.datasets import Images, load
 from converters.zoo.named import load_checkpoint
+from tests.command_line import Calif
 from tests.converters.graphs import lenet, residual
 
 
 @pytest.fixture(scope="module")
-def run_file(tmp_path_factory) -> Path:
+def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real run: two windows, two phases, cross-checked, with its layers and three images."""
     folder = tmp_path_factory.mktemp("run")
     q, notes = load_checkpoint("lenet5-mnist-8")
@@ -46,7 +49,7 @@ def run_file(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(run_file) -> dict:
+def run(run_file: Path) -> dict:
     return json.loads(run_file.read_text())
 
 
@@ -55,7 +58,7 @@ def run(run_file) -> dict:
 
 @pytest.mark.parametrize("make", [lenet, residual])
 @pytest.mark.parametrize("coding", ["isi", "direct"])
-def test_layers_add_up_to_the_run(make, coding):
+def test_layers_add_up_to_the_run(make: Callable[..., Any], coding: str) -> None:
     q = make()
     pixels = torch.rand(6, *q.input.shape)
     network = Network.from_graph(converters.to_nir(q, T=15, coding=coding))
@@ -74,7 +77,7 @@ def test_layers_add_up_to_the_run(make, coding):
     assert found["extra_steps"] == r.extra_steps.tolist()
 
 
-def test_dense_operations_are_counted_from_the_geometry():
+def test_dense_operations_are_counted_from_the_geometry() -> None:
     # 4 filters of 3 x 3 on 8 x 8; 2 x 2 pools of 4 x 3 x 3; 36 -> 12 -> 5
     rows = {
         r["name"]: r
@@ -86,14 +89,14 @@ def test_dense_operations_are_counted_from_the_geometry():
     assert (rows["conv"]["fan_in"], rows["pool"]["fan_in"], rows["fc1"]["fan_in"]) == (9, 4, 36)
 
 
-def test_a_wrong_network_shows_its_mismatches():
+def test_a_wrong_network_shows_its_mismatches() -> None:
     q, other = lenet(), lenet(seed=3)
     rows = layer_rows(Network.from_graph(converters.to_nir(q)), other, torch.rand(4, 1, 8, 8))["layers"]
     assert sum(r.get("mismatches", 0) for r in rows) > 10
 
 
 @pytest.mark.parametrize("checkpoint", ["lenet5-mnist-8", "lenet5-mnist-127"])  # read from the membrane, and counts
-def test_traces_end_on_the_prediction(checkpoint):
+def test_traces_end_on_the_prediction(checkpoint: str) -> None:
     q, _ = load_checkpoint(checkpoint)
     data = load("digits", "test").first(10)
     network = Network.from_graph(converters.to_nir(q, T=8))
@@ -115,7 +118,7 @@ def test_traces_end_on_the_prediction(checkpoint):
             np.testing.assert_array_equal(unpack(layer["spikes"], whole.shape), whole)
 
 
-def test_large_layers_are_cut_to_whole_channels(monkeypatch):
+def test_large_layers_are_cut_to_whole_channels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("converters.report_details.MAP_NEURONS", 80)
     network = Network.from_graph(converters.to_nir(lenet()))
     found = traces(network, Images(torch.rand(1, 1, 8, 8), torch.tensor([0]), 5), shown=1)
@@ -125,7 +128,7 @@ def test_large_layers_are_cut_to_whole_channels(monkeypatch):
 
 
 @pytest.mark.parametrize("neurons", [1, 3, 4, 7])
-def test_packed_spikes_come_back(neurons):
+def test_packed_spikes_come_back(neurons: int) -> None:
     spikes = np.random.default_rng(neurons).integers(-1, 2, (5, neurons)).astype(np.int8)
     np.testing.assert_array_equal(unpack(pack(spikes), spikes.shape), spikes)
 
@@ -146,7 +149,7 @@ class Reader(HTMLParser):
         self.table, self.cell, self.stack = "", False, []
         self.feed(page)
 
-    def handle_starttag(self, tag, attributes):
+    def handle_starttag(self, tag: Any, attributes: Any) -> None:
         given = dict(attributes)
         if "id" in given:
             self.ids.append(given["id"])
@@ -165,11 +168,11 @@ class Reader(HTMLParser):
             self.cell = True
             self.tables[self.table][-1].append("")
 
-    def handle_endtag(self, tag):
+    def handle_endtag(self, tag: Any) -> None:
         if tag in ("td", "th"):
             self.cell = False
 
-    def handle_data(self, data):
+    def handle_data(self, data: Any) -> None:
         if self.cell:
             self.tables[self.table][-1][-1] += data
 
@@ -178,7 +181,7 @@ def number(text: str) -> float:
     return float(re.sub(r"[^0-9.e-]", "", text))
 
 
-def test_numbers_equal_the_json(run):
+def test_numbers_equal_the_json(run: dict) -> None:
     tables = Reader(render(run)).tables
     for cells in tables["windows-table"][1:]:
         row = next(r for r in run["windows"] if (str(r["T"]), r["phase"]) == (cells[0], cells[1]))
@@ -205,7 +208,7 @@ def test_numbers_equal_the_json(run):
         ]
 
 
-def test_the_verdict_is_about_the_exact_phase(run):
+def test_the_verdict_is_about_the_exact_phase(run: dict) -> None:
     page = render(run)
     compared = sum(r["counts_compared"] for r in run["windows"] if r["phase"] == "settle")
     assert f"{compared:,} counts compared" in page
@@ -217,7 +220,7 @@ def test_the_verdict_is_about_the_exact_phase(run):
     assert '<span id="verdict-differ">7</span> differ' in page
 
 
-def test_energy_is_arithmetic_on_the_json(run):
+def test_energy_is_arithmetic_on_the_json(run: dict) -> None:
     rows = energy_rows(run)
     layers = run["details"]["windows"][0]["layers"][1:]
     macs, adds = sum(x["macs"] for x in layers), sum(x["adds"] for x in layers)
@@ -238,7 +241,7 @@ def test_energy_is_arithmetic_on_the_json(run):
     assert "The dense INT8 network is cheaper than the spiking one at T = 4" in render(dear)
 
 
-def test_one_file_sound_for_screen_readers(run):
+def test_one_file_sound_for_screen_readers(run: dict) -> None:
     page = render(run)
     seen = Reader(page)
     assert all(value.startswith(("#", "data:,")) for _, value in seen.outside)
@@ -253,7 +256,7 @@ def test_one_file_sound_for_screen_readers(run):
     assert page.count("<svg") == page.count("<title id=") == page.count("<desc id=")
 
 
-def test_nothing_in_a_run_becomes_markup(run):
+def test_nothing_in_a_run_becomes_markup(run: dict) -> None:
     evil = '</script><img src=x onerror="document.title=1">'
     bad = {**run, "network": evil, "dataset": evil, "nir_file": evil, "rows": [{"simulator": evil, "note": evil}]}
     page = render(bad)
@@ -273,7 +276,7 @@ INTEROP = [
 
 
 @pytest.mark.parametrize("name", ["interop", "rows"])  # as a part of a run, and as calif interop prints it
-def test_interop_rows(run, name):
+def test_interop_rows(run: dict, name: str) -> None:
     cells = Reader(render({**run, name: INTEROP})).tables["interop-table"]
     assert cells[0] == ["simulator", "version", "route", "layers", "spikes compared", "differ", "seconds", "note"]
     assert cells[1] == ["sinabs", "3.1.3", "chain", "6", "12,345", "0", "2.5", ""]
@@ -281,7 +284,7 @@ def test_interop_rows(run, name):
     assert cells[3] == ["norse", "3.1.3", "chain", "6", "–", "–", "–", "missing"]
 
 
-def test_accuracy_chart_places_points_by_their_numbers():
+def test_accuracy_chart_places_points_by_their_numbers() -> None:
     svg = accuracy_chart({"spiking, settle": [(4, 0.5), (16, 1.0), (8, 0.75)]})
     points = re.search(r'class="line s0" points="([^"]+)"', svg).group(1)
     (x0, y0), (x1, y1), (x2, y2) = (tuple(map(float, p.split(","))) for p in points.split())
@@ -290,7 +293,7 @@ def test_accuracy_chart_places_points_by_their_numbers():
     assert y2 < y0
 
 
-def test_accuracy_of_stopping_earlier(run):
+def test_accuracy_of_stopping_earlier(run: dict) -> None:
     curves = [[0.25, 0.5, 1.0], [0.125, 0.25, 0.5, 0.75, 1.0]]
     windows = [{**r, "anytime": c} for r, c in zip(run["windows"][:3:2], curves, strict=True)]
     page = render({**run, "windows": windows})
@@ -309,7 +312,7 @@ ROW = {"T": 8, "phase": "settle", "quantised_accuracy": 0.9, "snn_accuracy": 0.9
 ROW |= {"count_mismatches": 0}
 
 
-def test_command(calif, run_file, tmp_path):
+def test_command(calif: Calif, run_file: Path, tmp_path: Path) -> None:
     code, out, err = calif("report", run_file.parent, "--out", tmp_path / "a.html", "--json")
     assert (code, err) == (0, "")
     told = json.loads(out)
@@ -320,7 +323,7 @@ def test_command(calif, run_file, tmp_path):
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
-def test_the_demo_writes_it_and_says_where(calif, tmp_path, monkeypatch):
+def test_the_demo_writes_it_and_says_where(calif: Calif, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = ["demo", "--levels", 15, "--window", 4, "--images", 10]
     code, out, _ = calif(*arguments)
@@ -340,7 +343,7 @@ def test_the_demo_writes_it_and_says_where(calif, tmp_path, monkeypatch):
     assert len(seen.tables["layers-0"]) == 1 + 8
 
 
-def test_of_a_network_and_images_of_ones_own(tmp_path):
+def test_of_a_network_and_images_of_ones_own(tmp_path: Path) -> None:
     q = lenet()
     images, labels = torch.rand(12, 1, 8, 8), torch.arange(12) % 5
     run = converters.make_report(q, images, labels, tmp_path / "own.html", windows=[15, 4], checked=2, name="mine")
@@ -358,7 +361,7 @@ def test_of_a_network_and_images_of_ones_own(tmp_path):
     assert not (tmp_path / "no.html").exists()
 
 
-def test_command_on_what_run_prints(calif, tmp_path, monkeypatch):
+def test_command_on_what_run_prints(calif: Calif, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = ["--checkpoint", "lenet5-mnist-8", "--dataset", "digits", "--images", 12]
     _, printed, _ = calif("run", *arguments, "--window", 8, "--json")
@@ -394,7 +397,9 @@ def test_command_on_what_run_prints(calif, tmp_path, monkeypatch):
         ({}, ["--out", "no/r.html"], "no/r.html: found that its folder does not exist"),
     ],
 )
-def test_options_that_do_not_fit_the_run(calif, tmp_path, monkeypatch, about, arguments, message):
+def test_options_that_do_not_fit_the_run(
+    calif: Calif, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, about: Any, arguments: list[str], message: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("r.json").write_text(json.dumps({"windows": [ROW], **about}))
     code, out, err = calif("report", "r.json", *arguments)
@@ -403,7 +408,7 @@ def test_options_that_do_not_fit_the_run(calif, tmp_path, monkeypatch, about, ar
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
 
 
-def test_a_mismatch_exits_with_1(calif, tmp_path):
+def test_a_mismatch_exits_with_1(calif: Calif, tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(json.dumps({"windows": [{**ROW, "count_mismatches": 3}]}))
     code, out, _ = calif("report", tmp_path / "r.json", "--json")
     assert (code, json.loads(out)["mismatches"]) == (1, 3)
@@ -430,7 +435,7 @@ def test_a_mismatch_exits_with_1(calif, tmp_path):
         (json.dumps({"windows": [ROW], "details": {"windows": [{"T": 1}]}}), "details.windows[0].phase, which is mis"),
     ],
 )
-def test_mistakes(calif, tmp_path, content, message):
+def test_mistakes(calif: Calif, tmp_path: Path, content: Any, message: str) -> None:
     path = tmp_path / "r.json"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -443,12 +448,12 @@ def test_mistakes(calif, tmp_path, content, message):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_checkpoint_that_is_not_there(calif, run_file):
+def test_a_checkpoint_that_is_not_there(calif: Calif, run_file: Path) -> None:
     code, _, err = calif("report", run_file, "--checkpoint", "gone")
     assert (code, "gone: found no such file or checkpoint" in err) == (2, True)
 
 
-def test_runs_add_up(run_file, tmp_path):
+def test_runs_add_up(run_file: Path, tmp_path: Path) -> None:
     (tmp_path / "more.json").write_text(
         json.dumps({"windows": [ROW], "cross_check": {"images": 3, "spikes_compared": 5, "spike_mismatches": 1}})
     )
@@ -466,7 +471,7 @@ FLAGS += " --disable-background-networking --disable-component-update"
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     webdriver = pytest.importorskip("selenium.webdriver", reason="Selenium is not installed")
     from selenium.webdriver.chrome.service import Service
 
@@ -483,19 +488,19 @@ def browser(tmp_path_factory):
     opened.quit()
 
 
-def emulate(browser, width: int, theme: str) -> None:
+def emulate(browser: Any, width: int, theme: str) -> None:
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     features = [{"name": "prefers-color-scheme", "value": theme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
-def press(browser, selector: str, keys: str) -> None:
+def press(browser: Any, selector: str, keys: str) -> None:
     browser.find_element("css selector", selector).send_keys(keys)
 
 
 @pytest.fixture(scope="module")
-def page(browser, run, tmp_path_factory):
+def page(browser: Any, run: dict, tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(render({**run, "interop": INTEROP}), encoding="utf-8")
     emulate(browser, 1280, "light")
@@ -503,7 +508,7 @@ def page(browser, run, tmp_path_factory):
     return browser
 
 
-def shown(page) -> dict:
+def shown(page: Any) -> dict:
     return page.execute_script(
         "return {step: document.getElementById('step').value, max: document.getElementById('step').max,"
         "text: document.getElementById('step').getAttribute('aria-valuetext'),"
@@ -517,7 +522,7 @@ def shown(page) -> dict:
 LEFT, RIGHT, END, HOME = "\ue012", "\ue014", "\ue010", "\ue011"
 
 
-def test_the_slider_steps_through_the_run(page, run):
+def test_the_slider_steps_through_the_run(page: Any, run: dict) -> None:
     found = run["details"]["traces"]
     for k, image in enumerate(found["images"]):
         page.execute_script(f"document.querySelector('input[name=image][value=\"{k}\"]').click()")
@@ -540,7 +545,7 @@ def test_the_slider_steps_through_the_run(page, run):
         assert f"at the end it says {image['prediction']}, and the label is {image['label']}" in shown(page)["summary"]
 
 
-def test_the_map_paints_the_spikes(page, run):
+def test_the_map_paints_the_spikes(page: Any, run: dict) -> None:
     """As many pixels carry the positive colour as there are positive spikes at this step."""
     found = run["details"]["traces"]
     page.execute_script("document.querySelector('input[name=image][value=\"0\"]').click()")
@@ -557,7 +562,7 @@ def test_the_map_paints_the_spikes(page, run):
     assert painted == layer["positive"][4] > 0
 
 
-def test_play_runs_to_the_end_and_stops(page, run):
+def test_play_runs_to_the_end_and_stops(page: Any, run: dict) -> None:
     press(page, "#step", END + LEFT * 2)
     page.execute_script("document.getElementById('play').click()")
     assert page.execute_script("return document.getElementById('play').getAttribute('aria-pressed')") == "true"
@@ -574,7 +579,7 @@ COLOURS = ["page", "card", "text", "muted", "link", "s0", "s1", "s2", "s3", "goo
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_fits_the_screen_and_can_be_read(page, width, theme):
+def test_fits_the_screen_and_can_be_read(page: Any, width: int, theme: str) -> None:
     emulate(page, width, theme)
     assert page.execute_script("return document.documentElement.scrollWidth") <= width
     # contrast of text and of every coloured element against the page (WCAG: 4.5, and 3 for graphics)
@@ -603,7 +608,7 @@ def contrast(a: str, b: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_no_console_error(page):
+def test_no_console_error(page: Any) -> None:
     assert page.get_log("browser") == []
 
 
@@ -617,7 +622,7 @@ def test_no_console_error(page):
         "<iframe src='data:text/html,x'></iframe>",
     ],
 )
-def test_the_policy_stops_what_would_get_in(browser, run, tmp_path, foreign):
+def test_the_policy_stops_what_would_get_in(browser: Any, run: dict, tmp_path: Path, foreign: str) -> None:
     """No value becomes markup; if one did, the browser would not run, style or load it."""
     path = tmp_path / "report.html"
     path.write_text(render(run).replace("<footer>", f"{foreign}<footer>"), encoding="utf-8")

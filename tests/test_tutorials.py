@@ -50,14 +50,14 @@ def texts(cell: Any) -> str:
     return "".join(found)
 
 
-def test_there_are_seven():
+def test_there_are_seven() -> None:
     assert [p.name[0] for p in NOTEBOOKS] == list(PROMISES) == list("1234567")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:(zmq|tornado|jupyter_client|nbclient|traitlets).*")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sockets that asyncio closes late
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_runs(path, tmp_path, monkeypatch):
+def test_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))  # nobody's own start-up files
     monkeypatch.setenv("PYTHONPATH", str(FOLDER.parent))
@@ -80,7 +80,7 @@ def test_runs(path, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_stored_as_it_ran(path):
+def test_stored_as_it_ran(path: Path) -> None:
     book = nbformat.read(path, as_version=4)
     nbformat.validate(book)
     code = [cell for cell in book.cells if cell.cell_type == "code"]
@@ -92,7 +92,7 @@ def test_stored_as_it_ran(path):
     assert not re.search(r"/work/|/root/|/home/|/tmp/", path.read_text(encoding="utf-8"))
 
 
-def test_links_between_tutorials():
+def test_links_between_tutorials() -> None:
     for path in NOTEBOOKS:
         book = nbformat.read(path, as_version=4)
         text = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
@@ -101,6 +101,6 @@ def test_links_between_tutorials():
                 assert (FOLDER / target).is_file(), target
 
 
-def test_the_documentation_lists_them():
+def test_the_documentation_lists_them() -> None:
     page = (FOLDER.parent / "docs" / "tutorials.md").read_text(encoding="utf-8")
     assert set(re.findall(r"`(\d_\w+\.ipynb)`", page)) == {p.name for p in NOTEBOOKS}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 
-def test_brian2_still_replaces_pytests_doctest_collector():
+def test_brian2_still_replaces_pytests_doctest_collector() -> None:
     code = (
         "import _pytest.doctest as d; a = d.DoctestModule; import brian2; "
         "print(a is d.DoctestModule, d.DoctestModule.__module__)"
@@ -19,7 +19,7 @@ def test_brian2_still_replaces_pytests_doctest_collector():
     assert out.stdout.split() == ["False", "brian2.tests"], "conftest.py need not import Brian2 any more"
 
 
-def test_torchao_still_logs_a_notice_when_it_is_imported():
+def test_torchao_still_logs_a_notice_when_it_is_imported() -> None:
     code = "import torchao.quantization.pt2e"
     plain = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert "register_constant" in plain.stderr, "converters.notices need not silence torch.utils._pytree any more"
@@ -27,7 +27,7 @@ def test_torchao_still_logs_a_notice_when_it_is_imported():
     assert subprocess.run(ours, capture_output=True, text=True, check=True).stderr == ""
 
 
-def test_numba_starting_its_threads_changes_those_of_torch():
+def test_numba_starting_its_threads_changes_those_of_torch() -> None:
     """``use_threads_of_torch`` puts the number back."""
     pytest.importorskip("numba.np.ufunc.omppool", reason="no Numba, or one without OpenMP")
     code = """
@@ -73,7 +73,13 @@ sys.exit(0 if torch.equal(y.double(), want) else 3)
         ((2, 5, 3, 8), (16, 1, 1, 2), ((1, 2), (0, 0), (1, 1), 8)),
     ],
 )
-def test_integer_convolutions_of_onednn_still_fail_for_some_geometries(case):
+def test_integer_convolutions_of_onednn_still_fail_for_some_geometries(
+    case: tuple[
+        tuple[int, int, int, int],
+        tuple[int, int, int, int],
+        tuple[tuple[int, int], tuple[int, int], tuple[int, int], int],
+    ],
+) -> None:
     """``integer_kernels._trusted`` keeps away from the first, which ends the process, and finds the second."""
     from converters.integer_kernels import int8_kernels
 
@@ -83,7 +89,7 @@ def test_integer_convolutions_of_onednn_still_fail_for_some_geometries(case):
     assert done.returncode != 0, "this geometry can be trusted now"
 
 
-def test_float_convolutions_of_one_channel_are_still_wrong_channels_last():
+def test_float_convolutions_of_one_channel_are_still_wrong_channels_last() -> None:
     """``operations.convolution.in_order`` copies such a channel."""
     import torch
 

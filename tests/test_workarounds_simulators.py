@@ -20,7 +20,7 @@ from tests.converters.graphs import residual
 pytestmark = pytest.mark.filterwarnings("ignore:nirtorch.load is being deprecated")
 
 
-def test_the_private_names_are_there():
+def test_the_private_names_are_there() -> None:
     from snntorch.import_nir import _nir_to_snntorch_module
 
     assert callable(_nir_to_snntorch_module)
@@ -39,7 +39,7 @@ def test_the_private_names_are_there():
     assert callable(_import_sinabs_module)
 
 
-def test_norse_and_snntorch_still_flatten_the_batch():
+def test_norse_and_snntorch_still_flatten_the_batch() -> None:
     from snntorch.import_nir import _nir_to_snntorch_module
 
     flatten = nir.Flatten(input_type={"input": np.array([2, 3])}, start_dim=0, end_dim=-1)
@@ -48,7 +48,7 @@ def test_norse_and_snntorch_still_flatten_the_batch():
     assert norse._import_norse_module(flatten)(torch.ones(4, 2, 3)).shape == (24,), "dialects.py: norse can have 0"
 
 
-def test_importers_still_fail_on_groups():
+def test_importers_still_fail_on_groups() -> None:
     from snntorch.import_nir import _nir_to_snntorch_module
 
     conv = nir.Conv2d((4, 4), np.ones((4, 1, 3, 3), np.float32), (1, 1), (0, 0), (1, 1), 4, np.zeros(4, np.float32))
@@ -64,7 +64,7 @@ def test_importers_still_fail_on_groups():
         home._NodeMapper(1e-4).map_conv2d(conv)
 
 
-def test_pools_by_average_still_lose_the_last_bit():
+def test_pools_by_average_still_lose_the_last_bit() -> None:
     pool = nirtorch.nir_interpreter.DEFAULT_MAP[nir.SumPool2d](nir.SumPool2d((7, 7), (7, 7), (0, 0)))
     spikes = torch.zeros(49, 1, 7, 7, dtype=torch.float64)
     for n in range(49):
@@ -72,7 +72,7 @@ def test_pools_by_average_still_lose_the_last_bit():
     assert not torch.equal(pool(spikes).flatten(), torch.arange(1, 50.0, dtype=torch.float64)), "pools can stay pools"
 
 
-def test_the_older_executor_still_runs_a_join_before_its_second_branch(monkeypatch):
+def test_the_older_executor_still_runs_a_join_before_its_second_branch(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("norse", reason="Norse is not installed")
     q = residual()
     graph = converters.to_nir(q)
@@ -82,7 +82,7 @@ def test_the_older_executor_still_runs_a_join_before_its_second_branch(monkeypat
     assert any(not torch.equal(r.outputs[k], s) for k, s in e.spikes.items()), "native.py: one executor would do"
 
 
-def test_scale_nodes_are_still_unknown():
+def test_scale_nodes_are_still_unknown() -> None:
     home = pytest.importorskip("norse.torch.utils.import_nir", reason="Norse is not installed")
     assert home._import_norse_module(nir.Scale(scale=np.full(3, 2.0))) is None, "dialects.py: norse has Scale now"
     spelt, _ = spell(converters.to_nir(residual(shared=False)), "norse")

@@ -5,9 +5,13 @@ The oracle of each is the plainest other way to the same numbers.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 
 import converters
 from calif_plugins import reference
@@ -21,7 +25,7 @@ from tests.networks import pixels
 
 
 @pytest.fixture(scope="module")
-def lenet():
+def lenet() -> Any:
     q, _ = load_checkpoint("lenet5-mnist-8")
     return q, Network.from_graph(converters.to_nir(q, T=8)), pixels(4, (1, 32, 32))
 
@@ -30,7 +34,7 @@ def charges(steps: int, n: int) -> torch.Tensor:
     return torch.randint(-20, 40, (steps, n, 64, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.float64)
 
 
-def test_reference_step(benchmark):
+def test_reference_step(benchmark: BenchmarkFixture) -> None:
     p = CaLIFParameters(threshold=10.0, y_min=0, y_max=127)
     v, y, charge = np.zeros((4, 64, 8, 8)), np.zeros((4, 64, 8, 8)), charges(1, 4)[0].numpy()
     after, count, spikes = benchmark(reference.step, v, y, charge, p)
@@ -38,7 +42,7 @@ def test_reference_step(benchmark):
     assert (count == (charge >= 10)).all()
 
 
-def test_snntorch_step(benchmark):
+def test_snntorch_step(benchmark: BenchmarkFixture) -> None:
     charge = charges(1, 4)[0]
     v, y = torch.zeros_like(charge), torch.zeros_like(charge)
     limits = [torch.tensor(k, dtype=torch.float64) for k in (10.0, 0.0, 0.0, 127.0)]
@@ -47,10 +51,10 @@ def test_snntorch_step(benchmark):
     assert torch.equal(after, charge - 10 * spikes)
 
 
-def test_many_steps(benchmark):
+def test_many_steps(benchmark: BenchmarkFixture) -> None:
     p, charge = CaLIFParameters(threshold=10.0, y_min=0, y_max=127), charges(16, 4)
 
-    def run():
+    def run() -> Any:
         return CaLIFMultiStep(p, window=16)(charge)
 
     spikes = benchmark(run)
@@ -60,21 +64,21 @@ def test_many_steps(benchmark):
         assert (s == expected).all()
 
 
-def test_encode(benchmark):
+def test_encode(benchmark: BenchmarkFixture) -> None:
     counts = np.random.default_rng(0).integers(-127, 128, (16, 3, 32, 32))
     assert (benchmark(lambda: isi_encode(counts=counts, window=128)).sum(0, dtype=int) == counts).all()
 
 
-def test_convert(benchmark, lenet):
+def test_convert(benchmark: BenchmarkFixture, lenet: Any) -> None:
     q, network, _ = lenet
     graph = benchmark(converters.to_nir, q, T=8)
     assert [s.name for s in Network.from_graph(graph).stages] == [s.name for s in network.stages]
 
 
-def test_write_and_read(benchmark, lenet, tmp_path):
+def test_write_and_read(benchmark: BenchmarkFixture, lenet: Any, tmp_path: Path) -> None:
     graph = converters.to_nir(lenet[0], T=8)
 
-    def there_and_back():
+    def there_and_back() -> Any:
         converters.write(tmp_path / "net.nir", graph)
         return converters.read(tmp_path / "net.nir")
 
@@ -85,7 +89,7 @@ def test_write_and_read(benchmark, lenet, tmp_path):
 
 
 @pytest.mark.parametrize(("backend", "options"), [("fast", {}), ("closed_form", {})])
-def test_run(benchmark, lenet, backend, options):
+def test_run(benchmark: BenchmarkFixture, lenet: Any, backend: str, options: Any) -> None:
     q, network, x = lenet
     r = benchmark(lambda: converters.run(network, x, backend=backend, **options))
     expected = q.at_window(8).execute(x)

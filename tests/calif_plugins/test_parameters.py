@@ -1,3 +1,7 @@
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -24,12 +28,12 @@ from calif_plugins import CaLIFParameters
         ({"tie": "down"}, "tie: expected one of even, up"),
     ],
 )
-def test_values_that_no_neuron_has(kwargs, message):
+def test_values_that_no_neuron_has(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CaLIFParameters(**kwargs)
 
 
-def test_parameters_do_not_change():
+def test_parameters_do_not_change() -> None:
     mine = np.array([1.0, 2.0])
     p = CaLIFParameters(threshold=mine)
     mine[0] = 9
@@ -40,6 +44,6 @@ def test_parameters_do_not_change():
         p.threshold = 3  # type: ignore[misc]
 
 
-def test_channels_must_fit_the_layer():
+def test_channels_must_fit_the_layer() -> None:
     with pytest.raises(ValueError, match="3 channels do not fit"):
         CaLIFParameters(threshold=[1.0, 2.0, 3.0]).for_shape((2, 4, 4))

@@ -7,6 +7,7 @@ import gc
 import io
 import pickle
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from calif_plugins import CaLIFParameters, reference
+from calif_plugins.parameters import TieRule
 from calif_plugins.snntorch import CaLIF, calif_step, reset, settle
 
 
@@ -29,7 +31,7 @@ from calif_plugins.snntorch import CaLIF, calif_step, reset, settle
     st.booleans(),
     st.sampled_from([(0, 7), (-7, 7), (0, np.inf), (-3, 0)]),
 )
-def test_one_step_is_the_references(seed, tie, half, leaking, bounds):
+def test_one_step_is_the_references(seed: int, tie: TieRule, half: bool, leaking: bool, bounds: Any) -> None:
     rng = np.random.default_rng(seed)
     p = CaLIFParameters(
         threshold=rng.integers(1, 9, 3) / 2, leak=rng.integers(-8, 9, 3) / 4, y_min=bounds[0], y_max=bounds[1], tie=tie
@@ -48,7 +50,7 @@ def test_one_step_is_the_references(seed, tie, half, leaking, bounds):
         assert (a.numpy() == b).all()
 
 
-def _layer(**kwargs) -> CaLIF:
+def _layer(**kwargs: Any) -> CaLIF:
     return CaLIF(threshold=torch.tensor([1.0, 2.0]), leak=0.25, y_min=-4, y_max=5, **kwargs)
 
 
@@ -57,7 +59,7 @@ def _input(steps: int = 20, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("mode", ["hidden", "output", "explicit", "packed"])
-def test_a_window_equals_the_reference_in_every_style(mode):
+def test_a_window_equals_the_reference_in_every_style(mode: str) -> None:
     x = _input()
     neuron = _layer(init_hidden=mode in ("hidden", "output"), output=mode == "output", packed=mode == "packed")
     spikes, state = [], ()
@@ -74,7 +76,7 @@ def test_a_window_equals_the_reference_in_every_style(mode):
     assert (torch.stack(spikes) < 0).any()
 
 
-def test_settling_ends_on_the_closed_form():
+def test_settling_ends_on_the_closed_form() -> None:
     x = _input()
     net = nn.Sequential(nn.Identity(), _layer(init_hidden=True))
     total = sum(net(charge) for charge in x).detach()
@@ -87,19 +89,19 @@ def test_settling_ends_on_the_closed_form():
     assert (net[1].halved, net[1].leaking) == (False, True)
 
 
-def test_settling_needs_layers_that_hold_their_state():
+def test_settling_needs_layers_that_hold_their_state() -> None:
     with pytest.raises(ValueError, match="init_hidden=True"):
         settle(_layer(), torch.zeros(1, 2, 1))
 
 
-def test_settling_gives_up_on_biases():
+def test_settling_gives_up_on_biases() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(2, 2), CaLIF(y_min=-1e9, threshold=0.1, init_hidden=True))
     with pytest.raises(ValueError, match="do the synapses have biases"):
         settle(net, torch.zeros(1, 2), max_steps=50)
 
 
-def test_state_is_no_part_of_the_state_dict():
+def test_state_is_no_part_of_the_state_dict() -> None:
     a = _layer(init_hidden=True)
     a(_input()[0])
     assert not {"v", "y"} & set(a.state_dict())
@@ -110,7 +112,7 @@ def test_state_is_no_part_of_the_state_dict():
 
 
 @pytest.mark.parametrize("how", ["pickle", "deepcopy", "torch.save"])
-def test_copies_carry_everything(how):
+def test_copies_carry_everything(how: str) -> None:
     a = _layer(init_hidden=True, tie="up")
     a(_input()[0])
     if how == "pickle":  # a closure of snnTorch's cannot be pickled, a function can
@@ -135,7 +137,7 @@ def _straight(x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_any_dtype(dtype):
+def test_any_dtype(dtype: torch.dtype) -> None:
     neuron = _layer(init_hidden=True).to(dtype)
     for charge in _input():  # quarters below 16: exact in all of them
         out = neuron(charge.to(dtype))
@@ -147,14 +149,14 @@ def test_any_dtype(dtype):
     assert torch.equal(neuron.y.double(), exact.y)
 
 
-def test_float64_neurons_in_a_float32_network():
+def test_float64_neurons_in_a_float32_network() -> None:
     neuron = CaLIF.from_parameters(CaLIFParameters(threshold=3.0), init_hidden=True)
     assert neuron(torch.ones(1, 1)).dtype == torch.float32
     assert neuron.v.dtype == torch.float64
 
 
 @pytest.mark.parametrize("hidden", [True, False])
-def test_compiles_into_one_graph(hidden):
+def test_compiles_into_one_graph(hidden: bool) -> None:
     torch._dynamo.reset()
     eager, compiled = _layer(init_hidden=hidden), _layer(init_hidden=hidden)
     f = torch.compile(compiled, fullgraph=True, backend="aot_eager")
@@ -167,7 +169,7 @@ def test_compiles_into_one_graph(hidden):
             assert torch.equal(u, w)
 
 
-def test_gradient_passes_through_both_signs_and_closed_gates_stop_it():
+def test_gradient_passes_through_both_signs_and_closed_gates_stop_it() -> None:
     x = torch.tensor([[0.9, -0.9, -0.9]], requires_grad=True)
     neuron = CaLIF(threshold=1.0, y_min=torch.tensor([-1.0, -1.0, 0.0]), y_max=1.0)
     spikes, _, _ = neuron(x)
@@ -179,7 +181,7 @@ def test_gradient_passes_through_both_signs_and_closed_gates_stop_it():
     assert grad[2] < grad[1]  # the gate below is closed: only the far, positive threshold is felt
 
 
-def test_a_network_of_them_learns_the_digits():
+def test_a_network_of_them_learns_the_digits() -> None:
     data = load_digits()
     x = torch.from_numpy(data.data / 16).float()
     labels = torch.from_numpy(data.target)
@@ -217,7 +219,7 @@ def test_a_network_of_them_learns_the_digits():
     assert negative > 0
 
 
-def test_snntorchs_list_does_not_keep_neurons_alive():
+def test_snntorchs_list_does_not_keep_neurons_alive() -> None:
     gc.collect()
     neuron = CaLIF(init_hidden=True)
     neuron(torch.ones(2, 2))
@@ -233,7 +235,7 @@ def test_snntorchs_list_does_not_keep_neurons_alive():
     assert len(snn.SpikingNeuron.instances) <= length + 1  # places of those that are gone are used again
 
 
-def test_reset_is_for_nested_modules_and_no_other_network():
+def test_reset_is_for_nested_modules_and_no_other_network() -> None:
     mine = nn.Sequential(nn.Sequential(CaLIF(init_hidden=True)), snn.Leaky(beta=0.9, init_hidden=True))
     other = nn.Sequential(CaLIF(init_hidden=True), snn.Leaky(beta=0.9, init_hidden=True))
     for net in (mine, other):
@@ -247,12 +249,12 @@ def test_reset_is_for_nested_modules_and_no_other_network():
     assert kept.abs().sum() > 0
 
 
-def test_is_a_spiking_neuron_but_no_leaky():
+def test_is_a_spiking_neuron_but_no_leaky() -> None:
     assert isinstance(CaLIF(), snn.SpikingNeuron)
     assert not isinstance(CaLIF(), snn.Leaky)
 
 
-def test_bad_parameters_and_calls():
+def test_bad_parameters_and_calls() -> None:
     with pytest.raises(ValueError, match="threshold: must be > 0"):
         CaLIF(threshold=0.0)
     with pytest.raises(TypeError, match="init_hidden=True"):

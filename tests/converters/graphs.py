@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -10,7 +11,7 @@ from converters.operations import Conv2d, Linear
 from converters.quantised import GraphBuilder, QuantGraph, average_pool
 
 
-def _conv(gen: torch.Generator, out: int, inp: int, k: int, **kw) -> Conv2d:
+def _conv(gen: torch.Generator, out: int, inp: int, k: int, **kw: Any) -> Conv2d:
     return Conv2d(torch.randint(-7, 8, (out, inp, k, k), generator=gen, dtype=torch.int8), **kw)
 
 

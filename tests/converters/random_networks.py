@@ -11,10 +11,12 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
 
 from calif_plugins import reference
 from calif_plugins.encoding import direct_charge, isi_encode
@@ -42,7 +44,7 @@ class Case:
 
 
 @st.composite
-def cases(draw, small: bool = False, phases: tuple[str, ...] = PHASES) -> Case:
+def cases(draw: DrawFn, small: bool = False, phases: tuple[str, ...] = PHASES) -> Case:
     q = draw(graphs(small))
     window = draw(st.sampled_from(WINDOWS[:4] if small else WINDOWS))
     coding = draw(st.sampled_from(["isi", "direct"]))
@@ -59,7 +61,7 @@ def cases(draw, small: bool = False, phases: tuple[str, ...] = PHASES) -> Case:
 
 
 @st.composite
-def graphs(draw, small: bool = False) -> QuantGraph:
+def graphs(draw: DrawFn, small: bool = False) -> QuantGraph:
     side = st.integers(1, 3 if small else 5)
     channels = st.integers(1, 2 if small else 3)
     shape = draw(st.one_of(st.tuples(channels, side, side), st.tuples(st.integers(1, 6)), st.tuples(channels, side)))
@@ -78,7 +80,7 @@ def graphs(draw, small: bool = False) -> QuantGraph:
 
 
 @st.composite
-def _layers(draw, name: str, values: dict[str, Shape], silent: bool, small: bool) -> Layer:
+def _layers(draw: DrawFn, name: str, values: dict[str, Shape], silent: bool, small: bool) -> Layer:
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     source = draw(st.sampled_from(list(values)))
     ops = draw(_chains(values[source], rng, small))
@@ -122,7 +124,7 @@ def _weights(rng: np.random.Generator, *shape: int) -> torch.Tensor:
 
 
 @st.composite
-def _chains(draw, shape: Shape, rng: np.random.Generator, small: bool) -> tuple[Operation, ...]:
+def _chains(draw: DrawFn, shape: Shape, rng: np.random.Generator, small: bool) -> tuple[Operation, ...]:
     """One, sometimes two operations that take ``shape``."""
     ops: tuple[Operation, ...] = ()
     for _ in range(draw(st.sampled_from([1, 1, 1, 2]))):
@@ -252,7 +254,7 @@ def traces(case: Case, network: Network, image: np.ndarray) -> dict[str, referen
         for stage in network.stages
     }
 
-    def charge_of(name: str, shape: Shape):
+    def charge_of(name: str, shape: Shape) -> Any:
         def at(t: int, spikes: list[np.ndarray]) -> np.ndarray:
             first = train[t] if train is not None and t < window else silence
             now = dict(zip(names, [first, *(s.reshape(-1) for s in spikes)], strict=False))

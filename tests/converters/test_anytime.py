@@ -15,7 +15,7 @@ from tests.converters.graphs import GRAPHS, images, signed_input
 
 
 @pytest.mark.parametrize("name", ["lenet", "residual"])
-def test_against_the_reference(name):
+def test_against_the_reference(name: str) -> None:
     q = GRAPHS[name]()
     network = Network.from_graph(converters.to_nir(q, T=15))
     x = images(q, 7)
@@ -36,7 +36,7 @@ def test_against_the_reference(name):
     assert len(set(curve.accuracy)) > 2  # it says something
 
 
-def test_an_output_read_from_its_membrane():
+def test_an_output_read_from_its_membrane() -> None:
     q = signed_input()
     g = converters.to_nir(q, T=15)
     x = images(q, 6)
@@ -48,7 +48,7 @@ def test_an_output_read_from_its_membrane():
     assert slow.accuracy == curve.accuracy
 
 
-def test_misuse():
+def test_misuse() -> None:
     q = signed_input()
     with pytest.raises(ConversionError, match="labels: found 2 for 3 images"):
         anytime_curve(converters.to_nir(q, T=15), images(q, 3), torch.zeros(2))

@@ -1,5 +1,7 @@
 """Files that are whole or not there, whatever stands in the way."""
 
+from __future__ import annotations
+
 import os
 import resource
 import subprocess
@@ -17,7 +19,7 @@ def write(path: Path, text: str = "new") -> None:
         temporary.write_text(text)
 
 
-def test_a_link_stays_one(tmp_path):
+def test_a_link_stays_one(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     target, link = tmp_path / "there" / "file", tmp_path / "link"
     target.write_text("old")
@@ -28,13 +30,13 @@ def test_a_link_stays_one(tmp_path):
     assert [p.name for p in target.parent.iterdir()] == ["file"]
 
 
-def test_a_link_to_nowhere_gets_its_file(tmp_path):
+def test_a_link_to_nowhere_gets_its_file(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "file")
     write(tmp_path / "link")
     assert (tmp_path / "file").read_text() == "new"
 
 
-def test_a_pipe_is_not_replaced(tmp_path):
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ConversionError, match="not a regular file"):
         write(tmp_path / "pipe")
@@ -42,19 +44,19 @@ def test_a_pipe_is_not_replaced(tmp_path):
     assert (tmp_path / "pipe").is_fifo()
 
 
-def test_a_name_that_cannot_be_written_is_the_one_that_was_given(tmp_path):
+def test_a_name_that_cannot_be_written_is_the_one_that_was_given(tmp_path: Path) -> None:
     path = tmp_path / ("n" * 300)
     with pytest.raises(ConversionError, match=r"n{300}: found that it cannot be written \(File name too long\)"):
         write(path)
 
 
-def test_errors_of_other_files_pass(tmp_path):
+def test_errors_of_other_files_pass(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a"):
         (tmp_path / "missing").read_text()
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_nothing_and_says_so(tmp_path):
+def test_a_full_disk_leaves_nothing_and_says_so(tmp_path: Path) -> None:
     """Of 4 kB, in a process of its own: HDF5 would end it."""
 
     def small_files() -> None:

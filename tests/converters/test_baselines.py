@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 import converters
 from calif_plugins.encoding import isi_encode
+from calif_plugins.parameters import TieRule
 from converters.baselines import BASELINES, run_baseline
 from converters.errors import ConversionError
 from converters.network import Network, float64
@@ -20,7 +23,7 @@ from tests.converters.graphs import GRAPHS, depthwise, images, lenet
 neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
 
 
-def foreign_counts(network, integers, make):
+def foreign_counts(network: Any, integers: torch.Tensor, make: Callable[..., Any]) -> Any:
     """Counts of a network whose neurons are ``make(stage)``: modules that take charge in units of the threshold."""
     nodes = {s.name: make(s) for s in network.stages}
     counts = {s.name: torch.zeros(len(integers), *s.shape, dtype=torch.float64) for s in network.stages}
@@ -38,15 +41,15 @@ def foreign_counts(network, integers, make):
 class Leaky(torch.nn.Module):
     """snnTorch's neuron with beta 1; it fires strictly above the threshold, so the threshold is a hair lower."""
 
-    def __init__(self, reset):
+    def __init__(self, reset: Any) -> None:
         super().__init__()
         self.node = snntorch.Leaky(beta=1.0, threshold=1.0 - 2.0**-20, reset_mechanism=reset, init_hidden=True)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.node(x)
 
 
-def stbif(stage):
+def stbif(stage: Any) -> Any:
     p = stage.parameters
     low, high = float(p.y_min.min()), float(p.y_max.max())
     return neuron.STBIFNode(torch.tensor(1.0), 16, pos_max=high, neg_min=low, step_mode="s").double()
@@ -64,7 +67,7 @@ CASES = [(n, k) for n, makes in FOREIGN.items() for k in range(len(makes))]
 @pytest.mark.parametrize("window", [15, 40])
 @pytest.mark.parametrize("graph", [lenet, depthwise])
 @pytest.mark.parametrize(("name", "k"), CASES)
-def test_against_other_packages(name, k, graph, window):
+def test_against_other_packages(name: str, k: Any, graph: Any, window: int) -> None:
     network = Network.from_graph(converters.to_nir(graph(), T=window))
     integers = network.spec.quantise(images(graph(), 6))
     theirs = foreign_counts(network, integers, FOREIGN[name][k])
@@ -79,7 +82,7 @@ def test_against_other_packages(name, k, graph, window):
     assert compared > 100  # they do spike
 
 
-def event_driven(network, integers):
+def event_driven(network: Any, integers: torch.Tensor) -> Any:
     """Equation 2 as it is written: one loop per neuron, rationals, the threshold looked at when a spike arrives."""
     (stage,) = network.stages
     weights = stage.synapses[0].ops[-1].weight.tolist()
@@ -101,7 +104,7 @@ def event_driven(network, integers):
     return result
 
 
-def test_the_lif_of_equation_2():
+def test_the_lif_of_equation_2() -> None:
     from converters.operations import Linear
     from converters.quantised import GraphBuilder
 
@@ -123,7 +126,7 @@ def test_the_lif_of_equation_2():
 
 @pytest.mark.parametrize("tie", ["up", "even"])
 @pytest.mark.parametrize("window", [15, 33])
-def test_st_bif_until_quiet_rounds_half_up(window, tie):
+def test_st_bif_until_quiet_rounds_half_up(window: int, tie: TieRule) -> None:
     """Its rest lies in [0, threshold): floor(z / Vth + 1/2). So it equals a quantiser that breaks ties upwards."""
     q = lenet(tie=tie)
     x = images(q, 40)
@@ -134,7 +137,7 @@ def test_st_bif_until_quiet_rounds_half_up(window, tie):
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_what_every_run_says(name):
+def test_what_every_run_says(name: str) -> None:
     q = GRAPHS["residual"]()
     network = Network.from_graph(converters.to_nir(q, T=20))
     x = images(q, 7)
@@ -155,7 +158,7 @@ def test_what_every_run_says(name):
     assert r.spikes_per_image == whole.spikes_per_image
 
 
-def test_direct_input_counts_multiplications():
+def test_direct_input_counts_multiplications() -> None:
     q = lenet()
     x = images(q, 5)
     network = Network.from_graph(converters.to_nir(q, T=15, coding="direct"))
@@ -166,7 +169,7 @@ def test_direct_input_counts_multiplications():
     assert network.encoder_name not in r.positive
 
 
-def test_misuse():
+def test_misuse() -> None:
     g = converters.to_nir(lenet(), T=15)
     with pytest.raises(ConversionError, match="baseline: found 'magic'; use one of if_hard, if_soft"):
         run_baseline(g, images(lenet(), 1), name="magic")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,12 +15,13 @@ from converters.benchmark.measuring import Case, machine, measure
 from converters.benchmark.worker import GROWTH
 from converters.quantised import QuantGraph
 from converters.zoo.named import load_checkpoint
+from tests.command_line import Calif
 from tests.converters.graphs import GRAPHS
 
 QUICK = {"repeats": 1, "threads": 1, "seed": 0}
 
 
-def test_what_a_simulator_cannot_do_is_a_result():
+def test_what_a_simulator_cannot_do_is_a_result() -> None:
     ticks: list[int] = []
     case = Case("residual", 3, 2)
     rows, failed = measure(
@@ -32,7 +34,7 @@ def test_what_a_simulator_cannot_do_is_a_result():
     assert len(ticks) == 3  # one warm-up that failed, one that did not, one turn
 
 
-def test_memory_is_limited():
+def test_memory_is_limited() -> None:
     """More than half of the machine's is a message, not the end of another process."""
     code = (
         "import os, torch\nfrom converters.benchmark.worker import _limit_memory\n_limit_memory()\n"
@@ -44,7 +46,7 @@ def test_memory_is_limited():
     assert "memory" in out
 
 
-def test_growth(tmp_path):
+def test_growth(tmp_path: Path) -> None:
     q = load_checkpoint("lenet5-mnist-8")[0]
     rows = []
     cases = ("T", 2, 2), ("T", 16, 2), ("batch", 2, 3), ("network", 3, 2)
@@ -63,7 +65,7 @@ def test_growth(tmp_path):
     figure.savefig(tmp_path / "p.png")
 
 
-def test_files():
+def test_files() -> None:
     rows = files(GRAPHS["lenet"](), 5, 2)
     assert [r["name"] for r in rows] == [
         "convert (to_nir)",
@@ -83,7 +85,7 @@ def test_files():
     assert rows[0]["file_bytes"] != rows[3]["file_bytes"]
 
 
-def test_out_is_gone_on_with(calif, tmp_path):
+def test_out_is_gone_on_with(calif: Calif, tmp_path: Path) -> None:
     out = tmp_path / "speed.json"
     command = ["bench", "--only", "float_pass", "--window", 3, "--repeats", 1, "--threads", 1, "--out", out, "--json"]
     assert calif(*command, "--batch", 1)[0] == 0
@@ -113,7 +115,7 @@ def test_out_is_gone_on_with(calif, tmp_path):
         assert err.count("\n") == 1
 
 
-def test_networks_are_of_the_sizes_they_say():
+def test_networks_are_of_the_sizes_they_say() -> None:
     from converters.benchmark.random_networks import vgg16
 
     q = vgg16()

@@ -1,9 +1,12 @@
 """Reading large lowered files: memory stays within what the file declares, whatever compresses it."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +31,7 @@ print(json.dumps({
 """
 
 
-def measured(path: Path, **kw) -> dict:
+def measured(path: Path, **kw: Any) -> dict:
     done = subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, text=True, check=True, **kw)
     return json.loads(done.stdout)
 
@@ -46,7 +49,9 @@ def wide(neurons: int, inputs: int) -> converters.QuantGraph:
     ("neurons", "inputs", "least"),
     [(500, 400, 20e6), pytest.param(1000, 4000, 100e6, marks=pytest.mark.slow)],
 )
-def test_memory_of_reading_is_bounded_by_what_the_file_declares(neurons, inputs, least, tmp_path):
+def test_memory_of_reading_is_bounded_by_what_the_file_declares(
+    neurons: int, inputs: int, least: float, tmp_path: Path
+) -> None:
     path = tmp_path / "wide.nir"
     converters.write(path, converters.lower(converters.to_nir(wide(neurons, inputs), T=3)))
     m = measured(path)

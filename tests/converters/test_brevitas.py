@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from typing import Any
 
 import brevitas.nn as qnn
 import pytest
@@ -34,15 +35,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:Named tensors:UserWarning")
 CHANNELS = {"weight_quant": Int8WeightPerChannelFloat}
 
 
-def conv(a, b, k, **options):
+def conv(a: Any, b: Any, k: Any, **options: Any) -> Any:
     return qnn.QuantConv2d(a, b, k, return_quant_tensor=False, **options)
 
 
-def relu(bits=8, **options):
+def relu(bits: int = 8, **options: Any) -> Any:
     return qnn.QuantReLU(bit_width=bits, return_quant_tensor=True, **options)
 
 
-def identity(bits=8, **options):
+def identity(bits: int = 8, **options: Any) -> Any:
     return qnn.QuantIdentity(bit_width=bits, return_quant_tensor=True, **options)
 
 
@@ -51,7 +52,7 @@ class LeNet(nn.Module):
 
     shape = (1, 16, 16)
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.input = identity()
         self.features = nn.Sequential(
@@ -62,7 +63,7 @@ class LeNet(nn.Module):
         self.relu = relu()
         self.fc2 = qnn.QuantLinear(20, 10, bias=True, output_quant=Int8ActPerTensorFloat, return_quant_tensor=True)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.features(self.input(x))
         return self.fc2(self.relu(self.fc1(torch.flatten(x, 1))))
 
@@ -72,7 +73,7 @@ class Residual(nn.Module):
 
     shape = (2, 8, 8)
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.input = identity()
         self.stem = nn.Sequential(conv(2, 4, 3, padding=1, bias=False, **CHANNELS), nn.BatchNorm2d(4), relu())
@@ -87,7 +88,7 @@ class Residual(nn.Module):
         self.pooled = identity()
         self.fc = qnn.QuantLinear(6, 5, bias=True)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(self.input(x))
         x = self.relu(self.add(self.body(x), self.short(x)))
         return self.fc(self.pooled(self.pool(x)).flatten(1))
@@ -98,7 +99,7 @@ class Depthwise(nn.Module):
 
     shape = (3, 8, 8)
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.input = identity(act_quant=Uint8ActPerTensorFixedPoint)
         point = {"weight_quant": Int8WeightPerTensorFixedPoint}
@@ -113,7 +114,7 @@ class Depthwise(nn.Module):
         self.pooled = identity()
         self.fc = qnn.QuantLinear(8 * 4, 5, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.grouped(self.pw(self.dw(self.first(self.input(x)))))
         return self.fc(self.pooled(F.avg_pool2d(x, 2, 2, 0, False, True, None)).reshape(x.shape[0], -1))
 
@@ -124,14 +125,14 @@ class Concat(nn.Module):
     shape = (1, 12, 12)
 
     class Branch(nn.Module):
-        def __init__(self, out, k):
+        def __init__(self, out: Any, k: Any) -> None:
             super().__init__()
             self.conv, self.relu = conv(1, out, k, padding=k // 2), relu()
 
-        def forward(self, x):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.relu(self.conv(x))
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.input = identity()
         self.left, self.right = self.Branch(3, 3), self.Branch(2, 1)
@@ -143,7 +144,7 @@ class Concat(nn.Module):
         self.drop = nn.Dropout(0.2)
         self.fc = qnn.QuantLinear(4 * 5 * 5, 5, bias=True)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.input(x)
         x = self.relu(self.merge(torch.cat([self.shared(self.left(x)), self.shared(self.right(x))], dim=1)))
         x = self.sum(self.extra_q(self.extra(x)) + x)
@@ -181,8 +182,8 @@ def toolkit_integers(model: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], Te
     """Integers of every quantised tensor that a module puts out, by the module's path; and the output."""
     found: dict[str, Tensor] = {}
 
-    def hook(path):
-        def keep(module, _, out):
+    def hook(path: str) -> Any:
+        def keep(module: Any, _: Any, out: Any) -> None:
             if isinstance(out, QuantTensor):
                 found[path] = out.int(float_datatype=True).to(torch.int64)
 
@@ -210,7 +211,7 @@ QUANTISED_BY = {
 
 @pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize("name", KINDS)
-def test_integers_are_the_toolkits(name, double):
+def test_integers_are_the_toolkits(name: str, double: bool) -> None:
     model = trained(name, double)
     x = pixels(500, model.shape, seed=7)
     x = x.double() if double else x
@@ -237,7 +238,7 @@ def test_integers_are_the_toolkits(name, double):
     assert [row for row in rows if row.differing] == []
 
 
-def assert_near_ties(q, theirs, by):
+def assert_near_ties(q: Any, theirs: Any, by: Any) -> None:
     """Every layer on the toolkit's own inputs: at most 1 in 100,000 differs, and each of those is a near-tie."""
     known = {layer: theirs[by[layer]].reshape(-1, *shape) for layer, shape in q.shapes.items() if by.get(layer)}
     compared = differing = 0
@@ -255,7 +256,7 @@ def assert_near_ties(q, theirs, by):
     assert differing * 100_000 <= compared
 
 
-def test_the_model_is_left_alone():
+def test_the_model_is_left_alone() -> None:
     model = trained("Residual", False)
     model.train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -267,7 +268,7 @@ def test_the_model_is_left_alone():
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
-def test_weights_merged_into_batch_norm_would_be_another_network():
+def test_weights_merged_into_batch_norm_would_be_another_network() -> None:
     """Why batch norm is folded behind the accumulator: merging it first changes the integers."""
     model = trained("Residual", True)
     x = pixels(100, model.shape, seed=3).double()
@@ -300,7 +301,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("layers", "message"), ERRORS)
-def test_errors_name_the_module(layers, message):
+def test_errors_name_the_module(layers: Any, message: str) -> None:
     model = nn.Sequential(*layers())
     x = pixels(4, (1, 12, 12))
     model(x)
@@ -308,7 +309,7 @@ def test_errors_name_the_module(layers, message):
         from_brevitas(model, x)
 
 
-def test_per_tensor_and_bits():
+def test_per_tensor_and_bits() -> None:
     model = nn.Sequential(
         identity(3), conv(1, 2, 3, weight_quant=Int8WeightPerTensorFloat, weight_bit_width=2), relu(2)
     )

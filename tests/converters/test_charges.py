@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -18,13 +20,13 @@ from tests.networks import pixels
 CPU = torch.device("cpu")
 
 
-def arithmetic(network, dtype):
+def arithmetic(network: Any, dtype: torch.dtype) -> Any:
     return [Charges(network, stage, dtype, CPU).arithmetic for stage in network.stages]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", GRAPHS)
-def test_no_spike_differs(name, dtype):
+def test_no_spike_differs(name: str, dtype: Any) -> None:
     """Against the fast simulator, which has kernels of its own."""
     network, x = Network.from_graph(converters.to_nir(GRAPHS[name](), T=15)), images(GRAPHS[name](), 4)
     one = converters.run(network, x, record="spikes", backend="snntorch", dtype=dtype)
@@ -39,7 +41,7 @@ def test_no_spike_differs(name, dtype):
     assert wanted in taken, "the test is of this type"
 
 
-def test_lenet_at_full_size():
+def test_lenet_at_full_size() -> None:
     """Sums of this network reach beyond bfloat16 and float16: those layers take float32, and nothing differs."""
     network = Network.from_graph(converters.to_nir(load_checkpoint("lenet5-mnist-127")[0], T=20))
     x = pixels(1, (1, 32, 32)) ** 3
@@ -52,7 +54,7 @@ def test_lenet_at_full_size():
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [("bfloat16", 2**8), ("float16", 2**11), ("float32", 2**24)])
-def test_where_a_type_ends(dtype, limit):
+def test_where_a_type_ends(dtype: str, limit: int) -> None:
     """Whole numbers up to the limit are exact, the next one is not; so a layer that reaches it goes to another type."""
     wanted = getattr(torch, dtype)
     assert torch.tensor(float(limit), dtype=torch.float64).to(wanted).item() == limit
@@ -69,7 +71,7 @@ def test_where_a_type_ends(dtype, limit):
     assert charge.item() == limit + 1
 
 
-def test_sums_beyond_float64_are_refused():
+def test_sums_beyond_float64_are_refused() -> None:
     with pytest.raises(ConversionError, match=r"weights: found sums of up to .*float64 holds"):
         exact_dtype(2**53 + 1)
 
@@ -80,7 +82,9 @@ def test_sums_beyond_float64_are_refused():
     [((3, 9, 7), (3, 2), {}), ((3, 9, 7), (3, 3), {"padding": (1, 2), "stride": (2, 1)}),
      ((2, 8, 8), (2, 2), {"dilation": (2, 3)}), ((5, 1, 1), (1, 1), {})],
 )  # fmt: skip
-def test_integer_matrix_products(size, kernel, geometry, batch):
+def test_integer_matrix_products(
+    size: tuple[int, int, int], kernel: tuple[int, int], geometry: Any, batch: int
+) -> None:
     """A convolution of bytes with sums in int32 against float64."""
     gen = torch.Generator().manual_seed(0)
     op = Conv2d(torch.randint(-127, 128, (6, size[0], *kernel), generator=gen, dtype=torch.int8), **geometry)
@@ -93,7 +97,7 @@ def test_integer_matrix_products(size, kernel, geometry, batch):
     assert torch.equal(charges({network.encoder_name: x}), Synapse(("",), (op,))(x.to(torch.float64)))
 
 
-def test_other_devices_take_float64_where_products_may_be_rounded():
+def test_other_devices_take_float64_where_products_may_be_rounded() -> None:
     """TF32 keeps 10 bits of a weight, and Winograd's transforms round: decided without the device at hand."""
     b = GraphBuilder()
     x = b.input((4, 6, 6), scale=1.0, q_min=0, q_max=1)
@@ -116,7 +120,7 @@ def test_other_devices_take_float64_where_products_may_be_rounded():
         ({"dtype": "int8", "backend": "fast"}, r"options: found \['dtype'\]; backend fast takes none of its own"),
     ],
 )
-def test_bad_options(options, message):
+def test_bad_options(options: Any, message: str) -> None:
     q = GRAPHS["lenet"]()
     with pytest.raises(ConversionError, match=message):
         converters.run(converters.to_nir(q, T=3), images(q, 1), **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 import converters
 from calif_plugins import rounding_kernels
+from calif_plugins.parameters import TieRule
 from converters import integer_kernels
 from converters.backends import closed_form
 from converters.backends.closed_form_integers import integer_layers
@@ -28,7 +30,7 @@ needs_bytes = pytest.mark.skipif(not int8_kernels(), reason="this processor has 
 @needs_bytes
 @pytest.mark.parametrize("window", [1, 7, 128])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_bytes_and_plain_road_agree(monkeypatch, name, window):
+def test_bytes_and_plain_road_agree(monkeypatch: pytest.MonkeyPatch, name: str, window: int) -> None:
     q = GRAPHS[name]()
     network, x = Network.from_graph(converters.to_nir(q, T=window)), images(q, 5)
     assert integer_layers(network)
@@ -42,7 +44,7 @@ def test_bytes_and_plain_road_agree(monkeypatch, name, window):
 
 @pytest.mark.parametrize("tie", ["even", "up"])
 @pytest.mark.parametrize(("threshold", "bias"), [(4.0, 0.0), (2.0, 0.5), (3.752412, 0.1), (0.5, -3.0), (7.25, 3.625)])
-def test_rounding_kernel(threshold, bias, tie):
+def test_rounding_kernel(threshold: float, bias: float, tie: TieRule) -> None:
     """Every integer in reach, with each tie and near-tie, against rationals."""
     low, high = -3, 12
     acc = np.arange(-80, 120)
@@ -57,7 +59,7 @@ def test_rounding_kernel(threshold, bias, tie):
 
 
 @needs_bytes
-def test_sums_beyond_float32():
+def test_sums_beyond_float32() -> None:
     """Sums above 2**24 that all decisions lie far below are taken on bytes; where decisions lie there, they are not."""
     b = GraphBuilder()
     x = b.input((300, 4, 4), scale=1.0, q_min=0, q_max=127)
@@ -85,7 +87,9 @@ def test_sums_beyond_float32():
     [(1, (5, 5), 32, (0, 0), 4), (2, (3, 5), 12, (2, 0), 4), (1, (2, 9), 16, (1, 0), 4), (1, (1, 1), 8, (0, 0), 4),
      (1, (3, 3), 8, (1, 1), 1), (1, (3, 3), 8, (0, 0), 1), (3, (5, 5), 12, (0, 0), 1)],
 )  # fmt: skip
-def test_convolution_on_bytes(channels, kernel, width, padding, columns):
+def test_convolution_on_bytes(
+    channels: int, kernel: tuple[int, int], width: int, padding: tuple[int, int], columns: int
+) -> None:
     """With neighbouring columns taken as channels, where there are few, and without: the sums of float64."""
     gen = torch.Generator().manual_seed(0)
     op = Conv2d(torch.randint(-127, 128, (6, channels, *kernel), generator=gen, dtype=torch.int8), padding=padding)
@@ -98,7 +102,7 @@ def test_convolution_on_bytes(channels, kernel, width, padding, columns):
         assert torch.equal(run(x).to(torch.float64), wanted)
 
 
-def test_check_simulates_some_images():
+def test_check_simulates_some_images() -> None:
     q = GRAPHS["lenet"]()
     network, x = Network.from_graph(converters.to_nir(q, T=7)), images(q, 5)
     assert converters.run(network, x, backend="closed_form").checked == 0
@@ -107,12 +111,12 @@ def test_check_simulates_some_images():
     assert converters.run(network, x, backend="closed_form", check=99).checked == 5
 
 
-def test_check_finds_a_difference(monkeypatch):
+def test_check_finds_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     q = GRAPHS["lenet"]()
     network, x = Network.from_graph(converters.to_nir(q, T=7)), images(q, 5)
     right = closed_form.ClosedForm.simulate
 
-    def wrong(*args):
+    def wrong(*args: Any) -> Any:
         r = right(*args)
         name = next(iter(r.counts))
         return replace(r, counts={**r.counts, name: r.counts[name] + 1})

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import converters
+from calif_plugins.parameters import Phase
 from converters.cross_checking import cross_check, plot
 from converters.errors import ConversionError
 from converters.network import Network
@@ -27,7 +31,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "window", "phase", "coding"), CASES)
-def test_every_spike_is_the_same(name, window, phase, coding):
+def test_every_spike_is_the_same(name: str, window: Any, phase: Phase, coding: Any) -> None:
     q = GRAPHS[name]()
     network = Network.from_graph(converters.to_nir(q, T=window, coding=coding))
     x = images(q, 6)
@@ -43,7 +47,7 @@ def test_every_spike_is_the_same(name, window, phase, coding):
         assert [m for m in compare_counts(r, q.at_window(window).execute(x)) if m.differing] == []
 
 
-def test_what_the_comparison_contains():
+def test_what_the_comparison_contains() -> None:
     """Negative spikes, closed gates, ceilings and exact ties: how many there are in what is compared."""
     seen = dict.fromkeys(("negative", "closed gate", "ceiling", "tie"), 0)
     for name in ("lenet", "residual", "signed_input"):
@@ -62,7 +66,7 @@ def test_what_the_comparison_contains():
     assert all(n >= 20 for n in seen.values()), seen
 
 
-def test_latency_totals_and_operations_agree():
+def test_latency_totals_and_operations_agree() -> None:
     q = GRAPHS["residual"]()
     g = converters.to_nir(q, T=15)
     a, b = (converters.run(g, images(q, 5), backend=k) for k in ("snntorch", "brian2"))
@@ -74,13 +78,13 @@ def test_latency_totals_and_operations_agree():
     )
 
 
-def test_settle_from():
+def test_settle_from() -> None:
     q = lenet()
     report = cross_check(converters.to_nir(q, T=15), images(q, 3), settle_from=9)
     assert report.equal
 
 
-def test_one_network_is_built_and_reused():
+def test_one_network_is_built_and_reused() -> None:
     q = lenet()
     network = Network.from_graph(converters.to_nir(q, T=15))
     x = images(q, 6)
@@ -96,14 +100,14 @@ def test_one_network_is_built_and_reused():
 # --- planted faults -------------------------------------------------------------------------------------
 
 
-def fault_threshold(graph):
+def fault_threshold(graph: Any) -> tuple[str, int]:
     node = graph.nodes["fc1"]
     node.v_threshold = node.v_threshold.copy()
     node.v_threshold[3] *= 1.001
     return "fc1", 3
 
 
-def fault_weight(graph):
+def fault_weight(graph: Any) -> tuple[str, int]:
     node = next(n for k, n in graph.nodes.items() if k.startswith("fc1.") and hasattr(n, "weight"))
     node.weight = node.weight.copy()
     column = int(np.abs(node.weight[5]).argmax())
@@ -111,14 +115,14 @@ def fault_weight(graph):
     return "fc1", 5
 
 
-def fault_gate(graph):
+def fault_gate(graph: Any) -> Any:
     graph.nodes["conv"].y_min = -15
     return "conv", None
 
 
 @pytest.mark.parametrize("sample", [None, 12])
 @pytest.mark.parametrize("fault", [fault_threshold, fault_weight, fault_gate])
-def test_a_planted_fault_is_found_and_located(fault, sample, tmp_path):
+def test_a_planted_fault_is_found_and_located(fault: Callable[..., Any], sample: int | None, tmp_path: Path) -> None:
     q = lenet()
     graph = converters.to_nir(q, T=15)
     faulty = copy.deepcopy(graph)
@@ -152,7 +156,7 @@ def test_a_planted_fault_is_found_and_located(fault, sample, tmp_path):
 
 @pytest.mark.parametrize("coding", ["isi", "direct"])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_samples(name, coding):
+def test_samples(name: str, coding: str) -> None:
     q = GRAPHS[name]()
     report = cross_check(converters.to_nir(q, T=15, coding=coding), images(q, 3), sample=7, seed=4)
     assert report.equal
@@ -162,7 +166,7 @@ def test_samples(name, coding):
         assert row.spikes_compared == row.neurons * row.steps * 3
 
 
-def test_misuse():
+def test_misuse() -> None:
     q = lenet()
     g = converters.to_nir(q, T=15)
     x = images(q, 2)
@@ -179,7 +183,7 @@ def test_misuse():
         plot(same, "never.png")
 
 
-def test_too_many_synapses_are_refused_with_a_way_out():
+def test_too_many_synapses_are_refused_with_a_way_out() -> None:
     q = lenet()
     g = converters.to_nir(q, T=15)
     x = images(q, 4)
@@ -193,7 +197,7 @@ def test_too_many_synapses_are_refused_with_a_way_out():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["cython", "cpp_standalone"])
-def test_code_generation_targets(target):
+def test_code_generation_targets(target: str) -> None:
     q = GRAPHS["signed_input"]()
     network = Network.from_graph(converters.to_nir(q, T=15))
     x = images(q, 2)
@@ -208,7 +212,7 @@ def test_code_generation_targets(target):
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_edges_are_the_convolutions(name):
+def test_edges_are_the_convolutions(name: str) -> None:
     """The matrix of every synapse against PyTorch's own convolution, pool and linear layer."""
     q = GRAPHS[name]()
     for layer in q.layers:

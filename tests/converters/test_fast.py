@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import torch
 import converters
 from calif_plugins import reference
 from calif_plugins.multistep import CaLIFMultiStep, kernels
-from calif_plugins.parameters import CaLIFParameters
+from calif_plugins.parameters import CaLIFParameters, Phase, TieRule
 from converters import integer_kernels
 from converters.backends import fast as fast_backend
 from converters.backends import fast_plan, fast_state
@@ -27,7 +29,7 @@ from tests.networks import pixels
 WINDOWS = (1, 7, 8, 100, 128, 255)
 
 
-def assert_same(a, b):
+def assert_same(a: Any, b: Any) -> None:
     """Everything that two runs have in common."""
     assert a.spikes is not None
     assert b.spikes is not None
@@ -42,7 +44,7 @@ def assert_same(a, b):
         assert torch.equal(getattr(a, field), getattr(b, field)), field
 
 
-def both(network, x, **options):
+def both(network: Any, x: Any, **options: Any) -> Any:
     slow = converters.run(network, x, record="spikes", backend="snntorch", **options)
     fast = converters.run(network, x, record="spikes", backend="fast", **options)
     assert (slow.backend, fast.backend) == ("snntorch", "fast")
@@ -53,7 +55,7 @@ def both(network, x, **options):
 @pytest.mark.parametrize("coding", ["isi", "direct"])
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("name", GRAPHS)
-def test_every_spike(name, window, coding):
+def test_every_spike(name: str, window: int, coding: str) -> None:
     network = Network.from_graph(converters.to_nir(GRAPHS[name](), T=window, coding=coding))
     r = both(network, images(GRAPHS[name](), 5))
     if window >= 7 and name not in ("concat", "signed_input"):
@@ -61,7 +63,7 @@ def test_every_spike(name, window, coding):
 
 
 @pytest.mark.parametrize("doubted", [0, 1, 1000])
-def test_neurons_in_int32(monkeypatch, doubted):
+def test_neurons_in_int32(monkeypatch: pytest.MonkeyPatch, doubted: int) -> None:
     """However many neurons are decided from the exact membrane, the spikes are those of float64."""
     q, _ = load_checkpoint("lenet5-mnist-127")
     network = Network.from_graph(converters.to_nir(q, T=40))
@@ -80,7 +82,7 @@ def test_neurons_in_int32(monkeypatch, doubted):
     [({"threshold": 0.1}, "float64 rounds sums of 0.1"), ({"y_max": 40_000.0}, "counts of 16 bits"),
      ({"gain": 2**30}, "membranes of 32 bits"), ({"threshold": 3.0 + 2.0**-36}, None)],
 )  # fmt: skip
-def test_when_int32_is_taken(change, why):
+def test_when_int32_is_taken(change: Callable[..., Any], why: str | None) -> None:
     """Only where it provably cannot differ: no overflow, parameters that float64 adds exactly."""
     values = {"threshold": 50.0, "leak": 0.0, "y_min": 0.0, "y_max": 127.0, "v_init": 0.0} | change
     gain = values.pop("gain", 100)
@@ -91,13 +93,13 @@ def test_when_int32_is_taken(change, why):
 
 @pytest.mark.parametrize(("phase", "settle_from"), [("paper", None), ("none", None), ("settle", 0), ("settle", 11)])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_phases(name, phase, settle_from):
+def test_phases(name: str, phase: Phase, settle_from: int | None) -> None:
     network = Network.from_graph(converters.to_nir(GRAPHS[name](), T=16))
     both(network, images(GRAPHS[name](), 5), phase=phase, settle_from=settle_from)
 
 
 @pytest.mark.parametrize("window", WINDOWS)
-def test_lenet_at_full_size(window):
+def test_lenet_at_full_size(window: int) -> None:
     q, _ = load_checkpoint("lenet5-mnist-127")
     x = pixels(1, (1, 32, 32)) ** 3
     r = both(Network.from_graph(converters.to_nir(q, T=window)), x)
@@ -105,7 +107,7 @@ def test_lenet_at_full_size(window):
         assert sum(int(v.sum()) for v in r.negative.values()) > 20
 
 
-def vgg9(width: float = 1.0):
+def vgg9(width: float = 1.0) -> Any:
     """VGG-9 with random integers in front of average ranges, all channels times ``width``."""
     gen = torch.Generator().manual_seed(0)
     b = GraphBuilder()
@@ -132,14 +134,14 @@ def vgg9(width: float = 1.0):
 
 
 @pytest.mark.parametrize("window", WINDOWS)
-def test_vgg9_with_an_eighth_of_its_channels(window):
+def test_vgg9_with_an_eighth_of_its_channels(window: int) -> None:
     r = both(Network.from_graph(converters.to_nir(vgg9(1 / 8), T=window)), pixels(2, (3, 32, 32)))
     if window > 1:
         assert sum(int(v.sum()) for v in r.negative.values()) > 100
 
 
 @pytest.mark.parametrize("window", [pytest.param(t, marks=pytest.mark.slow) if t != 7 else t for t in WINDOWS])
-def test_vgg9_at_full_size(window):
+def test_vgg9_at_full_size(window: Any) -> None:
     r = both(Network.from_graph(converters.to_nir(vgg9(), T=window)), pixels(1, (3, 32, 32)))
     if window > 1:
         assert sum(int(v.sum()) for v in r.negative.values()) > 100
@@ -147,7 +149,7 @@ def test_vgg9_at_full_size(window):
 
 @pytest.mark.parametrize("int8", [True, False])
 @pytest.mark.parametrize("share", [0.0, 1.1])
-def test_every_route_of_a_layer(monkeypatch, share, int8):
+def test_every_route_of_a_layer(monkeypatch: pytest.MonkeyPatch, share: float, int8: bool) -> None:
     """Integer kernels, float kernels and spike by spike, forced one after the other: the same spikes."""
     if int8 and not integer_kernels.int8_kernels():
         pytest.skip("this processor has no integer kernels")
@@ -162,7 +164,13 @@ def test_every_route_of_a_layer(monkeypatch, share, int8):
     [((3, 3), (1, 1), (0, 0), (1, 1)), ((3, 2), (1, 1), (2, 1), (1, 1)), ((3, 3), (2, 2), (1, 1), (1, 1)),
      ((2, 3), (3, 2), (0, 2), (2, 1)), ((1, 1), (2, 3), (0, 0), (1, 1)), ((5, 5), (1, 2), (2, 4), (1, 2))],
 )  # fmt: skip
-def test_events_reach_what_convolutions_reach(monkeypatch, kernel, stride, padding, dilation):
+def test_events_reach_what_convolutions_reach(
+    monkeypatch: pytest.MonkeyPatch,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> None:
     monkeypatch.setattr(fast_plan, "EVENT_SHARE", 1.1)
     gen = torch.Generator().manual_seed(1)
     b = GraphBuilder()
@@ -175,7 +183,7 @@ def test_events_reach_what_convolutions_reach(monkeypatch, kernel, stride, paddi
 
 
 @pytest.mark.parametrize(("shape", "kernel"), [((6, 7, 65), (3, 2)), ((5, 4, 128), (5, 5)), ((1, 1, 300), (1, 1))])
-def test_crowd(shape, kernel):
+def test_crowd(shape: tuple[int, int, int], kernel: tuple[int, int]) -> None:
     """The largest number of spikes under a kernel, over the edge too, against a convolution with ones."""
     rng = np.random.default_rng(0)
     x = rng.choice(np.array([0, 1, 1, 1, 2], dtype=np.uint8), (4, *shape))
@@ -186,7 +194,7 @@ def test_crowd(shape, kernel):
     assert kernels().crowd(x.reshape(-1), *shape, *kernel) == wanted.max()
 
 
-def test_sums_of_16_bits():
+def test_sums_of_16_bits() -> None:
     """Spike by spike with int16 while few weights meet; all at once would overflow, and goes another way."""
     b = GraphBuilder()
     x = b.input((64, 6, 6), scale=1.0, q_min=0, q_max=15)
@@ -212,7 +220,7 @@ def test_sums_of_16_bits():
     assert sum(int(v.sum()) for v in slow.negative.values()) > 0
 
 
-def test_large_weights_and_sums_stay_exact():
+def test_large_weights_and_sums_stay_exact() -> None:
     b = GraphBuilder()
     x = b.input((40,), scale=1.0, q_min=0, q_max=15)
     w = torch.full((3, 40), 2**20 + 1, dtype=torch.int32)
@@ -221,7 +229,7 @@ def test_large_weights_and_sums_stay_exact():
 
 
 @pytest.mark.parametrize("tie", ["even", "up"])
-def test_the_layer_against_the_reference(tie):
+def test_the_layer_against_the_reference(tie: TieRule) -> None:
     p = CaLIFParameters(threshold=[2.0, 3.5, 4.0], leak=[0.5, -0.25, 0.0], y_min=-3, y_max=6, tie=tie, v_init=0.5)
     rng = np.random.default_rng(0)
     charges = rng.integers(-6, 7, (12, 4, 3, 2, 2)).astype(np.float64)  # T, N, C, H, W
@@ -241,7 +249,7 @@ def test_the_layer_against_the_reference(tie):
         layer(torch.zeros(3, 2))
 
 
-def test_encoder_kernel():
+def test_encoder_kernel() -> None:
     from calif_plugins.encoding import isi_encode
 
     counts = np.arange(-20, 21, dtype=np.int32)
@@ -254,7 +262,7 @@ def test_encoder_kernel():
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_one_image_after_the_other(name):
+def test_one_image_after_the_other(name: str) -> None:
     """State of one image must not leak into the network's parameters, and so into the next image."""
     network = Network.from_graph(converters.to_nir(GRAPHS[name](), T=15))
     x = images(GRAPHS[name](), 4)
@@ -264,7 +272,7 @@ def test_one_image_after_the_other(name):
         assert all(torch.equal(apart.counts[k], together.counts[k]) for k in apart.counts)
 
 
-def test_memory_does_not_grow_with_batch_or_window():
+def test_memory_does_not_grow_with_batch_or_window() -> None:
     """Chunks are of one size, whatever is asked for: the largest buffer stays within its bound."""
     q, _ = load_checkpoint("lenet5-mnist-8")
     network = Network.from_graph(converters.to_nir(q, T=128))
@@ -276,7 +284,7 @@ def test_memory_does_not_grow_with_batch_or_window():
     assert torch.equal(r.predictions[-3:], converters.run(network, pixels(chunk + 3, (1, 32, 32))[-3:]).predictions)
 
 
-def test_without_numba(monkeypatch):
+def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     q = GRAPHS["lenet"]()
     g = converters.to_nir(q, T=8)
     assert converters.run(g, images(q, 2)).backend == "fast"

@@ -22,7 +22,7 @@ def network(name: str, levels: int, input_levels: int) -> tuple[converters.Quant
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("levels", [1, 4, 8])
-def test_spikes_equal_integers_in_a_window_of_the_layers_levels(name, levels):
+def test_spikes_equal_integers_in_a_window_of_the_layers_levels(name: str, levels: int) -> None:
     q, x = network(name, levels, 127)
     assert q.input.q_max == 127
     assert q.neuron_levels == levels
@@ -39,12 +39,12 @@ def test_spikes_equal_integers_in_a_window_of_the_layers_levels(name, levels):
         assert torch.equal(r.predictions, q.predict(x[:4]))
 
 
-def test_brian2_spike_for_spike():
+def test_brian2_spike_for_spike() -> None:
     q, x = network("lenet5", 3, 40)
     assert converters.cross_check(converters.to_nir(q, coding="direct"), x[:2], backends=("snntorch", "brian2")).equal
 
 
-def test_shorter_and_longer_windows():
+def test_shorter_and_longer_windows() -> None:
     q, x = network("lenet5", 4, 60)
     assert q.coding_for() == q.coding_for(4) == q.coding_for(59) == "direct"
     assert q.coding_for(3) == q.coding_for(60) == "isi"
@@ -58,13 +58,13 @@ def test_shorter_and_longer_windows():
     assert converters.to_nir(q, T=60, coding="auto").nodes["input"].coding == "isi"
 
 
-def test_a_residual_from_the_input_keeps_the_layers_levels():
+def test_a_residual_from_the_input_keeps_the_layers_levels() -> None:
     class Net(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.conv = nn.Conv2d(2, 2, 3, padding=1)
 
-        def forward(self, x):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.relu(self.conv(x) + x)
 
     torch.manual_seed(0)
@@ -76,6 +76,6 @@ def test_a_residual_from_the_input_keeps_the_layers_levels():
 
 
 @pytest.mark.parametrize("wrong", [0, 1.5, 40000])
-def test_bad_levels(wrong):
+def test_bad_levels(wrong: float) -> None:
     with pytest.raises(ConversionError, match=r"input_levels: found"):
         prepare_qat(make("lenet5"), pixels(4, NETWORKS["lenet5"][1]), input_levels=wrong)

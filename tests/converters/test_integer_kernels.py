@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
 
 from converters.integer_kernels import _Geometry, _trusted, convolution, int8_kernels
 from converters.operations import Conv2d, Synapse
@@ -17,7 +20,7 @@ pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
 @st.composite
-def cases(draw):
+def cases(draw: DrawFn) -> Any:
     channels = draw(st.sampled_from([1, 1, 2, 3, 8, 17]))
     groups = draw(st.sampled_from([1, channels]))
     shape = (channels, draw(st.integers(1, 7)), draw(st.integers(1, 7)))
@@ -51,14 +54,14 @@ def check(op: Conv2d, x: np.ndarray) -> None:
 
 @given(case=cases())
 @settings(deadline=None, database=None, max_examples=100)
-def test_every_geometry(case):
+def test_every_geometry(case: Any) -> None:
     check(*case)
 
 
 @pytest.mark.slow
 @given(case=cases())
 @settings(deadline=None, database=None, max_examples=20_000)
-def test_many_geometries(case):
+def test_many_geometries(case: Any) -> None:
     check(*case)
 
 
@@ -72,6 +75,11 @@ def test_many_geometries(case):
      ((3, 1, 1, 16), (3, 16, 3, 2), ((2, 3), (2, 1), (2, 2), 1), False),  # wrong sums
      ((2, 5, 3, 8), (16, 1, 1, 2), ((1, 2), (0, 0), (1, 1), 8), False)],
 )  # fmt: skip
-def test_which_geometries_are_trusted(shape, weights, geometry, trusted):
+def test_which_geometries_are_trusted(
+    shape: tuple[int, int, int, int],
+    weights: tuple[int, int, int, int],
+    geometry: tuple[tuple[int, int], tuple[int, int], tuple[int, int], int],
+    trusted: bool,
+) -> None:
     """The usual ones are; oneDNN's own kernels compute those, and no other."""
     assert _trusted(shape, weights, 1, _Geometry(*geometry)) == trusted

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import nir
 import numpy as np
@@ -29,12 +31,12 @@ SIMULATORS = [
 ]
 
 
-def wrong(result, e):
+def wrong(result: Any, e: Any) -> Any:
     assert set(e.spikes) <= set(result.outputs)
     return {k: int((result.outputs[k] != s).sum()) for k, s in e.spikes.items()}
 
 
-def padded_pool():
+def padded_pool() -> Any:
     """A pool of 9 pixels with padding, which importers' own pools neither pad nor add up exactly."""
     gen = torch.Generator().manual_seed(0)
     b = GraphBuilder()
@@ -46,7 +48,7 @@ def padded_pool():
 
 @pytest.mark.parametrize("simulator", SIMULATORS)
 @pytest.mark.parametrize("name", [*GRAPHS, "padded_pool"])
-def test_native_spike_for_spike(name, simulator, tmp_path):
+def test_native_spike_for_spike(name: str, simulator: str, tmp_path: Path) -> None:
     """Pools, groups, dilation, branches of unequal scale, concatenation, a membrane as output; read from a file."""
     q = padded_pool() if name == "padded_pool" else GRAPHS[name]()
     converters.write(tmp_path / "net.nir", converters.to_nir(q))
@@ -62,7 +64,7 @@ def test_native_spike_for_spike(name, simulator, tmp_path):
 
 
 @pytest.mark.parametrize("simulator", SIMULATORS)
-def test_a_threshold_off_by_one_is_seen(simulator):
+def test_a_threshold_off_by_one_is_seen(simulator: str) -> None:
     q = GRAPHS["lenet"]()
     graph, x = converters.to_nir(q), images(q, 2)
     e = expected(graph, x)
@@ -73,7 +75,7 @@ def test_a_threshold_off_by_one_is_seen(simulator):
 
 
 @pytest.mark.parametrize("simulator", SIMULATORS)
-def test_a_second_run_starts_anew(simulator):
+def test_a_second_run_starts_anew(simulator: str) -> None:
     q = GRAPHS["lenet"]()
     graph = converters.to_nir(q)
     e = expected(graph, images(q, 2))
@@ -82,7 +84,7 @@ def test_a_second_run_starts_anew(simulator):
 
 
 @pytest.mark.parametrize("simulator", SIMULATORS)
-def test_lenet5_on_mnist_at_full_size(simulator):
+def test_lenet5_on_mnist_at_full_size(simulator: str) -> None:
     try:
         data = load("mnist", "test", download=False).first(2)
     except ConversionError as error:
@@ -98,7 +100,7 @@ def test_lenet5_on_mnist_at_full_size(simulator):
     assert all(torch.equal(r.outputs[k].long().sum(0), integers[k]) for k in e.spikes)
 
 
-def tiny(spiking=True):
+def tiny(spiking: bool = True) -> Any:
     gen = torch.Generator().manual_seed(11)  # all three labels occur
     b = GraphBuilder()
     x = b.input((5,), scale=1 / 7, q_min=0, q_max=7)
@@ -110,7 +112,7 @@ def tiny(spiking=True):
     )
 
 
-def test_the_table_of_all_routes(tmp_path):
+def test_the_table_of_all_routes(tmp_path: Path) -> None:
     q = tiny()
     graph, x = converters.to_nir(q), images(q, 6)
     labels = q.logits(q.execute(x)).argmax(1)
@@ -136,7 +138,7 @@ def test_the_table_of_all_routes(tmp_path):
     assert sum(n for _, route, n in seen if route == "native") == 3 * len(installed())
 
 
-def test_accuracy_of_an_output_read_from_its_membrane():
+def test_accuracy_of_an_output_read_from_its_membrane() -> None:
     q = tiny(spiking=False)
     graph, x = converters.to_nir(q), images(q, 12)
     labels = q.logits(q.execute(x)).argmax(1)
@@ -151,7 +153,7 @@ def test_accuracy_of_an_output_read_from_its_membrane():
     assert row.accuracy == 0
 
 
-def test_a_broken_stock_file_is_seen(tmp_path):
+def test_a_broken_stock_file_is_seen(tmp_path: Path) -> None:
     q = tiny()
     graph, x = converters.to_nir(q), images(q, 3)
     stock = lower(graph, "chain")
@@ -164,14 +166,14 @@ def test_a_broken_stock_file_is_seen(tmp_path):
     assert all(r.failed and r.note.startswith("first at step") and "layer o" in r.note for r in ran)
 
 
-def test_a_stock_file_of_another_network(tmp_path):
+def test_a_stock_file_of_another_network(tmp_path: Path) -> None:
     converters.write(tmp_path / "other.nir", lower(converters.to_nir(tiny()), "chain"))
     q = GRAPHS["signed_input"]()
     with pytest.raises(ConversionError, match="give the lowered file of this network"):
         compare_with_simulators(converters.to_nir(q), images(q, 1), routes=["lowered"], stock=tmp_path / "other.nir")
 
 
-def test_errors():
+def test_errors() -> None:
     q = tiny()
     graph, x = converters.to_nir(q), images(q, 1)
     for change in ({"routes": ["road"]}, {"simulators": ["nest"]}):
@@ -190,7 +192,7 @@ def test_errors():
         spell(nir.NIRGraph.from_list(nir.Linear(weight=np.eye(2))), "norse")
 
 
-def test_what_a_simulator_says_is_the_reason():
+def test_what_a_simulator_says_is_the_reason() -> None:
     q = tiny()
     with pytest.raises(CannotRun, match="shape"):
         run_native("snntorch", converters.to_nir(q), torch.zeros(2, 1, 4))

@@ -1,6 +1,9 @@
 """The certificate: lattice neurons round where the exact ones do, for every integer input."""
 
+from __future__ import annotations
+
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calif_plugins.parameters import TieRule
 from converters import to_nir
 from converters.errors import ConversionError
 from converters.lattice import first_integers, fit
@@ -17,7 +21,7 @@ from converters.quantised import Layer
 from tests.converters.graphs import GRAPHS
 
 
-def _layer(threshold, bias, y_min=0, y_max=7, tie="even") -> Layer:
+def _layer(threshold: Any, bias: Any, y_min: int = 0, y_max: int = 7, tie: TieRule = "even") -> Layer:
     weight = torch.ones(len(threshold), 1, dtype=torch.int8)
     return Layer(
         "fc", (Synapse(("input",), (Linear(weight),)),), threshold, bias, y_min, y_max, 1.0, (len(threshold),), tie
@@ -37,7 +41,7 @@ def _rounded(a: int, threshold: float, bias: float, tie: str) -> int:
     y_min=st.integers(-9, 0),
     y_max=st.integers(1, 9),
 )
-def test_every_integer_input_rounds_alike(threshold, bias, tie, y_min, y_max):
+def test_every_integer_input_rounds_alike(threshold: float, bias: float, tie: TieRule, y_min: int, y_max: int) -> None:
     layer = _layer([threshold], [bias], y_min, y_max, tie)
     reach = 300
     c = fit(layer, reach)
@@ -47,7 +51,7 @@ def test_every_integer_input_rounds_alike(threshold, bias, tie, y_min, y_max):
         assert exact == lattice
 
 
-def test_parameters_are_on_the_lattice():
+def test_parameters_are_on_the_lattice() -> None:
     c = fit(_layer([3.3, 0.1], [7.7, -0.3]), 1000)
     for array in (c.threshold, c.bias):
         assert (array * 2.0**c.bits == np.round(array * 2.0**c.bits)).all()
@@ -55,7 +59,7 @@ def test_parameters_are_on_the_lattice():
 
 @pytest.mark.parametrize("tie", ["even", "up"])
 @pytest.mark.parametrize("off", [1e-9, -1e-9])
-def test_a_threshold_beside_a_tie_is_nudged_to_the_right_side(off, tie):
+def test_a_threshold_beside_a_tie_is_nudged_to_the_right_side(off: float, tie: TieRule) -> None:
     # 4 + 1e-9 rounds to 4 on a coarse lattice, where every other boundary would become a tie
     threshold = 4 + off
     layer = _layer([threshold], [0.0], 0, 127, tie)
@@ -68,7 +72,7 @@ def test_a_threshold_beside_a_tie_is_nudged_to_the_right_side(off, tie):
         )
 
 
-def test_too_few_bits_are_an_error_that_names_the_channel_and_the_bits():
+def test_too_few_bits_are_an_error_that_names_the_channel_and_the_bits() -> None:
     layer = _layer([20.0, 21.337], [0.0, 0.123], 0, 127)
     with pytest.raises(ConversionError, match=r"fc, channel 1.*it needs (\d+) bits") as caught:
         fit(layer, 3000, bits=2)
@@ -78,12 +82,12 @@ def test_too_few_bits_are_an_error_that_names_the_channel_and_the_bits():
         fit(layer, 3000, bits=need - 1)
 
 
-def test_more_bits_than_float64_has_are_refused():
+def test_more_bits_than_float64_has_are_refused() -> None:
     with pytest.raises(ConversionError, match="float64 holds 53 bits"):
         fit(_layer([3.0], [0.0]), 2**30, bits=40)
 
 
-def test_first_integers_decides_ties_exactly():
+def test_first_integers_decides_ties_exactly() -> None:
     third = 1 / 3  # 3 * (1/3) is 1.0 in floats, and below 1 in truth
     assert Fraction(third) * 3 < 1
     assert first_integers(np.array([2 * third]), np.array([0.0]), np.array([1]), "even").tolist() == [[1]]
@@ -92,12 +96,12 @@ def test_first_integers_decides_ties_exactly():
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_networks_certify(name):
+def test_networks_certify(name: str) -> None:
     for layer, c in certify(GRAPHS[name]()).items():
         assert c.membrane_bits <= 53, layer
 
 
-def test_leak_and_rest_add_up_to_the_bias_exactly():
+def test_leak_and_rest_add_up_to_the_bias_exactly() -> None:
     g = to_nir(GRAPHS["lenet"](), T=7 + 15)
     c = certify(GRAPHS["lenet"]())["fc1"]
     node = g.nodes["fc1"]

@@ -1,9 +1,12 @@
 """Lowered networks in simulators that were not written here, spike for spike against the Ca-LIF step loop."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nir
 import numpy as np
@@ -11,8 +14,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
 
 import converters
+from calif_plugins.parameters import TieRule
 from converters.errors import ConversionError
 from converters.interop.feeding import Expected, expected, layer_nodes
 from converters.interop.stock import CannotRun, run_stock
@@ -49,12 +54,12 @@ def dense(levels: int = 8, seed: int = 0, tie: str = "even", signed: bool = True
     )  # fmt: skip
 
 
-def differing(simulator, path, e, nodes, dtype=torch.float32) -> dict[str, int]:
+def differing(simulator: str, path: Path, e: Any, nodes: Any, dtype: torch.dtype = torch.float32) -> dict[str, int]:
     r = run_stock(simulator, path, e.inputs, [nodes[k] for k in e.spikes], dtype=dtype)
     return {k: int((r.outputs[nodes[k]].reshape(v.shape) != v).sum()) for k, v in e.spikes.items()}
 
 
-def stored(tmp_path: Path, graph: nir.NIRGraph, **options) -> tuple[Path, dict[str, str]]:
+def stored(tmp_path: Path, graph: nir.NIRGraph, **options: Any) -> tuple[Path, dict[str, str]]:
     path = tmp_path / "stock.nir"
     converters.write(path, lower(graph, **options))
     return path, layer_nodes(converters.read(path))
@@ -62,7 +67,7 @@ def stored(tmp_path: Path, graph: nir.NIRGraph, **options) -> tuple[Path, dict[s
 
 @pytest.mark.parametrize("simulator", ["spikingjelly", "snntorch", "norse", "sinabs"])
 @pytest.mark.parametrize("tie", ["even", "up"])
-def test_dense_networks_are_exact_in_every_simulator(simulator, tie, tmp_path):
+def test_dense_networks_are_exact_in_every_simulator(simulator: str, tie: TieRule, tmp_path: Path) -> None:
     pytest.importorskip(simulator, reason=f"{simulator} is not installed")
     q = dense(tie=tie)
     g = converters.to_nir(q)
@@ -76,7 +81,7 @@ def test_dense_networks_are_exact_in_every_simulator(simulator, tie, tmp_path):
 
 @pytest.mark.parametrize("simulator", ["spikingjelly", "snntorch", "norse"])
 @pytest.mark.parametrize("name", CHAINS)
-def test_feature_maps_are_exact(name, simulator, tmp_path):
+def test_feature_maps_are_exact(name: str, simulator: str, tmp_path: Path) -> None:
     q = GRAPHS[name](levels=8)
     g = converters.to_nir(q)
     path, nodes = stored(tmp_path, g)
@@ -86,7 +91,7 @@ def test_feature_maps_are_exact(name, simulator, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["residual", "residual_unequal", "concat"])
-def test_branches_are_exact_where_the_executor_follows_them(name, tmp_path):
+def test_branches_are_exact_where_the_executor_follows_them(name: str, tmp_path: Path) -> None:
     q = GRAPHS[name](levels=8)
     g = converters.to_nir(q)
     path, nodes = stored(tmp_path, g)
@@ -97,7 +102,7 @@ def test_branches_are_exact_where_the_executor_follows_them(name, tmp_path):
     assert sum(differing("norse", path, e, nodes).values()) > 0
 
 
-def test_counts_are_those_of_the_graph_and_of_the_quantised_network():
+def test_counts_are_those_of_the_graph_and_of_the_quantised_network() -> None:
     for name in GRAPHS:
         q = GRAPHS[name](levels=8)
         e = expected(lattice_network(converters.to_nir(q)), images(q, 5))
@@ -106,7 +111,7 @@ def test_counts_are_those_of_the_graph_and_of_the_quantised_network():
             assert (counts == exact[layer]).all(), (name, layer)
 
 
-def test_wide_layers_run_in_float64_and_need_it(tmp_path):
+def test_wide_layers_run_in_float64_and_need_it(tmp_path: Path) -> None:
     b = GraphBuilder()
     x = b.input((1,), scale=1.0, q_min=0, q_max=8)
     # a (negative) leak of 100 units, far below what float32 can add to a membrane of 2**32; it decides when 4 fire
@@ -123,7 +128,7 @@ def test_wide_layers_run_in_float64_and_need_it(tmp_path):
         differing("snntorch", path, e, nodes, torch.float64)
 
 
-def test_an_executor_that_cannot_says_why(tmp_path):
+def test_an_executor_that_cannot_says_why(tmp_path: Path) -> None:
     pytest.importorskip("sinabs", reason="sinabs is not installed")
     path, nodes = stored(tmp_path, converters.to_nir(GRAPHS["lenet"](levels=8)))
     with pytest.raises(CannotRun, match="fails on feature maps; ValueError: The truth value of an array"):
@@ -171,7 +176,7 @@ def fresh(tmp_path: Path, path: Path, e: Expected, nodes: dict[str, str]) -> lis
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def test_a_fresh_process_with_the_simulators_alone(tmp_path):
+def test_a_fresh_process_with_the_simulators_alone(tmp_path: Path) -> None:
     """Convolution, pool and dense layers, from disk."""
     q = GRAPHS["lenet"](levels=8)
     g = converters.to_nir(q)
@@ -182,7 +187,7 @@ def test_a_fresh_process_with_the_simulators_alone(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_trained_network_on_real_images(tmp_path):
+def test_a_trained_network_on_real_images(tmp_path: Path) -> None:
     """LeNet-5 with 8 levels on MNIST, full size: every spike of the window and of the rounding phase."""
     q, _ = load_checkpoint(str(find_checkpoint("lenet5-mnist-8")))
     try:
@@ -199,7 +204,7 @@ def test_a_trained_network_on_real_images(tmp_path):
 
 
 @st.composite
-def networks(draw) -> tuple[QuantGraph, int]:
+def networks(draw: DrawFn) -> tuple[QuantGraph, int]:
     """Two small dense layers with any gate, ceiling, sign of the leak and tie rule."""
     seed, levels = draw(st.integers(0, 2**31)), draw(st.integers(1, 9))
     gen = torch.Generator().manual_seed(seed)
@@ -223,7 +228,7 @@ def networks(draw) -> tuple[QuantGraph, int]:
 
 @settings(max_examples=25, deadline=None)
 @given(networks(), st.integers(0, 2**31))
-def test_random_networks_are_exact(tmp_path_factory, network, seed):
+def test_random_networks_are_exact(tmp_path_factory: pytest.TempPathFactory, network: Any, seed: int) -> None:
     q, window = network
     g = converters.to_nir(q, T=window)
     path, nodes = stored(tmp_path_factory.mktemp("stock"), g)
@@ -236,7 +241,7 @@ def test_random_networks_are_exact(tmp_path_factory, network, seed):
     assert set(differing("spikingjelly", path, e, nodes).values()) == {0}
 
 
-def test_a_tie_rule_half_implemented_would_be_seen(tmp_path):
+def test_a_tie_rule_half_implemented_would_be_seen(tmp_path: Path) -> None:
     """The tempting mistake: without the parity row, ties on an odd count stay where they are."""
     q = dense()
     g = converters.to_nir(q)
@@ -253,7 +258,7 @@ def test_a_tie_rule_half_implemented_would_be_seen(tmp_path):
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_primitives_are_exact_with_a_map_of_four_entries(name, tmp_path):
+def test_primitives_are_exact_with_a_map_of_four_entries(name: str, tmp_path: Path) -> None:
     q = GRAPHS[name](levels=8)
     g = converters.to_nir(q)
     path, nodes = stored(tmp_path, g, target="primitives")
@@ -265,7 +270,7 @@ def test_primitives_are_exact_with_a_map_of_four_entries(name, tmp_path):
 
 
 @pytest.mark.parametrize("tie", ["even", "up"])
-def test_dense_primitives(tie, tmp_path):
+def test_dense_primitives(tie: TieRule, tmp_path: Path) -> None:
     q = dense(tie=tie)
     g = converters.to_nir(q)
     path, nodes = stored(tmp_path, g, target="primitives")
@@ -274,18 +279,18 @@ def test_dense_primitives(tie, tmp_path):
     nir.read(path)  # types checked
 
 
-def test_direct_coding_is_refused():
+def test_direct_coding_is_refused() -> None:
     g = converters.to_nir(dense(), coding="direct")
     with pytest.raises(ConversionError, match="coding isi"):
         lower(g)
 
 
-def test_unknown_target():
+def test_unknown_target() -> None:
     with pytest.raises(ConversionError, match="chain, primitives, plain_if"):
         lower(converters.to_nir(dense()), target="verilog")
 
 
-def test_files_are_stock_and_our_reader_takes_them(tmp_path):
+def test_files_are_stock_and_our_reader_takes_them(tmp_path: Path) -> None:
     path, nodes = stored(tmp_path, converters.to_nir(GRAPHS["lenet"](levels=8)))
     graph = nir.read(path)  # NIR's own reader, types checked
     assert {type(n) for n in graph.nodes.values()} == {nir.Input, nir.Output, nir.Conv2d, nir.LIF}

@@ -1,9 +1,12 @@
 """Memory of the fast simulator: flat in batch and window for counts, linear only where trains are asked for."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,13 +32,13 @@ print(json.dumps([peaks, sizes]))
 """
 
 
-def peaks(*runs):
+def peaks(*runs: Any) -> Any:
     done = subprocess.run([sys.executable, "-c", RUN, json.dumps(runs)], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
-def test_counts_take_the_same_memory_for_any_batch_and_window():
+def test_counts_take_the_same_memory_for_any_batch_and_window() -> None:
     """All charges of the last two runs would be about 500 MB and 900 MB more; chunks leave results and inputs."""
     (first, longer, larger), _ = peaks((32, 128, "output"), (256, 128, "output"), (32, 1200, "output"))
     assert first > 100
@@ -44,7 +47,7 @@ def test_counts_take_the_same_memory_for_any_batch_and_window():
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
-def test_trains_take_what_they_hold():
+def test_trains_take_what_they_hold() -> None:
     (first, short, long), (nothing, some, many) = peaks((32, 128, "output"), (64, 64, "spikes"), (512, 64, "spikes"))
     assert (nothing, many > 7 * some > 0) == (0, True)
     assert many > 200
@@ -52,7 +55,7 @@ def test_trains_take_what_they_hold():
     assert short - first < 4 * some + 60
 
 
-def test_peak_is_of_this_process():
+def test_peak_is_of_this_process() -> None:
     """A child's peak does not begin with its parent's, which ``ru_maxrss`` would."""
     block = bytearray(400 * 2**20)
     block[::4096] = b"x" * len(block[::4096])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import nir
@@ -24,13 +26,13 @@ def graph() -> nir.NIRGraph:
 
 
 @pytest.fixture
-def file(graph, tmp_path) -> Path:
+def file(graph: nir.NIRGraph, tmp_path: Path) -> Path:
     converters.write(tmp_path / "net.nir", graph)
     return tmp_path / "net.nir"
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_round_trip_keeps_every_field(name, tmp_path):
+def test_round_trip_keeps_every_field(name: str, tmp_path: Path) -> None:
     g = converters.to_nir(GRAPHS[name](), T=20)
     converters.write(tmp_path / "net.nir", g)
     back = converters.read(tmp_path / "net.nir")
@@ -44,7 +46,7 @@ def test_round_trip_keeps_every_field(name, tmp_path):
     assert [s.name for s in Network.from_graph(back).stages][-1] == [s.name for s in Network.from_graph(g).stages][-1]
 
 
-def test_a_fresh_process_gives_the_same_counts(file, graph, tmp_path):
+def test_a_fresh_process_gives_the_same_counts(file: Path, graph: nir.NIRGraph, tmp_path: Path) -> None:
     q = lenet()
     x = images(q, 4)
     np.save(tmp_path / "x.npy", x.numpy())
@@ -65,7 +67,7 @@ def test_a_fresh_process_gives_the_same_counts(file, graph, tmp_path):
             assert (out[name] == expected[name].numpy()).all()
 
 
-def test_plain_nir_read_understands_it_after_register_only(file, tmp_path):
+def test_plain_nir_read_understands_it_after_register_only(file: Path, tmp_path: Path) -> None:
     program = (
         "import sys, nir, converters\n"
         "try: nir.read(sys.argv[1], type_check=False)\n"
@@ -79,11 +81,11 @@ def test_plain_nir_read_understands_it_after_register_only(file, tmp_path):
     subprocess.run([sys.executable, "-c", program, str(file)], check=True, env=env, cwd=tmp_path)
 
 
-def test_our_node_is_no_stock_neuron(graph):
+def test_our_node_is_no_stock_neuron(graph: nir.NIRGraph) -> None:
     assert not isinstance(graph.nodes["fc1"], nir.IF | nir.LIF)
 
 
-def test_nothing_is_left_when_writing_fails(graph, tmp_path):
+def test_nothing_is_left_when_writing_fails(graph: nir.NIRGraph, tmp_path: Path) -> None:
     converters.write(tmp_path / "net.nir", graph)
     before = (tmp_path / "net.nir").read_bytes()
     broken = converters.to_nir(lenet(), T=15)
@@ -94,7 +96,7 @@ def test_nothing_is_left_when_writing_fails(graph, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["net.nir"]
 
 
-def test_names_that_reach_code_generation_are_not_written(graph, tmp_path):
+def test_names_that_reach_code_generation_are_not_written(graph: nir.NIRGraph, tmp_path: Path) -> None:
     evil = nir.NIRGraph(nodes={"a; import os": graph.nodes["fc1"]}, edges=[], metadata={}, type_check=False)
     with pytest.raises(ConversionError, match="a name that readers refuse"):
         converters.write(tmp_path / "evil.nir", evil)
@@ -103,48 +105,48 @@ def test_names_that_reach_code_generation_are_not_written(graph, tmp_path):
 # --- what a hostile or broken file can hold --------------------------------------------------------
 
 
-def _edit(path: Path, change) -> Path:
+def _edit(path: Path, change: Callable[..., Any]) -> Path:
     with h5py.File(path, "r+") as f:
         change(f)
     return path
 
 
-def _replace(f, where: str, value) -> None:
+def _replace(f: Any, where: str, value: Any) -> None:
     del f[where]
     f[where] = value
 
 
-def _external(f) -> None:
+def _external(f: Any) -> None:
     del f["node/nodes/fc1/v_threshold"]
     f["node/nodes/fc1/v_threshold"] = h5py.ExternalLink("other.h5", "/secret")
 
 
-def _soft(f) -> None:
+def _soft(f: Any) -> None:
     del f["node/nodes/fc1/v_threshold"]
     f["node/nodes/fc1/v_threshold"] = h5py.SoftLink("/node/nodes/fc2/v_threshold")
 
 
-def _external_storage(f) -> None:
+def _external_storage(f: Any) -> None:
     del f["node/nodes/fc1/leak"]
     f["node/nodes/fc1"].create_dataset("leak", (12,), "f8", external=[("/etc/hostname", 0, 96)])
 
 
-def _cycle(f) -> None:
+def _cycle(f: Any) -> None:
     f["node/nodes/fc1/loop"] = f["node/nodes"]
 
 
-def _huge(f) -> None:
+def _huge(f: Any) -> None:
     del f["node/nodes/fc1/leak"]
     f["node/nodes/fc1"].create_dataset("leak", (2**40,), "f8", chunks=(1024,), compression="gzip")
 
 
-def _deep(f) -> None:
+def _deep(f: Any) -> None:
     g = f["node"]
     for _ in range(40):
         g = g.create_group("deeper")
 
 
-def _virtual(f) -> None:
+def _virtual(f: Any) -> None:
     del f["node/nodes/fc1/leak"]
     layout = h5py.VirtualLayout((12,), "f8")
     layout[:] = h5py.VirtualSource("other.h5", "x", (12,))
@@ -195,12 +197,12 @@ BROKEN = {
 }
 
 
-def _replace_new(f, where: str, value) -> None:
+def _replace_new(f: Any, where: str, value: Any) -> None:
     f[where] = value
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_one_clear_error(kind, file):
+def test_one_clear_error(kind: str, file: Path) -> None:
     change, message = BROKEN[kind]
     with pytest.raises(FileFormatError, match=message) as caught:
         converters.read(_edit(file, change))
@@ -229,7 +231,7 @@ def _heap(data: bytes) -> list[int]:
         (2, b"\x03\0" + bytes(6) + (2**20).to_bytes(8, "little")),  # out of the heap
     ],
 )
-def test_heaps_of_strings_without_end(file, which, header):
+def test_heaps_of_strings_without_end(file: Path, which: int, header: Any) -> None:
     data = bytearray(file.read_bytes())
     at = _heap(data)[which]
     data[at : at + 16] = header
@@ -240,27 +242,27 @@ def test_heaps_of_strings_without_end(file, which, header):
 
 
 @pytest.mark.parametrize("size", [0, 7, 100, 2000, -40])
-def test_truncated(file, size):
+def test_truncated(file: Path, size: int) -> None:
     data = file.read_bytes()
     file.write_bytes(data[:size])
     with pytest.raises(FileFormatError, match=r"net\.nir"):
         converters.read(file)
 
 
-def test_missing_and_directory(tmp_path):
+def test_missing_and_directory(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="no such file"):
         converters.read(tmp_path / "absent.nir")
     with pytest.raises(FileFormatError, match="a folder"):
         converters.read(tmp_path)
 
 
-def test_limit_is_the_callers(file):
+def test_limit_is_the_callers(file: Path) -> None:
     with pytest.raises(FileFormatError, match="raise max_bytes if you trust it"):
         converters.read(file, max_bytes=1000)
 
 
 @pytest.mark.parametrize("value", [np.array([b"a", b"b"]), np.zeros(0), np.ones((2, 2)), 3])
-def test_a_graph_whose_type_is_no_text(file, value):
+def test_a_graph_whose_type_is_no_text(file: Path, value: Any) -> None:
     with h5py.File(file, "r+") as f:
         del f["node/type"]
         f["node/type"] = value
@@ -268,7 +270,7 @@ def test_a_graph_whose_type_is_no_text(file, value):
         converters.read(file)
 
 
-def test_a_bias_of_another_size(file):
+def test_a_bias_of_another_size(file: Path) -> None:
     with h5py.File(file, "r+") as f:
         (name,) = [k for k in f["node/nodes"] if k.startswith("conv.")]
         del f[f"node/nodes/{name}/bias"]
@@ -277,7 +279,7 @@ def test_a_bias_of_another_size(file):
         converters.read(file)
 
 
-def test_messages_are_one_line(file):
+def test_messages_are_one_line(file: Path) -> None:
     with h5py.File(file, "r+") as f:
         del f["node/nodes/fc1/y_min"]
         f["node/nodes/fc1/y_min"] = np.ones((40, 40))
@@ -296,11 +298,11 @@ def fuzz(count: int, seed: int) -> None:
     assert done.stdout.startswith(f"{count} files: ")
 
 
-def test_mutated_files():
+def test_mutated_files() -> None:
     fuzz(250, 99)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
-def test_a_hundred_thousand_mutated_files(seed):
+def test_a_hundred_thousand_mutated_files(seed: int) -> None:
     fuzz(5000, seed)

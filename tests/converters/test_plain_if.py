@@ -1,5 +1,9 @@
 """The naive export: what it does is what was said, and what it loses is measured."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -30,7 +34,7 @@ def hard_reset(network: Network, x: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.stack(train) for name, train in trains.items()}
 
 
-def test_a_spikingjelly_if_is_what_we_say_it_is(tmp_path):
+def test_a_spikingjelly_if_is_what_we_say_it_is(tmp_path: Path) -> None:
     q = GRAPHS["lenet"](levels=8)
     network = Network.from_graph(converters.to_nir(q))
     stock = lower(network, "plain_if")
@@ -45,7 +49,7 @@ def test_a_spikingjelly_if_is_what_we_say_it_is(tmp_path):
     assert wanted["fc2"].sum() > 5
 
 
-def test_losses_are_measured_and_reasons_given():
+def test_losses_are_measured_and_reasons_given() -> None:
     q = GRAPHS["lenet"](levels=8)
     g = converters.to_nir(q)
     labels = converters.run(g, images(q, 12)).predictions
@@ -61,12 +65,12 @@ def test_losses_are_measured_and_reasons_given():
     assert rows["snntorch"].accuracy is None
 
 
-def test_it_says_in_the_file_that_it_is_lossy(tmp_path):
+def test_it_says_in_the_file_that_it_is_lossy(tmp_path: Path) -> None:
     stock = lower(converters.to_nir(GRAPHS["lenet"](levels=8)), "plain_if")
     converters.write(tmp_path / "p.nir", stock)
     assert "no negative spikes" in converters.read(tmp_path / "p.nir").metadata["calif_lost"]
 
 
-def test_options_of_other_targets_are_refused():
+def test_options_of_other_targets_are_refused() -> None:
     with pytest.raises(ConversionError, match="chain takes"):
         lower(converters.to_nir(GRAPHS["lenet"](levels=8)), "chain", r=1.0)

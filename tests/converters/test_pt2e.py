@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ def recorded(prepared: nn.Module, x: torch.Tensor) -> tuple[list[torch.Tensor], 
     return seen, output
 
 
-def near_tie(q: converters.QuantGraph, layer, values, index) -> bool:
+def near_tie(q: converters.QuantGraph, layer: Any, values: Any, index: Any) -> bool:
     """Whether the exact quotient of one neuron lies within a float32's noise of a tie."""
     acc = q.accumulate(layer, values)[index]
     c = int(index[1])
@@ -54,7 +55,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "levels", "bits", "per_channel"), CASES)
-def test_integers_are_the_toolkits(name, levels, bits, per_channel):
+def test_integers_are_the_toolkits(name: str, levels: int, bits: int, per_channel: bool) -> None:
     model = make(name)
     x = pixels(2000 if name == "signed" else 500, *NETWORKS[name][1:], seed=7)
     prepared = prepare_qat(model, x[:8], levels=levels, weight_bits=bits, per_channel=per_channel)
@@ -101,7 +102,7 @@ def test_integers_are_the_toolkits(name, levels, bits, per_channel):
 @pytest.mark.parametrize(
     ("name", "levels", "per_channel"), [("signed", 300, False), ("concat", 100, True), ("residual", 40, True)]
 )
-def test_none_differs_in_float64(name, levels, per_channel):
+def test_none_differs_in_float64(name: str, levels: int, per_channel: bool) -> None:
     model = make(name)
     x = pixels(500, *NETWORKS[name][1:], seed=7)
     prepared = prepare_qat(model, x[:8], levels=levels, per_channel=per_channel)
@@ -119,7 +120,7 @@ def test_none_differs_in_float64(name, levels, per_channel):
     assert compared > 50_000
 
 
-def test_any_training_loop(tmp_path):
+def test_any_training_loop(tmp_path: Path) -> None:
     model = LeNet5(small=True)
     prepared = prepare_qat(model, pixels(2, (1, 12, 12)), levels=15)
     before = copy.deepcopy(prepared.state_dict())
@@ -138,7 +139,7 @@ def test_any_training_loop(tmp_path):
     assert torch.equal(prepared(x), again(x))  # converting leaves the model alone
 
 
-def test_frozen_observers_keep_their_ranges():
+def test_frozen_observers_keep_their_ranges() -> None:
     prepared = prepare_qat(LeNet5(small=True), pixels(2, (1, 12, 12)), levels=15)
     prepared(pixels(8, (1, 12, 12)))
     freeze_observers(prepared)
@@ -148,7 +149,7 @@ def test_frozen_observers_keep_their_ranges():
     assert all(torch.equal(prepared.state_dict()[k], v) for k, v in scales.items())
 
 
-def test_an_unquantised_output_is_read_from_the_membrane():
+def test_an_unquantised_output_is_read_from_the_membrane() -> None:
     torch.manual_seed(0)
     prepared = prepare_qat(LeNet5(small=True), pixels(2, (1, 12, 12)), levels=4, quantise_output=False)
     short_training(prepared, "lenet5")
@@ -167,27 +168,27 @@ class _Bad(nn.Module):
         super().__init__()
         self.conv, self.inner = nn.Conv2d(1, 2, 3), inner
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.inner(F.relu(self.conv(x)))
 
 
 class _Constant(nn.Module):
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + 1.0
 
 
 class _Branches(nn.Module):
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x if x.sum() > 0 else -x
 
 
 class _Two(nn.Module):
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x, x
 
 
 class _CatRows(nn.Module):
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([x, x], dim=2)
 
 
@@ -207,7 +208,7 @@ class _CatRows(nn.Module):
         (_Two(), r"forward: found 2 outputs; return one tensor"),
     ],
 )  # fmt: skip
-def test_what_has_no_counterpart_is_named(inner, message):
+def test_what_has_no_counterpart_is_named(inner: Any, message: str) -> None:
     with pytest.raises(ConversionError, match=message):
         prepare_qat(_Bad(inner), torch.rand(2, 1, 12, 12))
 
@@ -221,7 +222,7 @@ def test_what_has_no_counterpart_is_named(inner, message):
         (_CatRows(), "only channels can be concatenated"),
     ],
 )
-def test_geometry_that_a_neuron_cannot_have(inner, message):
+def test_geometry_that_a_neuron_cannot_have(inner: Any, message: str) -> None:
     with pytest.raises(ConversionError, match=message):
         prepare_qat(_Bad(inner), torch.rand(2, 1, 12, 12))
 
@@ -237,20 +238,20 @@ def test_geometry_that_a_neuron_cannot_have(inner, message):
         ({"model": "lenet"}, r"give a torch\.nn\.Module"),
     ],
 )
-def test_bad_arguments(kwargs, message):
+def test_bad_arguments(kwargs: dict[str, Any], message: str) -> None:
     arguments = {"model": LeNet5(small=True), "example": torch.rand(2, 1, 12, 12), **kwargs}
     with pytest.raises(ConversionError, match=message):
         prepare_qat(**arguments)
 
 
-def test_models_that_were_not_prepared_or_have_seen_nothing():
+def test_models_that_were_not_prepared_or_have_seen_nothing() -> None:
     with pytest.raises(ConversionError, match="prepare it with prepare_qat first"):
         from_pt2e(LeNet5(small=True))
     with pytest.raises(ConversionError, match="a quantiser that has seen no data"):
         from_pt2e(prepare_qat(LeNet5(small=True), torch.rand(2, 1, 12, 12)))
 
 
-def test_batch_norm_behind_a_linear_layer_folds_behind_the_accumulator():
+def test_batch_norm_behind_a_linear_layer_folds_behind_the_accumulator() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
     with torch.no_grad():
@@ -268,7 +269,7 @@ def test_batch_norm_behind_a_linear_layer_folds_behind_the_accumulator():
         assert int((a != b).sum()) == 0
 
 
-def test_weights_that_are_not_finite_do_not_become_integers():
+def test_weights_that_are_not_finite_do_not_become_integers() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
     prepared = prepare_qat(net, torch.rand(4, 6), levels=15)

@@ -27,7 +27,7 @@ def prepared(name: str, levels: int = 127) -> tuple[fx.GraphModule, fx.GraphModu
 
 
 @pytest.mark.parametrize("name", ["vgg9", "resnet11h", "mobilenet20"])
-def test_same_function_and_gradients(name):
+def test_same_function_and_gradients(name: str) -> None:
     """In float64, and without rounding to levels, which would amplify a last bit to a whole one."""
     model, twin, x = prepared(name)
     for m in (model, twin):
@@ -49,7 +49,7 @@ def test_same_function_and_gradients(name):
 
 
 @pytest.mark.parametrize("name", ["vgg9", "resnet11h", "mobilenet20"])
-def test_no_division_of_activations_is_left(name):
+def test_no_division_of_activations_is_left(name: str) -> None:
     model, _, _ = prepared(name)
     view = training_view(model)
 
@@ -63,7 +63,7 @@ def test_no_division_of_activations_is_left(name):
     )
 
 
-def test_a_step_of_the_view_trains_the_model():
+def test_a_step_of_the_view_trains_the_model() -> None:
     """Weights, running statistics and ranges are the same tensors; what comes out converts, spike for integer."""
     _, model, x = prepared("resnet11h", levels=7)
     view = training_view(model)
@@ -80,7 +80,7 @@ def test_a_step_of_the_view_trains_the_model():
     assert all(torch.equal(counts.long(), integers[name]) for name, counts in result.counts.items())
 
 
-def test_a_network_without_batch_norms_is_left():
+def test_a_network_without_batch_norms_is_left() -> None:
     torch.manual_seed(0)
     x = torch.rand(4, 1, 32, 32)
     model = prepare_qat(build("lenet5").train(), x)

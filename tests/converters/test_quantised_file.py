@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import lzma
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +19,7 @@ from tests.converters.graphs import GRAPHS, images, lenet
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_exact_there_and_back(name, tmp_path):
+def test_exact_there_and_back(name: str, tmp_path: Path) -> None:
     q = GRAPHS[name]()
     converters.save_quantised(tmp_path / "q.safetensors", q, notes={"accuracy": 0.5})
     back, notes = load_with_notes(tmp_path / "q.safetensors")
@@ -30,7 +33,7 @@ def test_exact_there_and_back(name, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["q.safetensors"]
 
 
-def test_compressed(tmp_path, monkeypatch):
+def test_compressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     q, path = lenet(), tmp_path / "q.safetensors.xz"
     converters.save_quantised(path, q, notes={"accuracy": 0.5})
     converters.save_quantised(tmp_path / "q.safetensors", q)
@@ -51,14 +54,14 @@ def test_compressed(tmp_path, monkeypatch):
         load_with_notes(path)
 
 
-def test_weights_take_a_byte_each(tmp_path):
+def test_weights_take_a_byte_each(tmp_path: Path) -> None:
     q = lenet()
     converters.save_quantised(tmp_path / "q.safetensors", q)
     tensors = load_file(tmp_path / "q.safetensors")
     assert {t.dtype for k, t in tensors.items() if k[-1].isdigit()} == {torch.int8}
 
 
-def _topology(path, change) -> None:
+def _topology(path: Path, change: Callable[..., Any]) -> None:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as f:
@@ -83,7 +86,7 @@ def _topology(path, change) -> None:
         (lambda t: t["notes"].update(float_accuracy="98 %"), "a note 'float_accuracy' of '98 %'; a number"),
     ],
 )
-def test_damaged_topology(change, message, tmp_path):
+def test_damaged_topology(change: Callable[..., Any], message: str, tmp_path: Path) -> None:
     path = tmp_path / "q.safetensors"
     converters.save_quantised(path, lenet())
     _topology(path, change)
@@ -91,7 +94,7 @@ def test_damaged_topology(change, message, tmp_path):
         converters.load_quantised(path)
 
 
-def test_missing_truncated_and_other_files(tmp_path):
+def test_missing_truncated_and_other_files(tmp_path: Path) -> None:
     path = tmp_path / "q.safetensors"
     with pytest.raises(FileFormatError, match="no such file"):
         converters.load_quantised(path)
@@ -104,6 +107,6 @@ def test_missing_truncated_and_other_files(tmp_path):
         converters.load_quantised(path)
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="create the folder first"):
         converters.save_quantised(tmp_path / "no" / "q.safetensors", lenet())

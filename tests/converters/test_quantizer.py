@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -14,7 +16,7 @@ FORMATS = [torch.contiguous_format, torch.channels_last]
 
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("column", [0, 1, 31])
-def test_the_range_is_that_of_every_column(layout, column):
+def test_the_range_is_that_of_every_column(layout: Any, column: int) -> None:
     """Values in one column of each map alone, of a size at which every 512th value lies in column 0."""
     x = torch.zeros(128, 32, 32, 32)
     x[..., column] = 1.0
@@ -24,7 +26,7 @@ def test_the_range_is_that_of_every_column(layout, column):
 
 
 @given(n=st.integers(1, 9), c=st.integers(1, 9), h=st.integers(1, 12), w=st.integers(1, 12), size=st.integers(1, 99))
-def test_every_row_column_and_channel_has_its_share(n, c, h, w, size):
+def test_every_row_column_and_channel_has_its_share(n: int, c: int, h: int, w: int, size: int) -> None:
     place = torch.arange(n * c * h * w)
     step = sample_step(len(place), size)
     taken = place[::step]
@@ -37,7 +39,7 @@ def test_every_row_column_and_channel_has_its_share(n, c, h, w, size):
 
 
 @pytest.mark.parametrize("layout", FORMATS)
-def test_in_memory_order(layout):
+def test_in_memory_order(layout: Any) -> None:
     x = torch.arange(2 * 3 * 4 * 5.0).view(2, 3, 4, 5).contiguous(memory_format=layout)
     flat = in_memory_order(x)
     assert flat.data_ptr() == x.data_ptr()  # no copy

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -113,14 +115,14 @@ ways = {
 
 @given(case=cases(), **ways)
 @settings(SETTINGS, max_examples=60)
-def test_random_networks(case, dtype, share, int8, chunk):
+def test_random_networks(case: Any, dtype: torch.dtype, share: Any, int8: Any, chunk: Any) -> None:
     check(case, dtype, share, int8, chunk)
 
 
 @pytest.mark.slow
 @given(case=cases(), **ways)
 @settings(SETTINGS, max_examples=5000)
-def test_many_random_networks(case, dtype, share, int8, chunk):
+def test_many_random_networks(case: Any, dtype: torch.dtype, share: Any, int8: Any, chunk: Any) -> None:
     check(case, dtype, share, int8, chunk)
 
 
@@ -134,12 +136,12 @@ def check_in_brian2(case: Case) -> int:
 
 @given(case=cases(small=True))
 @settings(SETTINGS, max_examples=3)
-def test_random_networks_in_brian2(case):
+def test_random_networks_in_brian2(case: Any) -> None:
     check_in_brian2(case)
 
 
 @pytest.mark.slow
 @given(case=cases(small=True))
 @settings(SETTINGS, max_examples=150)
-def test_many_random_networks_in_brian2(case):
+def test_many_random_networks_in_brian2(case: Any) -> None:
     check_in_brian2(case)

@@ -1,6 +1,9 @@
 """The short lattice: for every integer input it rounds as the exact parameters, and membranes stay in bounds."""
 
+from __future__ import annotations
+
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import converters
+from calif_plugins.parameters import TieRule
 from converters.errors import ConversionError
 from converters.lowering.lattice import certify, charge_ranges, with_lattice
 from converters.network import Network
@@ -18,7 +22,7 @@ from converters.zoo.named import find_checkpoint, load_checkpoint
 from tests.converters.graphs import GRAPHS
 
 
-def one_layer(threshold, bias, y_min, y_max, tie, reach=40) -> Network:
+def one_layer(threshold: Any, bias: Any, y_min: Any, y_max: Any, tie: TieRule, reach: int = 40) -> Network:
     b = GraphBuilder()
     x = b.input((2,), scale=1.0, q_min=0, q_max=reach)
     w = Linear(torch.tensor([[1, -1]] * len(threshold)))
@@ -26,7 +30,7 @@ def one_layer(threshold, bias, y_min, y_max, tie, reach=40) -> Network:
     return Network.from_graph(converters.to_nir(b.build(y), T=reach))
 
 
-def rounded(a, threshold: Fraction, bias: Fraction, tie: str) -> tuple[int, bool]:
+def rounded(a: Any, threshold: Fraction, bias: Fraction, tie: str) -> tuple[int, bool]:
     x = (a + bias) / threshold
     return (round(x) if tie == "even" else (x + Fraction(1, 2)).__floor__()), (2 * x).denominator == 1 and x % 1 != 0
 
@@ -39,7 +43,7 @@ def rounded(a, threshold: Fraction, bias: Fraction, tie: str) -> tuple[int, bool
     y_min=st.integers(-9, 0),
     y_max=st.integers(1, 9),
 )
-def test_every_integer_input_rounds_alike(threshold, bias, tie, y_min, y_max):
+def test_every_integer_input_rounds_alike(threshold: Any, bias: Any, tie: TieRule, y_min: int, y_max: int) -> None:
     network = one_layer([threshold], [bias], y_min, y_max, tie)
     p = network.output.parameters
     k = certify(network)["fc"]
@@ -57,7 +61,7 @@ def test_every_integer_input_rounds_alike(threshold, bias, tie, y_min, y_max):
     assert int(k.threshold[0]) % 2 == 0
 
 
-def test_one_bit_fewer_fails_and_names_the_channel():
+def test_one_bit_fewer_fails_and_names_the_channel() -> None:
     network = one_layer([7.0, 3.337], [0.0, 0.123], 0, 12, "even")
     need = certify(network)["fc"].bits
     assert need > 1
@@ -67,14 +71,14 @@ def test_one_bit_fewer_fails_and_names_the_channel():
 
 
 @pytest.mark.parametrize("bits", [-1, 53, 64, 100, 10**9])
-def test_bits_that_no_float_has(bits):
+def test_bits_that_no_float_has(bits: int) -> None:
     network = one_layer([7.0], [0.0], 0, 12, "even")
     for wanted in (bits, {"fc": bits}):
         with pytest.raises(ConversionError, match=rf"^bits: found {bits}; use 0 to 52$"):
             certify(network, bits=wanted)
 
 
-def test_bits_whose_sums_leave_float64():
+def test_bits_whose_sums_leave_float64() -> None:
     network = one_layer([7.0, 3.337], [0.0, 0.123], 0, 12, "even")
     for bits in (30, 44):
         k = certify(network, bits=bits)["fc"]
@@ -84,7 +88,7 @@ def test_bits_whose_sums_leave_float64():
             certify(network, bits=bits)
 
 
-def test_membranes_stay_in_bounds_whatever_the_order_of_spikes():
+def test_membranes_stay_in_bounds_whatever_the_order_of_spikes() -> None:
     rng = np.random.default_rng(0)
     touched = 0.0
     for trial in range(60):
@@ -108,7 +112,7 @@ def test_membranes_stay_in_bounds_whatever_the_order_of_spikes():
     assert touched > 0.8  # and the bounds are not idle
 
 
-def test_charges_by_interval_arithmetic_hold_the_extremes():
+def test_charges_by_interval_arithmetic_hold_the_extremes() -> None:
     network = Network.from_graph(converters.to_nir(GRAPHS["depthwise"](levels=8)))
     low, high = charge_ranges(network)["dw"]
     w = network.stages[0].synapses[0].ops[0].weight.to(torch.int64)
@@ -116,7 +120,7 @@ def test_charges_by_interval_arithmetic_hold_the_extremes():
     assert (low == 8 * w.clamp(max=0).flatten(1).sum(1).numpy()).all()
 
 
-def test_a_network_on_its_lattice_stays_there():
+def test_a_network_on_its_lattice_stays_there() -> None:
     once = with_lattice(n := Network.from_graph(converters.to_nir(GRAPHS["lenet"]())), certify(n))
     twice = with_lattice(once, certify(once))
     for a, b in zip(once.stages, twice.stages, strict=True):
@@ -126,7 +130,7 @@ def test_a_network_on_its_lattice_stays_there():
 
 
 @pytest.mark.parametrize("name", ["lenet5-mnist-8", "lenet5-mnist-127", "resnet11h-cifar10-127"])
-def test_trained_networks_are_certified(name):
+def test_trained_networks_are_certified(name: str) -> None:
     q, _ = load_checkpoint(str(find_checkpoint(name)))
     network = Network.from_graph(converters.to_nir(q))
     found = certify(network)
@@ -141,7 +145,7 @@ def test_trained_networks_are_certified(name):
 
 
 @pytest.mark.parametrize(("scale", "bits"), [(0.1743219, 12), (0.3000001, 12), (0.9138, 12)])
-def test_additions_of_unequal_scales_get_short_weights(scale, bits):
+def test_additions_of_unequal_scales_get_short_weights(scale: float, bits: int) -> None:
     b = GraphBuilder()
     x = b.input((1,), scale=1.0, q_min=-9, q_max=9)
     one, minus = Linear(torch.tensor([[1]])), Linear(torch.tensor([[-1]]))
@@ -163,7 +167,7 @@ def test_additions_of_unequal_scales_get_short_weights(scale, bits):
             assert min(max(want, -9), 9) == min(max(got, -9), 9)
 
 
-def test_counts_out_of_reach_stay_there():
+def test_counts_out_of_reach_stay_there() -> None:
     """A range far wider than what can come in: a smaller threshold would round the lowest input to another count."""
     b = GraphBuilder()
     x = b.input((1,), scale=1.0, q_min=-2, q_max=12)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
 
 import nir
 import numpy as np
@@ -20,12 +23,12 @@ from converters.stock_simulation import simulate_stock
 pytestmark = pytest.mark.filterwarnings("ignore:nirtorch.extract_nir_graph is being deprecated")
 
 
-def from_snntorch(tmp_path, beta=0.9, shape=(2, 6, 6), classes=5):
+def from_snntorch(tmp_path: Path, beta: float = 0.9, shape: tuple[int, int, int] = (2, 6, 6), classes: int = 5) -> Any:
     """A leaky network, its file, and what it does."""
     import snntorch as snn
     from snntorch.export_nir import export_to_nir
 
-    def neuron(n):
+    def neuron(n: Any) -> Any:
         kw = {
             "beta": torch.full((n,), beta),
             "threshold": torch.ones(n),
@@ -44,7 +47,7 @@ def from_snntorch(tmp_path, beta=0.9, shape=(2, 6, 6), classes=5):
     return tmp_path / "snn.nir", net
 
 
-def test_a_file_of_snntorch(tmp_path):
+def test_a_file_of_snntorch(tmp_path: Path) -> None:
     path, net = from_snntorch(tmp_path)
     with pytest.raises(FileFormatError, match="begins with a digit"):
         converters.read(path)
@@ -59,7 +62,7 @@ def test_a_file_of_snntorch(tmp_path):
     assert torch.equal(r.spikes["_4"], r.outputs)
 
 
-def test_a_file_of_spikingjelly(tmp_path):
+def test_a_file_of_spikingjelly(tmp_path: Path) -> None:
     home = pytest.importorskip("spikingjelly.activation_based.nir_exchange", reason="SpikingJelly is not installed")
     from spikingjelly.activation_based import functional, layer, neuron
 
@@ -84,7 +87,7 @@ def test_a_file_of_spikingjelly(tmp_path):
     assert torch.equal(found.outputs, own)
 
 
-def test_a_file_of_norse(tmp_path):
+def test_a_file_of_norse(tmp_path: Path) -> None:
     nt = pytest.importorskip("norse.torch", reason="Norse is not installed")
     from norse.torch.functional.iaf import IAFParameters
 
@@ -102,14 +105,14 @@ def test_a_file_of_norse(tmp_path):
     assert torch.equal(found.outputs.float(), torch.stack(own))
 
 
-def one_if(weight=0.5, threshold=1.0, r=1.0, v_reset=0.0):
+def one_if(weight: float = 0.5, threshold: float = 1.0, r: float = 1.0, v_reset: float = 0.0) -> Any:
     one = np.ones(1)
     return nir.NIRGraph.from_list(
         nir.Linear(weight=np.array([[weight]])), nir.IF(r=r * one, v_threshold=threshold * one, v_reset=v_reset * one)
     )
 
 
-def test_strictly_above_the_threshold_as_nir_has_it():
+def test_strictly_above_the_threshold_as_nir_has_it() -> None:
     x = torch.ones(8, 1, 1)
     assert simulate_stock(one_if(), x).outputs.flatten().tolist() == [0, 0, 1, 0, 0, 1, 0, 0]
     assert simulate_stock(one_if(), x, strict=False).outputs.flatten().tolist() == [0, 1, 0, 1, 0, 1, 0, 1]
@@ -117,23 +120,23 @@ def test_strictly_above_the_threshold_as_nir_has_it():
     assert simulate_stock(one_if(r=1e4), x, dt=5e-5).outputs.sum() == 1  # half a unit per step
 
 
-def lif(tau=1e-3):
+def lif(tau: float = 1e-3) -> Any:
     one = np.ones(1)
     return nir.NIRGraph.from_list(nir.LIF(tau=tau * one, r=one, v_leak=0 * one, v_threshold=one))
 
 
-def cuba():
+def cuba() -> Any:
     one = np.ones(1)
     return nir.NIRGraph.from_list(nir.CubaLIF(one, one, one, 0 * one, one, 0 * one, one))
 
 
-def looped():
+def looped() -> Any:
     g = one_if()
     g.edges.append(("if", "linear"))
     return g
 
 
-def mixed():
+def mixed() -> Any:
     one = np.ones(1)
     parts = [nir.IF(r=r * one, v_threshold=one) for r in (1.0, 2.0)]
     return nir.NIRGraph.from_list(*parts)
@@ -150,7 +153,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("make", "dt", "message"), REFUSED)
-def test_what_is_not_clear_is_refused(make, dt, message):
+def test_what_is_not_clear_is_refused(make: Callable[..., Any], dt: float | None, message: str) -> None:
     with pytest.raises(ConversionError, match=f"^{message}"):
         simulate_stock(make(), torch.ones(2, 1, 1), dt=dt)
     with pytest.raises(ConversionError, match=r"^inputs: found shape"):
@@ -160,14 +163,14 @@ def test_what_is_not_clear_is_refused(make, dt, message):
 # --- IF neurons swapped for Ca-LIF ---------------------------------------------------------------
 
 
-def relu_network():
+def relu_network() -> Any:
     """An IF network with weights on a grid of 1/64, as another tool would write it."""
     gen = torch.Generator().manual_seed(2)
 
-    def weights(*shape):
+    def weights(*shape: Any) -> Any:
         return (torch.randint(-40, 41, shape, generator=gen) / 64).numpy()
 
-    def neurons(*shape, threshold):
+    def neurons(*shape: Any, threshold: Any) -> Any:
         return nir.IF(r=np.full(shape, 1e4), v_threshold=np.full(shape, threshold))
 
     return nir.NIRGraph.from_list(
@@ -181,7 +184,7 @@ def relu_network():
     )
 
 
-def test_swapped_neurons_round_like_relu_layers(tmp_path):
+def test_swapped_neurons_round_like_relu_layers(tmp_path: Path) -> None:
     T = 16
     nir.write(tmp_path / "if.nir", relu_network())
     swapped = converters.swap_if(converters.read(tmp_path / "if.nir"), T, scale=1 / T)
@@ -204,26 +207,26 @@ def test_swapped_neurons_round_like_relu_layers(tmp_path):
     assert not torch.equal(stock.outputs.sum(0), last)
 
 
-def with_node(change):
+def with_node(change: Callable[..., Any]) -> Any:
     g = relu_network()
     change(g.nodes)
     return g
 
 
-def leaky_end(nodes):
+def leaky_end(nodes: Any) -> None:
     one = np.ones(5)
     nodes["if_2"] = nir.LIF(tau=one, r=one, v_leak=0 * one, v_threshold=one)
 
 
-def varied(nodes):
+def varied(nodes: Any) -> None:
     nodes["if"].v_threshold = nodes["if"].v_threshold + np.arange(6)
 
 
-def reset_elsewhere(nodes):
+def reset_elsewhere(nodes: Any) -> None:
     nodes["if_1"].v_reset = nodes["if_1"].v_reset - 1
 
 
-def wrong_size(nodes):
+def wrong_size(nodes: Any) -> None:
     nodes["affine"] = nir.Affine(np.ones((5, 35)), np.ones(5))
 
 
@@ -236,7 +239,7 @@ def wrong_size(nodes):
         (wrong_size, "affine: found an input of shape"),
     ],
 )
-def test_what_cannot_be_swapped(change, message):
+def test_what_cannot_be_swapped(change: Callable[..., Any], message: str) -> None:
     with pytest.raises(ConversionError, match=f"^{message}"):
         converters.swap_if(with_node(change), 8)
     branching = relu_network()
@@ -245,10 +248,10 @@ def test_what_cannot_be_swapped(change, message):
         converters.swap_if(branching, 8)
 
 
-def test_the_command_line_runs_a_foreign_file(tmp_path, capsys):
+def test_the_command_line_runs_a_foreign_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, net = from_snntorch(tmp_path, shape=(1, 32, 32), classes=10)
 
-    def call(*arguments):
+    def call(*arguments: str) -> Any:
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
             main(["run", str(path), "--dataset", "digits", "--images", "20", *arguments])

@@ -9,7 +9,7 @@ from converters.experiments.kept import of_network
 from tests.converters.graphs import GRAPHS, images
 
 
-def test_the_digest_of_a_network_is_that_of_what_it_is_not_of_what_was_run():
+def test_the_digest_of_a_network_is_that_of_what_it_is_not_of_what_was_run() -> None:
     q = GRAPHS["lenet"](levels=3)
     before = of_network(q)
     converters.run(converters.to_nir(q), images(q, 2))

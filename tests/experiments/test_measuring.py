@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -25,7 +27,7 @@ from converters.zoo.named import load_checkpoint
 from tests.converters.graphs import GRAPHS, images
 
 
-def labelled(q, n):
+def labelled(q: Any, n: Any) -> Any:
     x = images(q, n)
     labels = q.predict(x)
     labels[::3] = (labels[::3] + 1) % 3
@@ -34,7 +36,7 @@ def labelled(q, n):
 
 @pytest.mark.parametrize("name", ["lenet", "residual", "signed_input"])
 @pytest.mark.parametrize("window", [6, 15])
-def test_the_whole_set(name, window):
+def test_the_whole_set(name: str, window: int) -> None:
     q = GRAPHS[name]()
     data = labelled(q, 23)
     row = whole_row(q, data, window)
@@ -49,7 +51,7 @@ def test_the_whole_set(name, window):
 
 @pytest.mark.parametrize("coding", ["isi", "direct"])
 @pytest.mark.parametrize("neuron", ["settle", "paper", "none", "settle_from_0"])
-def test_spikes_against_the_step_loop(neuron, coding):
+def test_spikes_against_the_step_loop(neuron: str, coding: str) -> None:
     q = GRAPHS["residual"]()
     data = labelled(q, 21)
     row = spiking_row(q, data, 15, neuron=neuron, coding=coding, anytime=True)
@@ -71,7 +73,7 @@ def test_spikes_against_the_step_loop(neuron, coding):
     assert row["anytime"][-1] == row["snn_accuracy"]
 
 
-def neurobench_example():
+def neurobench_example() -> Any:
     """The matrix and the vector of NeuroBench's page on synaptic operations, with integers: 4 effective, 9 dense."""
     b = GraphBuilder()
     x = b.input((3,), scale=1.0, q_min=-4, q_max=4)
@@ -79,7 +81,7 @@ def neurobench_example():
     return b.build(b.layer("fc", [(x, Linear(w))], threshold=2.0, y_min=-4, y_max=4, scale=1.0))
 
 
-def test_neurobenchs_own_example():
+def test_neurobenchs_own_example() -> None:
     q = neurobench_example()
     dense = DenseMetrics(q)
     dense(torch.tensor([[0.0, 1.0, -1.0]]))
@@ -93,7 +95,7 @@ def test_neurobenchs_own_example():
     assert Network.from_graph(g).window == 4
 
 
-def test_spiking_metrics_by_hand():
+def test_spiking_metrics_by_hand() -> None:
     """Every spike of every neuron, one after the other."""
     q = GRAPHS["lenet"]()
     x = images(q, 3)
@@ -121,7 +123,7 @@ def test_spiking_metrics_by_hand():
     assert metrics.result()["activation_sparsity"] == pytest.approx(1 - spikes / sites)
 
 
-def test_direct_input_multiplies_once():
+def test_direct_input_multiplies_once() -> None:
     q = GRAPHS["lenet"]()
     x = images(q, 4)
     network = Network.from_graph(converters.to_nir(q, T=10, coding="direct"))
@@ -135,7 +137,7 @@ def test_direct_input_multiplies_once():
     assert metrics.result()["synaptic_operations"]["Effective_MACs"] == float(by_hand) / 4
 
 
-def test_lenet_as_everyone_counts_it():
+def test_lenet_as_everyone_counts_it() -> None:
     q, _ = load_checkpoint("lenet5-mnist-127")
     assert dense_macs(q) == 25 * 6 * 28 * 28 + 25 * 6 * 16 * 10 * 10 + 400 * 120 + 120 * 84 + 84 * 10
     weights = 25 * 6 + 25 * 6 * 16 + 400 * 120 + 120 * 84 + 84 * 10

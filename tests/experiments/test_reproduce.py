@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,16 +17,17 @@ from converters.quantised_file import save_quantised
 from converters.zoo import networks as zoo
 from converters.zoo.datasets import load
 from converters.zoo.named import load_checkpoint
+from tests.command_line import Calif
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
-def options(tmp_path):
+def options(tmp_path: Path) -> Any:
     """LeNet-5 as it ships, on the digits: images that every machine has."""
     arguments = ["--dataset", "digits", "--images", "12", "--out", "paper"]
     for levels in (127, 8):
@@ -35,7 +38,7 @@ def options(tmp_path):
     return arguments
 
 
-def test_a_table(calif, options, tmp_path):
+def test_a_table(calif: Calif, options: Any, tmp_path: Path) -> None:
     code, out, err = calif("reproduce", "table3", *options, "--window", 8, "--window", 127, "--json")
     assert (code, err) == (0, "")
     result = json.loads(out)
@@ -66,7 +69,7 @@ def test_a_table(calif, options, tmp_path):
     assert f"calif reproduce table3 --checkpoint {tmp_path}" in page
 
 
-def test_a_folder_of_checkpoints(options, calif, tmp_path):
+def test_a_folder_of_checkpoints(options: Any, calif: Calif, tmp_path: Path) -> None:
     files, folder = options[options.index("--checkpoint") + 1 :: 2], tmp_path / "runs"
     folder.mkdir()
     code, _, err = calif("reproduce", "table3", "--checkpoint", "runs")
@@ -78,7 +81,7 @@ def test_a_folder_of_checkpoints(options, calif, tmp_path):
     assert [[c.name for c in some] for some in found] == [["lenet5-digits-127", "lenet5-digits-8"]] * 2
 
 
-def test_figures_are_drawn(calif, options, tmp_path):
+def test_figures_are_drawn(calif: Calif, options: Any, tmp_path: Path) -> None:
     code, out, _ = calif("reproduce", "fig2", "fig3", "fig4", "fig5", *options, "--window", 127)
     assert code == 0
     for name in ("fig2", "fig3", "fig4", "fig5"):
@@ -97,7 +100,7 @@ def test_figures_are_drawn(calif, options, tmp_path):
     assert sum(real["differences"]["LIF"].values()) == real["compared"]
 
 
-def test_ablation_and_energy(calif, options, tmp_path):
+def test_ablation_and_energy(calif: Calif, options: Any, tmp_path: Path) -> None:
     code, out, _ = calif("reproduce", "ablation", "energy", *options, "--window", 8, "--json")
     assert code == 0
     result = json.loads(out)["experiments"]
@@ -123,7 +126,7 @@ def test_ablation_and_energy(calif, options, tmp_path):
     assert f"the dense network is cheaper than the spiking one in {dearer} of 4 rows" in page
 
 
-def test_what_is_missing_is_named_with_its_command(calif, tmp_path):
+def test_what_is_missing_is_named_with_its_command(calif: Calif, tmp_path: Path) -> None:
     code, out, _ = calif(
         "reproduce", "table4", "--dataset", "cifar100", "--network", "vgg16", "--out", "paper", "--json"
     )
@@ -137,7 +140,7 @@ def test_what_is_missing_is_named_with_its_command(calif, tmp_path):
     assert data["rows"] == []
 
 
-def test_missing_images_are_named_too(tmp_path, monkeypatch):
+def test_missing_images_are_named_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CALIF_DATA", raising=False)
     for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
@@ -148,7 +151,7 @@ def test_missing_images_are_named_too(tmp_path, monkeypatch):
     assert f"put t10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz into {tmp_path}" in row["command"]
 
 
-def test_a_mismatch_is_exit_1(calif, monkeypatch):
+def test_a_mismatch_is_exit_1(calif: Calif, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"neuron": "settle", "count_mismatches": 2, "predictions_differing": 1}]
     rows += [{"neuron": "paper", "count_mismatches": 9, "predictions_differing": 9}]
     assert wrong(rows) == 3
@@ -158,7 +161,7 @@ def test_a_mismatch_is_exit_1(calif, monkeypatch):
     assert json.loads(out)["mismatches"] == 3
 
 
-def test_bad_usage(calif):
+def test_bad_usage(calif: Calif) -> None:
     assert calif("reproduce", "table9")[::2] == (
         2,
         f"calif: NAME: found 'table9'; use {', '.join(EXPERIMENTS)} or all\n",
@@ -168,7 +171,7 @@ def test_bad_usage(calif):
     assert re.match(r"calif: --window: found T = 0; use a whole number of steps, at least 1\n", err)
 
 
-def test_unknown_names_leave_the_tables_as_they_are(calif, options, tmp_path):
+def test_unknown_names_leave_the_tables_as_they_are(calif: Calif, options: Any, tmp_path: Path) -> None:
     (tmp_path / "paper").mkdir()
     (tmp_path / "paper" / "table4.md").write_text("measured")
     for option, message in (
@@ -182,7 +185,7 @@ def test_unknown_names_leave_the_tables_as_they_are(calif, options, tmp_path):
     assert [p.name for p in (tmp_path / "paper").iterdir()] == ["table4.md"]
 
 
-def test_a_folder_of_images_is_a_data_set_once_a_checkpoint_names_it(tmp_path):
+def test_a_folder_of_images_is_a_data_set_once_a_checkpoint_names_it(tmp_path: Path) -> None:
     q, notes = load_checkpoint("lenet5-mnist-8")
     save_quantised(tmp_path / "a.safetensors", q, notes={**notes, "network": "mine", "dataset": "my/pictures"})
     for dataset in ("pictures", "my/pictures"):
@@ -190,7 +193,7 @@ def test_a_folder_of_images_is_a_data_set_once_a_checkpoint_names_it(tmp_path):
         assert [c.name for c in session.checkpoints] == ["a"]
 
 
-def test_rows_are_kept_and_found_again_only_for_the_same(calif, options, tmp_path):
+def test_rows_are_kept_and_found_again_only_for_the_same(calif: Calif, options: Any, tmp_path: Path) -> None:
     arguments = ["reproduce", "fig4", *options, "--json"]
     first = json.loads(calif(*arguments)[1])["experiments"]["fig4"]["rows"]
     files = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache" / "calif" / "rows").glob("*.json")}
@@ -208,7 +211,7 @@ def test_rows_are_kept_and_found_again_only_for_the_same(calif, options, tmp_pat
     assert other[0]["snn_accuracy"] == float((changed.predict(test.pixels) == test.labels).double().mean())
 
 
-def test_the_papers_numbers():
+def test_the_papers_numbers() -> None:
     """Against another column of the same table: its losses."""
     losses = {
         "mnist": (-0.02, -0.03, -0.04, -0.06),
@@ -227,7 +230,7 @@ def test_the_papers_numbers():
     assert set(NETWORKS) == set(zoo.NETWORKS)
 
 
-def test_a_network_for_direct_input_alone(calif, tmp_path):
+def test_a_network_for_direct_input_alone(calif: Calif, tmp_path: Path) -> None:
     """More levels of the input than of the layers: no row with input spikes, which would not fit the window."""
     q, notes = load_checkpoint("lenet5-mnist-8")
     finer = replace(q.input, q_max=64, scale=q.input.scale / 8)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,7 @@ from hypothesis import strategies as st
 
 from converters.errors import FileFormatError
 from converters.reading import open_regular, parse_json, read_bytes, read_text
-
-Calif = Callable[..., tuple[int, str, str]]
+from tests.command_line import Calif
 
 
 def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,7 +19,7 @@ def picture(k: int, width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def write_cifar100(root):
+def write_cifar100(root: Path) -> Any:
     """``cifar-100-python``: pickled dictionaries with ``data``, ``fine_labels`` and ``coarse_labels``."""
     rng = np.random.default_rng(1)
     folder = root / "cifar-100-python"
@@ -34,7 +36,7 @@ def write_cifar100(root):
     return written
 
 
-def write_caltech101(root, counts=(9, 5, 14)):
+def write_caltech101(root: Path, counts: tuple[int, int, int] = (9, 5, 14)) -> Any:
     """``caltech101/101_ObjectCategories/<class>/image_0001.jpg``, of any sizes, and the folder that is no class."""
     folder = root / "caltech101" / "101_ObjectCategories"
     for c, n in enumerate((*counts, 3)):
@@ -48,7 +50,7 @@ def write_caltech101(root, counts=(9, 5, 14)):
     return folder
 
 
-def write_tiny_imagenet(root, per_class=3, validation=4):
+def write_tiny_imagenet(root: Path, per_class: int = 3, validation: int = 4) -> Any:
     """``tiny-imagenet-200``: ``wnids.txt``, ``words.txt``, ``train/<wnid>/images``, ``val`` with annotations."""
     folder = root / "tiny-imagenet-200"
     wnids = ["n02124075", "n04067472", "n01443537"]

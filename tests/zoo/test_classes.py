@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,8 @@ from converters.errors import ConversionError
 from converters.quantised_file import load_with_notes
 from converters.zoo.datasets import load
 from converters.zoo.pictures import zipped
+from tests.command_line import Calif
 
-Calif = Callable[..., tuple[int, str, str]]
 NAMES = ("ant", "bee", "cow", "dog", "eel")
 
 

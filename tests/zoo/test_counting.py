@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,12 @@ from converters.experiments.energy_metrics import dense_macs
 from converters.zoo.counting import count
 from converters.zoo.named import load_checkpoint
 from converters.zoo.networks import NETWORKS, build
+from tests.command_line import Calif
 
 
 @pytest.mark.parametrize(("size", "classes"), [(32, 10), (64, 200)])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_against_pytorchs_flop_counter(name, size, classes):
+def test_against_pytorchs_flop_counter(name: str, size: int, classes: int) -> None:
     model = build(name, 3, classes, size)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
@@ -28,7 +30,7 @@ def test_against_pytorchs_flop_counter(name, size, classes):
     assert sum(layer.parameters for layer in layers) + norms == sum(p.numel() for p in model.parameters())
 
 
-def test_published_figures():
+def test_published_figures() -> None:
     """VGG-9 of Lee et al. 2020 and VGG-16 on CIFAR-10, in millions."""
     assert sum(x.macs for x in count(build("vgg9", 3), (3, 32, 32))) == pytest.approx(190e6, rel=0.03)
     convolutions = [x for x in count(build("vgg16", 3), (3, 32, 32)) if x.kind == "Conv2d"]
@@ -36,8 +38,8 @@ def test_published_figures():
 
 
 @pytest.fixture
-def calif(capsys):
-    def call(*arguments):
+def calif(capsys: pytest.CaptureFixture[str]) -> Any:
+    def call(*arguments: str) -> Any:
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
             main(list(arguments))
@@ -47,7 +49,7 @@ def calif(capsys):
     return call
 
 
-def test_inspect_networks(calif):
+def test_inspect_networks(calif: Calif) -> None:
     code, out, _ = calif("inspect", "networks", "--shape", "3x64x64", "--classes", "200", "--json")
     assert code == 0
     result = json.loads(out)
@@ -64,7 +66,7 @@ def test_inspect_networks(calif):
     assert all(name in out for name in NETWORKS)
 
 
-def test_inspect_a_checkpoint(calif):
+def test_inspect_a_checkpoint(calif: Calif) -> None:
     code, out, _ = calif("inspect", "resnet11h-cifar10-127", "--json")
     assert code == 0
     about = json.loads(out)
@@ -76,7 +78,7 @@ def test_inspect_a_checkpoint(calif):
     ]  # fmt: skip
 
 
-def test_networks_that_need_larger_images(calif):
+def test_networks_that_need_larger_images(calif: Calif) -> None:
     """The least sides are those of PyTorch's own layers, whose errors they are."""
     code, out, err = calif("inspect", "networks", "--shape", "1x28x28", "--json")
     assert (code, err) == (0, "")
@@ -94,7 +96,7 @@ def test_networks_that_need_larger_images(calif):
         assert err == f"calif: --shape: found '{small}', too small for {name}; give larger images, such as 3x32x32\n"
 
 
-def test_large_images_take_no_memory(calif):
+def test_large_images_take_no_memory(calif: Calif) -> None:
     code, out, _ = calif("inspect", "vgg16", "--shape", "3x4096x4096", "--json")
     assert code == 0
     (found,) = json.loads(out)["networks"]
@@ -102,7 +104,7 @@ def test_large_images_take_no_memory(calif):
 
 
 @pytest.mark.parametrize("shape", ["3x32", "axbxc", "3x32x16", "0x8x8", "²x3x3", "3x99999999x99999999", "9999x8x8"])
-def test_bad_shape(calif, shape):
+def test_bad_shape(calif: Calif, shape: str) -> None:
     code, _, err = calif("inspect", "vgg9", "--shape", shape)
     assert code == 2
     assert (

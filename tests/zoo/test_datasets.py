@@ -6,6 +6,9 @@ import gzip
 import pickle
 import struct
 import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from converters.zoo.datasets import load
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No data but what the test writes, and no way to the network."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("CALIF_DATA", raising=False)
@@ -32,7 +35,7 @@ def idx(array: np.ndarray) -> bytes:
     return struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
-def write_mnist(root, packed: bool):
+def write_mnist(root: Path, packed: bool) -> Any:
     rng = np.random.default_rng(0)
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -50,7 +53,7 @@ def write_mnist(root, packed: bool):
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_mnist(home, packed):
+def test_mnist(home: Path, packed: bool) -> None:
     written = write_mnist(home / "data", packed)
     for split, prefix in (("train", "train"), ("test", "t10k")):
         data = load("mnist", split, root=home / "data")
@@ -62,7 +65,7 @@ def test_mnist(home, packed):
         assert not data.pixels[:, :, :2].any()
 
 
-def test_mnist_in_the_environments_place(home, monkeypatch):
+def test_mnist_in_the_environments_place(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_mnist(home / "elsewhere", True)
     monkeypatch.setenv("CALIF_DATA", str(home / "elsewhere"))
     assert len(load("mnist", "test")) == 3
@@ -85,7 +88,7 @@ def test_mnist_in_the_environments_place(home, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("kind", ["images-idx3", "labels-idx1"])
-def test_damaged_mnist(home, packed, spoil, kind):
+def test_damaged_mnist(home: Path, packed: bool, spoil: Callable[..., Any], kind: str) -> None:
     written = write_mnist(home / "data", packed)
     path = home / "data" / "MNIST" / "raw" / f"t10k-{kind}-ubyte{'.gz' if packed else ''}"
     path.write_bytes(spoil(idx(written["t10k"][kind.startswith("labels")])))
@@ -103,7 +106,9 @@ def test_damaged_mnist(home, packed, spoil, kind):
         ((3, 28, 28), (3, 28, 28), ("3 x 28 x 28", "3 x 28 x 28")),
     ],
 )
-def test_mnist_of_files_that_do_not_belong_together(home, images, labels, sizes):
+def test_mnist_of_files_that_do_not_belong_together(
+    home: Path, images: tuple[int, ...], labels: tuple[int, ...], sizes: tuple[str, str]
+) -> None:
     write_mnist(home / "data", False)
     raw = home / "data" / "MNIST" / "raw"
     (raw / "t10k-images-idx3-ubyte").write_bytes(idx(np.zeros(images, dtype=np.uint8)))
@@ -124,7 +129,7 @@ def test_mnist_of_files_that_do_not_belong_together(home, images, labels, sizes)
         ("tinyimagenet", "the unpacked tiny-imagenet-200.zip"),
     ],
 )
-def test_absent_data_says_what_to_put_where(home, name, files):
+def test_absent_data_says_what_to_put_where(home: Path, name: str, files: str) -> None:
     (home / "empty").mkdir()
     with pytest.raises(ConversionError) as caught:
         load(name, "train", root=home / "empty")
@@ -135,7 +140,7 @@ def test_absent_data_says_what_to_put_where(home, name, files):
 
 @pytest.mark.parametrize("name", ["digits", "mnist", "cifar10", "cifar100", "caltech101", "tinyimagenet"])
 @pytest.mark.parametrize("spelt", ["mistyped", "mistyped/deeper", "file"])
-def test_a_root_that_is_not_there(home, name, spelt):
+def test_a_root_that_is_not_there(home: Path, name: str, spelt: str) -> None:
     (home / "file").touch()
     with pytest.raises(ConversionError) as caught:
         load(name, "train", root=home / spelt)
@@ -145,7 +150,7 @@ def test_a_root_that_is_not_there(home, name, spelt):
     assert [p.name for p in home.iterdir()] == ["file"]
 
 
-def test_cifar10_as_published(home, monkeypatch):
+def test_cifar10_as_published(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.datasets import CIFAR10
 
     rng = np.random.default_rng(1)
@@ -173,7 +178,7 @@ def picture(k: int, size: int = 32) -> Image.Image:
 
 
 @pytest.fixture
-def zipped(home):
+def zipped(home: Path) -> Path:
     """The folder of a ``cifar10.zip`` with two images of two classes in each split."""
     root = home / "data"
     root.mkdir()
@@ -186,7 +191,7 @@ def zipped(home):
     return root
 
 
-def test_cifar10_zip_is_decoded_once(home, zipped):
+def test_cifar10_zip_is_decoded_once(home: Path, zipped: Path) -> None:
     root = zipped
     data = load("cifar10", "test", root=root)
     assert sorted(data.labels.tolist()) == [0, 0, 1, 1]
@@ -218,7 +223,7 @@ SPOILT |= {"flipped": flipped, "other method": other_method}
 
 
 @pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
-def test_damaged_zip(zipped, spoil):
+def test_damaged_zip(zipped: Path, spoil: Callable[..., Any]) -> None:
     path = zipped / "cifar10.zip"
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(ConversionError, match=r"cifar10.zip: found a damaged file \(.+\); download it again"):
@@ -226,7 +231,7 @@ def test_damaged_zip(zipped, spoil):
 
 
 @pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
-def test_a_damaged_cache_is_written_anew(home, zipped, spoil):
+def test_a_damaged_cache_is_written_anew(home: Path, zipped: Path, spoil: Callable[..., Any]) -> None:
     data = load("cifar10", "test", root=zipped)
     (kept,) = (home / "cache" / "calif").glob("cifar10-test-*.npz")
     whole = kept.read_bytes()
@@ -241,7 +246,7 @@ def test_a_damaged_cache_is_written_anew(home, zipped, spoil):
     assert torch.equal(load("cifar10", "test", root=zipped).labels, data.labels)
 
 
-def test_image_folder(home):
+def test_image_folder(home: Path) -> None:
     for split, n in (("train", 3), ("test", 1)):
         for name in ("cat", "dog"):
             folder = home / "own" / split / name
@@ -261,7 +266,7 @@ def test_image_folder(home):
         load(str(home / "own"), "test")
 
 
-def test_errors(home):
+def test_errors(home: Path) -> None:
     with pytest.raises(ConversionError, match="dataset: found 'nonsense'; use one of digits, mnist"):
         load("nonsense", "train")
     with pytest.raises(ConversionError, match="split: found 'validation'"):
@@ -271,7 +276,7 @@ def test_errors(home):
         load(str(home / "bare"), "train")
 
 
-def test_digits_are_whole_and_apart():
+def test_digits_are_whole_and_apart() -> None:
     train, test = load("digits", "train"), load("digits", "test")
     assert len(train) + len(test) == 1797
     assert train.pixels.min() == 0

@@ -12,7 +12,7 @@ from converters.zoo.networks import build
 
 
 @pytest.mark.parametrize(("stride", "size"), [(2, 7), (2, 8), ((1, 2), 9), (3, 10), ([2], 6), (1, 5)])
-def test_values_and_gradients(stride, size):
+def test_values_and_gradients(stride: int | tuple[int, int] | list[int], size: int) -> None:
     gen = torch.Generator().manual_seed(1)
     x = torch.randn(3, 4, size, size, dtype=torch.float64, generator=gen, requires_grad=True)
     w = torch.randn(4, 1, 3, 3, dtype=torch.float64, generator=gen, requires_grad=True)
@@ -26,7 +26,7 @@ def test_values_and_gradients(stride, size):
     torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_other_convolutions_are_left_alone():
+def test_other_convolutions_are_left_alone() -> None:
     x, full, grouped = torch.rand(1, 4, 6, 6), torch.rand(2, 4, 3, 3), torch.rand(4, 2, 3, 3)
     with DenseDepthwise():
         assert torch.equal(F.conv2d(x, full, stride=2), F.conv2d(x, full, None, 2))
@@ -34,7 +34,7 @@ def test_other_convolutions_are_left_alone():
         assert F.conv2d(x, full, stride=2).is_contiguous()
 
 
-def test_a_network_and_its_exported_graph():
+def test_a_network_and_its_exported_graph() -> None:
     torch.manual_seed(0)
     net, x = build("mobilenet20", 1, 3, 16), torch.rand(4, 1, 16, 16)
     exported = prepare_qat(net, x, levels=7)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,12 +26,12 @@ TINY = Recipe(epochs=2, qat_epochs=1, batch=16, lr=0.05, shift=1, optimiser="muo
 
 
 @contextmanager
-def averaged_weights():
+def averaged_weights() -> Iterator[Any]:
     """The weights that a run's means are of, in the order in which they are added."""
     seen = []
 
     class Watch(WeightMean):
-        def step(self):
+        def step(self) -> None:
             super().step()
             if self.steps % 10 == 0:
                 seen.append([p.detach().clone() for p in self.model.parameters()])
@@ -42,12 +45,12 @@ class StopError(Exception):
     """The user's Ctrl-C."""
 
 
-def test_exact_spikes_and_the_same_bits_after_a_stop(tmp_path):
+def test_exact_spikes_and_the_same_bits_after_a_stop(tmp_path: Path) -> None:
     data, test = load("digits", "train").first(48), load("digits", "test").first(12)
     options = {"name": "lenet5-digits-127", "recipe": TINY}
     through = train("lenet5", data, test, folder=tmp_path / "a", **options)
 
-    def stop(phase, done, total):
+    def stop(phase: str, done: int, total: int) -> None:
         if (phase, done) == ("float", 5):
             raise StopError
 
@@ -69,12 +72,12 @@ def test_exact_spikes_and_the_same_bits_after_a_stop(tmp_path):
     assert all(torch.equal(counts.long(), integers[name]) for name, counts in result.counts.items())
 
 
-def test_large_networks_take_it():
+def test_large_networks_take_it() -> None:
     assert RECIPES["cifar10"].fast
     assert RECIPES["cifar10"].optimiser == "muon"
 
 
-def test_cutout():
+def test_cutout() -> None:
     """A square of zeros, cut off at the border: its place anywhere, its centre inside of the image."""
     torch.manual_seed(0)
     seen = set()
@@ -89,7 +92,7 @@ def test_cutout():
     assert {(0, 0), (5, 3)} <= seen
 
 
-def test_a_run_that_starts_from_another(tmp_path):
+def test_a_run_that_starts_from_another(tmp_path: Path) -> None:
     data, test = load("digits", "train").first(48), load("digits", "test").first(12)
     options = {"name": "lenet5-digits-127", "recipe": TINY}
     first = train("lenet5", data, test, folder=tmp_path / "a", **options)
@@ -111,7 +114,7 @@ def test_a_run_that_starts_from_another(tmp_path):
         train("lenet5", data, test, folder=tmp_path / "d", name="x-y-7", recipe=TINY, teachers=[quantised])
 
 
-def test_a_quantised_phase_that_starts_from_another(tmp_path):
+def test_a_quantised_phase_that_starts_from_another(tmp_path: Path) -> None:
     data, test = load("digits", "train").first(48), load("digits", "test").first(12)
     first = train("lenet5", data, test, folder=tmp_path / "a", name="lenet5-digits-7", recipe=TINY, levels=7)
     path = tmp_path / "a" / "lenet5-digits-7.qat.pt"
@@ -133,7 +136,7 @@ def test_a_quantised_phase_that_starts_from_another(tmp_path):
     assert len(onward.log) == 5
 
 
-def test_teachers(tmp_path):
+def test_teachers(tmp_path: Path) -> None:
     """Their mean prediction is the target, in both phases, and a run says who they were."""
     data, test = load("digits", "train").first(48), load("digits", "test").first(12)
     train("lenet5", data, test, folder=tmp_path / "a", name="lenet5-digits-127", recipe=TINY)
@@ -158,7 +161,7 @@ def test_teachers(tmp_path):
         Teachers([path], {"shape": [3, 32, 32], "classes": 10})
 
 
-def test_no_float_epochs_keep_the_start(tmp_path):
+def test_no_float_epochs_keep_the_start(tmp_path: Path) -> None:
     data, test = load("digits", "train").first(48), load("digits", "test").first(12)
     first = train("lenet5", data, test, folder=tmp_path / "a", name="lenet5-digits-127", recipe=TINY)
     path = tmp_path / "a" / "lenet5-digits.float.pt"
@@ -169,7 +172,7 @@ def test_no_float_epochs_keep_the_start(tmp_path):
     assert of_network(second.graph) == of_network(first.graph)  # every integer and threshold
 
 
-def test_averaged_weights(tmp_path):
+def test_averaged_weights(tmp_path: Path) -> None:
     """The mean of every tenth step's weights, the same bits after a stop; the quantised phase goes on from there."""
     data, test = load("digits", "train").first(160), load("digits", "test").first(12)
     recipe = replace(TINY, epochs=1, average=3)
@@ -195,7 +198,7 @@ def test_averaged_weights(tmp_path):
     result = converters.run(converters.to_nir(through.graph, T=127), test.pixels[:2])
     assert all(torch.equal(counts.long(), integers[name]) for name, counts in result.counts.items())
 
-    def stop(phase, done, total):
+    def stop(phase: str, done: int, total: int) -> None:
         if (phase, done) == ("average", 15):
             raise StopError
 
@@ -210,7 +213,7 @@ def test_averaged_weights(tmp_path):
     assert onward.float_accuracy == through.float_accuracy == through.log[3]["accuracy"]
 
 
-def test_the_quantised_phase_alone_is_averaged(tmp_path):
+def test_the_quantised_phase_alone_is_averaged(tmp_path: Path) -> None:
     """Its weights end as the mean of those after steps 10 and 20."""
     data, test = load("digits", "train").first(160), load("digits", "test").first(12)
     recipe = replace(TINY, epochs=0, qat_epochs=2, qat_average=True)
@@ -225,7 +228,7 @@ def test_the_quantised_phase_alone_is_averaged(tmp_path):
         assert any(t.shape == mean.shape and torch.allclose(t, mean) for t in left)
 
 
-def test_batch_norms_are_measured_anew():
+def test_batch_norms_are_measured_anew() -> None:
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2))
     x = torch.rand(4, 6, 1, 3, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -12,15 +13,15 @@ from converters.errors import ConversionError
 from converters.zoo.networks import NETWORKS, build
 
 
-def conv_bn(a, b, k, groups=1):
+def conv_bn(a: Any, b: Any, k: Any, groups: int = 1) -> Any:
     return a // groups * b * k * k + 2 * b
 
 
-def dense(a, b):
+def dense(a: Any, b: Any) -> Any:
     return a * b + b
 
 
-def vgg(plan, hidden, classes=10):
+def vgg(plan: Any, hidden: Any, classes: int = 10) -> Any:
     total, channels = 0, 3
     for out in plan:
         total += conv_bn(channels, out, 3)
@@ -28,7 +29,7 @@ def vgg(plan, hidden, classes=10):
     return total + dense(hidden[0], hidden[1]) + dense(hidden[1], classes)
 
 
-def residual(a, b):
+def residual(a: Any, b: Any) -> Any:
     return conv_bn(a, b, 3) + conv_bn(b, b, 3) + conv_bn(a, b, 1)
 
 
@@ -55,28 +56,28 @@ PARAMETERS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_parameters(name):
+def test_parameters(name: str) -> None:
     assert sum(p.numel() for p in build(name, 3, 10, 32).parameters()) == PARAMETERS[name]
 
 
 @pytest.mark.parametrize(("size", "classes"), [(32, 10), (64, 200), (128, 101)])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_any_size_and_class_count(name, size, classes):
+def test_any_size_and_class_count(name: str, size: int, classes: int) -> None:
     net = build(name, 3, classes, size).eval()
     with torch.no_grad():
         assert net(torch.rand(1, 3, size, size)).shape == (1, classes)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_average_pooling_throughout(name):
+def test_average_pooling_throughout(name: str) -> None:
     kinds = {type(m) for m in build(name, 3).modules()}
     assert not kinds & {nn.MaxPool2d, nn.AdaptiveMaxPool2d}
     if not name.startswith("lenet5"):
         assert nn.BatchNorm2d in kinds
 
 
-def test_twenty_and_eleven_layers():
-    def weighted(name):
+def test_twenty_and_eleven_layers() -> None:
+    def weighted(name: str) -> Any:
         return [m for m in build(name, 3).modules() if type(m) in (nn.Conv2d, nn.Linear)]
 
     assert len(weighted("lenet5")) == 5
@@ -88,6 +89,6 @@ def test_twenty_and_eleven_layers():
     assert len(weighted("resnet11h")) - len(shortcuts) == 11
 
 
-def test_unknown_network():
+def test_unknown_network() -> None:
     with pytest.raises(ConversionError, match="network: found 'lenet6'; use one of lenet5"):
         build("lenet6")

@@ -25,7 +25,7 @@ def step(net: nn.Module, optimiser: Optimisers, seed: int) -> None:
     optimiser.step()
 
 
-def test_the_hidden_convolution_moves_by_an_orthogonal_matrix():
+def test_the_hidden_convolution_moves_by_an_orthogonal_matrix() -> None:
     net = model()
     optimiser = Optimisers(net, "muon", lr=0.1, weight_decay=0.0)
     optimiser.set_rate(0.1)
@@ -38,7 +38,7 @@ def test_the_hidden_convolution_moves_by_an_orthogonal_matrix():
     assert bool((singular < 1.35 * 0.02).all())
 
 
-def test_what_sees_pixels_biases_and_dense_layers_are_sgds():
+def test_what_sees_pixels_biases_and_dense_layers_are_sgds() -> None:
     net = model()
     optimiser = Optimisers(net, "muon", lr=0.1, weight_decay=0.0)
     assert [p is net[3].weight for p in optimiser.hidden] == [True]
@@ -52,7 +52,7 @@ def test_what_sees_pixels_biases_and_dense_layers_are_sgds():
 
 
 @pytest.mark.parametrize("kind", ["sgd", "muon"])
-def test_memory_format_changes_nothing_but_rounding(kind):
+def test_memory_format_changes_nothing_but_rounding(kind: str) -> None:
     torch.manual_seed(1)
     plain = model()
     last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
@@ -67,7 +67,7 @@ def test_memory_format_changes_nothing_but_rounding(kind):
 
 
 @pytest.mark.parametrize("kind", ["sgd", "muon"])
-def test_resumed_as_if_never_stopped(kind):
+def test_resumed_as_if_never_stopped(kind: str) -> None:
     through = model()
     stopped = copy.deepcopy(through)
     one = Optimisers(through, kind, lr=0.01, weight_decay=5e-4)
@@ -86,6 +86,6 @@ def test_resumed_as_if_never_stopped(kind):
         assert torch.equal(p, q)
 
 
-def test_unknown_optimiser():
+def test_unknown_optimiser() -> None:
     with pytest.raises(ConversionError, match="use one of sgd, muon"):
         Optimisers(model(), "adam", lr=0.1, weight_decay=0.0)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,20 +22,20 @@ from tests.zoo.picture_sets import write_caltech101, write_cifar100, write_tiny_
 
 
 @pytest.fixture(autouse=True)
-def _home(tmp_path, monkeypatch):
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("CALIF_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
 
 
-def as_bytes(path, size=None):
+def as_bytes(path: Path, size: Any = None) -> Any:
     image = Image.open(path).convert("RGB")
     if size is not None:
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
 
 
-def test_cifar100_as_published(tmp_path, monkeypatch):
+def test_cifar100_as_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.datasets import CIFAR100
 
     written = write_cifar100(tmp_path)
@@ -50,7 +53,7 @@ def test_cifar100_as_published(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("shape", [(2, 3, 20, 17), (9, 9)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_dog_filter_against_scipy(shape, dtype):
+def test_dog_filter_against_scipy(shape: tuple[int, ...], dtype: Any) -> None:
     x = np.random.default_rng(0).random(shape).astype(dtype)
     axes = (-2, -1)
     theirs = [gaussian_filter(x, s, axes=axes, radius=3, mode="mirror") for s in (1.0, 2.0)]
@@ -66,7 +69,7 @@ def test_dog_filter_against_scipy(shape, dtype):
     assert dog_filter(np.pad(worst, 6))[9, 9] == pytest.approx(1.0, abs=1e-5)
 
 
-def test_dog_filter_misuse():
+def test_dog_filter_misuse() -> None:
     with pytest.raises(ValueError, match="0 < inner < outer"):
         dog_filter(np.zeros((9, 9)), inner=2.0, outer=1.0)
     with pytest.raises(ValueError, match="above 3; found"):
@@ -75,7 +78,7 @@ def test_dog_filter_misuse():
         dog_filter(np.zeros((9, 9), dtype=np.int64))
 
 
-def test_caltech101(tmp_path):
+def test_caltech101(tmp_path: Path) -> None:
     from torchvision.datasets import Caltech101
 
     folder = write_caltech101(tmp_path)
@@ -105,7 +108,7 @@ def test_caltech101(tmp_path):
     assert torch.equal(again.labels, test.labels)
 
 
-def test_the_papers_split_of_the_whole_collection():
+def test_the_papers_split_of_the_whole_collection() -> None:
     """The class sizes of the published collection: 8,677 images in 101 classes."""
     rng = np.random.default_rng(0)
     counts = np.full(101, 40)
@@ -120,7 +123,7 @@ def test_the_papers_split_of_the_whole_collection():
     assert test.min() >= 7
 
 
-def test_tiny_imagenet(tmp_path):
+def test_tiny_imagenet(tmp_path: Path) -> None:
     folder, wnids = write_tiny_imagenet(tmp_path)
     train, test = (load("tinyimagenet", split, root=tmp_path) for split in ("train", "test"))
     assert (len(train), len(test), test.classes) == (9, 4, 3)
@@ -147,7 +150,7 @@ def test_tiny_imagenet(tmp_path):
         (lambda f: (f / "val" / "images" / "val_1.JPEG").write_bytes(b"\xff\xd8junk"), "a damaged picture"),
     ],
 )
-def test_damaged_tiny_imagenet(tmp_path, spoil, message):
+def test_damaged_tiny_imagenet(tmp_path: Path, spoil: Callable[..., Any], message: str) -> None:
     folder, _ = write_tiny_imagenet(tmp_path)
     spoil(folder)
     with pytest.raises(ConversionError) as caught:
@@ -155,7 +158,7 @@ def test_damaged_tiny_imagenet(tmp_path, spoil, message):
     assert message in str(caught.value)
 
 
-def test_empty_caltech(tmp_path):
+def test_empty_caltech(tmp_path: Path) -> None:
     (tmp_path / "caltech101" / "101_ObjectCategories").mkdir(parents=True)
     with pytest.raises(ConversionError, match=r"no classes with \.jpg files"):
         load("caltech101", "test", root=tmp_path)
@@ -165,12 +168,14 @@ def test_empty_caltech(tmp_path):
     ("dataset", "write", "signed"),
     [("caltech101", write_caltech101, True), ("tinyimagenet", write_tiny_imagenet, False)],
 )
-def test_the_whole_road(tmp_path, capsys, dataset, write, signed):
+def test_the_whole_road(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dataset: str, write: Callable[..., Any], signed: bool
+) -> None:
     """Files, one short epoch of each kind, conversion, spikes that equal integers."""
     write(tmp_path / "data")
     common = ["--data-root", str(tmp_path / "data"), "--json"]
 
-    def calif(*arguments):
+    def calif(*arguments: str) -> Any:
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
             main([*arguments, *common])

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ train("small", load("pictures", "train"), load("pictures", "test"), folder=out, 
 """
 
 
-def processes(count, *arguments, cwd):
+def processes(count: Any, *arguments: str, cwd: Any) -> Any:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable]
     if count > 1:
@@ -65,7 +66,7 @@ def processes(count, *arguments, cwd):
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def pictures(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     for split, n in (("train", 19), ("test", 11)):
         for k in range(n):
@@ -77,18 +78,18 @@ def pictures(tmp_path):
     return tmp_path
 
 
-def state(path):
+def state(path: Path) -> Any:
     saved = torch.load(path, weights_only=True)
     return saved["model"], json.loads(saved["log"])
 
 
-def two_runs(pictures, *arguments):
+def two_runs(pictures: Path, *arguments: str) -> None:
     (pictures / "job.py").write_text(JOB)
     for count in (1, 2):
         processes(count, "job.py", *map(str, arguments), f"runs{count}", cwd=pictures)
 
 
-def assert_close(pictures, phase, tolerance):
+def assert_close(pictures: Path, phase: str, tolerance: Any) -> Any:
     (one, log1), (two, log2) = (state(pictures / f"runs{c}" / f"{phase}.pt") for c in (1, 2))
     assert one.keys() == two.keys()
     for name, a in one.items():
@@ -110,7 +111,9 @@ def assert_close(pictures, phase, tolerance):
         pytest.param(8, "sgd", "fast", 1e-2, marks=pytest.mark.slow),  # bfloat16
     ],
 )
-def test_training_takes_the_steps_of_one_process(pictures, batch, optimiser, fast, tolerance):
+def test_training_takes_the_steps_of_one_process(
+    pictures: Path, batch: int, optimiser: str, fast: str, tolerance: float
+) -> None:
     two_runs(pictures, batch, 3, 1, optimiser, fast)
     assert_close(pictures, "small-pictures.float", tolerance)
     if fast == "exact":  # in bfloat16 an observed range hops to the next of its candidates
@@ -118,7 +121,7 @@ def test_training_takes_the_steps_of_one_process(pictures, batch, optimiser, fas
         assert_close(pictures, "small-pictures-127.qat", max(tolerance, 1e-3))
 
 
-def test_a_quantised_step_and_its_ranges(pictures):
+def test_a_quantised_step_and_its_ranges(pictures: Path) -> None:
     """Quantised from scratch, one step: same weights before it, so same ranges, statistics and gradients."""
     two_runs(pictures, 19, 0, 1, "sgd", "exact")
     model = assert_close(pictures, "small-pictures-127.qat", 2e-6)
@@ -126,7 +129,7 @@ def test_a_quantised_step_and_its_ranges(pictures):
     assert any("running_var" in name for name in model)
 
 
-def test_the_tempting_mistake(pictures):
+def test_the_tempting_mistake(pictures: Path) -> None:
     """Each process by itself, batch norms included, takes other steps: what the sums over shares are there for."""
     data = load(str(pictures / "pictures"), "train")
     from converters.zoo.networks import build
@@ -140,7 +143,7 @@ def test_the_tempting_mistake(pictures):
     assert float((whole - halves).abs().max()) > 1e-2
 
 
-def test_command_line_and_evaluation(tmp_path):
+def test_command_line_and_evaluation(tmp_path: Path) -> None:
     """``calif train`` and ``calif run`` under torchrun: one answer, and the counts of one process."""
     calif = ["-m", "converters.cli"]
     options = ["--network", "lenet5", "--dataset", "digits", "--levels", "8", "--epochs", "1", "--qat-epochs", "1"]
@@ -162,14 +165,14 @@ def test_command_line_and_evaluation(tmp_path):
     assert rows[0]["counts_compared"] == 33 * 8084
 
 
-def test_processes_end_in_peace(tmp_path):
+def test_processes_end_in_peace(tmp_path: Path) -> None:
     """Without leaving the group, about one run in four aborted on its way out."""
     (tmp_path / "job.py").write_text("from converters.zoo.processes import team\nteam().total(1.0)\n")
     for _ in range(4):  # eight processes
         processes(2, "job.py", cwd=tmp_path)
 
 
-def test_brevitas_needs_one_process(monkeypatch, tmp_path):
+def test_brevitas_needs_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from converters.zoo import training
 
     class Pair:
@@ -181,7 +184,7 @@ def test_brevitas_needs_one_process(monkeypatch, tmp_path):
         train("lenet5", data, data, folder=tmp_path, name="x-y-7", recipe=Recipe(), toolkit="brevitas")
 
 
-def test_the_papers_recipe(tmp_path):
+def test_the_papers_recipe(tmp_path: Path) -> None:
     recipe = recipe_for("cifar10", "paper")
     assert (recipe.epochs, recipe.qat_epochs >= 30, recipe.optimiser, recipe.nesterov) == (0, True, "sgd", False)
     data, test = load("digits", "train").first(96), load("digits", "test").first(60)
@@ -199,7 +202,7 @@ def test_the_papers_recipe(tmp_path):
         recipe_for("digits", "magic")
 
 
-def test_early_stop(tmp_path):
+def test_early_stop(tmp_path: Path) -> None:
     """With a rate of 0 nothing gets better: two looks more than the first, and it is over; resumed, it stays so."""
     data, test = load("digits", "train").first(64), load("digits", "test").first(40)
     recipe = Recipe(epochs=9, qat_epochs=1, batch=32, lr=0.0, qat_lr=0.0, weight_decay=0.0, patience=2)
@@ -209,7 +212,7 @@ def test_early_stop(tmp_path):
     assert again.log == result.log
 
 
-def test_checkpoints_of_before_go_on(tmp_path):
+def test_checkpoints_of_before_go_on(tmp_path: Path) -> None:
     """A checkpoint does not name the settings that came later and are at rest, so older ones still fit."""
     data = load("digits", "train").first(32)
     train("lenet5", data, data, folder=tmp_path, name="lenet5-digits-127", recipe=Recipe(epochs=1, qat_epochs=1))

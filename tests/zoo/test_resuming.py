@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,9 @@ from converters.zoo.training_state import (
     put_back_model,
     put_back_optimiser,
 )
+from tests.command_line import Calif
 
 RECIPE = Recipe(batch=4)
-Calif = Callable[..., tuple[int, str, str]]
 
 
 def images(n: int = 12, seed: int = 0) -> Images:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,12 +22,12 @@ NONE = Recipe(epochs=0, qat_epochs=0, batch=4)
 ABOUT = {"network": "lenet5", "shape": [3, 32, 32], "classes": 3}
 
 
-def images(height=32, width=32):
+def images(height: int = 32, width: int = 32) -> Any:
     pixels = torch.rand(4, 3, height, width, generator=torch.Generator().manual_seed(0))
     return Images(pixels, torch.arange(4) % 3, 3)
 
 
-def refused(tmp_path, data, test=None, network="lenet5", **options):
+def refused(tmp_path: Path, data: Any, test: Any = None, network: str = "lenet5", **options: Any) -> Any:
     """The one message; nothing has been written."""
     folder = tmp_path / "out"
     with pytest.raises(ConversionError) as caught:
@@ -34,14 +36,14 @@ def refused(tmp_path, data, test=None, network="lenet5", **options):
     return str(caught.value)
 
 
-def checkpoint(path, **entries):
+def checkpoint(path: Path, **entries: Any) -> None:
     text = {"about": json.dumps(ABOUT), "log": "[]", "before": "[]"}
     torch.save({"model": {}, "optimiser": {}, **text, **entries}, path)
 
 
 @pytest.mark.parametrize("key", ["about", "log", "before"])
 @pytest.mark.parametrize("entry", ["", "{", "3", "null", b"x", None, 7, torch.zeros(2)])
-def test_a_checkpoint_whose_text_is_no_json(tmp_path, key, entry):
+def test_a_checkpoint_whose_text_is_no_json(tmp_path: Path, key: str, entry: Any) -> None:
     path = tmp_path / "x.float.pt"
     checkpoint(path)
     found = read_checkpoint_of(path, ABOUT, None, "a checkpoint", "")
@@ -58,21 +60,21 @@ def test_a_checkpoint_whose_text_is_no_json(tmp_path, key, entry):
 
 
 @pytest.mark.parametrize("value", [torch.zeros(2), torch.tensor(1), [1], "text", None, {"a": 1}])
-def test_another_file_of_torch(tmp_path, value):
+def test_another_file_of_torch(tmp_path: Path, value: Any) -> None:
     path = tmp_path / "x.float.pt"
     torch.save(value, path)
     assert "found a file that is no checkpoint of calif train" in refused(tmp_path, images(), start=path)
 
 
 @pytest.mark.parametrize("junk", [b"", b"junk", b"\x80\x02.", b"\x80\x02e.", b"\x80\x02}q\x00h\x01.", b"\x80\x02Nb."])
-def test_a_checkpoint_of_junk(tmp_path, junk):
+def test_a_checkpoint_of_junk(tmp_path: Path, junk: bytes) -> None:
     path = tmp_path / "x.float.pt"
     path.write_bytes(junk)
     assert f"{path}: found a damaged checkpoint (" in refused(tmp_path, images(), start=path)
 
 
 @pytest.mark.parametrize("name", ["absent.float.pt", "folder"])
-def test_a_checkpoint_that_is_not_there(tmp_path, name):
+def test_a_checkpoint_that_is_not_there(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     path = tmp_path / name
     for options in ({"start": path}, {"teachers": [path]}):
@@ -90,7 +92,9 @@ def test_a_checkpoint_that_is_not_there(tmp_path, name):
         ("lenet5", (32, 32), (28, 28), "28 x 28"),
     ],
 )
-def test_images_that_do_not_fit_the_network(tmp_path, network, data, test, size):
+def test_images_that_do_not_fit_the_network(
+    tmp_path: Path, network: str, data: tuple[int, int], test: tuple[int, int], size: str
+) -> None:
     found = refused(tmp_path, images(*data), images(*test), network)
     assert found == (
         f"images: found {size} pixels, which {network} does not take; "
@@ -98,7 +102,9 @@ def test_images_that_do_not_fit_the_network(tmp_path, network, data, test, size)
     )
 
 
-def test_the_command_refuses_them_in_one_line(tmp_path, monkeypatch, capfd):
+def test_the_command_refuses_them_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     for k in range(4):
         folder = tmp_path / "wide" / ("train" if k < 2 else "test") / "ab"[k % 2]
         folder.mkdir(parents=True)
@@ -112,7 +118,7 @@ def test_the_command_refuses_them_in_one_line(tmp_path, monkeypatch, capfd):
 
 
 @pytest.mark.parametrize(("network", "shape"), [("mobilenet20", (3, 20, 33)), ("resnet11h", (3, 31, 32))])
-def test_a_network_that_takes_them_still_does(network, shape):
+def test_a_network_that_takes_them_still_does(network: str, shape: tuple[int, int, int]) -> None:
     """Global pools and rounded strides take other shapes; the look changes neither it nor the random numbers."""
     model = build(network, 3, 3, shape[-1])
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -124,12 +130,12 @@ def test_a_network_that_takes_them_still_does(network, shape):
 
 
 @pytest.mark.parametrize("seed", [2**42, -(2**42), 2**64, 10**30])
-def test_seeds_that_torch_cannot_hold(tmp_path, seed):
+def test_seeds_that_torch_cannot_hold(tmp_path: Path, seed: int) -> None:
     found = refused(tmp_path, images(), seed=seed)
     assert found == f"--seed: found {seed}; use a whole number between -2**42 and 2**42"
 
 
 @pytest.mark.parametrize("seed", [2**42 - 1, 1 - 2**42])
-def test_the_largest_seeds(seed):
+def test_the_largest_seeds(seed: int) -> None:
     for phase in ("float", "average", "qat"):
         torch.manual_seed(_mix(seed, phase, 100_000))  # as every epoch does

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,7 +14,7 @@ from converters.results import compare_counts
 from tests.converters.graphs import images, lenet
 
 
-def test_the_other_phases_are_not_exact():
+def test_the_other_phases_are_not_exact() -> None:
     q = lenet()
     x = images(q, 20)
     wrong = {}
@@ -36,7 +39,7 @@ def test_the_other_phases_are_not_exact():
         ),
     ],
 )
-def test_bad_options(change, message):
+def test_bad_options(change: Callable[..., Any], message: str) -> None:
     q = lenet()
     with pytest.raises(ConversionError, match=message):
         converters.run(converters.to_nir(q, T=15), images(q, 1), **change)
@@ -50,18 +53,18 @@ def test_bad_options(change, message):
         (torch.zeros(1, 1, 8, 8, dtype=torch.uint8), "torch.uint8; give a float tensor"),
     ],
 )
-def test_bad_images(bad, message):
+def test_bad_images(bad: Any, message: str) -> None:
     with pytest.raises(ConversionError, match=message):
         converters.run(converters.to_nir(lenet(), T=15), bad)
 
 
 @pytest.mark.parametrize("window", [0, -3, 2.5, float("inf"), float("nan")])
-def test_bad_windows(window):
+def test_bad_windows(window: Any) -> None:
     with pytest.raises(ConversionError, match="use a whole number of steps, at least 1"):
         converters.to_nir(lenet(), T=window)
 
 
-def test_no_images_no_result_but_no_error():
+def test_no_images_no_result_but_no_error() -> None:
     q = lenet()
     r = converters.run(converters.to_nir(q, T=15), torch.zeros(0, 1, 8, 8))
     assert r.predictions.shape == (0,)
@@ -76,7 +79,7 @@ def test_no_images_no_result_but_no_error():
         ([[1]], "found list"),
     ],
 )
-def test_bad_integers(bad, message):
+def test_bad_integers(bad: Any, message: str) -> None:
     with pytest.raises(ConversionError, match=message):
         converters.run(converters.to_nir(lenet(), T=15), integers=bad)
     with pytest.raises(ConversionError, match=message):

@@ -23,8 +23,7 @@ from converters.operations import OPERATIONS, Conv2d, Linear, Operation, Shape, 
 from converters.quantised import GraphBuilder, QuantGraph
 from converters.quantised_file import load_quantised, save_quantised
 from converters.results import compare_counts
-
-Calif = Callable[..., tuple[int, str, str]]
+from tests.command_line import Calif
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +82,7 @@ def network(spatial: bool, counting: bool, coding_levels: int = 5) -> QuantGraph
 
     shape = (2, 3, 3) if spatial else (4,)
     x = b.input(shape, scale=0.25, q_min=-coding_levels, q_max=coding_levels)
-    make: Any = (lambda: Conv2d(weights(3, 2, 2, 2))) if spatial else (lambda: Linear(weights(3, 4)))
+    make: Callable[..., Any] = (lambda: Conv2d(weights(3, 2, 2, 2))) if spatial else (lambda: Linear(weights(3, 4)))
     common: dict[str, Any] = {"y_min": -5, "y_max": 5, "scale": 0.5}
     one = b.layer("one", [(x, make())], threshold=[2.5, 3.0, 4.0], bias=[0.5, -1.0, 0.0], **common)
     two = b.layer("two", [(x, make())], threshold=3.0, bias=0.25, **common)
