@@ -20,10 +20,11 @@ from converters.frontends.checking import check_conversion, left_alone
 from converters.frontends.in_place_proxies import InPlaceTracer
 from converters.frontends.operations import FUNCTIONS, METHODS, MODULES, add
 from converters.frontends.tracing import Traced, check_example, record, traced_graph, where_is
-from converters.frontends.walker import Grid, Handler, Pending, Raw, Walker, Weight
+from converters.frontends.verbs import Grid, Pending, Raw, Weight, convolution, pair
+from converters.frontends.walker import Handler, Walker
 from converters.frontends.watching import show
-from converters.frontends.weighted import conv, pair, weighted
-from converters.operations import Linear, Operation, SumPool2d
+from converters.operations import Linear, SumPool2d
+from converters.operations.weights import Weighted
 from converters.quantised import QuantGraph, Value
 
 __all__ = ["from_brevitas"]
@@ -184,15 +185,15 @@ def _with_weights(linear: bool) -> Handler:
         w = _weight(where, module)
         if module.input_quant.is_quant_enabled:
             x = walker.quantise_input(node, module, x)
-        op: Operation
+        op: Weighted
         if linear:
             op = Linear(w.integers)
         else:
             if module.padding_mode != "zeros":
                 raise ConversionError(where, f"padding_mode={module.padding_mode!r}", 'use padding_mode="zeros"')
-            op = conv(where, w.integers, module.stride, module.padding, module.dilation, module.groups)
+            op = convolution(where, w.integers, module.stride, module.padding, module.dilation, module.groups)
         value = walker.value(node, x)
-        y = weighted(walker, node, value, op, w.scale, _bias(walker, node, module, w.scale, value))
+        y = walker.builder.weigh(where, value, op, w.scale, _bias(walker, node, module, w.scale, value))
         return walker.quantise_by(node, module.output_quant, y) if module.output_quant.is_quant_enabled else y
 
     return handler
@@ -203,7 +204,7 @@ def _activation(relu: bool) -> Handler:
         if getattr(module, "input_quant", None) is not None and module.input_quant.is_quant_enabled:
             x = walker.quantise_input(node, module, x)
         if relu and type(x) is not Raw:
-            x = walker.clamp(node, x)
+            x = walker.builder.rectify(where_is(node), x)
         elif relu:
             raise ConversionError(where_is(node), "a ReLU on the unquantised input", walker.advice["input"])
         return walker.quantise_by(node, module.act_quant, x) if module.act_quant.is_quant_enabled else x
@@ -211,20 +212,10 @@ def _activation(relu: bool) -> Handler:
     return handler
 
 
-@torch.no_grad()
 def _batch_norm(walker: _BrevitasWalker, node: fx.Node, module: Any, x: Any) -> Pending:
-    """After the accumulator: ``gamma (z - mean) / std + beta``, in float64."""
-    if type(x) is not Pending or x.normalised is None:
-        raise ConversionError(
-            where_is(node), "a batch norm that follows no unquantised convolution or linear layer", "move it there"
-        )
-    if module.running_mean is None:
-        raise ConversionError(where_is(node), "a batch norm without running statistics", "use track_running_stats=True")
-    factor = 1 / torch.sqrt(module.running_var.double() + module.eps)
-    if module.weight is not None:
-        factor = factor * module.weight.double()
-    shift = -module.running_mean.double() * factor
-    return x.normalised(factor, shift if module.bias is None else shift + module.bias.double())
+    return walker.builder.batch_norm(
+        where_is(node), x, module.running_mean, module.running_var, module.eps, module.weight, module.bias
+    )
 
 
 def _trunc_pool(walker: _BrevitasWalker, node: fx.Node, module: Any, x: Any) -> Any:

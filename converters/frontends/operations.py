@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,15 +12,9 @@ from torch import fx, nn
 
 from converters.errors import ConversionError
 from converters.frontends.tracing import where_is
-from converters.frontends.walker import Grid, Handler, Pending, Raw, Walker
-from converters.frontends.weighted import pair
-from converters.operations import SumPool2d
-from converters.quantised import Value, average_pool
+from converters.frontends.walker import Handler, Walker
 
 __all__ = ["FUNCTIONS", "METHODS", "MODULES", "add", "concatenate", "of_module", "refuse", "same"]
-
-
-# --- pools ----------------------------------------------------------------------------------------
 
 
 def _avg_pool(
@@ -34,125 +27,42 @@ def _avg_pool(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
-) -> Pending:
-    kernel, pad, name = pair(kernel_size), pair(padding), where_is(node)
-    steps = kernel if stride is None or stride == [] else pair(stride)
-    if ceil_mode:
-        raise ConversionError(name, "an average pool with ceil_mode", "pad the image instead")
-    if not count_include_pad and any(pad):
-        raise ConversionError(name, "an average pool with count_include_pad=False", "count the padding")
-    if divisor_override not in (None, kernel[0] * kernel[1]):
-        raise ConversionError(name, f"an average pool with divisor_override={divisor_override}", "leave it out")
-    value = walker.value(node, input)
-
-    def emit(name: str, grid: Grid) -> Value:
-        return average_pool(
-            walker.builder,
-            name,
-            value,
-            kernel,
-            steps,
-            pad,
-            scale=grid.scale,
-            y_min=grid.y_min,
-            y_max=grid.y_max,
-        )
-
-    def readout() -> Value:
-        return walker.builder.layer(
-            name,
-            [(value, SumPool2d(kernel, steps, pad))],
-            threshold=kernel[0] * kernel[1] / value.scale,
-            y_min=0,
-            y_max=0,
-            scale=1.0,
-            spiking=False,
-        )
-
-    return Pending(name, emit, readout)
+) -> Any:
+    return walker.builder.average_pool(
+        where_is(node), input, kernel_size, stride, padding, ceil_mode=ceil_mode, count_include_pad=count_include_pad,
+        divisor=divisor_override,
+    )  # fmt: skip
 
 
-def _adaptive_pool(walker: Walker, node: fx.Node, input: Any, output_size: Any) -> Pending:
-    value = walker.value(node, input)
-    if value.flat or len(value.shape) != 3:
-        raise ConversionError(where_is(node), f"a pool of shape {value.shape}", "it needs channels, height and width")
-    size = value.shape[1:]
-    wanted = pair(output_size)
-    target = tuple(s if w is None else w for s, w in zip(size, wanted, strict=True))
-    if any(s % t for s, t in zip(size, target, strict=True)):
-        raise ConversionError(
-            where_is(node),
-            f"an adaptive pool from {size} to {target}",
-            "let the input be a multiple of the output",
-        )
-    return _avg_pool(walker, node, value, (size[0] // target[0], size[1] // target[1]))
+def _adaptive_pool(walker: Walker, node: fx.Node, input: Any, output_size: Any) -> Any:
+    return walker.builder.adaptive_pool(where_is(node), input, output_size)
 
 
 def _mean(
     walker: Walker, node: fx.Node, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
-) -> Pending:
-    rank = len(walker.shape(node)) + (0 if keepdim else 2)
-    dims = sorted(d % rank for d in dim) if isinstance(dim, tuple | list) else None
-    if rank != 4 or dims != [2, 3] or dtype is not None:
-        raise ConversionError(where_is(node), f"a mean over {dim}", "average over height and width: dim=(2, 3)")
-    pooled = _adaptive_pool(walker, node, input, 1)
-    return pooled if keepdim else _flatten(walker, node, pooled)
+) -> Any:
+    axes = dim if dtype is None else None
+    return walker.builder.mean(where_is(node), input, axes, keepdim=keepdim)
 
 
-# --- additions, concatenation, shape ----------------------------------------------------------------
-
-
-def add(walker: Walker, node: fx.Node, input: Any, other: Any, *, alpha: float = 1) -> Pending:
+def add(walker: Walker, node: fx.Node, input: Any, other: Any, *, alpha: float = 1) -> Any:
     """``input + alpha * other``."""
-    name = where_is(node)
-    a, b = walker.values(node, input, other)
-    if a.shape != b.shape:
-        raise ConversionError(name, f"an addition of shapes {a.shape} and {b.shape}", "add equal shapes")
-    terms = [(a, 1.0), (b, float(alpha))]
-    return Pending(name, lambda name, grid: walker.requantise(name, terms, grid))
+    return walker.builder.add(where_is(node), (input, 1.0), (other, float(alpha)))
 
 
-def _subtract(walker: Walker, node: fx.Node, input: Any, other: Any, *, alpha: float = 1) -> Pending:
+def _subtract(walker: Walker, node: fx.Node, input: Any, other: Any, *, alpha: float = 1) -> Any:
     return add(walker, node, input, other, alpha=-alpha)
 
 
 def concatenate(walker: Walker, node: fx.Node, tensors: Sequence[Any], dim: int = 0) -> Any:
-    name = where_is(node)
-    if dim % len(walker.shape(node)) != 1:
-        raise ConversionError(name, f"a concatenation along axis {dim}", "concatenate channels: dim=1")
-    values = walker.values(node, *tensors)
-    if len({v.scale for v in values}) == 1:
-        return walker.builder.concat(name, values)
-
-    def emit(name: str, grid: Grid) -> Value:
-        parts = [
-            v if walker.on_grid(v, grid) else walker.requantise(f"{name}_{k}", [(v, 1.0)], grid)
-            for k, v in enumerate(values)
-        ]
-        return walker.builder.concat(name, parts)
-
-    return Pending(name, emit)
-
-
-def _flatten(walker: Walker, node: fx.Node, input: Any, start_dim: int = 1, end_dim: int = -1) -> Any:
-    return _reshape(walker, node, input)
+    """Along channels."""
+    return walker.builder.concatenate(where_is(node), tensors, dim, len(walker.shape(node)))
 
 
 def _reshape(walker: Walker, node: fx.Node, input: Any, *_: Any, **__: Any) -> Any:
-    """Whatever it is called: it must keep the batch, and flatten the rest, or put it back, or leave it alone."""
+    """Whatever it is called."""
     before, after = walker.shape(node.all_input_nodes[0]), walker.shape(node)
-    if before == after:
-        return input
-    x = input if type(input) in (Raw, Pending) else walker.value(node, input)
-    if before[0] == after[0] and len(after) == 2:
-        if type(x) is Value:
-            return walker.builder.flatten(x)
-        return replace(x, flat=True, **({"shape": before[1:]} if type(x) is Pending and not x.flat else {}))
-    if before[0] == after[0] and x.flat:
-        plain = x.unflattened if type(x) is Value else replace(x, flat=False)
-        if plain is not None and plain.shape == after[1:]:
-            return plain
-    raise ConversionError(where_is(node), f"a change of shape from {before} to {after}", "only flatten images")
+    return walker.builder.reshape(where_is(node), input, before, after)
 
 
 def same(walker: Walker, node: fx.Node, input: Any, *_: Any, **__: Any) -> Any:
@@ -174,11 +84,11 @@ _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
 
 
 def _relu(walker: Walker, node: fx.Node, input: Any, inplace: bool = False) -> Any:
-    return walker.clamp(node, input)
+    return walker.builder.rectify(where_is(node), input)
 
 
 def _relu6(walker: Walker, node: fx.Node, input: Any, inplace: bool = False) -> Any:
-    return walker.clamp(node, input, 6.0)
+    return walker.builder.rectify(where_is(node), input, 6.0)
 
 
 def refuse(found: str, todo: str) -> Handler:

@@ -10,7 +10,8 @@ from torch import Tensor, fx
 from converters.errors import ConversionError
 from converters.frontends.torch_ao_trace import toolkit
 from converters.frontends.tracing import where_is
-from converters.frontends.walker import Grid, Walker, Weight, describe
+from converters.frontends.verbs import Grid, Weight, describe
+from converters.frontends.walker import Walker
 from converters.quantised import Value
 
 __all__ = ["TorchAoWalker", "fake_quantise", "quantise_weight"]

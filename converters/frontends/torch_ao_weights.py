@@ -10,9 +10,10 @@ from torch import Tensor, fx
 from converters.errors import ConversionError
 from converters.frontends.torch_ao_quantisers import quantise_weight
 from converters.frontends.tracing import where_is
-from converters.frontends.walker import Handler, Pending, Walker, Weight
-from converters.frontends.weighted import conv, weighted
-from converters.operations import Linear, Operation
+from converters.frontends.verbs import Pending, Weight, convolution
+from converters.frontends.walker import Handler, Walker
+from converters.operations import Linear
+from converters.operations.weights import Weighted
 
 __all__ = ["functional_conv", "functional_linear", "layer"]
 
@@ -23,15 +24,15 @@ def layer(linear: bool, norm: bool, relu: bool) -> Handler:
         if norm:
             weight, bias = _fold(where, module)
         w = quantise_weight(f"{where}.weight_fake_quant", module.weight_fake_quant, weight)
-        op: Operation
+        op: Weighted
         if linear:
             op = Linear(w.integers)
         else:
             if module.padding_mode != "zeros":
                 raise ConversionError(where, f"padding_mode={module.padding_mode!r}", 'use padding_mode="zeros"')
-            op = conv(where, w.integers, module.stride, module.padding, module.dilation, module.groups)
-        y = weighted(walker, node, x, op, w.scale, bias)
-        return walker.clamp(node, y) if relu else y
+            op = convolution(where, w.integers, module.stride, module.padding, module.dilation, module.groups)
+        y = walker.builder.weigh(where, x, op, w.scale, bias)
+        return walker.builder.rectify(where, y) if relu else y
 
     return handler
 
@@ -65,19 +66,14 @@ def functional_conv(
     groups: int = 1,
 ) -> Pending:
     w = _is_weight(node, weight)
-    return weighted(
-        walker,
-        node,
-        input,
-        conv(where_is(node), w.integers, stride, padding, dilation, groups),
-        w.scale,
-        bias,
-    )
+    where = where_is(node)
+    op = convolution(where, w.integers, stride, padding, dilation, groups)
+    return walker.builder.weigh(where, input, op, w.scale, bias)
 
 
 def functional_linear(walker: Walker, node: fx.Node, input: Any, weight: Any, bias: Tensor | None = None) -> Pending:
     w = _is_weight(node, weight)
-    return weighted(walker, node, input, Linear(w.integers), w.scale, bias)
+    return walker.builder.weigh(where_is(node), input, Linear(w.integers), w.scale, bias)
 
 
 def _is_weight(node: fx.Node, weight: Any) -> Weight:

@@ -2,65 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from converters.errors import ConversionError
 from converters.frontends.tracing import Traced, first_line, where_is
+from converters.frontends.verbs import Grid, Raw, Verbs
 from converters.frontends.watching import Place
-from converters.quantised import GraphBuilder, QuantGraph, Value
+from converters.graph_builder import Value
+from converters.quantised import QuantGraph
 
-__all__ = ["Grid", "Handler", "Pending", "Raw", "Walker", "Weight", "describe"]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where a fake-quantiser rounds to: ``y_min`` to ``y_max`` times ``scale``, the zero point removed."""
-
-    scale: float
-    y_min: int
-    y_max: int
-
-
-@dataclass(frozen=True)
-class Raw:
-    """The network's input before it is quantised; ``shape`` without the batch."""
-
-    shape: tuple[int, ...]
-    flat: bool = False
-
-
-@dataclass(frozen=True)
-class Weight:
-    """Integer weights, and ``scale``: float64 of shape ``(1,)`` or ``(C,)``."""
-
-    integers: Tensor
-    scale: Tensor
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A layer that awaits its quantiser. ``emit(name, grid)`` builds it on a grid; ``readout`` as an output.
-
-    ``low`` and ``high`` clamp the real value. ``base`` is set where a value on a grid is merely clamped:
-    its ReLU is on that grid again, and may do without a quantiser. ``normalised(factor, shift)`` is the
-    layer behind a batch norm, where there can be one. ``shape`` is that of an image before it was flattened.
-    """
-
-    name: str
-    emit: Callable[[str, Grid], Value]
-    readout: Callable[[], Value] | None = None
-    low: float = -math.inf
-    high: float = math.inf
-    flat: bool = False
-    shape: tuple[int, ...] = ()
-    base: Value | None = None
-    normalised: Callable[[Tensor, Tensor], Pending] | None = None
+__all__ = ["Handler", "Walker"]
 
 
 Handler = Callable[..., Any]
@@ -73,7 +28,7 @@ class Walker:
     before the arguments, in which nodes are replaced by what they evaluated to.
     """
 
-    advice: ClassVar[dict[str, str]] = {}
+    advice: ClassVar[dict[str, str]] = {"activation": "put a quantiser behind it", "input": "put a quantiser before it"}
     """What to do about an unquantised ``activation`` and ``input``: the toolkit's way."""
 
     def __init__(
@@ -85,8 +40,7 @@ class Walker:
         source: str,
     ) -> None:
         self.traced, self.modules, self.functions, self.methods = traced, modules, functions, methods
-        self.builder = GraphBuilder(source=source)
-        self.rectified: dict[int, tuple[Pending, Value]] = {}
+        self.builder = Verbs(source, activation=self.advice["activation"], unquantised_input=self.advice["input"])
         self.shown: list[tuple[Place, Value]] = []
 
     def walk(self) -> QuantGraph:
@@ -94,7 +48,7 @@ class Walker:
         for node in self.traced.nodes:
             args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
             if node.op == "output":
-                return self.builder.build(self._output(node, args[0]))
+                return self.builder.build(self.builder.output(args[0]))
             values[node] = self._evaluate(node, args, kwargs)
         raise ConversionError("model", "no output", "let its forward return one tensor")
 
@@ -150,102 +104,15 @@ class Walker:
     def refuse(self, node: fx.Node, key: Any, what: str, home: str) -> None:
         """Raise what a toolkit has to say about something unknown, if anything."""
 
-    def _output(self, node: fx.Node, x: Any) -> Value:
-        if type(x) is Pending and x.readout is not None and x.low == -math.inf and x.high == math.inf:
-            return x.readout()
-        if type(x) in (tuple, list, dict):
-            raise ConversionError("output", f"a {type(x).__name__}", "let the model return one tensor")
-        return self.value(node, x)
-
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """Shape of a node's result on the example, batch included."""
         return self.traced.shapes[node]
 
     def value(self, node: fx.Node, x: Any) -> Value:
         """``x`` as a quantised value, which it must be by now: the operand of ``node``."""
-        if type(x) is Value:
-            return x
-        if type(x) is Pending and x.base is not None and x.high == math.inf:
-            if id(x) not in self.rectified:
-                low, high = self.range(x.base)
-                y = x.emit(x.name, Grid(x.base.scale, max(low, 0), max(high, 1)))
-                self.rectified[id(x)] = x, self.builder.flatten(y) if x.flat else y
-            return self.rectified[id(x)][1]
-        if type(x) is Pending:
-            raise ConversionError(
-                x.name,
-                f"an unquantised activation, used by {where_is(node)}",
-                self.advice["activation"],
-            )
-        if type(x) is Raw:
-            raise ConversionError(where_is(node), "the unquantised input", self.advice["input"])
-        if isinstance(x, Tensor | Weight):
-            shape = tuple((x.integers if isinstance(x, Weight) else x).shape)
-            raise ConversionError(
-                where_is(node),
-                f"a constant of shape {shape} as an operand",
-                "let it be the bias of the layer before it, or of a batch norm",
-            )
-        raise ConversionError(where_is(node), f"the operand {describe(x)}", "only quantised activations can spike")
-
-    def values(self, node: fx.Node, *operands: Any) -> list[Value]:
-        """All operands of ``node``; what can never be one is refused first."""
-        order = sorted(operands, key=lambda x: type(x) in (Value, Pending, Raw))
-        found = {id(x): self.value(node, x) for x in order}
-        return [found[id(x)] for x in operands]
-
-    def range(self, value: Value) -> tuple[int, int]:
-        """The smallest and the largest count that ``value`` can hold."""
-        spec = self.builder.spec
-        ranges = {layer.name: (layer.y_min, layer.y_max) for layer in self.builder.layers}
-        if spec is not None:
-            ranges[spec.name] = spec.q_min, spec.q_max
-        found = [ranges[name] for name, _ in value.parts]
-        return min(low for low, _ in found), max(high for _, high in found)
+        return self.builder.value(where_is(node), x)
 
     def quantise(self, node: fx.Node, grid: Grid, x: Any, levels: Callable[[float], int], name: str | None) -> Value:
         """``x`` on a grid; ``levels`` gives the toolkit's own level of a real bound, ``name`` overrides the layer's."""
-        if type(x) is Raw:
-            y = self.builder.input(x.shape, scale=grid.scale, q_min=grid.y_min, q_max=grid.y_max)
-            return self.builder.flatten(y) if x.flat else y
-        if type(x) is Pending:
-            low = grid.y_min if x.low == -math.inf else max(grid.y_min, levels(x.low))
-            high = grid.y_max if x.high == math.inf else min(grid.y_max, levels(x.high))
-            y = x.emit(name or x.name, Grid(grid.scale, low, high))
-            return self.builder.flatten(y) if x.flat else y
-        value = self.value(node, x)
-        if self.on_grid(value, grid):
-            return value  # a quantiser shared with the input
-        return self.requantise(name or where_is(node.all_input_nodes[0]), [(value, 1.0)], grid)
-
-    def on_grid(self, value: Value, grid: Grid) -> bool:
-        """Whether rounding ``value`` to ``grid`` would leave it as it is."""
-        low, high = self.range(value)
-        return value.scale == grid.scale and grid.y_min <= low and high <= grid.y_max
-
-    def requantise(self, name: str, inputs: Sequence[tuple[Value, float]], grid: Grid) -> Value:
-        """A layer of identity synapses onto ``grid``."""
-        return self.builder.requantise(name, inputs, y_min=grid.y_min, y_max=grid.y_max, scale=grid.scale)
-
-    def clamp(self, node: fx.Node, x: Any, high: float = math.inf) -> Any:
-        """ReLU, or ReLU6 with ``high``."""
-        if type(x) is Pending:
-            return replace(x, low=max(x.low, 0.0), high=min(x.high, high))
-        value, name = self.value(node, x), where_is(node)
-        if high == math.inf and self.range(value)[0] >= 0:
-            return value
-        maps = value.unflattened if value.flat else None  # layers of maps can become maps again
-        flat, base = maps is not None, maps or value
-        return Pending(
-            name,
-            lambda name, grid: self.requantise(name, [(base, 1.0)], grid),
-            low=0.0,
-            high=high,
-            flat=flat,
-            shape=base.shape if flat else (),
-            base=base,
-        )
-
-
-def describe(x: Any) -> str:
-    return type(x).__name__ if not isinstance(x, int | float) else repr(x)
+        source = where_is(node.all_input_nodes[0]) if type(x) is Value else where_is(node)
+        return self.builder.quantise(source, x, grid, levels, name)

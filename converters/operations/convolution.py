@@ -78,6 +78,9 @@ class Conv2d(Weighted):
         (x,) = counts
         return F.conv2d(in_order(x), in_order(self.weight_as(x)), **self._geometry)
 
+    def with_weight(self, weight: Tensor) -> Conv2d:
+        return replace(self, weight=weight)
+
     def interval(self, *ranges: Range) -> Range:
         ((low, high),) = ranges
         up, down = (replace(self, weight=w) for w in (self.weight.clamp(min=0), self.weight.clamp(max=0)))

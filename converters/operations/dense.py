@@ -43,6 +43,9 @@ class Linear(Weighted):
         (x,) = counts
         return F.linear(x, self.weight_as(x))
 
+    def with_weight(self, weight: Tensor) -> Linear:
+        return replace(self, weight=weight)
+
     def interval(self, *ranges: Range) -> Range:
         ((low, high),) = ranges
         up, down = self.weight.clamp(min=0).to(low), self.weight.clamp(max=0).to(low)

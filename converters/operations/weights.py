@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import cached_property
 from typing import Any
 
@@ -44,6 +45,10 @@ class Weighted(Operation):
     @cached_property
     def gain(self) -> int:
         return int(self.weight.to(torch.int64).abs().flatten(1).sum(1).max()) if self.weight.numel() else 0
+
+    @abstractmethod
+    def with_weight(self, weight: Tensor) -> Weighted:
+        """The same operation with other integer weights of that shape."""
 
     @property
     def stored(self) -> Tensor:
