@@ -7,7 +7,7 @@ computed by the graph's own operations, so that integers and scales are those th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,40 +18,15 @@ from converters.errors import ConversionError
 from converters.frontends import aten
 from converters.frontends.aten import arguments, is_counter, where
 from converters.frontends.quantizer import LevelQuantiser
-from converters.operations import Conv2d, Linear, Operation, SumPool2d
-from converters.quantised import GraphBuilder, QuantGraph, Value
+from converters.frontends.verbs import Grid, Pending, Raw, Verbs, Weight, convolution
+from converters.graph_builder import Value
+from converters.operations import Linear
+from converters.operations.weights import Weighted
+from converters.quantised import QuantGraph
 
 __all__ = ["read_prepared"]
 
 _a = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class _Weight:
-    """Integer weights and their scale, per channel or one."""
-
-    integers: Tensor
-    scale: Tensor
-
-
-@dataclass(frozen=True)
-class _Sum:
-    """A real-valued sum that no quantiser has seen yet: ``unit * sum_k op_k(n_k) / divisor + bias``, clamped.
-
-    ``branches`` instead of ``inputs`` for an addition of quantised values.
-    """
-
-    name: str
-    inputs: tuple[tuple[Value, Operation], ...] = ()
-    unit: Tensor | float = 1.0
-    bias: Tensor | float = 0.0
-    branches: tuple[Value, ...] = ()
-    low: float = -torch.inf
-    high: float = torch.inf
-    flat: bool = False
-    """A pool that dropped its axes of size 1."""
-    divisor: Tensor | None = None
-    """Of a batch norm that has been folded into the weights; float, per channel."""
 
 
 def read_prepared(model: fx.GraphModule, *, dry: bool = False) -> tuple[QuantGraph, dict[fx.Node, str]]:
@@ -77,7 +52,12 @@ def read_prepared(model: fx.GraphModule, *, dry: bool = False) -> tuple[QuantGra
 class _Reader:
     def __init__(self, model: fx.GraphModule, dry: bool) -> None:
         self.model, self.dry = model, dry
-        self.builder = GraphBuilder("pt2e")
+        self.builder = Verbs(
+            "pt2e",
+            activation="only the output may be one: use quantise_output=True, or a convolution or linear layer as the "
+            "last",
+            unquantised_input="prepare the model with prepare_qat",
+        )
         self.values: dict[fx.Node, Any] = {}
         self.made_up: dict[LevelQuantiser, float] = {}
         self.shown: dict[fx.Node, str] = {}
@@ -103,7 +83,7 @@ class _Reader:
 
     def _read(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
-            return node
+            return Raw(tuple(node.meta["shape"][1:]))
         if node.op == "get_attr":
             found = _attribute(self.model, str(node.target))
             return found.detach().cpu() if isinstance(found, Tensor) else found
@@ -128,79 +108,36 @@ class _Reader:
     def _output(self, node: fx.Node) -> Value:
         (result,) = node.all_input_nodes
         value = self.values[result]
-        if isinstance(value, _Sum):
-            if value.low > -torch.inf or value.high < torch.inf:
-                raise ConversionError(
-                    value.name, "a ReLU as unquantised output", "leave it out, or use quantise_output=True"
-                )
-            return self.layer(value, low=0, high=0, scale=None, spiking=False)
-        if not isinstance(value, Value):
-            raise ConversionError("output", "something that is not a quantised tensor", "return the logits")
-        return value
+        if isinstance(value, Pending) and (value.clamped or not value.inputs):
+            what = "a ReLU" if value.clamped else "an addition"
+            raise ConversionError(value.name, f"{what} as unquantised output", "use quantise_output=True")
+        return self.builder.output(value)
 
-    def value(self, node: Any, user: fx.Node) -> Value:
-        """The quantised value of an input, or an error that says that nothing quantised it."""
-        found = self.values.get(node)
-        if isinstance(found, Value):
-            return found
-        if isinstance(found, _Sum):
-            raise ConversionError(
-                where(user),
-                f"an unquantised activation, of {found.name}",
-                "only the output may be one: use quantise_output=True, or a convolution or linear layer as the last",
-            )
-        raise ConversionError(where(user), "an input that is no activation", "compute it from the network's input")
-
-    def layer(self, s: _Sum, *, low: int, high: int, scale: float | None, spiking: bool = True) -> Value:
-        """The Ca-LIF layer of a sum and the quantiser behind it (equation 5)."""
-        if s.branches:
-            if scale is None:
-                raise ConversionError(s.name, "an addition as unquantised output", "use quantise_output=True")
-            value = self.builder.requantise(
-                s.name, [(v, 1.0) for v in s.branches], y_min=low, y_max=high, scale=scale
-            )  # fmt: skip
-            threshold = _threshold(s.branches, scale, self.dtype)
-            if threshold is not None:
-                layers = self.builder.layers
-                layers[-1] = replace(layers[-1], threshold=torch.tensor(threshold, dtype=torch.float64))
-            return value
-        if s.divisor is not None:
-            s = _times(s, 1 / s.divisor.to(torch.float64))
-        unit, bias = (torch.as_tensor(t, dtype=torch.float64) for t in (s.unit, s.bias))
-        if scale is None:
-            scale = float(unit.max())
-        return self.builder.layer(
-            s.name, list(s.inputs), threshold=scale / unit, bias=bias / unit, y_min=low, y_max=high, scale=scale,
-            spiking=spiking,
-        )  # fmt: skip
-
-    def _quantise(self, node: fx.Node, fake: Any) -> Value | _Weight:
+    def _quantise(self, node: fx.Node, fake: Any) -> Value | Weight:
         if type(fake) is not LevelQuantiser:
             raise ConversionError(where(node), f"a module {type(fake).__name__}", "prepare the model with prepare_qat")
-        source = node.args[0]
+        (source,) = node.all_input_nodes
         found = self.values[source]
         if isinstance(found, Tensor):
             return self._weights(found, fake, node)
-        scale = self._scale(fake)
-        zero = 0 if self.dry else int(fake.zero_point[0])
-        low, high = int(fake.quant_min) - zero, int(fake.quant_max) - zero
-        if isinstance(found, fx.Node):
-            shape = source.meta["shape"][1:]
-            return self.builder.input(shape, scale=scale, q_min=low, q_max=high)
-        if isinstance(found, Value):  # a quantiser behind a reshape repeats the one before it
-            if found.scale == scale:
-                return found
-            return self.builder.requantise(where(source), [(found, 1.0)], y_min=low, y_max=high, scale=scale)
-        if not isinstance(found, _Sum):
+        if not isinstance(found, Raw | Value | Pending):
             raise ConversionError(
                 where(source), "something that is no activation", "compute it from the network's input"
             )
-        if found.low >= 0:
-            low = max(low, 0)
-        if found.high < torch.inf:  # the toolkit's own arithmetic, in float32
-            high = min(high, int(torch.round(torch.tensor(found.high) * torch.tensor(1.0 / scale))))
-        value = self.layer(found, low=low, high=high, scale=scale)
-        return self.builder.flatten(value) if found.flat else value
+        scale = self._scale(fake)
+        zero = 0 if self.dry else int(fake.zero_point[0])
+        grid = Grid(scale, int(fake.quant_min) - zero, int(fake.quant_max) - zero)
+
+        def levels(bound: float) -> int:  # the toolkit's own arithmetic, in float32
+            return int(torch.round(torch.tensor(bound) * torch.tensor(1.0 / scale)))
+
+        value = self.builder.quantise(where(source), found, grid, levels)
+        if isinstance(found, Pending) and found.terms:
+            threshold = _threshold(tuple(v for v, _ in found.terms), scale, self.dtype)
+            if threshold is not None:
+                layers = self.builder.layers
+                layers[-1] = replace(layers[-1], threshold=torch.tensor(threshold, dtype=torch.float64))
+        return value
 
     def _scale(self, fake: LevelQuantiser) -> float:
         if self.dry:  # every quantiser has one of its own: what must share one, must share its quantiser
@@ -208,16 +145,16 @@ class _Reader:
         _has_seen_data(fake)
         return float(fake.scale[0])
 
-    def _weights(self, weight: Tensor, fake: LevelQuantiser, node: fx.Node) -> _Weight:
+    def _weights(self, weight: Tensor, fake: LevelQuantiser, node: fx.Node) -> Weight:
         if self.dry:
-            return _Weight(torch.ones_like(weight, dtype=torch.int8), torch.ones(1, dtype=torch.float64))
+            return Weight(torch.ones_like(weight, dtype=torch.int8), torch.ones(1, dtype=torch.float64))
         _has_seen_data(fake)
         scale, zero = fake.scale.detach().cpu(), fake.zero_point.detach().cpu()
         if bool((zero != 0).any()) or (fake.is_per_channel and fake.ch_axis != 0):
             raise ConversionError(where(node), "weights that are not symmetric per row", "prepare it with prepare_qat")
         rows = scale.view(-1, *[1] * (weight.ndim - 1)) if fake.is_per_channel else scale
         levels = fake.quantised(weight.to(fake.scale.device)).cpu() / rows
-        return _Weight(torch.round(levels).to(torch.int8), scale.to(torch.float64))
+        return Weight(torch.round(levels).to(torch.int8), scale.to(torch.float64))
 
 
 def _threshold(branches: tuple[Value, ...], scale: float, dtype: torch.dtype) -> float | None:
@@ -246,147 +183,82 @@ def _has_seen_data(fake: LevelQuantiser) -> None:
         )
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    values = [int(v) for v in value] if isinstance(value, list | tuple) else [int(value)]
-    return (values[0], values[-1])
-
-
-def _weighted(r: _Reader, node: fx.Node, make: Callable[[dict[str, Any], Tensor], Operation]) -> _Sum:
+def _weighted(r: _Reader, node: fx.Node, make: Callable[[fx.Node, dict[str, Any], Tensor], Weighted]) -> Pending:
     a = arguments(node)
     weight = r.values[a["weight"]]
-    if not isinstance(weight, _Weight):
+    if not isinstance(weight, Weight):
         raise ConversionError(where(node), "weights that forward computes", "give the layer weights of its own")
-    x = r.value(a["input"], node)
-    bias = r.values[a["bias"]].detach().to(torch.float64) if a["bias"] is not None else 0.0
-    return _Sum(where(node), ((x, make(a, weight.integers)),), weight.scale * x.scale, bias)
+    bias = r.values[a["bias"]] if a["bias"] is not None else None
+    return r.builder.weigh(where(node), r.values[a["input"]], make(node, a, weight.integers), weight.scale, bias)
 
 
-def _make_conv(a: dict[str, Any], weight: Tensor) -> Operation:
-    stride, dilation = _pair(a["stride"]), _pair(a["dilation"])
-    padding = a["padding"]
-    if isinstance(padding, str):
-        reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
-        if padding == "same" and any(n % 2 for n in reach):
-            raise ConversionError("Conv2d", "padding 'same' with an even kernel", "pad the input evenly, in numbers")
-        padding = [n // 2 for n in reach] if padding == "same" else [0, 0]
-    return Conv2d(weight, stride, _pair(padding), dilation, int(a["groups"]))
+def _convolution(node: fx.Node, a: dict[str, Any], weight: Tensor) -> Weighted:
+    return convolution(where(node), weight, a["stride"], a["padding"], a["dilation"], int(a["groups"]))
 
 
-def _times(s: _Sum, factor: Tensor) -> _Sum:
-    """A sum times a float64 factor per channel, its bias left alone. A negative one turns the weight row round."""
-    ((x, op),) = s.inputs
-    if op.stored is None:
-        raise ConversionError(s.name, "a batch norm that follows no convolution or linear layer", "move it there")
-    sign = torch.sign(factor)  # 0 cuts the row off
-    weight = op.stored * sign.to(op.stored.dtype).reshape(-1, *[1] * (op.stored.ndim - 1))
-    unit = torch.where(sign == 0, 1.0, factor.abs()) * s.unit
-    return replace(s, inputs=((x, replace(op, weight=weight)),), unit=unit, divisor=None)
-
-
-def _divide(r: _Reader, node: fx.Node) -> _Sum:
+def _divide(r: _Reader, node: fx.Node) -> Pending:
     """What the folding of a batch norm, which is still to come, takes back."""
-    s, by = (r.values[n] for n in node.args)
-    if not isinstance(s, _Sum) or not isinstance(by, Tensor) or s.divisor is not None:
-        raise ConversionError(where(node), "a division", "scale the weights instead")
-    return replace(s, divisor=by.flatten())
+    x, by = (r.values[n] for n in node.args)
+    return r.builder.divide(where(node), x, by)
 
 
-def _batch_norm(r: _Reader, node: fx.Node) -> _Sum:
-    """Batch norm behind a linear layer or a convolution: after the accumulator."""
+def _batch_norm(r: _Reader, node: fx.Node) -> Pending:
     a = arguments(node)
-    s = r.values[a["input"]]
-    if not isinstance(s, _Sum) or len(s.inputs) != 1 or s.low > -torch.inf or s.high < torch.inf:
-        raise ConversionError(where(node), "a batch norm that follows no convolution or linear layer", "move it there")
-    mean, var = (r.values[a[k]] for k in ("running_mean", "running_var"))
-    gamma, beta = (None if a[k] is None else r.values[a[k]] for k in ("weight", "bias"))
-    short = (torch.ones_like(var) if gamma is None else gamma) / torch.sqrt(var + a["eps"])  # as it was folded
-    factor = 1 / torch.sqrt(var.to(torch.float64) + float(a["eps"]))
-    if gamma is not None:
-        factor = factor * gamma.to(torch.float64)
-    bias = (torch.as_tensor(s.bias) - mean.to(torch.float64)) * factor
-    if beta is not None:
-        bias = bias + beta.to(torch.float64)
-    if s.divisor is not None:
-        factor = torch.where(short == s.divisor, 1.0, factor / s.divisor.to(torch.float64))
-    return replace(_times(s, factor), bias=bias)
+    mean, variance, gamma, beta = (
+        None if a[k] is None else r.values[a[k]] for k in ("running_mean", "running_var", "weight", "bias")
+    )
+    return r.builder.batch_norm(where(node), r.values[a["input"]], mean, variance, float(a["eps"]), gamma, beta)
 
 
-def _relu(r: _Reader, node: fx.Node) -> _Sum:
-    s = r.values[node.args[0]]
-    if isinstance(s, Value):
-        s = _Sum(where(node), branches=(s,))
-    if not isinstance(s, _Sum):
-        raise ConversionError(where(node), "a ReLU of something that is no activation", "leave it out")
-    high = s.high
+def _relu(r: _Reader, node: fx.Node) -> Value | Pending:
+    high = torch.inf
     if node.target is _a.hardtanh.default:
-        high = min(high, float(arguments(node)["max_val"]))
+        high = float(arguments(node)["max_val"])
     elif node.target is _a.relu6.default:
-        high = min(high, 6.0)
-    return replace(s, low=max(s.low, 0.0), high=high)
+        high = 6.0
+    return r.builder.rectify(where(node), r.values[node.all_input_nodes[0]], high)
 
 
-def _avg_pool(r: _Reader, node: fx.Node) -> _Sum:
+def _avg_pool(r: _Reader, node: fx.Node) -> Pending:
     a = arguments(node)
-    x = r.value(a["self"], node)
-    kernel = _pair(a["kernel_size"])
-    stride, padding = _pair(a["stride"] or kernel), _pair(a["padding"])
-    if a["ceil_mode"] or (padding != (0, 0) and not a["count_include_pad"]):
-        raise ConversionError(
-            where(node), "a pool whose windows have different sizes", "use ceil_mode=False, count_include_pad=True"
-        )
-    divisor = a["divisor_override"] or kernel[0] * kernel[1]
-    return _Sum(where(node), ((x, SumPool2d(kernel, stride, padding)),), x.scale / divisor)
+    return r.builder.average_pool(
+        where(node), r.values[a["self"]], a["kernel_size"], a["stride"], a["padding"], ceil_mode=a["ceil_mode"],
+        count_include_pad=a["count_include_pad"], divisor=a["divisor_override"],
+    )  # fmt: skip
 
 
-def _adaptive_pool(r: _Reader, node: fx.Node) -> _Sum:
-    x = r.value(node.args[0], node)
-    out, size = _pair(node.args[1]), x.shape[1:]
-    if any(s % o for s, o in zip(size, out, strict=True)):
-        raise ConversionError(where(node), f"a pool from {size} to {out}", "the output size must divide the input's")
-    kernel = (size[0] // out[0], size[1] // out[1])
-    return _Sum(where(node), ((x, SumPool2d(kernel, kernel)),), x.scale / (kernel[0] * kernel[1]))
+def _adaptive_pool(r: _Reader, node: fx.Node) -> Pending:
+    return r.builder.adaptive_pool(where(node), r.values[node.all_input_nodes[0]], node.args[1])
 
 
-def _mean(r: _Reader, node: fx.Node) -> _Sum:
+def _mean(r: _Reader, node: fx.Node) -> Pending:
     a = arguments(node)
-    x = r.value(a["self"], node)
-    axes = sorted(int(d) % (len(x.shape) + 1) for d in a["dim"])
-    if axes != [2, 3] or len(x.shape) != 3:
-        raise ConversionError(
-            where(node), f"a mean over axes {a['dim']}", "only the mean over height and width is a pool"
-        )
-    kernel = (x.shape[1], x.shape[2])
-    pooled = SumPool2d(kernel, kernel)
-    return _Sum(where(node), ((x, pooled),), x.scale / (kernel[0] * kernel[1]), flat=not a["keepdim"])
+    return r.builder.mean(where(node), r.values[a["self"]], a["dim"], keepdim=bool(a["keepdim"]))
 
 
-def _add(r: _Reader, node: fx.Node) -> _Sum:
-    s, constant = (r.values[n] for n in node.args[:2])
-    if isinstance(s, _Sum) and isinstance(constant, Tensor):  # the bias behind a folded batch norm
-        return replace(s, bias=torch.as_tensor(s.bias) + constant.flatten().to(torch.float64))
-    return _Sum(where(node), branches=tuple(r.value(n, node) for n in node.args[:2]))
+def _add(r: _Reader, node: fx.Node) -> Pending:
+    x, other = (r.values[n] for n in node.args[:2])
+    if isinstance(other, Tensor):  # the bias behind a folded batch norm
+        return r.builder.shift(where(node), x, other)
+    return r.builder.add(where(node), (x, 1.0), (other, 1.0))
 
 
-def _cat(r: _Reader, node: fx.Node) -> Value:
+def _cat(r: _Reader, node: fx.Node) -> Value | Pending:
     a = arguments(node)
-    values = [r.value(n, node) for n in a["tensors"]]
-    if int(a["dim"]) % (len(values[0].shape) + 1) != 1:
-        raise ConversionError(
-            where(node), f"a concatenation along axis {a['dim']}", "only channels can be concatenated"
-        )
-    return r.builder.concat(where(node), values)
+    rank = len(node.meta["shape"])
+    return r.builder.concatenate(where(node), [r.values[n] for n in a["tensors"]], int(a["dim"]), rank)
 
 
-def _flatten(r: _Reader, node: fx.Node) -> Value:
-    x = r.value(node.args[0], node)
-    ndim = len(node.meta["shape"])
-    if ndim != 2:
-        raise ConversionError(where(node), f"a reshape to {ndim} axes", "only flattening to (N, features) is known")
-    return r.builder.flatten(x) if len(x.shape) > 1 else x
+def _reshape(r: _Reader, node: fx.Node) -> Any:
+    source = node.all_input_nodes[0]
+    x, after = r.values[source], tuple(node.meta["shape"])
+    # a quantiser keeps the shape of what it quantises, and has none of its own
+    before = (after[0], *x.shape) if isinstance(x, Value) else tuple(source.meta["shape"])
+    return r.builder.reshape(where(node), x, before, after)
 
 
 def _same(r: _Reader, node: fx.Node) -> Any:
-    return r.values[node.args[0]]
+    return r.values[node.all_input_nodes[0]]
 
 
 def _attribute(model: fx.GraphModule, path: str) -> Any:
@@ -403,11 +275,11 @@ _HANDLERS: dict[Any, Callable[[_Reader, fx.Node], Any]] = {
     _a.cat.default: _cat,
     _a.sym_size.int: lambda r, node: None,
     _a.div.Tensor: _divide,
-    **dict.fromkeys(aten.CONV, lambda r, node: _weighted(r, node, _make_conv)),
-    **dict.fromkeys(aten.LINEAR, lambda r, node: _weighted(r, node, lambda a, w: Linear(w))),
+    **dict.fromkeys(aten.CONV, lambda r, node: _weighted(r, node, _convolution)),
+    **dict.fromkeys(aten.LINEAR, lambda r, node: _weighted(r, node, lambda node, a, w: Linear(w))),
     **dict.fromkeys(aten.BATCH_NORM, _batch_norm),
     **dict.fromkeys(aten.RELUS, _relu),
     **dict.fromkeys(aten.ADD, _add),
-    **dict.fromkeys(aten.FLATTEN, _flatten),
+    **dict.fromkeys(aten.FLATTEN, _reshape),
     **dict.fromkeys(aten.IDENTITY, _same),
 }

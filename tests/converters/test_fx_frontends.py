@@ -272,9 +272,9 @@ def test_batch_norms_without_weights_or_statistics() -> None:
     equal_to_the_toolkit("brevitas", prepared("brevitas", norm_of(affine=False), with_norm))
     x = pixels(4, SHAPE, signed=True)
     plain = {"track_running_stats": False}
-    with pytest.raises(ConversionError, match=r"^bn: found a batch norm without running statistics; .*track_running"):
+    with pytest.raises(ConversionError, match=r"^bn: found a batch norm without running statistics, .*track_running"):
         from_brevitas(prepared("brevitas", norm_of(**plain), with_norm), x)
-    with pytest.raises(ConversionError, match=r"^bn: found a batch norm without running statistics; .*track_running"):
+    with pytest.raises(ConversionError, match=r"^bn: found a batch norm without running statistics, .*track_running"):
         from_torch_ao(prepared("eager", norm_of(**plain), with_norm), x)
     with pytest.raises(ConversionError, match=r"^bn: found a batch norm on its own, without weights; .*affine=True"):
         from_torch_ao(prepared("eager", norm_of(affine=False), with_norm), x)

@@ -552,7 +552,6 @@ EAGER_ERRORS = {
         (nn.Conv2d(1, 4, 3), nn.AvgPool2d(2, padding=1, count_include_pad=False)),
         r"^2: found an average pool with count_include_pad=False",
     ),
-    "divisor": ((nn.Conv2d(1, 4, 3), nn.AvgPool2d(2, divisor_override=3)), r"^2: found .*divisor_override=3"),
     "uneven pool": (
         (nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(4)),
         r"^2: found an adaptive pool from \(6, 6\)",
