@@ -31,13 +31,16 @@ HOMES = {
 
 
 def imports(path: Path, top_level_only: bool = False) -> set[str]:
-    """Names of all modules that a file imports; those for type checkers alone left out."""
+    """Names of all modules that a file imports; left out are those for type checkers alone, and in a module's
+    ``__getattr__``, by which names are found at their former home."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found: set[str] = set()
 
     def visit(node: ast.AST) -> None:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+                continue
+            if isinstance(child, ast.FunctionDef) and child.name == "__getattr__" and node is tree:
                 continue
             if top_level_only and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
@@ -73,7 +76,7 @@ MAY_IMPORT = {
     "hdf5": ("errors", "reading"),
     "operations": ("errors", "reading"),
     NOUNS: ("hdf5", "operations"),
-    "frontends": ("errors", "input_range", "naming", "operations", "quantised"),
+    "frontends": ("errors", "graph_builder", "input_range", "naming", "operations", "quantised"),
     "backends": (NOUNS, "operations"),
     "lowering": (NOUNS, "operations"),
     "measuring": (NOUNS, "backends", "operations", "zoo"),

@@ -274,7 +274,7 @@ def test_batch_norms_without_weights_or_statistics() -> None:
     plain = {"track_running_stats": False}
     with pytest.raises(ConversionError, match=r"^bn: found a batch norm without running statistics, .*track_running"):
         from_brevitas(prepared("brevitas", norm_of(**plain), with_norm), x)
-    with pytest.raises(ConversionError, match=r"^bn: found a batch norm without running statistics, .*track_running"):
+    with pytest.raises(ConversionError, match=r"^bn: found a batch norm without running statistics; .*track_running"):
         from_torch_ao(prepared("eager", norm_of(**plain), with_norm), x)
     with pytest.raises(ConversionError, match=r"^bn: found a batch norm on its own, without weights; .*affine=True"):
         from_torch_ao(prepared("eager", norm_of(affine=False), with_norm), x)

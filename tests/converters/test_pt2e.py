@@ -216,10 +216,10 @@ def test_what_has_no_counterpart_is_named(inner: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("inner", "message"),
     [
-        (nn.AvgPool2d(2, ceil_mode=True), "windows have different sizes"),
-        (nn.AvgPool2d(2, padding=1, count_include_pad=False), "windows have different sizes"),
-        (nn.AdaptiveAvgPool2d(3), "must divide the input's"),
-        (_CatRows(), "only channels can be concatenated"),
+        (nn.AvgPool2d(2, ceil_mode=True), "an average pool with ceil_mode"),
+        (nn.AvgPool2d(2, padding=1, count_include_pad=False), "count_include_pad=False"),
+        (nn.AdaptiveAvgPool2d(3), "be a multiple of the output"),
+        (_CatRows(), "concatenate channels"),
     ],
 )
 def test_geometry_that_a_neuron_cannot_have(inner: Any, message: str) -> None:

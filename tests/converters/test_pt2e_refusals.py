@@ -73,18 +73,18 @@ def in_place_behind_dropout(net: Any, x: Tensor) -> Tensor:
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "ceil mode": (lambda: after_a(nn.AvgPool2d(3, ceil_mode=True)), "layer: found a pool whose windows have different"),
+    "ceil mode": (lambda: after_a(nn.AvgPool2d(3, ceil_mode=True)), "layer: found an average pool with ceil_mode"),
     "padding not counted": (
-        lambda: after_a(nn.AvgPool2d(3, padding=1, count_include_pad=False)), "layer: found a pool whose windows"),
-    "pool that does not divide": (lambda: after_a(nn.AdaptiveAvgPool2d(6)), r"layer: found a pool from \(10, 10\) to"),
-    "pool that grows": (lambda: after_a(nn.AdaptiveAvgPool2d(11)), "layer: found a pool from"),
+        lambda: after_a(nn.AvgPool2d(3, padding=1, count_include_pad=False)), "layer: found an average pool with"),
+    "pool that does not divide": (lambda: after_a(nn.AdaptiveAvgPool2d(6)), r"layer: found an adaptive pool from"),
+    "pool that grows": (lambda: after_a(nn.AdaptiveAvgPool2d(11)), "layer: found an adaptive pool from"),
     "norm behind a concatenation": (
         lambda: Net(lambda n, x: n.layer(torch.cat([n.a(x), n.b(x)], 1)), layer=nn.BatchNorm2d(8)),
-        "layer: found a batch norm that follows no convolution"),
-    "norm behind a ReLU": (lambda: after_a(nn.BatchNorm2d(4)), "layer: found a batch norm that follows no conv"),
+        "layer: found a batch norm that follows no unquantised convolution"),
+    "norm behind a ReLU": (lambda: after_a(nn.BatchNorm2d(4)), "layer: found a batch norm that follows no unquantised"),
     "norm behind a norm": (
         lambda: Net(lambda n, x: n.layer(F.relu(n.norm(n.a(x)))), layer=nn.BatchNorm2d(4)),
-        "layer: found a batch norm that follows no conv"),
+        "layer: found a batch norm that follows no unquantised"),
     "norm without statistics": (
         lambda: after_a(nn.BatchNorm2d(4, track_running_stats=False)),
         r"layer: found a batch norm without running statistics.*; build it with track_running_stats=True"),
@@ -100,9 +100,9 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "modes differ": (lambda: Net(in_place_behind_dropout), r"differs from its own \(of .*; leave branches on self"),
     "random in evaluation": (
         lambda: Net(lambda n, x: F.dropout(n.a(x), 0.2)), "its forward draws random numbers in evaluation mode; use"),
-    "concatenation of rows": (lambda: Net(lambda n, x: torch.cat([n.a(x), n.b(x)], 2)), "only channels can be conc"),
-    "mean of channels": (lambda: Net(lambda n, x: n.a(x).mean(1)), r"a mean over axes \[1\]; only the mean over"),
-    "unflattened": (lambda: Net(lambda n, x: F.relu(n.a(x)).view(-1, 2, 200)), "found a reshape to 3 axes; only flat"),
+    "concatenation of rows": (lambda: Net(lambda n, x: torch.cat([n.a(x), n.b(x)], 2)), "along axis 2; concatenate"),
+    "mean of channels": (lambda: Net(lambda n, x: n.a(x).mean(1)), r"a mean over \[1\]; average over height"),
+    "unflattened": (lambda: Net(lambda n, x: F.relu(n.a(x)).view(-1, 2, 200)), "a change of shape from .*; only flat"),
     "linear on a map": (lambda: after_a(nn.Linear(10, 3)), r"layer: found an input of shape \(4, 10, 10\) for 10 feat"),
     "one dimension": (
         lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(2, 4, 3)), r"1: found the operation conv1d; Ca-LIF"),
