@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from converters.nir_flattening import DEEPEST, without_repeats
 from converters.nodes import NODES, CaLIF, SpikeEncoder
 from converters.reading import open_regular
 
-__all__ = ["MAX_BYTES", "read", "register", "write"]
+__all__ = ["MAX_BYTES", "NirFile", "read", "read_file", "register", "write"]
 
 MAX_BYTES = 2**30
 """Default limit of what a file may ask the reader to allocate, in bytes."""
@@ -80,6 +81,28 @@ def read(
     FileFormatError
         Naming the place in the file, what was found there, and what to do.
     """
+    return read_file(path, max_bytes=max_bytes, rename=rename, allow_large=allow_large).graph
+
+
+@dataclass(frozen=True, eq=False)
+class NirFile:
+    """What is in a file.
+
+    Attributes
+    ----------
+    graph : nir.NIRGraph
+    network : Network or None
+        The graph as backends run it; None of a graph without Ca-LIF nodes.
+    """
+
+    graph: nir.NIRGraph
+    network: Network | None
+
+
+def read_file(
+    path: str | os.PathLike, *, max_bytes: int = MAX_BYTES, rename: bool = False, allow_large: bool = False
+) -> NirFile:
+    """As :func:`read`, with the network that a graph of Ca-LIF nodes was found to be."""
     where = str(path)
     tree = _load(where, Path(path), max_bytes, rename)
     version = tree.get("version")
@@ -93,11 +116,11 @@ def read(
         raise FileFormatError(where, "no graph", "write the file with NIR 1.0 or converters.write")
     try:
         graph = build_graph(node, allow_large=allow_large)
-        if any(type(n) in (CaLIF, SpikeEncoder) for n in graph.nodes.values()):
-            Network.from_graph(graph)
+        spiking = any(type(n) in (CaLIF, SpikeEncoder) for n in graph.nodes.values())
+        network = Network.from_graph(graph) if spiking else None
     except ConversionError as error:
         raise FileFormatError(f"{where}: {error.where}", error.found, error.todo) from None
-    return graph
+    return NirFile(graph, network)
 
 
 def register() -> None:

@@ -79,7 +79,7 @@ MAY_IMPORT = {
     "frontends": ("errors", "graph_builder", "input_range", "naming", "operations", "quantised"),
     "backends": (NOUNS, "operations"),
     "lowering": (NOUNS, "operations"),
-    "measuring": (NOUNS, "backends", "operations", "zoo"),
+    "measuring": (NOUNS, "backends", "operations"),
     "zoo": (NOUNS, "frontends", "operations"),
     "anytime": (NOUNS, "backends", "measuring"),
     "cross_checking": (NOUNS, "backends", "measuring"),

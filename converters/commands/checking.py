@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from converters.commands import common
+from converters.commands.given import given, in_file, open_file
 
 if TYPE_CHECKING:
     from converters.cross_checking import CrossCheck
@@ -82,17 +83,18 @@ def cross_check(
 
     results: list[dict[str, Any]] = []
     equal = True
-    other = common.read_network(against, allow_large) if against is not None else None
+    other = in_file(open_file(against, allow_large), against) if against is not None else None
     if plot_to is not None:
         common.writable(plot_to)
-    for t in list(window) if window else [None]:
-        graph, _, notes = common.network_for(target, checkpoint, t, coding, allow_large)
-        data, name = common.images_for(dataset, notes, data_root, images)
+    windows: list[int | None] = list(window) if window else [None]
+    source = given(target, checkpoint, windows, coding=coding, allow_large=allow_large)
+    data, name = source.images(dataset, data_root, images)
+    for t in windows:
         with common.progress_bar(json) as bar:
             task = bar.add_task("comparing", total=len(data))
             start = time.perf_counter()
             report = check(
-                graph,
+                source.network(t),
                 data.pixels,
                 backends=tuple(backend or ("snntorch", "brian2")),
                 phase=phase,  # type: ignore[arg-type]

@@ -20,22 +20,17 @@ from converters.errors import ConversionError
 from converters.printing import json_text, printable, standard_output
 
 if TYPE_CHECKING:
-    import nir
-
     from converters.network import Network
     from converters.quantised import QuantGraph
     from converters.zoo.datasets import Images
 
 __all__ = [
     "Json",
-    "images_for",
     "measured",
-    "network_for",
     "one_window",
     "out",
     "print_json",
     "progress_bar",
-    "read_network",
     "say",
     "show",
     "table",
@@ -155,46 +150,6 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
     return result
 
 
-def read_network(path: Path, allow_large: bool = False) -> nir.NIRGraph:
-    """The Ca-LIF graph of a file; a file of anything else is an error that says what it is, and what runs it."""
-    from converters.nir_file import read
-    from converters.nodes import CaLIF, SpikeEncoder
-    from converters.stock_files import about_stock, ways_of_stock
-
-    graph = read(path, rename=True, allow_large=allow_large)
-    if not any(type(node) in (CaLIF, SpikeEncoder) for node in graph.nodes.values()):
-        raise ConversionError(str(path), about_stock(graph), ways_of_stock(graph, str(path)))
-    return graph
-
-
-def network_for(
-    target: Path | None, checkpoint: str | None, window: int | None, coding: str = "auto", allow_large: bool = False
-) -> tuple[nir.NIRGraph, QuantGraph | None, dict[str, Any]]:
-    """The graph to run, the quantised network behind it where it is known, and the notes of its training."""
-    from converters.network import Network
-    from converters.nir_export import to_nir
-    from converters.zoo.named import load_checkpoint
-
-    if (target is None) == (checkpoint is None):
-        raise ConversionError("input", "both a .nir file and --checkpoint, or neither", "give one of them")
-    if checkpoint is not None:
-        q, notes = load_checkpoint(checkpoint)
-        return to_nir(q, T=window, coding=coding), q, notes
-    assert target is not None
-    graph = read_network(target, allow_large)
-    network = Network.from_graph(graph)
-    own, its_coding = network.window, network.encoder.coding
-    if window is not None and window != own:
-        raise ConversionError(
-            "--window", f"{window}", f"{target} was converted for T = {own}; use --checkpoint for others"
-        )
-    if coding not in ("auto", its_coding):
-        raise ConversionError(
-            "--coding", coding, f"{target} was converted for coding {its_coding}; use --checkpoint for others"
-        )
-    return graph, None, {}
-
-
 def one_window(windows: list[int] | None) -> int | None:
     """For what takes one window: of several that were given, none may be dropped without a word."""
     if len(windows or ()) > 1:
@@ -212,19 +167,8 @@ class _Tried(Exception):
     """So that nothing is written."""
 
 
-def images_for(dataset: str | None, notes: dict[str, Any], root: Path | None, count: int | None) -> tuple[Images, str]:
-    """Test images of the data set asked for, or of the one that the network was trained on."""
-    from converters.zoo.datasets import load
-    from converters.zoo.named import class_names
-
-    name = dataset or notes.get("dataset")
-    if not name:
-        raise ConversionError("--dataset", "none", "say which images to run: mnist, cifar10, ..., or a folder")
-    return load(name, "test", root=root, classes=class_names(notes)).first(count), name
-
-
 def measured(
-    graph: nir.NIRGraph | Network,
+    network: Network,
     q: QuantGraph | None,
     data: Images,
     *,
@@ -235,10 +179,9 @@ def measured(
 ) -> dict[str, Any]:
     """One row of ``windows``: a measurement to which every process of this run contributes its share of the images."""
     from converters.measuring.measure import measure
-    from converters.network import Network
     from converters.zoo.processes import team
 
-    network, crew = Network.from_graph(graph), team()
+    crew = team()
     own = data[crew.share(len(data))]
     task = bar.add_task(f"T = {network.window}, {phase}", total=len(own))
 

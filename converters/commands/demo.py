@@ -29,6 +29,7 @@ def demo(
 ) -> None:
     """Train LeNet-5, convert it, run it as spikes, and compare every count with the quantised network."""
     from converters.cross_checking import cross_check
+    from converters.network import Network
     from converters.nir_export import to_nir
     from converters.nir_file import read, write
     from converters.report import write_report, write_run
@@ -60,8 +61,9 @@ def demo(
         say(f"3  running {len(data)} test images on snnTorch, every spike of every neuron")
         rows = []
         for t in steps:
-            graph = read(path) if t == steps[-1] else to_nir(q, T=t)  # the longest window from the file itself
-            rows.append(common.measured(graph, q, data, bar=bar))
+            # the longest window from the file itself
+            network = Network.from_graph(read(path) if t == steps[-1] else to_nir(q, T=t))
+            rows.append(common.measured(network, q, data, bar=bar))
         say(f"4  running {_CHECKED} of them in Brian2 too, and comparing every spike")
         report = cross_check(read(path), data.first(_CHECKED).pixels)
     result: dict[str, Any] = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from converters.commands import common
+from converters.commands.given import in_file, open_file
 from converters.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def inspect(
     notes: dict[str, Any] = {}
     certificates = checked = None
     if target.endswith(".nir"):
-        network = Network.from_graph(common.read_network(Path(target), allow_large))
+        network = in_file(open_file(Path(target), allow_large), Path(target))
         if t not in (None, network.window):
             todo = f"{target} was converted for T = {network.window}; inspect its checkpoint for others"
             raise ConversionError("--window", f"{t}", todo)

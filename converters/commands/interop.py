@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from converters.commands import common
+from converters.commands.given import given
 from converters.errors import ConversionError
 from converters.interop.names import EXACT, INSTALL, ROUTES
 
 if TYPE_CHECKING:
     from converters.interop.comparing import Row
+    from converters.network import Network
+    from converters.quantised import QuantGraph
+    from converters.zoo.datasets import Images
 
 __all__ = ["interop"]
 
@@ -48,7 +52,9 @@ def interop(
     """
     from converters.interop.comparing import compare_with_simulators, installed
 
-    graph, q, notes = common.network_for(target, checkpoint, common.one_window(window), allow_large=allow_large)
+    t = common.one_window(window)
+    source = given(target, checkpoint, [t], allow_large=allow_large)
+    graph = source.graph(t)
     here = installed()
     if not here:
         raise ConversionError("simulators", "none installed", 'pip install "calif-plugins[interop]"')
@@ -56,7 +62,7 @@ def interop(
     routes = [r for r in ROUTES if r in route] if route and not set(route) - set(ROUTES) else (route or list(ROUTES))
     if stock is not None and "lowered" not in routes:
         raise ConversionError("--stock", f"route {', '.join(routes)}", "only the route lowered runs it")
-    data, name = common.images_for(dataset, notes, data_root, max(images, plain_images if "plain_if" in routes else 0))
+    data, name = source.images(dataset, data_root, max(images, plain_images if "plain_if" in routes else 0))
     per_simulator = sum(images if r in EXACT else len(data) for r in routes)
     with common.progress_bar(json) as bar:
         task = bar.add_task("comparing", total=per_simulator * len(chosen))
@@ -68,14 +74,14 @@ def interop(
             graph, data.pixels, data.labels, routes=routes, simulators=chosen, stock=stock, exact_images=images,
             progress=progress,
         )  # fmt: skip
-    about = _reference(graph, q, data.pixels[:images], data.labels[:images])
+    about = _reference(source.network(t), source.q, data.first(images))
     missing = [{"simulator": s, "install": how} for s, how in INSTALL.items() if s not in here]
     if json:
         found = [asdict(r) for r in rows]
-        common.print_json({"dataset": name, "network": _name(notes, checkpoint, target), **about, "rows": found,
+        common.print_json({"dataset": name, "network": source.name, **about, "rows": found,
                            "missing": missing})  # fmt: skip
     else:
-        common.show(_table(f"{_name(notes, checkpoint, target)} on {name}, T = {about['T']}", rows))
+        common.show(_table(f"{source.name} on {name}, T = {about['T']}", rows))
         wrong, compared = about["count_mismatches"], about["counts_compared"]
         common.say(
             f"reference: {about['spikes']:,} spikes in {about['images']} images, {about['negative']:,} of them "
@@ -90,28 +96,20 @@ def interop(
         raise typer.Exit(1)
 
 
-def _name(notes: dict[str, Any], checkpoint: str | None, target: Path | None) -> str:
-    return str(notes.get("network") or checkpoint or target)
-
-
-def _reference(graph: Any, q: Any, pixels: Any, labels: Any) -> dict[str, Any]:
+def _reference(network: Network, q: QuantGraph | None, data: Images) -> dict[str, Any]:
     """That the reference simulation ends on the quantised network's integers; then others are held against it."""
-    from converters.backends import run
-    from converters.results import compare_counts
+    from converters.measuring.measure import measure
 
-    r = run(graph, pixels, backend="snntorch")
-    exact = q.at_window(r.window).execute(pixels) if q is not None else run(graph, pixels, backend="closed_form").counts
-    counts = compare_counts(r, exact)
-    negative = sum(int(n.sum()) for n in r.negative.values())
+    m = measure(network, q, data, backend="snntorch")
     return {
-        "T": r.window,
-        "images": len(pixels),
-        "spikes": negative + sum(int(n.sum()) for n in r.positive.values()),
-        "negative": negative,
-        "counts_compared": sum(c.compared for c in counts),
-        "count_mismatches": sum(c.differing for c in counts),
+        "T": m.window,
+        "images": m.images,
+        "spikes": m.positive + m.negative,
+        "negative": m.negative,
+        "counts_compared": m.counts_compared,
+        "count_mismatches": m.count_mismatches,
         "compared_with": "quantised network's integers" if q is not None else "closed form",
-        "accuracy": float((r.predictions == labels).double().mean()),
+        "accuracy": m.snn_accuracy,
     }
 
 

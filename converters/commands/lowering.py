@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from converters.commands import common
+from converters.commands.given import given
 from converters.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ def lower_command(
 ) -> None:
     """Write a network in stock NIR nodes that other simulators run: exactly, or saying what is lost."""
     from converters.lowering import TARGETS
-    from converters.network import Network
     from converters.nir_file import write
     from converters.zoo.named import plain_name
 
@@ -63,9 +63,10 @@ def lower_command(
         paths = [Path(f"{plain_name(checkpoint or 'stock')}-T{t}-{target}.nir") for t in windows]
     for path in paths:
         common.writable(path)
-    given = [common.network_for(target_file, checkpoint, t, allow_large=allow_large) for t in windows]
-    data = None if images is None else common.images_for(dataset, given[0][2], data_root, images)
-    lowered = [_lower(Network.from_graph(graph), target, bits, data) for graph, _, _ in given]
+    source = given(target_file, checkpoint, windows, allow_large=allow_large)
+    networks = [source.network(t) for t in windows]
+    data = None if images is None else source.images(dataset, data_root, images)
+    lowered = [_lower(network, target, bits, data) for network in networks]
     found = []
     for path, (stock, about) in zip(paths, lowered, strict=True):  # all are lowered before a file is written
         start = time.perf_counter()

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from converters.commands import common
-from converters.commands.running_stock import foreign_graph, run_foreign
+from converters.commands.given import Given, given, open_file
+from converters.commands.running_stock import is_foreign, run_foreign
 
 __all__ = ["run", "sweep"]
 
@@ -16,8 +17,7 @@ _DEFAULT_SWEEP = (2, 4, 8, 16, 32, 64, 128)
 
 
 def _rows(
-    target: Path | None,
-    checkpoint: str | None,
+    source: Given,
     dataset: str | None,
     data_root: Path | None,
     windows: list[int | None],
@@ -25,28 +25,23 @@ def _rows(
     backend: str,
     images: int | None,
     batch: int | None,
-    coding: str,
     json: bool,
     anytime: bool = False,
-    allow_large: bool = False,
 ) -> dict[str, Any]:
     from converters.anytime import anytime_curve
 
     rows = []
-    name, label = "", ""
-    notes: dict[str, Any] = {}
+    data, name = source.images(dataset, data_root, images)
     with common.progress_bar(json) as bar:
         for window in windows:
-            graph, q, notes = common.network_for(target, checkpoint, window, coding, allow_large)
-            data, name = common.images_for(dataset, notes, data_root, images)
-            label = str(notes.get("network") or checkpoint or target)
+            network = source.network(window)
             for p in phases:
-                row = common.measured(graph, q, data, backend=backend, phase=p, batch=batch, bar=bar)
+                row = common.measured(network, source.q, data, backend=backend, phase=p, batch=batch, bar=bar)
                 if anytime:
-                    curve = anytime_curve(graph, data.pixels, data.labels, backend=backend, phase=p)
+                    curve = anytime_curve(network, data.pixels, data.labels, backend=backend, phase=p)
                     row["anytime"] = list(curve.accuracy)
                 rows.append(row)
-    return {"dataset": name, "network": label, "levels": notes.get("levels"), "windows": rows}
+    return {"dataset": name, "network": source.name, "levels": source.notes.get("levels"), "windows": rows}
 
 
 def _show(result: dict[str, Any], json: bool) -> None:
@@ -94,18 +89,13 @@ def run(
 
     A .nir file of another tool, with stock IF or LIF neurons, is run as NIR defines them.
     """
-    other = foreign_graph(target, allow_large) if checkpoint is None else None
-    if other is not None and target is not None:
-        run_foreign(other, target, dataset, data_root, list(window or ()), images, batch, coding, dt, json)
+    file = open_file(target, allow_large) if target is not None and checkpoint is None else None
+    if file is not None and target is not None and is_foreign(file, target):
+        run_foreign(file.graph, target, dataset, data_root, list(window or ()), images, batch, coding, dt, json)
         return
     windows: list[int | None] = list(window) if window else [None]
-    _show(
-        _rows(
-            target, checkpoint, dataset, data_root, windows, [phase], backend, images, batch, coding, json,
-            allow_large=allow_large,
-        ),
-        json,
-    )  # fmt: skip
+    source = given(target, checkpoint, windows, coding=coding, file=file)
+    _show(_rows(source, dataset, data_root, windows, [phase], backend, images, batch, json), json)
 
 
 def sweep(
@@ -123,20 +113,6 @@ def sweep(
 ) -> None:
     """Accuracy, latency and spikes over several windows and phases."""
     windows: list[int | None] = list(window or _DEFAULT_SWEEP)
-    _show(
-        _rows(
-            None,
-            checkpoint,
-            dataset,
-            data_root,
-            windows,
-            phase or ["settle"],
-            backend,
-            images,
-            batch,
-            coding,
-            json,
-            anytime,
-        ),
-        json,
-    )
+    phases = phase or ["settle"]
+    source = given(None, checkpoint, windows, coding=coding)
+    _show(_rows(source, dataset, data_root, windows, phases, backend, images, batch, json, anytime), json)

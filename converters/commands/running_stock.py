@@ -6,30 +6,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters.commands import common
+from converters.commands.given import images_for
 from converters.errors import ConversionError
 
 if TYPE_CHECKING:
     import nir
     from torch import Tensor
 
-__all__ = ["foreign_graph", "run_foreign"]
+    from converters.nir_file import NirFile
+
+__all__ = ["is_foreign", "run_foreign"]
 
 
-def foreign_graph(target: Path | None, allow_large: bool = False) -> nir.NIRGraph | None:
-    """The graph, if the file is one of stock neurons."""
-    from converters.nir_file import read
-    from converters.nodes import CaLIF, SpikeEncoder
+def is_foreign(file: NirFile, target: Path) -> bool:
+    """Whether a file is one of stock neurons; one of ours that was lowered is an error."""
     from converters.stock_files import about_stock, ways_of_stock
     from converters.stock_simulation import stock_neurons
 
-    if target is None:
-        return None
-    graph = read(target, rename=True, allow_large=allow_large)
-    if any(type(node) in (CaLIF, SpikeEncoder) for node in graph.nodes.values()) or not stock_neurons(graph):
-        return None
-    if "calif_target" in graph.metadata:
-        raise ConversionError(str(target), about_stock(graph), ways_of_stock(graph, str(target)))
-    return graph
+    if file.network is not None or not stock_neurons(file.graph):
+        return False
+    if "calif_target" in file.graph.metadata:
+        raise ConversionError(str(target), about_stock(file.graph), ways_of_stock(file.graph, str(target)))
+    return True
 
 
 def run_foreign(
@@ -50,7 +48,7 @@ def run_foreign(
     if not windows:
         raise ConversionError("--window", "none", "a file of stock neurons has no window: say how many steps to run")
     coding = "isi" if coding == "auto" else coding
-    data, name = common.images_for(dataset, {}, data_root, images)
+    data, name = images_for(dataset, {}, data_root, images)
     rows: list[dict[str, Any]] = []
     with common.progress_bar(json) as bar:
         for window in windows:
