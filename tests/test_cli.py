@@ -182,7 +182,7 @@ MISTAKES = [
     (["run", *FAST, "--window", "0"], r"window: found T = 0; use a whole number of steps, at least 1"),
     (["run", *FAST, "--window", "-3"], r"window: found T = -3"),
     (["run", *FAST, "--window", "many"], r"'--window'.*integer"),
-    (["run", *FAST, "--backend", "nest"], r"backend: found 'nest'; use one of auto, fast, snntorch, brian2, closed_form"),
+    (["run", *FAST, "--backend", "nest"], r"found 'nest'; use one of auto, fast, snntorch, brian2, closed_form"),
     (["run", *FAST, "--phase", "late"], r"phase: found 'late'; use one of settle, paper, none"),
     (["run", *FAST, "--coding", "rate"], r"--coding: found 'rate'; use one of isi, direct, auto"),
     (["run", "whole.nir", "--dataset", "digits", "--coding", "rate"], r"--coding: found 'rate'"),

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from converters.result_check import EVERY, has_closed_form, sample_of
 
 import converters
 from converters.backends import Backend, fast, snntorch
