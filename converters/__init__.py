@@ -5,7 +5,8 @@
     m = converters.prepare_qat(model, example, levels=127)   # then train as usual
     q = converters.from_pt2e(m)                              # QuantGraph: integers, scales, topology
     g = converters.to_nir(q, T=128)                          # NIR graph of CaLIF nodes
-    r = converters.run(g, images, backend="snntorch")        # spikes; counts equal q's integers
+    r = converters.run(g, images)                            # spikes; counts equal q's integers
+    net = converters.to_snntorch(g)                          # the same network, as a module of snnTorch neurons
 
 Names are imported when they are first used, so that ``import converters`` needs no simulator.
 """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -20,6 +22,16 @@ BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 def test_python(code: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the output of a block is shown, it is what the block prints; dots stand for what is left out."""
+    shown = re.findall(r"```python\n((?:(?!```).)*?)```\n\n((?:    [^\n]*\n)+)", TEXT, flags=re.DOTALL)
+    assert len(shown) == 1
+    for code, output in shown:
+        exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+        printed, wanted = capsys.readouterr().out, dedent(output)
+        assert doctest.OutputChecker().check_output(wanted, printed, doctest.ELLIPSIS), printed
 
 
 def test_commands_exist() -> None:

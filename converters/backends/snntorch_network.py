@@ -180,6 +180,8 @@ class SpikingNetwork(nn.Module):
     def sequential(self) -> nn.Sequential:
         """The same layers in one row, with the same parameters and neurons, for code that takes an ``nn.Sequential``.
 
+        The network is reset, since the neurons' state is shared.
+
         :func:`converters.from_snntorch` does, which is the way back of a network that was trained on.
 
         Raises
@@ -189,6 +191,7 @@ class SpikingNetwork(nn.Module):
         """
         if self.network.encoder.coding == "direct":
             raise ConversionError("input", "coding 'direct'", "convert with coding isi")
+        self.reset()
         row = nn.Sequential()
         before = self.network.encoder_name
         for name, child in self.children_of.items():
@@ -198,7 +201,7 @@ class SpikingNetwork(nn.Module):
                 raise ConversionError(name, f"edges from {', '.join(found)}", "only chains of layers are one row")
             (synapse,) = layer.sources
             module = getattr(layer, synapse)
-            row.add_module(f"{child}_synapses", nn.Sequential(*module) if isinstance(module, _Chain) else module)
+            row.add_module(f"{child}_synapses", nn.Sequential(*module) if isinstance(module, Chain) else module)
             row.add_module(child, layer.neurons)
             before = name
         return row
@@ -212,6 +215,7 @@ class SpikingNetwork(nn.Module):
                 module.reset()
             elif isinstance(module, SpikingLayer):
                 module.forget_input()
+                module.neurons.leaking, module.neurons.halved = True, False  # as in the first step of a window
 
     def extra_repr(self) -> str:
         return f"input of shape {self.network.spec.shape}, coding {self.network.encoder.coding}, T = {self.window}"
@@ -310,7 +314,7 @@ class Remembering(nn.Module):
 
     def __init__(self, synapse: Synapse) -> None:
         super().__init__()
-        self.whole = _Chain(synapse)
+        self.whole = Chain(synapse)
         self.counts: list[Tensor] | None = None
         self.before: Tensor | None = None
 
@@ -327,7 +331,7 @@ class Remembering(nn.Module):
         return change
 
 
-class _Chain(nn.Sequential):
+class Chain(nn.Sequential):
     """Operations in a row, the first of which may take several tensors."""
 
     def __init__(self, synapse: Synapse) -> None:
@@ -353,7 +357,7 @@ def _module(synapse: Synapse) -> nn.Module:
         return Remembering(synapse)
     if not synapse.ops:
         return nn.Identity()
-    return synapse.ops[0].module() if len(synapse.ops) == 1 else _Chain(synapse)
+    return synapse.ops[0].module() if len(synapse.ops) == 1 else Chain(synapse)
 
 
 def _safe(name: str, taken: set[str]) -> str:

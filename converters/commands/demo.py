@@ -58,13 +58,13 @@ def demo(
         path = out / f"lenet5-{Path(dataset).name}-{levels}-T{steps[-1]}.nir"
         write(path, to_nir(q, T=steps[-1]))
         say(f"2  converted, without tuning: wrote {path}")
-        say(f"3  running {len(data)} test images on snnTorch, every spike of every neuron")
+        say(f"3  running {len(data)} test images, every spike of every neuron")
         rows = []
         for t in steps:
             # the longest window from the file itself
             network = Network.from_graph(read(path) if t == steps[-1] else to_nir(q, T=t))
             rows.append(common.measured(network, q, data, bar=bar))
-        say(f"4  running {_CHECKED} of them in Brian2 too, and comparing every spike")
+        say(f"4  running {_CHECKED} of them on snnTorch and in Brian2, and comparing every spike")
         report = cross_check(read(path), data.first(_CHECKED).pixels)
     result: dict[str, Any] = {
         "dataset": dataset,
