@@ -40,7 +40,10 @@ PROMISES: dict[str, tuple[str, Any]] = {
         "[[r['differ'] for r in rows], at4[4], at4[31], energy[4], energy[31]]",
         lambda v: not any(v[0]) and v[1] > 0.85 and v[1] > v[2] - 0.02 and v[3][0] < v[3][1] and v[3][1] == v[4][1],
     ),
-    "7": ("[differ, wrong, compared]", lambda v: v[0] == {"fc1": 0, "fc2": 0} and v[1] == 0 and v[2] > 10_000),
+    "7": (
+        "[differ, wrong, compared, len(caught)]",
+        lambda v: v[0] == {"fc1": 0, "fc2": 0} and v[1] == 0 and v[2] > 100_000 and v[3] > 20,
+    ),
 }  # fmt: skip
 
 
