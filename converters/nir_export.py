@@ -14,7 +14,7 @@ from converters.nodes import CaLIF, SpikeEncoder
 from converters.operations import Scale
 from converters.quantised import Layer, QuantGraph
 
-__all__ = ["certify", "to_nir"]
+__all__ = ["certificates", "to_nir"]
 
 
 def to_nir(q: QuantGraph, T: int | None = None, *, coding: str = "isi", bits: int | None = None) -> nir.NIRGraph:
@@ -69,7 +69,7 @@ def to_nir(q: QuantGraph, T: int | None = None, *, coding: str = "isi", bits: in
     )
     edges.append((image, q.input.name))
     shapes = q.shapes
-    certificates = certify(q, bits=bits)
+    certified = certificates(q, bits=bits)
     for layer in q.layers:
         direct: set[str] = set()
         for k, synapse in enumerate(layer.synapses):
@@ -87,14 +87,14 @@ def to_nir(q: QuantGraph, T: int | None = None, *, coding: str = "isi", bits: in
                 edges += [(source, name) for source in dict.fromkeys(before)]
                 before, here = (name,), (op.output_shape(*here),)
             edges.append((before[0], layer.name))
-        nodes[layer.name] = _neuron(layer, certificates[layer.name], window)
+        nodes[layer.name] = _neuron(layer, certified[layer.name], window)
     result = names.new("result")
     nodes[result] = nir.Output(output_type={"output": np.array(q.output.shape)})
     edges.append((q.output.name, result))
     return nir.NIRGraph(nodes=nodes, edges=edges, metadata={}, type_check=False)  # its shapes are wrong for groups
 
 
-def certify(q: QuantGraph, *, bits: int | None = None) -> dict[str, Certificate]:
+def certificates(q: QuantGraph, *, bits: int | None = None) -> dict[str, Certificate]:
     """The lattice certificate of every layer, by name (see :mod:`converters.lattice`)."""
     return {layer.name: fit(layer, q.reach(layer), bits=bits) for layer in q.layers}
 

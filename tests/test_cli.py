@@ -260,7 +260,7 @@ def test_what_is_asked_for_late_is_refused_before_the_work(calif: Calif, monkeyp
         raise AssertionError("it has begun")
 
     for name in (
-        "converters.benchmark.measuring.measure",
+        "converters.benchmark.measuring.time_case",
         "converters.benchmark.files.files",
         "converters.cross_checking.cross_check",
         "converters.commands.demo.train_network",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from calif_plugins import multistep
 from converters.backends.contract import Backend, NoOptions, Settings
-from converters.backends.fast_plan import Input, Layer, Plan, first, last, places
+from converters.backends.fast_plan import Input, Plan, PlannedLayer, first, last, places
 from converters.backends.fast_state import State
 from converters.errors import MissingExtraError
 from converters.exact_sums import add_up
@@ -121,7 +121,14 @@ class _Run:
         return active.any(1)
 
     def _scan(
-        self, layer: Layer, state: State, spikes: dict[str, Tensor], t: int, steps: int, out: Tensor, fired: Tensor
+        self,
+        layer: PlannedLayer,
+        state: State,
+        spikes: dict[str, Tensor],
+        t: int,
+        steps: int,
+        out: Tensor,
+        fired: Tensor,
     ) -> None:
         k = multistep.kernels()
         clock = (t, self.network.window, self._half_from(), layer.stage.parameters.tie == "even")

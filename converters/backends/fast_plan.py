@@ -17,7 +17,7 @@ from converters.integer_kernels import convolution, dense, int8_kernels, reorder
 from converters.network import Network, Stage
 from converters.operations import Conv2d, Linear, Shape, SumPool2d, Synapse
 
-__all__ = ["Input", "Layer", "Plan", "first", "last", "places"]
+__all__ = ["Input", "Plan", "PlannedLayer", "first", "last", "places"]
 
 _EXACT = 2**24
 
@@ -39,11 +39,11 @@ class Plan:
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self.stages = [Layer(network, stage) for stage in network.stages]
+        self.stages = [PlannedLayer(network, stage) for stage in network.stages]
         self.fan_out = {k: last(v[None])[0].to(torch.int64).contiguous() for k, v in network.fan_out.items()}
 
 
-class Layer:
+class PlannedLayer:
     def __init__(self, network: Network, stage: Stage) -> None:
         self.stage = stage
         change = network.changes[stage.name]

@@ -23,7 +23,7 @@ from converters.nir_file import write
 from converters.quantised import QuantGraph
 from converters.zoo.datasets import load
 
-__all__ = ["Case", "images", "machine", "measure"]
+__all__ = ["Case", "images", "machine", "time_case"]
 
 PACKAGES = ("torch", "snntorch", "spikingjelly", "sinabs", "norse", "numba")
 
@@ -64,7 +64,7 @@ def machine(threads: int) -> dict[str, Any]:
     return {"threads": threads, "cpu": f"{model} ({torch.backends.cpu.get_cpu_capability()})".strip(), **versions}
 
 
-def measure(
+def time_case(
     q: QuantGraph, case: Case, names: Sequence[str], *, repeats: int, threads: int, seed: int,
     tick: Callable[[], Any] = lambda: None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip

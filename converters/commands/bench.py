@@ -71,7 +71,7 @@ def bench(
     json: common.Json = False,
 ) -> None:
     """Time every simulator on the same quantised network; medians and ratios of one run."""
-    from converters.benchmark.measuring import Case, machine, measure
+    from converters.benchmark.measuring import Case, machine, time_case
     from converters.benchmark.worker import GROWTH
     from converters.rivals import RIVALS, missing
 
@@ -109,7 +109,7 @@ def bench(
         with common.progress_bar(json) as bar:
             task = bar.add_task(f"{case.network}, T = {case.T}, batch {case.batch}", total=len(wanted) * (repeats + 1))
             rows, failed = (
-                measure(
+                time_case(
                     q, case, wanted, repeats=repeats, threads=threads, seed=seed, tick=lambda: bar.advance(task),  # noqa: B023
                 ) if wanted else ([], [])
             )  # fmt: skip

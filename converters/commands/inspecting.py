@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,8 @@ from converters.commands.given import in_file, open_file
 from converters.errors import ConversionError
 
 if TYPE_CHECKING:
+    from converters.checked import Checked
+    from converters.lattice import Certificate
     from converters.lowering.lattice import LayerLattice
     from converters.network import Network, Stage
 
@@ -40,10 +43,6 @@ def inspect(
     json: common.Json = False,
 ) -> None:
     """Layers, thresholds, fan-in, synapses, weights, and the bit widths of the certified integer lattice."""
-    from converters.lowering.lattice import certify as certify_integers
-    from converters.network import Network
-    from converters.nir_export import certify, to_nir
-    from converters.zoo.named import find_checkpoint, load_checkpoint
     from converters.zoo.networks import NETWORKS
 
     if target == "networks" or (target in NETWORKS and not Path(target).exists()):
@@ -55,30 +54,50 @@ def inspect(
     for option, value in (("--shape", shape), ("--classes", classes)):
         if value is not None:
             raise ConversionError(option, repr(value), f"{target} has its own: leave it out")
-    t = common.one_window(window)
-    notes: dict[str, Any] = {}
-    certificates = checked = None
-    if target.endswith(".nir"):
-        network = in_file(open_file(Path(target), allow_large), Path(target))
-        if t not in (None, network.window):
-            todo = f"{target} was converted for T = {network.window}; inspect its checkpoint for others"
-            raise ConversionError("--window", f"{t}", todo)
+    found = _read(target, common.one_window(window), allow_large)
+    about = _describe(target, found)
+    if json:
+        common.print_json(about)
     else:
+        _show(about, found)
+
+
+@dataclass(frozen=True, eq=False)
+class _Inspected:
+    """A converted network, and what is known of its making where it comes from a checkpoint."""
+
+    network: Network
+    notes: dict[str, Any] = field(default_factory=dict)
+    checked: Checked | None = None
+    certified: dict[str, Certificate] | None = None
+
+
+def _read(target: str, window: int | None, allow_large: bool) -> _Inspected:
+    from converters.network import Network
+    from converters.nir_export import certificates, to_nir
+    from converters.zoo.named import find_checkpoint, load_checkpoint
+
+    if not target.endswith(".nir"):
         q, notes = load_checkpoint(str(find_checkpoint(target)))
-        checked = q.checked
-        network = Network.from_graph(to_nir(q, T=t, coding="auto"))
-        certificates = certify(q.at_window(network.window, network.encoder.coding))
-    integers: dict[str, LayerLattice] = {}
-    missing = None
-    try:
-        integers = certify_integers(network)
-    except ConversionError as error:  # the network is fine; a chip with integers would not be
-        missing = str(error)
+        network = Network.from_graph(to_nir(q, T=window, coding="auto"))
+        certified = certificates(q.at_window(network.window, network.encoder.coding))
+        return _Inspected(network, notes, q.checked, certified)
+    network = in_file(open_file(Path(target), allow_large), Path(target))
+    if window not in (None, network.window):
+        todo = f"{target} was converted for T = {network.window}; inspect its checkpoint for others"
+        raise ConversionError("--window", f"{window}", todo)
+    return _Inspected(network)
+
+
+def _describe(target: str, found: _Inspected) -> dict[str, Any]:
+    """All there is to say, for JSON."""
+    network, encoder = found.network, found.network.encoder
+    integers, missing = _integers(network)
     rows = []
     for stage in network.stages:
         row, k = _row(stage, network), integers.get(stage.name)
-        if certificates is not None:
-            c = certificates[stage.name]
+        if found.certified is not None:
+            c = found.certified[stage.name]
             row |= {"fraction_bits": c.bits, "membrane_bits": c.membrane_bits, "boundaries_certified": c.boundaries}
         row["integer"] = k and {
             "fraction_bits": k.bits,
@@ -88,8 +107,7 @@ def inspect(
             "boundaries_certified": k.boundaries,
         }
         rows.append(row)
-    encoder = network.encoder
-    about = {
+    return {
         "file": target,
         "T": network.window,
         "coding": encoder.coding,
@@ -98,62 +116,58 @@ def inspect(
         "synapses": sum(r["synapses"] for r in rows),
         "weights": sum(r["weights"] for r in rows),
         "macs": sum(r["macs"] for r in rows),
-        "notes": notes,
-        "checked": checked and checked.as_dict(),
+        "notes": found.notes,
+        "checked": found.checked and found.checked.as_dict(),
         "layers": rows,
         "no_integers": missing,
     }
-    if json:
-        common.print_json(about)
-        return
-    columns = [
-        "layer",
-        "shape",
-        "from",
-        "neurons",
-        "fan-in",
-        "synapses",
-        "weights",
-        "MACs",
-        "weight bits",
-        "threshold",
-        "range",
-        "tie",
-    ]
-    cells = [
-        [
-            r["name"],
-            "x".join(map(str, r["shape"])),
-            ", ".join(r["sources"]),
-            f"{r['neurons']:,}",
-            f"{r['fan_in']:,}",
-            f"{r['synapses']:,}",
-            f"{r['weights']:,}",
-            f"{r['macs']:,}",
-            str(r["weight_bits"]),
-            f"{r['threshold'][0]:.4g} to {r['threshold'][1]:.4g}",
-            f"{r['range'][0]} to {r['range'][1]}",
-            r["tie"],
-        ]
-        + [str(r["integer"][key]) if r["integer"] else "-" for key in ("threshold_bits", "leak_bits", "membrane_bits")]
-        for r in rows
-    ]
-    columns += ["threshold\nbits", "leak\nbits", "membrane\nbits"]
-    title = f"{Path(target).name}: T = {network.window}, {network.neurons:,} neurons, {about['synapses']:,} synapses, "
+
+
+def _integers(network: Network) -> tuple[dict[str, LayerLattice], str | None]:
+    """The lattice of every layer for integer hardware, or why there is none."""
+    from converters.lowering.lattice import certify
+
+    try:
+        return certify(network), None
+    except ConversionError as error:  # the network is fine; a chip with integers would not be
+        return {}, str(error)
+
+
+_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "layer": lambda r: r["name"],
+    "shape": lambda r: "x".join(map(str, r["shape"])),
+    "from": lambda r: ", ".join(r["sources"]),
+    "neurons": lambda r: f"{r['neurons']:,}",
+    "fan-in": lambda r: f"{r['fan_in']:,}",
+    "synapses": lambda r: f"{r['synapses']:,}",
+    "weights": lambda r: f"{r['weights']:,}",
+    "MACs": lambda r: f"{r['macs']:,}",
+    "weight bits": lambda r: str(r["weight_bits"]),
+    "threshold": lambda r: f"{r['threshold'][0]:.4g} to {r['threshold'][1]:.4g}",
+    "range": lambda r: f"{r['range'][0]} to {r['range'][1]}",
+    "tie": lambda r: r["tie"],
+    "threshold\nbits": lambda r: str(r["integer"]["threshold_bits"]) if r["integer"] else "-",
+    "leak\nbits": lambda r: str(r["integer"]["leak_bits"]) if r["integer"] else "-",
+    "membrane\nbits": lambda r: str(r["integer"]["membrane_bits"]) if r["integer"] else "-",
+}
+
+
+def _show(about: dict[str, Any], found: _Inspected) -> None:
+    """The same for people."""
+    rows, window = about["layers"], about["T"]
+    title = f"{Path(about['file']).name}: T = {window}, {about['neurons']:,} neurons, {about['synapses']:,} synapses, "
     title += f"{about['weights']:,} weights, {about['macs']:,} MACs"
-    common.show(common.table(title, columns, cells))
-    if checked is not None:
-        common.say(f"conversion: {checked}")
-    if certificates is not None:
+    common.show(common.table(title, list(_COLUMNS), [[cell(r) for cell in _COLUMNS.values()] for r in rows]))
+    if found.checked is not None:
+        common.say(f"conversion: {found.checked}")
+    if found.certified is not None:
         total = sum(r["boundaries_certified"] for r in rows)
         common.say(f"certificate: {total:,} decision boundaries round on the lattice as they do exactly")
-    if missing is not None:
-        common.say(f"no lattice for integer hardware: {missing}")
-    else:
-        total = sum(r["integer"]["boundaries_certified"] for r in rows)
-        common.say(
-            f"integer hardware: {total:,} boundaries round alike in integers of the widths above, T = {network.window}"
-        )
+    if about["no_integers"] is not None:
+        common.say(f"no lattice for integer hardware: {about['no_integers']}")
+        return
+    total = sum(r["integer"]["boundaries_certified"] for r in rows)
+    common.say(f"integer hardware: {total:,} boundaries round alike in integers of the widths above, T = {window}")
 
 
 def _networks(names: list[str], shape: str, classes: int, json: bool) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from converters.benchmark import pages
 from converters.benchmark.files import files
-from converters.benchmark.measuring import Case, machine, measure
+from converters.benchmark.measuring import Case, machine, time_case
 from converters.benchmark.worker import GROWTH
 from converters.quantised import QuantGraph
 from converters.zoo.named import load_checkpoint
@@ -24,7 +24,7 @@ QUICK = {"repeats": 1, "threads": 1, "seed": 0}
 def test_what_a_simulator_cannot_do_is_a_result() -> None:
     ticks: list[int] = []
     case = Case("residual", 3, 2)
-    rows, failed = measure(
+    rows, failed = time_case(
         GRAPHS["residual"](), case, ["float_pass", "calif_loop"], tick=lambda: ticks.append(1), **QUICK
     )
     assert [r["name"] for r in rows] == ["calif_loop"]
@@ -51,7 +51,7 @@ def test_growth(tmp_path: Path) -> None:
     rows = []
     cases = ("T", 2, 2), ("T", 16, 2), ("batch", 2, 3), ("network", 3, 2)
     for axis, window, batch in cases:
-        found, failed = measure(q, Case("lenet5", window, batch), list(GROWTH), **QUICK)
+        found, failed = time_case(q, Case("lenet5", window, batch), list(GROWTH), **QUICK)
         assert not failed
         rows += [r | {"axis": axis, "neurons": 7000} for r in found]
     failures = [{"name": "calif_fast_trains", "network": "lenet5", "T": 9, "batch": 9, "failed": "no memory"}]

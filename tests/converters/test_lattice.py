@@ -15,7 +15,7 @@ from calif_plugins.parameters import TieRule
 from converters import to_nir
 from converters.errors import ConversionError
 from converters.lattice import first_integers, fit
-from converters.nir_export import certify
+from converters.nir_export import certificates
 from converters.operations import Linear, Synapse
 from converters.quantised import Layer
 from tests.converters.graphs import GRAPHS
@@ -97,12 +97,12 @@ def test_first_integers_decides_ties_exactly() -> None:
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_networks_certify(name: str) -> None:
-    for layer, c in certify(GRAPHS[name]()).items():
+    for layer, c in certificates(GRAPHS[name]()).items():
         assert c.membrane_bits <= 53, layer
 
 
 def test_leak_and_rest_add_up_to_the_bias_exactly() -> None:
     g = to_nir(GRAPHS["lenet"](), T=7 + 15)
-    c = certify(GRAPHS["lenet"]())["fc1"]
+    c = certificates(GRAPHS["lenet"]())["fc1"]
     node = g.nodes["fc1"]
     assert (node.v_init - 22 * node.leak == c.bias).all()
