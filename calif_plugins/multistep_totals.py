@@ -10,6 +10,8 @@ to ``totals``, int64 ``(N, 3)``; ``fired`` int32 and ``y`` float64 ``(N, M)``, `
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 
@@ -19,7 +21,7 @@ __all__ = ["emitted", "widen"]
 
 
 @compiled
-def widen(v, count, parameters, t, state):
+def widen(v: Any, count: Any, parameters: Any, t: int, state: Any) -> None:
     units, leak_units, _low, _high, init_units, shift, _close, threshold, leak, v_init = parameters
     wide, net, fired = state
     for p in numba.prange(v.shape[0]):
@@ -32,7 +34,7 @@ def widen(v, count, parameters, t, state):
 
 
 @compiled
-def emitted(fired, y, fan_out, totals):
+def emitted(fired: Any, y: Any, fan_out: Any, totals: Any) -> None:
     for n in numba.prange(fired.shape[0]):
         spikes, net, operations = np.int64(0), np.int64(0), np.int64(0)
         for m in range(fired.shape[1]):

@@ -146,7 +146,7 @@ class Reader(HTMLParser):
         self.outside: list[tuple[str, str]] = []
         self.refers: list[str] = []
         self.headings: list[int] = []
-        self.table, self.cell, self.stack = "", False, []
+        self.table, self.cell = "", False
         self.feed(page)
 
     def handle_starttag(self, tag: Any, attributes: Any) -> None:

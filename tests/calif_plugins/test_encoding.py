@@ -61,7 +61,7 @@ def test_counts_of_any_integer_type() -> None:
     with pytest.raises(ValueError, match="found 128 for a window of 4"):
         isi_encode(counts=np.array([-128], dtype=np.int8), window=4)
     assert isi_encode(counts=np.array([-128], dtype=np.int8), window=128).sum() == -128
-    assert isi_encode(counts=[2], window=4.0).sum() == 2
+    assert isi_encode(counts=[2], window=4.0).sum() == 2  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

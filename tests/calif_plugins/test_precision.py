@@ -132,8 +132,9 @@ def test_ranges_that_float32_does_not_hold() -> None:
 @pytest.mark.parametrize("dtype", HALVES)
 def test_autocast_leaves_the_rule_alone(dtype: torch.dtype) -> None:
     """Weights and spikes are small whole numbers: what autocast rounds is exact, and the counts must be."""
-    net = nn.Sequential(nn.Linear(1, 1, bias=False), CaLIF(threshold=3.0, y_max=700, init_hidden=True))
-    nn.init.constant_(net[0].weight, 3.0)
+    linear = nn.Linear(1, 1, bias=False)
+    net = nn.Sequential(linear, CaLIF(threshold=3.0, y_max=700, init_hidden=True))
+    nn.init.constant_(linear.weight, 3.0)
     with torch.autocast("cpu", dtype=dtype):
         spikes = [net(torch.ones(1, 1)) for _ in range(750)]
     assert spikes[0].dtype == dtype
@@ -212,7 +213,7 @@ def test_a_learned_threshold_compiles() -> None:
 @pytest.mark.parametrize("name", ["threshold", "leak", "y_min", "y_max", "v_init"])
 @pytest.mark.parametrize("shape", [(4, 1), (4, 2), (3, 4), (4, 1, 3), (4,), ()])
 def test_parameters_never_make_neurons(name: str, shape: Any) -> None:
-    values = {"threshold": 1.0, "leak": 0.0, "y_min": 0.0, "y_max": 9.0, "v_init": 0.0}
+    values: dict[str, Any] = {"threshold": 1.0, "leak": 0.0, "y_min": 0.0, "y_max": 9.0, "v_init": 0.0}
     layer = CaLIF(**{**values, name: torch.zeros(3) + values[name]})
     with pytest.raises(ValueError, match=f"^{name}: values for 3 channels do not fit an input of shape"):
         layer(torch.zeros(shape))
@@ -235,9 +236,9 @@ def test_the_state_has_the_inputs_shape_or_there_is_none(channels: int, shape: A
 def test_states_of_other_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^state: \(1, 3\) and \(1, 3\) do not fit an input of shape \(4, 3\)"):
         CaLIF()(torch.ones(4, 3), torch.zeros(1, 3), torch.zeros(1, 3))
-    one = torch.tensor(1.0)
+    one, x = torch.tensor(1.0), torch.zeros(4, 1)
     with pytest.raises(ValueError, match=r"^parameters: they broadcast to \(4, 3\), the input has shape \(4, 1\)"):
-        calif_step(*[torch.zeros(4, 1)] * 3, torch.ones(3), 0 * one, -one, one)
+        calif_step(x, x, x, torch.ones(3), 0 * one, -one, one)
     assert shaped(torch.ones(3, 1, 1), torch.zeros(2, 3, 4, 4)).shape == (3, 1, 1)
 
 

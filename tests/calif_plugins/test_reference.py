@@ -51,7 +51,7 @@ def layers(draw: DrawFn) -> Any:
     low, high = draw(st.sampled_from([(0, 127), (0, 5), (-4, 4), (-127, 127), (0, np.inf), (-np.inf, np.inf)]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     trains = rng.choice([-1, 0, 0, 1, 1], size=(window, inputs))
-    tie = draw(st.sampled_from(["even", "up"]))
+    tie: TieRule = draw(st.sampled_from(["even", "up"]))
     p = CaLIFParameters(threshold=threshold, leak=leak, y_min=low, y_max=high, tie=tie, v_init=ZERO)
     return weights, p, trains
 
@@ -95,7 +95,7 @@ def test_theorem_in_float64_on_a_lattice(
         assert Fraction(trace.v[k]) == z - int(trace.y[k]) * Fraction(threshold)
 
 
-def _network(seed: int, window: int, tie: str = "even") -> Any:
+def _network(seed: int, window: int, tie: TieRule = "even") -> Any:
     """Three dense layers of integers with leaks of both signs, signed ranges and gates; random signed input."""
     rng = np.random.default_rng(seed)
     sizes = [6, 8, 7, 5]

@@ -237,7 +237,7 @@ def test_snntorchs_list_does_not_keep_neurons_alive() -> None:
 
 def test_reset_is_for_nested_modules_and_no_other_network() -> None:
     mine = nn.Sequential(nn.Sequential(CaLIF(init_hidden=True)), snn.Leaky(beta=0.9, init_hidden=True))
-    other = nn.Sequential(CaLIF(init_hidden=True), snn.Leaky(beta=0.9, init_hidden=True))
+    other: Any = nn.Sequential(CaLIF(init_hidden=True), snn.Leaky(beta=0.9, init_hidden=True))
     for net in (mine, other):
         net(torch.full((1, 1), 1.5))
     kept = other[1].mem.clone()

@@ -49,7 +49,8 @@ def test_swap_in_a_model_that_passes_its_state() -> None:
     assert "threshold 0.7; decay beta=0.9 is not carried over" in str(report)
     assert isinstance(report.model.lif1.threshold, nn.Parameter)
     assert float(report.model.lif1.threshold.detach()) == pytest.approx(0.7)
-    assert float(report.model.lif2.threshold) == 1.5
+    lif2: Any = report.model.lif2
+    assert float(lif2.threshold) == 1.5
     assert type(model.lif1) is snn.Leaky  # a copy was changed
     out = report.model(torch.full((3, 4), 2.0))
     assert out.shape == (5, 3, 2)
@@ -126,6 +127,7 @@ def walk(module: nn.Module, path: str = "") -> list[tuple[str, nn.Module]]:
     """Every place, written out once more."""
     found = [(path, module)]
     for name, child in module._modules.items():
+        assert child is not None
         found += walk(child, f"{path}.{name}" if path else name)
     return found
 
@@ -169,11 +171,12 @@ def test_neurons_in_plain_lists_are_said() -> None:
 
 
 def test_a_model_that_has_run_with_gradients() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), snn.Leaky(beta=0.9, init_hidden=True), snn.RLeaky(0.9, linear_features=2))
+    neurons = snn.Leaky(beta=0.9, init_hidden=True), snn.RLeaky(0.9, linear_features=2)
+    model: Any = nn.Sequential(nn.Linear(2, 2), *neurons)
     model[2].init_hidden = True
     model.trace = [model(torch.ones(1, 2))]
     mem = model[1].mem
-    report = swap_neurons(model)
+    report: Any = swap_neurons(model)
     assert type(report.model[1]) is CaLIF
     assert report.model[1].v.numel() == 0
     assert model[1].mem is mem  # as it was
@@ -185,7 +188,7 @@ def test_a_model_that_has_run_with_gradients() -> None:
 
 
 def test_what_cannot_be_copied_is_one_line() -> None:
-    model = nn.Sequential(nn.Linear(1, 1))
+    model: Any = nn.Sequential(nn.Linear(1, 1))
     model.reader = (k for k in range(3))
     with pytest.raises(ValueError, match=r"^model: cannot be copied \(.*\); remove what it holds"):
         swap_neurons(model)

@@ -143,7 +143,7 @@ def test_a_class_that_passes_its_membranes() -> None:
         ConversionError, match=r"^model: found a Explicit; put its layers, in their order, into an nn\."
     ):
         from_snntorch(net, (64,), T=8)
-    chain = nn.Sequential(net.fc1, net.lif1, net.fc2, net.lif2)
+    chain = nn.Sequential(*net.children())
     with pytest.raises(ConversionError, match=r"^1: found a CaLIF that keeps no state between steps; set its init_hid"):
         from_snntorch(chain, (64,), T=8)
     net.lif1.init_hidden = net.lif2.init_hidden = net.lif2.output = True

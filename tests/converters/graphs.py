@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from calif_plugins.parameters import TieRule
 from converters.operations import Conv2d, Linear
 from converters.quantised import GraphBuilder, QuantGraph, average_pool
 
@@ -19,7 +20,7 @@ def _rand(gen: torch.Generator, n: int, low: float, high: float) -> torch.Tensor
     return low + (high - low) * torch.rand(n, generator=gen, dtype=torch.float64)
 
 
-def lenet(levels: int = 15, seed: int = 0, tie: str = "even") -> QuantGraph:
+def lenet(levels: int = 15, seed: int = 0, tie: TieRule = "even") -> QuantGraph:
     """Convolution, pool with a shared scale (so with exact ties), dense layers, signed output."""
     gen = torch.Generator().manual_seed(seed)
     b = GraphBuilder()
@@ -91,7 +92,7 @@ def concat(levels: int = 15, seed: int = 3) -> QuantGraph:
     gen = torch.Generator().manual_seed(seed)
     b = GraphBuilder()
     x = b.input((1, 8, 8), scale=1 / levels, q_min=0, q_max=levels)
-    kw = {"y_min": 0, "y_max": levels, "scale": 0.2}
+    kw: dict[str, Any] = {"y_min": 0, "y_max": levels, "scale": 0.2}
     u = b.layer("a", [(x, _conv(gen, 3, 1, 3, padding=(1, 1)))], threshold=12.3, bias=_rand(gen, 3, -9, 30), **kw)
     v = b.layer("b", [(x, _conv(gen, 2, 1, 1))], threshold=5.0, bias=2.0, **kw)
     both = b.concat("cat", [u, v])

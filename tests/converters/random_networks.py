@@ -147,7 +147,8 @@ def _chains(draw: DrawFn, shape: Shape, rng: np.random.Generator, small: bool) -
         elif kind == "pool":
             kernel = draw(st.tuples(*(st.integers(1, min(3, s)) for s in shape[1:])))
             stride = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
-            new = (SumPool2d(kernel, stride, tuple(draw(st.integers(0, k // 2)) for k in kernel)),)
+            padding = draw(st.tuples(*(st.integers(0, k // 2) for k in kernel)))
+            new = (SumPool2d(kernel, stride, padding),)
         for op in new:
             shape = op.output_shape(shape)
         ops += new
@@ -168,7 +169,7 @@ def _convolutions(shape: Shape, wanted: Shape | None) -> list[tuple[tuple[int, i
     """``(kernel, stride, padding, dilation)``, a few of those that fit."""
     a, b = (_axis(shape[1 + k], None if wanted is None else wanted[1 + k]) for k in (0, 1))
     pairs = list(itertools.product(a, b))
-    return [tuple(zip(*pair, strict=True)) for pair in pairs[:: max(1, len(pairs) // 40)]]  # type: ignore[misc]
+    return [tuple(zip(*pair, strict=True)) for pair in pairs[:: max(1, len(pairs) // 40)]]
 
 
 def _bridges(shape: Shape, wanted: Shape, rng: np.random.Generator) -> list[tuple[Operation, ...]]:
@@ -202,6 +203,7 @@ def matrix(synapse: Synapse, shape: Shape) -> np.ndarray:
         elif isinstance(op, Flatten):
             part = np.eye(math.prod(shape), dtype=np.int64)
         else:
+            assert isinstance(op, Conv2d | SumPool2d)
             _place(op, shape, out, part)
         total, shape = part @ total, out
     return total

@@ -22,7 +22,7 @@ def graph(
 ) -> nir.NIRGraph:
     """Nodes beside ``input`` and ``output``, and edges such as ``"a > b > c"``."""
     ends = {"input": nir.Input(np.array(shape)), "output": nir.Output(np.array(out))}
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for path in edges:
         names = [name.strip() for name in path.split(">")]
         pairs += pairwise(names)

@@ -146,13 +146,15 @@ def test_what_every_run_says(name: str) -> None:
     for layer, counts in r.counts.items():
         net = r.positive[layer] - r.negative[layer]
         assert torch.equal(net, counts.flatten(1).sum(1).long()), layer
+    assert isinstance(r.latency, torch.Tensor)
+    assert isinstance(r.extra_steps, torch.Tensor)
     assert torch.equal(r.latency, 20 + r.extra_steps)
     if name != "stbif_quiet":
         assert not r.extra_steps.any()
     last = network.stages[-1]
     assert torch.equal(r.counts["stem"].clamp_max(0), torch.zeros_like(r.counts["stem"]))  # positive only there
     assert r.counts[last.name].min() < 0  # the logits keep their sign
-    assert torch.all(r.sops > 0)
+    assert (r.sops > 0).all()
     whole = run_baseline(network, x, name=name)
     assert torch.equal(whole.logits, r.logits)
     assert r.spikes_per_image == whole.spikes_per_image
@@ -165,6 +167,7 @@ def test_direct_input_counts_multiplications() -> None:
     r = run_baseline(network, x, name="if_soft")
     n = network.spec.quantise(x)
     fan = network.fan_out[network.encoder_name]
+    assert r.macs is not None
     assert torch.equal(r.macs, ((n != 0) * fan).flatten(1).sum(1))
     assert network.encoder_name not in r.positive
 

@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from converters.benchmark import pages
@@ -18,7 +20,7 @@ from converters.zoo.named import load_checkpoint
 from tests.command_line import Calif
 from tests.converters.graphs import GRAPHS
 
-QUICK = {"repeats": 1, "threads": 1, "seed": 0}
+QUICK: dict[str, Any] = {"repeats": 1, "threads": 1, "seed": 0}
 
 
 def test_what_a_simulator_cannot_do_is_a_result() -> None:
@@ -60,8 +62,10 @@ def test_growth(tmp_path: Path) -> None:
     assert "| calif_fast_trains | lenet5 | 9 | 9 | no memory |" in text
     figure = pages.growth_plot(rows)
     counts = figure.axes[0].get_lines()[0]
-    assert list(counts.get_xdata()) == [2, 16]
-    assert list(counts.get_ydata()) == [r["seconds"] for r in rows if (r["axis"], r["name"]) == ("T", "calif_fast")]
+    assert list(np.asarray(counts.get_xdata())) == [2, 16]
+    assert list(np.asarray(counts.get_ydata())) == [
+        r["seconds"] for r in rows if (r["axis"], r["name"]) == ("T", "calif_fast")
+    ]
     figure.savefig(tmp_path / "p.png")
 
 

@@ -197,7 +197,7 @@ def toolkit_integers(model: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], Te
 
 
 # what quantises a layer, where that is not the module whose path the layer bears
-QUANTISED_BY = {
+QUANTISED_BY: dict[str, dict[str, Any]] = {
     "LeNet": {"input": "input", "features.0": "features.1", "features.2": "features.3", "features.4": "features.5",
               "features.6": "features.6", "fc1": "relu", "fc2": "fc2"},
     "Residual": {"input": "input", "stem.0": "stem.2", "body.0": "body.2", "body.3": None, "short.0": None,
@@ -212,7 +212,7 @@ QUANTISED_BY = {
 @pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize("name", KINDS)
 def test_integers_are_the_toolkits(name: str, double: bool) -> None:
-    model = trained(name, double)
+    model: Any = trained(name, double)
     x = pixels(500, model.shape, seed=7)
     x = x.double() if double else x
     q = from_brevitas(model, x[:2])
@@ -257,7 +257,7 @@ def assert_near_ties(q: Any, theirs: Any, by: Any) -> None:
 
 
 def test_the_model_is_left_alone() -> None:
-    model = trained("Residual", False)
+    model: Any = trained("Residual", False)
     model.train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     from_brevitas(model, pixels(2, model.shape))
@@ -270,7 +270,7 @@ def test_the_model_is_left_alone() -> None:
 
 def test_weights_merged_into_batch_norm_would_be_another_network() -> None:
     """Why batch norm is folded behind the accumulator: merging it first changes the integers."""
-    model = trained("Residual", True)
+    model: Any = trained("Residual", True)
     x = pixels(100, model.shape, seed=3).double()
     exact = from_brevitas(model, x[:2]).execute(x)
     merged = copy.deepcopy(model)
@@ -319,4 +319,4 @@ def test_per_tensor_and_bits() -> None:
     (layer,) = q.layers
     assert (q.input.q_min, q.input.q_max) == (-4, 3)
     assert (layer.y_min, layer.y_max) == (0, 3)
-    assert int(layer.synapses[0].ops[0].weight.abs().max()) == 1
+    assert int(layer.synapses[0].ops[0].stored.abs().max()) == 1

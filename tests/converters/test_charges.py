@@ -20,7 +20,7 @@ from tests.networks import pixels
 CPU = torch.device("cpu")
 
 
-def arithmetic(network: Any, dtype: torch.dtype) -> Any:
+def arithmetic(network: Any, dtype: str) -> Any:
     return [Charges(network, stage, dtype, CPU).arithmetic for stage in network.stages]
 
 

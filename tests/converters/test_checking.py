@@ -76,7 +76,7 @@ FAULTS: dict[str, Callable[[Layer], dict[str, Any]]] = {
 
 def _negated(layer: Layer) -> tuple[Any, ...]:
     (op,) = layer.synapses[0].ops
-    return (Linear(-op.weight),)
+    return (Linear(-op.stored),)
 
 
 @pytest.mark.parametrize("name", ["a", "b"])
@@ -95,7 +95,7 @@ def test_a_single_weight_that_differs_is_found(seed: int, readout: bool, place: 
     q = two_layers(seed, readout)
     basis = torch.cat([images(), torch.eye(4).double(), -torch.eye(4).double()])
     given_, last = shown(q, basis), q.layers[1]
-    weight = last.synapses[0].ops[0].weight.clone()  # type: ignore[union-attr]
+    weight = last.synapses[0].ops[0].stored.clone()
     weight.view(-1)[place] += change
     changed = replace(last, synapses=(replace(last.synapses[0], ops=(Linear(weight),)), *last.synapses[1:]))
     wrong = replace(q, layers=(q.layers[0], changed))
@@ -183,7 +183,7 @@ def test_extremes_that_the_input_cuts_are_no_warning() -> None:
 
 @pytest.mark.parametrize("name", ["LeNet", "Residual"])
 def test_a_conversion_says_what_it_was_compared_with(name: str) -> None:
-    model = trained(name, False)
+    model: Any = trained(name, False)
     x = pixels(9, model.shape)
     checked = from_brevitas(model, x).checked
     assert checked is not None
@@ -211,7 +211,7 @@ def test_a_conversion_says_what_it_was_compared_with(name: str) -> None:
     ],
 )
 def test_errors_of_check(check: Any, message: str) -> None:
-    model = trained("LeNet", False)
+    model: Any = trained("LeNet", False)
     with pytest.raises(ConversionError, match=message):
         from_brevitas(model, pixels(2, model.shape), check=check)
 
@@ -242,7 +242,7 @@ def test_a_model_of_one_batch_size() -> None:
 
 def test_nothing_moves(tmp_path: Path) -> None:
     """Neither the model, nor the images, nor any random state, nor the switches of the caller."""
-    model = trained("Concat", False).train()
+    model: Any = trained("Concat", False).train()
     x = pixels(3, model.shape)
     state, image, random = {k: v.clone() for k, v in model.state_dict().items()}, x.clone(), torch.get_rng_state()
     with torch.autocast("cpu", torch.bfloat16):

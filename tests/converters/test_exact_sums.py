@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def deterministic() -> Iterator[None]:
 @contextmanager
 def precision(kind: str) -> Iterator[None]:
     """Float32 products rounded to fewer bits, where the processor can."""
-    onednn = torch.backends.mkldnn
+    onednn: Any = torch.backends.mkldnn
     before = onednn.matmul.fp32_precision, onednn.conv.fp32_precision
     onednn.matmul.fp32_precision = onednn.conv.fp32_precision = kind
     try:
@@ -89,11 +90,12 @@ def precision(kind: str) -> Iterator[None]:
 
 @contextmanager
 def without_onednn() -> Iterator[None]:
-    torch.backends.mkldnn.enabled = False
+    onednn: Any = torch.backends.mkldnn
+    onednn.enabled = False
     try:
         yield
     finally:
-        torch.backends.mkldnn.enabled = True
+        onednn.enabled = True
 
 
 STATES: dict[str, Callable[[], AbstractContextManager[object]]] = {
@@ -147,7 +149,7 @@ def test_every_way_in_every_state(state: str) -> None:
         g = converters.to_nir(q, T=7)
         for name, options in RUNS.items():
             fresh = Network.from_graph(g)  # nothing kept from another state
-            r = converters.run(fresh, x, **options)  # type: ignore[arg-type]
+            r = converters.run(fresh, x, **options)
             assert differing(r.counts, 7) == 0, name
             assert r.logits.dtype == torch.float64
         assert torch.equal(run_baseline(fresh, x[:2], name="stbif_quiet").predictions, r.predictions[:2])
@@ -215,7 +217,7 @@ def test_from_several_threads(options: dict[str, object]) -> None:
     wanted = q.at_window(5).execute(x)
 
     def one(k: int) -> int:
-        counts = converters.run(g, x[k:], **options).counts  # type: ignore[arg-type]
+        counts = converters.run(g, x[k:], **options).counts
         return sum(int((counts[name] != wanted[name][k:]).sum()) for name in counts)
 
     with ThreadPoolExecutor(4) as pool:
@@ -240,7 +242,7 @@ class _Predicting(Dataset):
         return len(self.images)
 
     def __getitem__(self, k: int) -> tuple[Tensor, str]:
-        r = converters.run(self.graph, self.images[k : k + 1], **self.options)  # type: ignore[arg-type]
+        r = converters.run(self.graph, self.images[k : k + 1], **self.options)
         return r.counts["fc2"][0], r.backend
 
 
@@ -251,7 +253,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doe
 @pytest.mark.parametrize("options", [{}, {"backend": "closed_form"}])
 def test_workers_forked_after_a_run(options: dict[str, object]) -> None:
     data = _Predicting(options)
-    here = converters.run(data.graph, data.images, **options)  # type: ignore[arg-type]
+    here = converters.run(data.graph, data.images, **options)
     loader = DataLoader(data, batch_size=2, num_workers=2, multiprocessing_context="fork", timeout=60)
     found = list(loader)
     assert torch.equal(torch.cat([counts for counts, _ in found]), here.counts["fc2"])

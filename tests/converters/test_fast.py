@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -82,12 +81,13 @@ def test_neurons_in_int32(monkeypatch: pytest.MonkeyPatch, doubted: int) -> None
     [({"threshold": 0.1}, "float64 rounds sums of 0.1"), ({"y_max": 40_000.0}, "counts of 16 bits"),
      ({"gain": 2**30}, "membranes of 32 bits"), ({"threshold": 3.0 + 2.0**-36}, None)],
 )  # fmt: skip
-def test_when_int32_is_taken(change: Callable[..., Any], why: str | None) -> None:
+def test_when_int32_is_taken(change: dict[str, Any], why: str | None) -> None:
     """Only where it provably cannot differ: no overflow, parameters that float64 adds exactly."""
     values = {"threshold": 50.0, "leak": 0.0, "y_min": 0.0, "y_max": 127.0, "v_init": 0.0} | change
     gain = values.pop("gain", 100)
-    rows = [np.full(4, values[k]) for k in ("threshold", "leak", "y_min", "y_max", "v_init")]
-    narrow = fast_state._narrow(*rows, gain, 128)
+    arrays = [np.full(4, values[k]) for k in ("threshold", "leak", "y_min", "y_max", "v_init")]
+    arguments: Any = (*arrays, gain, 128)
+    narrow = fast_state._narrow(*arguments)
     assert (narrow is None) == (why is not None)
 
 
@@ -112,7 +112,7 @@ def vgg9(width: float = 1.0) -> Any:
     gen = torch.Generator().manual_seed(0)
     b = GraphBuilder()
     value = b.input((3, 32, 32), scale=1 / 127, q_min=0, q_max=127)
-    clip = {"y_min": 0, "y_max": 127, "scale": 1.0}
+    clip: dict[str, Any] = {"y_min": 0, "y_max": 127, "scale": 1.0}
     channels = 3
     for k, full in enumerate([64, 64, 0, 128, 128, 0, 256, 256, 256, 0]):
         if full:
@@ -127,7 +127,7 @@ def vgg9(width: float = 1.0) -> Any:
     for name, out in (("fc1", int(1024 * width)), ("fc2", 10)):
         features = channels * 16 if name == "fc1" else int(1024 * width)
         w = torch.randint(-127, 128, (out, features), generator=gen, dtype=torch.int8)
-        limits = clip if name == "fc1" else {**clip, "y_min": -127}
+        limits: dict[str, Any] = clip if name == "fc1" else {**clip, "y_min": -127}
         value = b.flatten(value) if name == "fc1" else value
         value = b.layer(name, [(value, Linear(w))], threshold=140.0 * features**0.5, **limits)
     return b.build(value)

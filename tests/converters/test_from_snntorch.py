@@ -32,7 +32,7 @@ def on_grid(model: nn.Module, bits: int = 6) -> nn.Module:
 
 
 def dense() -> tuple[nn.Module, tuple[int, ...]]:
-    neuron = {"init_hidden": True}
+    neuron: dict[str, Any] = {"init_hidden": True}
     net = nn.Sequential(
         nn.Linear(12, 20), CaLIF(threshold=0.75, y_min=-9, y_max=9, tie="up", **neuron), nn.Dropout(0.2),
         nn.Linear(20, 5), CaLIF(threshold=torch.linspace(0.5, 1.0, 5), leak=0.125, **neuron),
@@ -41,7 +41,7 @@ def dense() -> tuple[nn.Module, tuple[int, ...]]:
 
 
 def convolutional() -> tuple[nn.Module, tuple[int, ...]]:
-    neuron = {"init_hidden": True}
+    neuron: dict[str, Any] = {"init_hidden": True}
     features = nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1), CaLIF(threshold=0.5, y_max=20, **neuron),
         nn.AvgPool2d(2), CaLIF(threshold=0.25, **neuron),
@@ -86,7 +86,7 @@ def test_through_a_file(tmp_path: Any) -> None:
 
 
 def test_trained_float_weights_are_kept_to_their_last_bit() -> None:
-    model = nn.Sequential(nn.Linear(7, 4), CaLIF(threshold=1.0, init_hidden=True))
+    model: Any = nn.Sequential(nn.Linear(7, 4), CaLIF(threshold=1.0, init_hidden=True))
     graph = from_snntorch(model, (7,), T=8)
     node = graph.nodes["_1"]
     unit = 1.0 / node.v_threshold[0]
@@ -186,7 +186,7 @@ def repeated(draw: st.DrawFn) -> nn.Module:
         synapses: nn.Module = draw(st.sampled_from(layers))
         if draw(st.booleans()):
             synapses = nn.Sequential(nn.Identity(), nn.Sequential(synapses))
-        if parts and draw(st.booleans()):
+        if len(parts) > 0 and draw(st.booleans()):
             synapses = draw(st.sampled_from([p for p in parts if type(p) is not CaLIF]))
         parts += [synapses, neuron()]
     return nn.Sequential(*parts).double()

@@ -87,7 +87,7 @@ class Random(nn.Module):
         self.dropout, self.identity = nn.Dropout(0.5, inplace=True), nn.Identity()
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        tensors, shapes = [x, x * 0.5 + 0.1], [SHAPE, SHAPE]
+        tensors, shapes = [x, x * 0.5 + 0.1], list[tuple[int, ...]]([SHAPE, SHAPE])
         for name, i, j, keep in self.steps:
             i %= len(tensors)
             if name in VIEWS:
@@ -159,7 +159,7 @@ def traced(forward: Callable[[Any, Tensor], Any], **parts: Any) -> tuple[nn.Modu
             for name, part in parts.items():
                 setattr(self, name, part)
 
-    Net.forward = forward  # type: ignore[assignment,method-assign]
+    Net.forward = forward
     model = Net().eval()
     return model, InPlaceTracer().trace(model)
 
@@ -195,7 +195,7 @@ def test_what_cannot_be_made_functional_is_one_error(case: str) -> None:
 
 def test_a_buffer_that_forward_changes() -> None:
     model, _ = traced(lambda self, x: x + self.count.shape[0], count=nn.Buffer(torch.zeros(1)))
-    type(model).forward = lambda self, x: x + self.count.add_(1)  # type: ignore[method-assign]
+    type(model).forward = lambda self, x: x + self.count.add_(1)
     with pytest.raises(ConversionError, match=r"^count: found a parameter or buffer that forward changes; leave it"):
         traced_graph(InPlaceTracer(), model)
 

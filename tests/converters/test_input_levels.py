@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -76,6 +78,6 @@ def test_a_residual_from_the_input_keeps_the_layers_levels() -> None:
 
 
 @pytest.mark.parametrize("wrong", [0, 1.5, 40000])
-def test_bad_levels(wrong: float) -> None:
+def test_bad_levels(wrong: Any) -> None:
     with pytest.raises(ConversionError, match=r"input_levels: found"):
         prepare_qat(make("lenet5"), pixels(4, NETWORKS["lenet5"][1]), input_levels=wrong)

@@ -176,7 +176,8 @@ def test_a_stock_file_of_another_network(tmp_path: Path) -> None:
 def test_errors() -> None:
     q = tiny()
     graph, x = converters.to_nir(q), images(q, 1)
-    for change in ({"routes": ["road"]}, {"simulators": ["nest"]}):
+    changes: tuple[dict[str, Any], ...] = {"routes": ["road"]}, {"simulators": ["nest"]}
+    for change in changes:
         with pytest.raises(ConversionError, match="use one of"):
             compare_with_simulators(graph, x, **change)
     for call in (

@@ -32,7 +32,7 @@ from tests.converters.graphs import GRAPHS, images
 CHAINS = ("lenet", "depthwise", "signed_input")  # graphs without branches
 
 
-def dense(levels: int = 8, seed: int = 0, tie: str = "even", signed: bool = True) -> QuantGraph:
+def dense(levels: int = 8, seed: int = 0, tie: TieRule = "even", signed: bool = True) -> QuantGraph:
     """Dense layers; the second has ties, a signed range, and pixels may be negative."""
     gen = torch.Generator().manual_seed(seed)
     b = GraphBuilder()
@@ -169,7 +169,8 @@ print(differing)
 def fresh(tmp_path: Path, path: Path, e: Expected, nodes: dict[str, str]) -> list[int]:
     """Differing spikes of all layers in SpikingJelly, snnTorch and Norse, without a line of ours in the process."""
     data = tmp_path / "data.npz"
-    np.savez(data, inputs=e.inputs.numpy(), **{nodes[k]: v.numpy() for k, v in e.spikes.items()})
+    spikes: dict[str, Any] = {nodes[k]: v.numpy() for k, v in e.spikes.items()}
+    np.savez(data, inputs=e.inputs.numpy(), **spikes)
     command = [sys.executable, "-W", "ignore", "-c", FRESH, str(path), str(data)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -208,7 +209,7 @@ def networks(draw: DrawFn) -> tuple[QuantGraph, int]:
     """Two small dense layers with any gate, ceiling, sign of the leak and tie rule."""
     seed, levels = draw(st.integers(0, 2**31)), draw(st.integers(1, 9))
     gen = torch.Generator().manual_seed(seed)
-    tie = draw(st.sampled_from(["even", "up"]))
+    tie: TieRule = draw(st.sampled_from(["even", "up"]))
     b = GraphBuilder()
     x = b.input((3,), scale=1.0, q_min=draw(st.sampled_from([0, -levels])), q_max=levels)
     size = 3

@@ -73,7 +73,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "threshold 1e308": (lambda: net({}, "enc > y", threshold=1e308), r"CaLIF.v_threshold: found 1e\+308; up to 2\^53"),
     "q_max": (lambda: SpikeEncoder(np.array([2]), 1.0, 0, np.inf), "SpikeEncoder.q_max: found inf; give a whole"),
     "a scale of many digits": (lambda: CaLIF(np.array([2]), 1.0, 0.0, scale=10**400), "CaLIF.scale: found a number of"),
-    "no scale": (lambda: CaLIF(np.array([2]), 1.0, 0.0, scale=None), "CaLIF.scale: found None; it must be a number"),
+    "no scale": (lambda: CaLIF(np.array([2]), 1.0, 0.0, scale=None), "CaLIF.scale: found None; it must be a number"),  # type: ignore[arg-type]
     "scales": (lambda: SpikeEncoder(np.array([2]), [1.0, 2.0]), "SpikeEncoder.scale: found"),
     "groups [1, 7]": (
         lambda: net({"c": conv(groups=[1, 7])}, "enc > c > y", **MAP), r"c: found groups of \[1, 7\]"
@@ -116,7 +116,8 @@ def test_whole_weights_of_every_type_are_the_same(dtype: str) -> None:
 
 
 def diamonds(n: int) -> Any:
-    nodes, paths, last = {}, [], "enc"
+    nodes: dict[str, Any] = {}
+    paths, last = list[str](), "enc"
     for k in range(n):
         nodes |= {f"{c}{k}": nir.Scale(np.ones(2)) for c in "abs"}
         paths += [f"{last} > a{k} > s{k}", f"{last} > b{k} > s{k}"]

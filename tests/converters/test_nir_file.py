@@ -210,7 +210,7 @@ def test_one_clear_error(kind: str, file: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def _heap(data: bytes) -> list[int]:
+def _heap(data: bytes | bytearray) -> list[int]:
     """Places of the objects of the first heap of strings, the free rest last."""
     start = data.index(b"GCOL\x01")
     at, end, places = start + 16, start + int.from_bytes(data[start + 8 : start + 16], "little"), []

@@ -86,7 +86,7 @@ def test_integers_are_the_toolkits(name: str, levels: int, bits: int, per_channe
     assert torch.allclose(q.logits(fitting).float(), output, atol=1e-5)
     assert (q.predict(x) == output.argmax(1)).double().mean() > 0.995
     widest = max(
-        int(op.weight.abs().max())
+        int(op.stored.abs().max())
         for layer in q.layers
         for s in layer.synapses
         for op in s.ops
@@ -183,7 +183,7 @@ class _Branches(nn.Module):
 
 
 class _Two(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return x, x
 
 

@@ -44,8 +44,8 @@ def test_same_function_and_gradients(name: str) -> None:
         assert a.grad is not None
         scale = float(a.grad.abs().max())
         torch.testing.assert_close(b.grad, a.grad, rtol=1e-6, atol=1e-6 * scale, msg=where)
-    for (where, a), b in zip(model.named_buffers(), twin.named_buffers(), strict=True):
-        torch.testing.assert_close(b[1], a, rtol=1e-9, atol=1e-9, msg=where)
+    for (where, kept), (_, stored) in zip(model.named_buffers(), twin.named_buffers(), strict=True):
+        torch.testing.assert_close(stored, kept, rtol=1e-9, atol=1e-9, msg=where)
 
 
 @pytest.mark.parametrize("name", ["vgg9", "resnet11h", "mobilenet20"])

@@ -101,7 +101,7 @@ def test_every_scale_gives_every_way_the_same_input(exponent: int, seed: int) ->
     images = whole.to(torch.float64) * scale
     for dtype in (torch.float32, torch.float64):
         for options in ({"backend": "fast"}, {"backend": "snntorch"}, {"backend": "closed_form"}):
-            r = converters.run(g, images.to(dtype), **options)  # type: ignore[arg-type]
+            r = converters.run(g, images.to(dtype), **options)
             assert torch.equal(r.counts["o"].long(), whole.clamp(-3, 3))
 
 

@@ -39,10 +39,10 @@ def run(case: Case, network: Network, **options: object) -> RunResult:
     return converters.run(
         network,
         integers=case.integers,
-        phase=case.phase,  # type: ignore[arg-type]
+        phase=case.phase,
         settle_from=case.settle_from,
         batch=case.batch,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
 
 
@@ -115,14 +115,14 @@ ways = {
 
 @given(case=cases(), **ways)
 @settings(SETTINGS, max_examples=60)
-def test_random_networks(case: Any, dtype: torch.dtype, share: Any, int8: Any, chunk: Any) -> None:
+def test_random_networks(case: Any, dtype: str, share: float, int8: bool, chunk: int) -> None:
     check(case, dtype, share, int8, chunk)
 
 
 @pytest.mark.slow
 @given(case=cases(), **ways)
 @settings(SETTINGS, max_examples=5000)
-def test_many_random_networks(case: Any, dtype: torch.dtype, share: Any, int8: Any, chunk: Any) -> None:
+def test_many_random_networks(case: Any, dtype: str, share: float, int8: bool, chunk: int) -> None:
     check(case, dtype, share, int8, chunk)
 
 

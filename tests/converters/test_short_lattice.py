@@ -115,7 +115,7 @@ def test_membranes_stay_in_bounds_whatever_the_order_of_spikes() -> None:
 def test_charges_by_interval_arithmetic_hold_the_extremes() -> None:
     network = Network.from_graph(converters.to_nir(GRAPHS["depthwise"](levels=8)))
     low, high = charge_ranges(network)["dw"]
-    w = network.stages[0].synapses[0].ops[0].weight.to(torch.int64)
+    w = network.stages[0].synapses[0].ops[0].stored.to(torch.int64)
     assert (high == 8 * w.clamp(min=0).flatten(1).sum(1).numpy()).all()
     assert (low == 8 * w.clamp(max=0).flatten(1).sum(1).numpy()).all()
 
@@ -156,7 +156,8 @@ def test_additions_of_unequal_scales_get_short_weights(scale: float, bits: int) 
     k = certify(network)["add"]
     assert k.weights is not None
     assert max(k.weights).bit_length() <= bits
-    long = [s.ops[0].weight for s in network.stages[-1].synapses]
+    operations: list[Any] = [s.ops[0] for s in network.stages[-1].synapses]
+    long = [op.weight for op in operations]
     assert max(long) >= 2**29
     p = network.output.parameters
     for n in range(-9, 10):

@@ -144,6 +144,7 @@ def test_the_model_is_left_as_it_was() -> None:
     for module in model.modules():
         for k, value in module._buffers.items():
             if module is model[-1]:
+                assert value is not None
                 assert before[k][0] == id(value)
                 assert torch.equal(before[k][1], value)
 
@@ -159,10 +160,11 @@ def test_it_runs_the_model_for_one_window() -> None:
 def test_float_weights_that_are_rounded_pass() -> None:
     """Weights over 40 binary orders lose their last bits in whole numbers; that is documented, and no fault."""
     torch.manual_seed(1)
-    model = nn.Sequential(nn.Linear(30, 20), CaLIF(init_hidden=True), nn.Linear(20, 9), CaLIF(init_hidden=True))
+    first, second = nn.Linear(30, 20), nn.Linear(20, 9)
+    model = nn.Sequential(first, CaLIF(init_hidden=True), second, CaLIF(init_hidden=True))
     model.double()
     with torch.no_grad():
-        for m in (model[0], model[2]):
+        for m in (first, second):
             m.weight *= 10.0 ** -torch.arange(m.weight.shape[1]).double()
             m.weight[:, 0] = 0.9
     assert " equal, " in from_snntorch(model, (30,), T=20).metadata["calif_checked"]

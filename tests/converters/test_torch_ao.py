@@ -27,6 +27,7 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_qat_fx
 from converters.errors import ConversionError
 from converters.frontends.torch_ao import from_torch_ao
 from converters.frontends.torch_ao_trace import toolkit
+from converters.operations import Conv2d
 from converters.quantised import Layer, QuantGraph
 from converters.rounding import exact_round
 
@@ -354,6 +355,8 @@ def test_what_the_networks_exercise() -> None:
     assert [s.source for s in add.synapses] == ["last.0", "block.add"]
     operations = {layer.name: s.ops for layer in graphs[Separable, False].layers for s in layer.synapses}
     depth, group = operations["depth.0"][0], operations["group.0"][0]
+    assert isinstance(depth, Conv2d)
+    assert isinstance(group, Conv2d)
     assert (depth.groups, depth.dilation, depth.padding) == (8, (2, 2), (2, 2))
     assert (group.groups, group.stride) == (4, (2, 2))
     six = graphs[Separable, True].layers[3]
@@ -385,7 +388,7 @@ def test_the_recomputed_scale_is_the_wrong_one() -> None:
     """The fused fake-quantiser rounds with another scale than its calculate_qparams (and convert) gives."""
     model, graph = trained(LeNet, True, False)
     fake, weight = model.conv1.weight_fake_quant, model.conv1.weight.detach()
-    ours = graph.layers[0].synapses[0].ops[0].weight
+    ours = graph.layers[0].synapses[0].ops[0].stored
     rounded = fake(weight)
     shape = (-1, 1, 1, 1)
     assert torch.allclose(ours * fake.scale.reshape(shape), rounded, rtol=1e-6, atol=0)
@@ -415,7 +418,7 @@ def test_conversion_leaves_the_model_alone() -> None:
 def eager_net(*layers: nn.Module, fuse: tuple[tuple[str, ...], ...] = (), qconfig: ao.QConfig | None = None) -> Any:
     """Prepared eager ``layers`` between stubs, run once."""
     torch.manual_seed(0)
-    net = nn.Sequential(ao.QuantStub(), *layers, ao.DeQuantStub())
+    net: Any = nn.Sequential(ao.QuantStub(), *layers, ao.DeQuantStub())
     net.fuse = fuse
     model = prepare(net, True, qconfig or plain_qconfig())
     model(digits()[0][:64])
@@ -466,7 +469,7 @@ def test_functional_weights() -> None:
 def test_unquantised_output_is_read_from_the_membrane() -> None:
     weights_only = ao.QConfig(activation=nn.Identity, weight=plain_qconfig().weight)
     torch.manual_seed(0)
-    net = nn.Sequential(ao.QuantStub(), nn.Flatten(), nn.Linear(64, 10), ao.DeQuantStub())
+    net: Any = nn.Sequential(ao.QuantStub(), nn.Flatten(), nn.Linear(64, 10), ao.DeQuantStub())
     net.train().qconfig = plain_qconfig()
     net[2].qconfig = weights_only
     model = ao.prepare_qat(net)
@@ -614,7 +617,7 @@ def test_errors_of_preparation() -> None:
     observed.qconfig = ao.get_default_qconfig("x86")
     with pytest.raises(ConversionError, match=r"^0\.activation_post_process: found the observer HistogramObserver"):
         from_torch_ao(ao.prepare(observed), x)
-    bare = nn.Sequential(nn.Conv2d(1, 4, 3)).train()
+    bare: Any = nn.Sequential(nn.Conv2d(1, 4, 3)).train()
     bare.qconfig = qconfig
     bare = ao.prepare_qat(bare)
     bare(x)
@@ -629,9 +632,9 @@ def test_errors_of_preparation() -> None:
 def test_errors_of_the_call() -> None:
     model, x = trained(LeNet, True, False)[0], digits()[0][:2]
     with pytest.raises(ConversionError, match=r"^model: found str; give a torch.nn.Module"):
-        from_torch_ao("lenet", x)
+        from_torch_ao("lenet", x)  # type: ignore[arg-type]
     with pytest.raises(ConversionError, match=r"^example: found ndarray; give a float batch"):
-        from_torch_ao(model, x.numpy())
+        from_torch_ao(model, x.numpy())  # type: ignore[arg-type]
     with pytest.raises(ConversionError, match=r"^example: found \(2,\); give a float batch"):
         from_torch_ao(model, torch.zeros(2))
     with pytest.raises(ConversionError, match=r"^example: found that the model does not run on shape \(2, 3, 8, 8\)"):

@@ -15,6 +15,6 @@ def test_the_digest_of_a_network_is_that_of_what_it_is_not_of_what_was_run() -> 
     converters.run(converters.to_nir(q), images(q, 2))
     converters.run(converters.to_nir(q), images(q, 2), backend="closed_form")
     assert of_network(q) == before
-    weight = q.layers[0].synapses[0].ops[0].weight
+    weight = q.layers[0].synapses[0].ops[0].stored
     weight.view(-1)[0] += 1 - 2 * torch.sign(weight.view(-1)[0]).clamp(min=0)
     assert of_network(q) != before

@@ -131,7 +131,7 @@ def test_direct_input_multiplies_once() -> None:
     n = network.spec.quantise(x)
     metrics = SpikingMetrics()
     metrics(network, r, n)
-    w = q.layers[0].synapses[0].ops[0].weight
+    w = q.layers[0].synapses[0].ops[0].stored
     windows = torch.nn.functional.unfold((n != 0).double(), 3).transpose(1, 2)  # (N, places, 9)
     by_hand = (windows.unsqueeze(2) * (w.flatten(1) != 0)).sum()
     assert metrics.result()["synaptic_operations"]["Effective_MACs"] == float(by_hand) / 4

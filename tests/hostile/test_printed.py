@@ -95,13 +95,13 @@ def test_tables_and_progress_show_text_as_it_is(capsys: pytest.CaptureFixture[st
     assert not set(told) & set(FORBIDDEN)
     with common.progress_bar() as bar:
         bar.add_task("[/red]\x1b[2J", total=1)
-        assert str(bar.columns[0](bar.tasks[-1])) == "[/red]\\x1b[2J"  # type: ignore[operator]
+        assert str(bar.columns[0](bar.tasks[-1])) == "[/red]\\x1b[2J"
 
 
 @pytest.mark.parametrize("name", [r"$\frac$", "$a_$ b$", "\x1b[31mfc", "[/red]"])
 def test_names_in_a_plot(tmp_path: Path, name: str) -> None:
     """Matplotlib would set what stands between dollars, or stop at it."""
-    trace = {"step": [0, 1], "first": [0.0, 1.0], "other": [0.0, 2.0]}
+    trace: dict[str, list[Any]] = {"step": [0, 1], "first": [0.0, 1.0], "other": [0.0, 2.0]}
     first = Difference(name, 0, (1,), 1, (0, 1), (0.5, 1.5), (0, 0), (1.0, 1.0), (1.0, 1.0), trace)
     found = CrossCheck(("snntorch", "brian2"), 4, "settle", 1, {}, {"brian2": first}, {"brian2": 0})
     plot(found, tmp_path / "first.png")

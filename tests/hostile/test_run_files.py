@@ -102,8 +102,8 @@ class Whole(int):
 
 class Fraction(float):
     text = ""
-    __str__ = __repr__ = Whole.__str__  # type: ignore[assignment]
-    __format__ = Whole.__format__  # type: ignore[assignment]
+    __str__ = __repr__ = Whole.__str__
+    __format__ = Whole.__format__
 
 
 def disguised(value: Any, text: str) -> Any:
@@ -114,7 +114,7 @@ def disguised(value: Any, text: str) -> Any:
     if kind is None:
         return text
     found = kind(value)
-    found.text = text  # type: ignore[attr-defined]
+    found.text = text
     return found
 
 
@@ -208,13 +208,29 @@ def test_markup_stands_in_constants(path: Path) -> None:
             assert isinstance(call.args[0], ast.Constant), ast.unparse(call)
     mixed = [n for n in ast.walk(tree) if isinstance(n, ast.JoinedStr)]
     assert not [
-        ast.unparse(n) for n in mixed if "<" in "".join(v.value for v in n.values if isinstance(v, ast.Constant))
+        ast.unparse(n) for n in mixed if "<" in "".join(str(v.value) for v in n.values if isinstance(v, ast.Constant))
     ]
 
 
 # --- types -----------------------------------------------------------------------------------------------
 
-WRONG = [None, True, -1, 0.5, 10**400, 2**63, float("nan"), float("-inf"), 1e308, "x", "\ud800", [], {}, [[]], {"": 0}]
+WRONG: list[Any] = [
+    None,
+    True,
+    -1,
+    0.5,
+    10**400,
+    2**63,
+    float("nan"),
+    float("-inf"),
+    1e308,
+    "x",
+    "\ud800",
+    [],
+    {},
+    [[]],
+    {"": 0},
+]
 
 
 def read(run: Any, path: Path) -> str:

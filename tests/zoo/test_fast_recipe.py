@@ -47,7 +47,7 @@ class StopError(Exception):
 
 def test_exact_spikes_and_the_same_bits_after_a_stop(tmp_path: Path) -> None:
     data, test = load("digits", "train").first(48), load("digits", "test").first(12)
-    options = {"name": "lenet5-digits-127", "recipe": TINY}
+    options: dict[str, Any] = {"name": "lenet5-digits-127", "recipe": TINY}
     through = train("lenet5", data, test, folder=tmp_path / "a", **options)
 
     def stop(phase: str, done: int, total: int) -> None:
@@ -94,7 +94,7 @@ def test_cutout() -> None:
 
 def test_a_run_that_starts_from_another(tmp_path: Path) -> None:
     data, test = load("digits", "train").first(48), load("digits", "test").first(12)
-    options = {"name": "lenet5-digits-127", "recipe": TINY}
+    options: dict[str, Any] = {"name": "lenet5-digits-127", "recipe": TINY}
     first = train("lenet5", data, test, folder=tmp_path / "a", **options)
     path = tmp_path / "a" / "lenet5-digits.float.pt"
     still = Recipe(epochs=1, qat_epochs=1, batch=16, lr=0.0, qat_lr=0.0, weight_decay=0.0)  # nothing moves
@@ -119,7 +119,7 @@ def test_a_quantised_phase_that_starts_from_another(tmp_path: Path) -> None:
     first = train("lenet5", data, test, folder=tmp_path / "a", name="lenet5-digits-7", recipe=TINY, levels=7)
     path = tmp_path / "a" / "lenet5-digits-7.qat.pt"
     still = Recipe(epochs=0, qat_epochs=1, batch=16, qat_lr=0.0, weight_decay=0.0)  # weights do not move
-    options = {"recipe": still, "start": path}
+    options: dict[str, Any] = {"recipe": still, "start": path}
     second = train("lenet5", data, test, folder=tmp_path / "b", name="lenet5-digits-7", levels=7, **options)
     assert second.log[:3] == first.log
     assert second.float_accuracy == first.float_accuracy
@@ -176,7 +176,7 @@ def test_averaged_weights(tmp_path: Path) -> None:
     """The mean of every tenth step's weights, the same bits after a stop; the quantised phase goes on from there."""
     data, test = load("digits", "train").first(160), load("digits", "test").first(12)
     recipe = replace(TINY, epochs=1, average=3)
-    options = {"name": "vgg9-digits-127", "recipe": recipe}
+    options: dict[str, Any] = {"name": "vgg9-digits-127", "recipe": recipe}
     with averaged_weights() as seen:
         through = train("vgg9", data, test, folder=tmp_path / "a", **options)
     assert [(row["phase"], row["epoch"]) for row in through.log] == [

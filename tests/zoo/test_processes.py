@@ -83,7 +83,7 @@ def state(path: Path) -> Any:
     return saved["model"], json.loads(saved["log"])
 
 
-def two_runs(pictures: Path, *arguments: str) -> None:
+def two_runs(pictures: Path, *arguments: object) -> None:
     (pictures / "job.py").write_text(JOB)
     for count in (1, 2):
         processes(count, "job.py", *map(str, arguments), f"runs{count}", cwd=pictures)

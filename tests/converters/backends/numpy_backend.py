@@ -50,9 +50,9 @@ class NumpyBackend(Backend):
                 charge = charge if share is None else charge + share
                 p = self.parameters(stage)
                 v, y = state[stage.name]
-                v, y, s = step(v, y, charge.movedim(1, 0).numpy(), p, half=half, leak=leak)
+                v, y, ternary = step(v, y, charge.movedim(1, 0).numpy(), p, half=half, leak=leak)
                 state[stage.name] = v, y
-                spikes[stage.name] = torch.from_numpy(s).movedim(0, 1).to(torch.float64)
+                spikes[stage.name] = torch.from_numpy(ternary).movedim(0, 1).to(torch.float64)
                 fired[stage.name] += spikes[stage.name].abs()
             out = network.output.name
             trains[out].append(spikes[out].to(torch.int8))
@@ -189,15 +189,17 @@ class ChangesItsResult(NumpyBackend):
 
     def simulate(self, network: Network, integers: Tensor, settings: Settings, options: Any) -> RunResult:
         r = super().simulate(network, integers, settings, options)
-        value = getattr(r, self.field)
+        value: Any = getattr(r, self.field)
         if self.field in ("extra_steps", "sops", "macs", "logits"):
-            return replace(r, **{self.field: value + 1})
+            changed: dict[str, Any] = {self.field: value + 1}
+            return replace(r, **changed)
         if self.field == "backend":
             return replace(r, backend="snntorch")
         if not value:
             return r
         name = list(value)[-1]
-        return replace(r, **{self.field: {**value, name: value[name] + 1}})
+        other: dict[str, Any] = {self.field: {**value, name: value[name] + 1}}
+        return replace(r, **other)
 
 
 class RecordsTooMuch(NumpyBackend):

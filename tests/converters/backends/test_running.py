@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -39,7 +38,7 @@ def test_the_other_phases_are_not_exact() -> None:
         ),
     ],
 )
-def test_bad_options(change: Callable[..., Any], message: str) -> None:
+def test_bad_options(change: dict[str, Any], message: str) -> None:
     q = lenet()
     with pytest.raises(ConversionError, match=message):
         converters.run(converters.to_nir(q, T=15), images(q, 1), **change)

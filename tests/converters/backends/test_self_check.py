@@ -59,7 +59,8 @@ def test_a_difference_is_an_error(monkeypatch: pytest.MonkeyPatch, name: str, la
         where = "counts" if layer in r.counts else "membranes"
         values = {k: v.clone() for k, v in getattr(r, where).items()}
         values[layer][image].reshape(-1)[-1] += 1
-        return replace(r, **{where: values})
+        changed: dict[str, Any] = {where: values}
+        return replace(r, **changed)
 
     monkeypatch.setattr(type(backend), "simulate", wrong)
     message = rf"^{layer}: found 1 of \d+ values of image {looked_at} that differ from the closed form; .*check=False"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from typing import Any
 
 import pytest
 import snntorch
@@ -100,7 +101,7 @@ def test_it_is_a_module() -> None:
 def test_names_that_would_meet() -> None:
     b = GraphBuilder()
     x = b.input((2,), scale=1.0, q_min=0, q_max=4)
-    common = {"threshold": 2.0, "y_min": 0, "y_max": 4, "scale": 1.0}
+    common: dict[str, Any] = {"threshold": 2.0, "y_min": 0, "y_max": 4, "scale": 1.0}
     a = b.layer("fc.1", [(x, Linear(torch.tensor([[1, 2], [2, 1]])))], **common)
     a = b.layer("fc_1", [(a, Linear(torch.tensor([[1, -1], [2, 0]])))], **common)
     a = b.layer("forward", [(a, Linear(torch.tensor([[1, 1]]))), (x, Linear(torch.tensor([[1, -1]])))], **common)

@@ -29,7 +29,7 @@ def by_hand(q: QuantGraph, data: Images, phase: str, coding: str) -> dict[str, f
     found = dict.fromkeys(("compared", "differing", "right", "quantised", "agree", "spikes", "steps", "slowest"), 0.0)
     for k in range(len(data)):
         x, label = data.pixels[k : k + 1], int(data.labels[k])
-        r: Any = converters.run(g, x, backend="snntorch", phase=phase, record="spikes")  # type: ignore[arg-type]
+        r: Any = converters.run(g, x, backend="snntorch", phase=phase, record="spikes")
         integers, predicted = exact.execute(x), int(exact.predict(x))
         for name, counts in r.counts.items():
             pairs = list(zip(counts.flatten().tolist(), integers[name].flatten().tolist(), strict=True))
