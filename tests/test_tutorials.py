@@ -22,11 +22,14 @@ PROMISES: dict[str, tuple[str, Any]] = {
         "[int(trace.y[-1]), wrong['settle'], wrong['none'] > wrong['paper'] > 0, worst_calif, worst_lif]",
         lambda v: v[:3] == [1, 0, True] and v[3] <= 0.5 and v[4] > 3,
     ),
-    "2": ("[before, after, float(total.max())]", lambda v: v[0] < 0.4 and v[1] > 0.9 and v[2] <= 8),
+    "2": (
+        "[before, after, float(total.max()), after_tuning, agree]",
+        lambda v: v[0] < 0.4 and v[1] > 0.9 and v[2] <= 8 and v[3] > 0.85 and v[4] > 0.99,
+    ),
     "3": (
-        "[float_accuracy, spiking, spiking2, share, wrong2, message]",
+        "[float_accuracy, spiking, spiking2, share, wrong2, message, wrong_there]",
         lambda v: min(v[:3]) > 0.88 and v[3]["settle"] == 0 < v[3]["paper"] < v[3]["none"]
-        and v[4] == 0 and "max" in v[5],
+        and v[4] == v[6] == 0 and "max" in v[5],
     ),
     "4": (
         "[report.spikes_compared, report.spike_mismatches, broken.spike_mismatches, first.layer]",
