@@ -61,25 +61,7 @@ class CaLIFParameters:
 
     def __post_init__(self) -> None:
         for name in _ARRAYS:
-            value = getattr(self, name)
-            array = np.asarray(value)
-            if array.dtype != object:  # objects: exact rationals, which the proofs use
-                try:
-                    array = array.astype(np.float64)
-                except (TypeError, ValueError):
-                    raise ValueError(f"{name}: expected a number or one per channel, found {value!r}") from None
-            elif not all(isinstance(v, Real) for v in array.flat):
-                raise ValueError(f"{name}: expected a number or one per channel, found {value!r}")
-            if not array.size:
-                raise ValueError(f"{name}: expected a number or one per channel, found none")
-            if array.ndim > 1 and max(array.shape[1:]) > 1:
-                raise ValueError(
-                    f"{name}: expected a scalar or one value per channel, found shape {array.shape}; "
-                    "give one value for each entry of the layer's first axis"
-                )
-            array = array.copy()
-            array.flags.writeable = False
-            object.__setattr__(self, name, array)
+            object.__setattr__(self, name, _read_only(name, getattr(self, name)))
         sizes = {getattr(self, n).shape[0] for n in _ARRAYS if getattr(self, n).ndim} - {1}
         if len(sizes) > 1:
             raise ValueError(f"parameters disagree on the number of channels: {sorted(sizes)}")
@@ -89,6 +71,11 @@ class CaLIFParameters:
                 raise ValueError(f"{name}: must be finite, found {array}")
         if not np.all(self.threshold > 0):
             raise ValueError(f"threshold: must be > 0, found {self.threshold}; flip the sign of the weights instead")
+        self._check_range()
+        if self.tie not in TIE_RULES:
+            raise ValueError(f"tie: expected one of {', '.join(TIE_RULES)}, found {self.tie!r}")
+
+    def _check_range(self) -> None:
         for name in ("y_min", "y_max"):
             bound = getattr(self, name).astype(float)
             if np.isnan(bound).any():
@@ -99,8 +86,6 @@ class CaLIFParameters:
             raise ValueError(
                 f"the calcium range must contain 0, where the count starts; found [{self.y_min}, {self.y_max}]"
             )
-        if self.tie not in TIE_RULES:
-            raise ValueError(f"tie: expected one of {', '.join(TIE_RULES)}, found {self.tie!r}")
 
     @property
     def channels(self) -> int:
@@ -125,3 +110,25 @@ class CaLIFParameters:
 
 
 _ARRAYS = tuple(f.name for f in fields(CaLIFParameters) if f.name != "tie")
+
+
+def _read_only(name: str, value: Any) -> np.ndarray:
+    """A parameter as an array: a scalar, or one value per channel."""
+    array = np.asarray(value)
+    if array.dtype != object:  # objects: exact rationals, which the proofs use
+        try:
+            array = array.astype(np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name}: expected a number or one per channel, found {value!r}") from None
+    elif not all(isinstance(v, Real) for v in array.flat):
+        raise ValueError(f"{name}: expected a number or one per channel, found {value!r}")
+    if not array.size:
+        raise ValueError(f"{name}: expected a number or one per channel, found none")
+    if array.ndim > 1 and max(array.shape[1:]) > 1:
+        raise ValueError(
+            f"{name}: expected a scalar or one value per channel, found shape {array.shape}; "
+            "give one value for each entry of the layer's first axis"
+        )
+    array = array.copy()
+    array.flags.writeable = False
+    return array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,11 +104,7 @@ def swap_neurons(
             continue
         path, kind = place.path or type(old).__name__, type(old).__name__
         if id(old) not in done:
-            reason = obstacle(old)
-            if not reason and id(old) in elsewhere:
-                reason = (
-                    f"is held by {elsewhere.pop(id(old))} too, where no swap reaches; use nn.ModuleList or ModuleDict"
-                )
+            reason = obstacle(old) or _held(elsewhere.pop(id(old), None))
             done[id(old)] = path, None if reason else _new(old, shared)
             new = done[id(old)][1]
             if new is None:
@@ -127,25 +124,38 @@ def swap_neurons(
             report.model = new
         else:
             place.parent._modules[place.name] = new
-    for path, value in attributes(report.model):
-        if _is_foreign(value) and id(value) not in done:
-            report.skipped.append((path, type(value).__name__, "is in no module; use nn.ModuleList or nn.ModuleDict"))
-    if not inplace:  # snnTorch's list of neurons, by which it resets them, does not know copies
-        for module in report.model.modules():
-            if _is_foreign(module) and isinstance(module, snntorch.SpikingNeuron):
-                enlist(module)
+    loose = [(path, v) for path, v in attributes(report.model) if _is_foreign(v) and id(v) not in done]
+    report.skipped += [
+        (path, type(v).__name__, "is in no module; use nn.ModuleList or nn.ModuleDict") for path, v in loose
+    ]
+    if not inplace:
+        _enlist(report.model)
     if report.replaced:
-        for place in places(report.model):
-            if type(place.module) in (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d):
-                report.notes.append(
-                    f"{place.path} ({type(place.module).__name__}): a max pool drops negative spikes that stand beside "
-                    "others, and is nothing that converters.from_snntorch can export: put an average pool, train again"
-                )
-    if report.replaced and not any(type(m) is CaLIF for m in report.model._modules.values()):
-        report.notes.append(
-            "snntorch.utils.reset sees direct children alone, here are none: use calif_plugins.snntorch.reset(model)"
-        )
+        report.notes.extend(_notes(report.model))
     return report
+
+
+def _enlist(model: nn.Module) -> None:
+    """Into snnTorch's list of neurons, by which it resets them: it does not know copies."""
+    for module in model.modules():
+        if _is_foreign(module) and isinstance(module, snntorch.SpikingNeuron):
+            enlist(module)
+
+
+def _held(path: str | None) -> str:
+    return f"is held by {path} too, where no swap reaches; use nn.ModuleList or ModuleDict" if path else ""
+
+
+def _notes(model: nn.Module) -> Iterator[str]:
+    """What to know of a model that has Ca-LIF neurons now."""
+    for place in places(model):
+        if type(place.module) in (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d):
+            yield (
+                f"{place.path} ({type(place.module).__name__}): a max pool drops negative spikes that stand beside "
+                "others, and is nothing that converters.from_snntorch can export: put an average pool, train again"
+            )
+    if not any(type(m) is CaLIF for m in model.children()):
+        yield "snntorch.utils.reset sees direct children alone, here are none: use calif_plugins.snntorch.reset(model)"
 
 
 def _is_foreign(value: Any) -> bool:

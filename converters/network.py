@@ -275,13 +275,8 @@ class _Reader:
         self, target: str, shape: Shape, shapes: dict[str, Shape]
     ) -> tuple[tuple[Synapse, ...], np.ndarray | None]:
         synapses: list[Synapse] = []
-        bias: np.ndarray | None = None
+        bias = self._bias(target)
         for first in self.before[target]:
-            added = self.ops[first][1] if first in self.ops else None
-            if added is not None:
-                if bias is not None and bias.size != added.size:
-                    raise ConversionError(first, f"a bias of {added.size} values", f"another has {bias.size}")
-                bias = added if bias is None else bias + added
             for source, names in self._paths(first):
                 ops: list[Operation] = []
                 missing = [name for name in source if name not in shapes]
@@ -310,6 +305,17 @@ class _Reader:
         if not synapses:
             raise ConversionError(target, "no incoming edge", "every layer needs an input")
         return tuple(synapses), bias
+
+    def _bias(self, target: str) -> np.ndarray | None:
+        """The sum of the biases of the operations just before a layer."""
+        bias: np.ndarray | None = None
+        for first in self.before[target]:
+            added = self.ops[first][1] if first in self.ops else None
+            if added is not None:
+                if bias is not None and bias.size != added.size:
+                    raise ConversionError(first, f"a bias of {added.size} values", f"another has {bias.size}")
+                bias = added if bias is None else bias + added
+        return bias
 
     def _joins(self, name: str) -> bool:
         """Whether a node takes several sources in an order, and so is the beginning of a chain."""

@@ -103,19 +103,7 @@ def _node(where: str, fields: Any, depth: int) -> nir.NIRNode:
         raise FileFormatError(
             where, f"the unknown node type {shown(kind)!r}", f"known are {', '.join(sorted(_FIELDS))}"
         )
-    required, optional = _FIELDS[kind]
-    given = {k: v for k, v in fields.items() if k not in ("type", "metadata")}
-    missing, extra = required - set(given), set(given) - required - optional
-    if missing or extra:
-        raise FileFormatError(
-            where, f"missing {sorted(missing)}, unexpected {sorted(extra)}", f"a {kind} node has {sorted(required)}"
-        )
-    for key, value in given.items():
-        if kind == "CaLIFOperation" and key == "arrays" and isinstance(value, dict):
-            for field, array in value.items():
-                _check_field(f"{where}/{key}/{field}", kind, field, array)
-        else:
-            _check_field(f"{where}/{key}", kind, key, value)
+    given = _fields(where, kind, fields)
     metadata = _metadata(fields)
     if kind in ("Input", "Output"):
         shape = np.asarray(given["shape"])
@@ -137,6 +125,24 @@ def _node(where: str, fields: Any, depth: int) -> nir.NIRNode:
         raise FileFormatError(
             where, f"a {kind} node that NIR refuses ({str(error)[:100]})", "check its shapes"
         ) from None
+
+
+def _fields(where: str, kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a node beside its type and metadata, all of them looked at."""
+    required, optional = _FIELDS[kind]
+    given = {k: v for k, v in fields.items() if k not in ("type", "metadata")}
+    missing, extra = required - set(given), set(given) - required - optional
+    if missing or extra:
+        raise FileFormatError(
+            where, f"missing {sorted(missing)}, unexpected {sorted(extra)}", f"a {kind} node has {sorted(required)}"
+        )
+    for key, value in given.items():
+        if kind == "CaLIFOperation" and key == "arrays" and isinstance(value, dict):
+            for field, array in value.items():
+                _check_field(f"{where}/{key}/{field}", kind, field, array)
+        else:
+            _check_field(f"{where}/{key}", kind, key, value)
+    return given
 
 
 def _check_field(where: str, kind: str, key: str, value: Any) -> None:

@@ -92,14 +92,10 @@ def run(
     """
     if "fast" in own and backend in ("auto", "snntorch"):  # how it was asked for before `fast` had a name of its own
         backend = "fast" if own.pop("fast") else "snntorch"
-    for name, value, known in (("phase", phase, PHASES), ("record", record, RECORDS)):
-        if value not in known:
-            raise ConversionError(name, f"{value!r}", f"use one of {', '.join(known)}")
     network = Network.from_graph(graph)
     if settle_from is None:
         settle_from = network.window
-    if type(settle_from) is not int or not 0 <= settle_from <= network.window:
-        raise ConversionError("settle_from", f"{settle_from}", f"use a step between 0 and T = {network.window}")
+    _refuse(phase, record, settle_from, network.window)
     integers = network.spec.accept(images, integers)
     if device is not None:
         integers = integers.to(device)
@@ -124,9 +120,25 @@ def run(
     result = merge(parts)
     if check is False or check == 0 or not len(integers):
         return result
+    return _compared(network, integers, result, check, settings, settle_from, batch)
+
+
+def _refuse(phase: str, record: str, settle_from: Any, window: int) -> None:
+    for name, value, known in (("phase", phase, PHASES), ("record", record, RECORDS)):
+        if value not in known:
+            raise ConversionError(name, f"{value!r}", f"use one of {', '.join(known)}")
+    if type(settle_from) is not int or not 0 <= settle_from <= window:
+        raise ConversionError("settle_from", f"{settle_from}", f"use a step between 0 and T = {window}")
+
+
+def _compared(
+    network: Network, integers: Tensor, result: RunResult, check: bool | int | None, settings: Settings,
+    settle_from: int, batch: int,
+) -> RunResult:  # fmt: skip
+    """The result, after as many images as asked for have been computed in another way."""
     if result.exact_from == "closed form":
         return result if check is None else _simulated(network, integers, result, int(check), settle_from)
-    if phase == "settle" and has_closed_form(network):
+    if settings.phase == "settle" and has_closed_form(network):
         by_itself = check is None or check is True
         sample = sample_of(len(integers), batch) if by_itself else spread(len(integers), int(check or 0))
         return compare_with_closed_form(network, integers, result, sample)

@@ -41,6 +41,20 @@ def _scaling() -> dict[str, list[Case]]:
     }
 
 
+def _refuse(choices: int, out: Path | None, only: list[str] | None) -> None:
+    from converters.rivals import RIVALS
+
+    if choices > 1:
+        raise ConversionError("options", "several of --full, --scaling and --files", "give one of them")
+    if out is not None and out.suffix != ".json":
+        raise ConversionError("--out", str(out), "give a name that ends in .json")
+    if out is not None:
+        common.writable(out)
+    unknown = [n for n in only or () if n not in RIVALS]
+    if unknown:
+        raise ConversionError("--only", f"{unknown[0]!r}", f"use one of {', '.join(RIVALS)}")
+
+
 def bench(
     network: Annotated[str, typer.Option(help="lenet5, vgg9 or vgg16 (random integers), or a checkpoint.")] = "lenet5",
     window: Annotated[
@@ -75,19 +89,11 @@ def bench(
     from converters.benchmark.worker import GROWTH
     from converters.rivals import RIVALS, missing
 
-    if full + scaling + files > 1:
-        raise ConversionError("options", "several of --full, --scaling and --files", "give one of them")
-    if out is not None and out.suffix != ".json":
-        raise ConversionError("--out", str(out), "give a name that ends in .json")
-    if out is not None:
-        common.writable(out)
+    _refuse(full + scaling + files, out, only)
     if files:
         _files(window, repeats, threads, out, json)
         return
     names = list(GROWTH if scaling else only or RIVALS)
-    unknown = [n for n in only or () if n not in RIVALS]
-    if unknown:
-        raise ConversionError("--only", f"{unknown[0]!r}", f"use one of {', '.join(RIVALS)}")
     cases: list[tuple[str, Case]] = [("", c) for c in _full()]
     if scaling:
         cases = [(axis, c) for axis, some in _scaling().items() for c in some]
@@ -130,10 +136,14 @@ def bench(
         _page(out, data, scaling, full)
     if json:
         common.print_json(data)
-        return
+    else:
+        _say_what_is_left(absent, data["failed"])
+
+
+def _say_what_is_left(absent: dict[str, str | None], failed: list[dict[str, Any]]) -> None:
     if absent:
         common.say("not installed: " + ", ".join(f"{package} ({name})" for name, package in absent.items()))
-    for f in data["failed"]:
+    for f in failed:
         common.say(f"{f['name']} cannot run {f['network']}, T = {f['T']}, batch {f['batch']}: {f['failed']}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -87,6 +88,15 @@ def with_brevitas(
         return module
 
     net = copy.deepcopy(model)
+    branches = [m for m in net.modules() if type(m) is nn.Sequential and len(m) and type(m[-1]) is nn.BatchNorm2d]
+    _replace(net, replaced)
+    for branch in branches:  # they will be added
+        branch.append(quantiser(signed=True, wrapped=False))
+    return _Quantised(quantiser(signed=signed_input), net)
+
+
+def _replace(net: nn.Module, replaced: Callable[[nn.Module, bool], nn.Module]) -> None:
+    """Every module below ``net`` by what ``replaced`` makes of it, told whether it is the last linear layer."""
     last = [m for m in net.modules() if type(m) is nn.Linear][-1:]
     done: dict[nn.Module, nn.Module] = {}  # a module at two places, or under two names, stays one
     for parent in list(net.modules()):
@@ -96,6 +106,3 @@ def with_brevitas(
             if child not in done:
                 done[child] = replaced(child, any(child is m for m in last))
             parent._modules[name] = done[child]
-        if type(parent) is nn.Sequential and len(parent) and type(parent[-1]) is nn.BatchNorm2d:
-            parent.append(quantiser(signed=True, wrapped=False))  # a branch that will be added
-    return _Quantised(quantiser(signed=signed_input), net)

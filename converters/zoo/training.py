@@ -113,12 +113,7 @@ def train(
     one writes.
     """
     folder, crew = Path(folder), team()
-    if crew.count > 1 and toolkit != "pt2e":
-        raise ConversionError("--toolkit", f"{toolkit!r} with {crew.count} processes", "use pt2e, or one process")
-    if input_levels is not None and toolkit != "pt2e":
-        raise ConversionError("--input-levels", f"{input_levels} for {toolkit}", "use --toolkit pt2e")
-    if abs(seed) >= 2**42:  # _mix makes some two million times as much of it, in torch's 64 bits
-        raise ConversionError("--seed", f"{seed}", "use a whole number between -2**42 and 2**42")
+    _refuse(toolkit, crew.count, input_levels, seed)
     data, test = data.with_gradients(), test.with_gradients()
     shape = data.shape
     about = {"network": network, "shape": list(shape), "classes": data.classes, "images": len(data), "seed": seed}
@@ -130,17 +125,10 @@ def train(
     before: list[dict[str, Any]] = []
     quantised_start: Checkpoint | None = None
     if start is not None:
-        start, todo = Path(start), "start from one of the same network"
-        found = read_checkpoint_of(start, about, ("network", "shape", "classes"), "a checkpoint", todo)
+        start = Path(start)
+        found = _begin_with(start, about, model, bool(recipe.epochs or recipe.average))
         before = found.whole_log
-        about["start"] = f"{start.name} after {len(before)} epochs"
-        if "levels" not in found.about:
-            load_weights(model, found, start)
-        elif recipe.epochs or recipe.average:
-            todo = "use --epochs 0 without --average, or start from a .float.pt"
-            raise ConversionError(str(start), "a quantised run, before a float phase", todo)
-        else:
-            quantised_start = found
+        quantised_start = found if "levels" in found.about else None
     tutors = Teachers([Path(path) for path in teachers], about) if teachers else None
     if tutors is not None:
         about["teachers"] = tutors.names
@@ -186,6 +174,29 @@ def train(
     mine = test[crew.share(len(test))]
     right = sum(int((graph.predict(part.pixels) == part.labels).sum()) for part in _split(mine, 512))
     return TrainResult(graph, float_accuracy, crew.total(right)[0] / max(len(test), 1), log + qat_log)
+
+
+def _refuse(toolkit: str, processes: int, input_levels: int | None, seed: int) -> None:
+    if processes > 1 and toolkit != "pt2e":
+        raise ConversionError("--toolkit", f"{toolkit!r} with {processes} processes", "use pt2e, or one process")
+    if input_levels is not None and toolkit != "pt2e":
+        raise ConversionError("--input-levels", f"{input_levels} for {toolkit}", "use --toolkit pt2e")
+    if abs(seed) >= 2**42:  # _mix makes some two million times as much of it, in torch's 64 bits
+        raise ConversionError("--seed", f"{seed}", "use a whole number between -2**42 and 2**42")
+
+
+def _begin_with(start: Path, about: dict[str, Any], model: nn.Module, float_phase: bool) -> Checkpoint:
+    """The checkpoint that a run begins with: a float one's weights into ``model``; a quantised one is for later."""
+    found = read_checkpoint_of(
+        start, about, ("network", "shape", "classes"), "a checkpoint", "start from one of the same network"
+    )
+    about["start"] = f"{start.name} after {len(found.whole_log)} epochs"
+    if "levels" not in found.about:
+        load_weights(model, found, start)
+    elif float_phase:
+        todo = "use --epochs 0 without --average, or start from a .float.pt"
+        raise ConversionError(str(start), "a quantised run, before a float phase", todo)
+    return found
 
 
 @torch.no_grad()

@@ -90,28 +90,12 @@ def _structure(path: Path, rng: random.Random) -> str:
         elif kind == "value":
             del parent[name]
             parent[name] = rng.choice(_VALUES)(rng)
-        elif kind == "soft":
-            group["link"] = h5py.SoftLink(rng.choice(["/node", "/nowhere", "/", "."]))
-        elif kind == "external":
-            group["link"] = h5py.ExternalLink("/etc/passwd", "/node")
-        elif kind == "cycle":
-            group["cycle"] = rng.choice(groups)
         elif kind == "storage":
             parent.create_dataset("raw", (100,), "i1", external=[("/etc/passwd", 0, 100)])
         elif kind == "huge":
             side = rng.choice([2**10, 2**16, 2**24, 2**31])
             del parent[name]
             parent.create_dataset(name, (side, side), rng.choice(["f4", "f8", "i1"]), chunks=(1, 1024))
-        elif kind == "many":
-            for k in range(rng.choice([10, 3000])):
-                group.create_group(f"g{k}")
-        elif kind == "linked often":
-            notes = rng.choice([g for g in groups if g.name.count("/") <= 3]).require_group("metadata")
-            for k in range(rng.choice([5, 500])):
-                notes[f"l{k}"] = data
-        elif kind == "deep":
-            for _ in range(rng.choice([5, 60])):
-                group = group.create_group("g")
         elif kind == "type":
             del parent[name]
             parent[name] = rng.choice(["IF", "CaLIF", "Conv2d", "NIRGraph", "Unknown", "os.system", ""])
@@ -119,15 +103,40 @@ def _structure(path: Path, rng: random.Random) -> str:
             del file["version"]
             file["version"] = rng.choice(["2.0", "1.0.99", "9" * 50, "", "a.b", "1", "9" * 5000])
         elif kind == "edges" and "node/edges" in file:
-            edges = file["node/edges"][()]
-            del file["node/edges"]
-            rows = rng.sample(range(len(edges)), rng.randrange(len(edges)))
-            kept = edges[rows]
-            if rng.random() < 0.5 and len(edges):
-                kept = np.concatenate([edges, [[rng.choice(edges)[1], rng.choice(edges)[0]]]])
-            if len(kept):
-                file["node/edges"] = kept
+            _edges(file, rng)
+        else:
+            _links(kind, group, groups, data, rng)
     return kind
+
+
+def _edges(file: h5py.File, rng: random.Random) -> None:
+    edges = file["node/edges"][()]
+    del file["node/edges"]
+    rows = rng.sample(range(len(edges)), rng.randrange(len(edges)))
+    kept = edges[rows]
+    if rng.random() < 0.5 and len(edges):
+        kept = np.concatenate([edges, [[rng.choice(edges)[1], rng.choice(edges)[0]]]])
+    if len(kept):
+        file["node/edges"] = kept
+
+
+def _links(kind: str, group: h5py.Group, groups: list[h5py.Group], data: h5py.Dataset, rng: random.Random) -> None:
+    if kind == "soft":
+        group["link"] = h5py.SoftLink(rng.choice(["/node", "/nowhere", "/", "."]))
+    elif kind == "external":
+        group["link"] = h5py.ExternalLink("/etc/passwd", "/node")
+    elif kind == "cycle":
+        group["cycle"] = rng.choice(groups)
+    elif kind == "many":
+        for k in range(rng.choice([10, 3000])):
+            group.create_group(f"g{k}")
+    elif kind == "linked often":
+        notes = rng.choice([g for g in groups if g.name.count("/") <= 3]).require_group("metadata")
+        for k in range(rng.choice([5, 500])):
+            notes[f"l{k}"] = data
+    elif kind == "deep":
+        for _ in range(rng.choice([5, 60])):
+            group = group.create_group("g")
 
 
 _KINDS = ("delete", "delete", "rename", "value", "value", "value", "soft", "external", "cycle", "storage", "huge",
