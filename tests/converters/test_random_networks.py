@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,10 @@ from converters.backends import fast as fast_backend
 from converters.charges import DTYPES
 from converters.errors import ConversionError
 from converters.network import Network
+from converters.operations import Conv2d, Linear, Operation, Scale, SumPool2d
+from converters.quantised import GraphBuilder, QuantGraph
 from converters.results import RunResult
+from converters.rounding import round_fraction
 from tests.converters.random_networks import Case, cases, integers_of, traces
 from tests.converters.test_fast import assert_same
 
@@ -124,6 +128,51 @@ def test_random_networks(case: Any, dtype: str, share: float, int8: bool, chunk:
 @settings(SETTINGS, max_examples=5000)
 def test_many_random_networks(case: Any, dtype: str, share: float, int8: bool, chunk: int) -> None:
     check(case, dtype, share, int8, chunk)
+
+
+@st.composite
+def concatenations(draw) -> tuple[QuantGraph, Operation, tuple[str, ...], bool, str]:
+    """Branches, the input perhaps among them and perhaps twice, concatenated; and one operation on all of them."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    side, channels = (draw(st.integers(1, 4)), draw(st.integers(1, 4))), draw(st.integers(1, 3))
+    b = GraphBuilder()
+    values = [b.input((channels, *side), scale=1.0, q_min=-5, q_max=5)]
+    for k in range(draw(st.integers(1, 3))):
+        w = torch.from_numpy(rng.integers(-7, 8, (draw(st.integers(1, 3)), channels, 1, 1), dtype=np.int8))
+        values.append(
+            b.layer(f"b{k}", [(values[0], Conv2d(w))], threshold=4.0, y_min=-5, y_max=5, scale=1.0)
+        )  # fmt: skip
+    chosen = draw(st.lists(st.sampled_from(values), min_size=2, max_size=4))
+    whole = b.concat("cat", chosen)
+    total, flat = sum(v.shape[0] for v in chosen), draw(st.booleans())
+    op: Operation
+    if flat:
+        whole = b.flatten(whole)
+        op = Linear(torch.from_numpy(rng.integers(-7, 8, (3, total * side[0] * side[1]), dtype=np.int8)))
+    else:
+        groups = draw(st.sampled_from([g for g in range(1, total + 1) if total % g == 0]))
+        w = torch.from_numpy(rng.integers(-7, 8, (2 * groups, total // groups, 1, 1), dtype=np.int8))
+        op = draw(st.sampled_from([Conv2d(w, groups=groups), SumPool2d((1, 1), (1, 1)), Scale(3)]))
+    out = b.layer("out", [(whole, op)], threshold=6.5, bias=1.25, y_min=-5, y_max=5, scale=1.0)
+    names = tuple(v.parts[0][0] for v in chosen)
+    return b.build(out), op, names, flat, draw(st.sampled_from(["isi", "direct"]))
+
+
+@given(case=concatenations())
+@settings(SETTINGS, max_examples=15)
+def test_concatenations(case):
+    """An operation on a concatenation is split into a sum over its parts: against the operation on the whole."""
+    q, op, names, flat, coding = case
+    integers = torch.randint(-5, 6, (3, *q.input.shape), generator=torch.Generator().manual_seed(0))
+    values = q.execute(integers=integers)
+    joined = torch.cat([values[name] for name in names], 1).double()
+    acc = op(joined.flatten(1) if flat else joined) + 1.25
+    exact = [min(max(round_fraction(Fraction(a) / Fraction(13, 2), "even"), -5), 5) for a in acc.flatten().tolist()]
+    assert values["out"].flatten().tolist() == exact
+    g = converters.to_nir(q, coding=coding)
+    for backend in ("fast", "snntorch", "closed_form"):
+        r = converters.run(g, integers=integers, backend=backend)
+        assert all(torch.equal(counts.long(), values[name]) for name, counts in r.counts.items())
 
 
 def check_in_brian2(case: Case) -> int:
