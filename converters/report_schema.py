@@ -57,6 +57,7 @@ class _Window(_Part):
     count_mismatches: Count
     compared_with: str = ""
     images: Count = 0
+    images_checked: Count = 0
     prediction_agreement: Share | None = None
     latency_steps: Count | None = None
     latency_steps_mean: Amount | None = None

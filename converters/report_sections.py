@@ -138,6 +138,8 @@ def _converted(run: dict[str, Any]) -> Markup:
     facts += [("file", run.get("nir_file")), ("checkpoint", run.get("checkpoint"))]
     versions = run.get("details", {}).get("versions", {})
     facts.append(("versions", ", ".join(f"{k} {v}" for k, v in versions.items()) or None))
+    checked = sum(row.get("images_checked", 0) for row in run["windows"])
+    facts.append(("images checked while running", f"{checked:,}" if checked else None))
     listed = together(
         html('<div class="{}"><dt>{}</dt><dd>{}</dd></div>', "wide" if len(str(v)) > 20 else "fact", name, str(v))
         for name, v in facts

@@ -208,6 +208,15 @@ def test_numbers_equal_the_json(run: dict) -> None:
         ]
 
 
+def test_what_the_runs_have_checked_is_shown(run: dict) -> None:
+    windows = [{**row, "images_checked": n} for row, n in zip(run["windows"], (7, 5), strict=False)]
+    page = render({**run, "windows": windows})
+    shown = "images checked while running</dt><dd>{}</dd>"
+    assert shown.format(sum(row["images_checked"] for row in windows)) in page
+    without = [{k: v for k, v in row.items() if k != "images_checked"} for row in windows]
+    assert "images checked while running" not in render({**run, "windows": without})
+
+
 def test_the_verdict_is_about_the_exact_phase(run: dict) -> None:
     page = render(run)
     compared = sum(r["counts_compared"] for r in run["windows"] if r["phase"] == "settle")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import nir
@@ -68,6 +68,9 @@ class Measurement:
     images, images_simulated, simulation_mismatches : int
         Images; how many of them were simulated; and how many counts of a closed form the simulation of some images
         contradicts.
+    images_checked : int
+        Images that the run itself computed in another way too and found equal, or counted (``RunResult.checked``); their
+        number depends on the batches, so it is no part of a comparison of measurements.
     quantised_right, spiking_right, agreeing : int
         Images with the right label by either network, and those that both give the same label.
     layers : dict of LayerTotals
@@ -94,6 +97,7 @@ class Measurement:
     steps: float
     sops: float
     macs: float
+    images_checked: int = field(default=0, compare=False)
 
     @property
     def quantised_accuracy(self) -> float:
@@ -136,6 +140,7 @@ class Measurement:
             "counts_from": self.counts_from,
             "images_simulated": self.images_simulated,
             "simulation_mismatches": self.simulation_mismatches,
+            "images_checked": self.images_checked,
             "images": self.images,
             "quantised_accuracy": self.quantised_accuracy,
             "snn_accuracy": self.snn_accuracy,
@@ -152,7 +157,10 @@ class Measurement:
 
     def of_all(self, team: Team) -> Measurement:
         """The measurement of all processes together, each of which has measured its share of the images."""
-        sums = ("images", "images_simulated", "simulation_mismatches", "quantised_right", "spiking_right", "agreeing")
+        sums = (
+            "images", "images_simulated", "simulation_mismatches", "images_checked",
+            "quantised_right", "spiking_right", "agreeing",
+        )  # fmt: skip
         parts = [(t.compared, t.differing, t.positive, t.negative) for t in self.layers.values()]
         own = [*(getattr(self, name) for name in sums), *(n for part in parts for n in part)]
         *whole, steps, sops, macs = team.total(*own, self.steps, self.sops, self.macs)
@@ -300,6 +308,7 @@ def _of_piece(
         images=n,
         images_simulated=n if r.exact_from == "simulation" else r.checked,
         simulation_mismatches=r.check_mismatches,
+        images_checked=r.checked,
         quantised_right=int((predictions == labels).sum()),
         spiking_right=int((r.predictions == labels).sum()),
         agreeing=int((r.predictions == predictions).sum()),
@@ -317,6 +326,7 @@ def _together(a: Measurement, b: Measurement) -> Measurement:
         images=a.images + b.images,
         images_simulated=a.images_simulated + b.images_simulated,
         simulation_mismatches=a.simulation_mismatches + b.simulation_mismatches,
+        images_checked=a.images_checked + b.images_checked,
         quantised_right=a.quantised_right + b.quantised_right,
         spiking_right=a.spiking_right + b.spiking_right,
         agreeing=a.agreeing + b.agreeing,

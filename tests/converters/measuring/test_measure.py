@@ -112,6 +112,16 @@ def test_the_closed_form_stands_in_for_a_network_that_is_not_known() -> None:
     assert bare.layers == known.layers
     row = measure(g, None, data, backend="closed_form").as_dict()
     assert (row["counts_from"], row["images_simulated"], row["latency_steps"]) == ("closed form", 4, None)
+    assert row["images_checked"] == 4
+
+
+def test_what_runs_have_checked_adds_up() -> None:
+    """One image of each piece here; none where there is no closed form."""
+    q = GRAPHS["lenet"]()
+    g, data = converters.to_nir(q, T=T), labelled(q, 7)
+    assert measure(g, q, data, size=3).as_dict()["images_checked"] == 3
+    assert measure(g, q, data, size=3, check=False).images_checked == 0
+    assert measure(g, q, data, phase="paper").images_checked == 0
 
 
 def test_no_images() -> None:
