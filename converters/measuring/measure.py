@@ -69,8 +69,8 @@ class Measurement:
         Images; how many of them were simulated; and how many counts of a closed form the simulation of some images
         contradicts.
     images_checked : int
-        Images that the run itself computed in another way too and found equal, or counted (``RunResult.checked``); their
-        number depends on the batches, so it is no part of a comparison of measurements.
+        Images that the runs themselves computed in another way too (``RunResult.checked``). Their number depends on the
+        batches, so it is no part of a comparison of measurements.
     quantised_right, spiking_right, agreeing : int
         Images with the right label by either network, and those that both give the same label.
     layers : dict of LayerTotals
