@@ -54,6 +54,10 @@ def pool(layers: Layers) -> dict[str, Any]:
     return {"pool": nn.AvgPool2d(3, (3, 1), 1), "q": layers.quantise(), "fc": layers.linear(24, 4)}
 
 
+def averaged(layers: Layers) -> dict[str, Any]:
+    return {"conv": layers.conv(2, 3), "q": layers.quantise(), "mean": layers.quantise(), "fc": layers.linear(3, 4)}
+
+
 def six(layers: Layers) -> dict[str, Any]:
     wide: Any = layers.conv(2, 3)
     with torch.no_grad():
@@ -127,6 +131,7 @@ NETS: dict[str, tuple[Callable[[Layers], dict[str, Any]], Callable[[Any, Tensor]
     "cat": (pair_of, _cat, {}),
     "in place": (pair_of, _in_place, {}),
     "pool": (pool, lambda net, x: net.fc(torch.flatten(net.q(net.pool(x)), 1)), {}),
+    "mean": (averaged, lambda net, x: net.fc(net.mean(net.q(net.conv(x)).mean((2, 3)))), {}),
     "six": (six, lambda net, x: net.fc(torch.flatten(net.q(net.six(net.conv(x))), 1)), {}),
     "coarse": (coarse, _coarse, {}),
     "trunc": (truncating("floor"), lambda net, x: net.pool(net.first(x)), {}),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import pytest
+from torch import Tensor
 
-__all__ = ["Patch", "argument", "handler", "keywords", "result", "wrap"]
+from converters.quantised import QuantGraph
+
+__all__ = ["Patch", "argument", "differ", "keywords", "result", "wrap"]
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -19,10 +23,6 @@ def wrap(home: Any, name: str, change: Callable[[Callable[..., Any]], Callable[.
         monkeypatch.setattr(home, name, change(getattr(home, name)))
 
     return patch
-
-
-def handler(table: dict[Any, Any], key: Any, other: Any) -> Patch:
-    return lambda monkeypatch: monkeypatch.setitem(table, key, other)
 
 
 def argument(home: Any, name: str, change: Callable[..., tuple[Any, ...]]) -> Patch:
@@ -40,3 +40,16 @@ def keywords(home: Any, name: str, **change: Callable[[Any], Any]) -> Patch:
         return lambda *args, **kwargs: f(*args, **kwargs | {k: c(kwargs[k]) for k, c in change.items() if k in kwargs})
 
     return wrap(home, name, planted)
+
+
+def differ(one: QuantGraph, other: QuantGraph) -> bool:
+    """Whether two graphs are unlike in shapes, integers, scales or topology."""
+    return _said(one.input) != _said(other.input) or _said(one.layers) != _said(other.layers)
+
+
+def _said(x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return tuple(x.shape), x.double().flatten().tolist()
+    if isinstance(x, tuple):
+        return tuple(_said(part) for part in x)
+    return (type(x), {f.name: _said(getattr(x, f.name)) for f in fields(x)}) if is_dataclass(x) else x
