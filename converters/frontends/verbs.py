@@ -197,7 +197,8 @@ class Verbs(GraphBuilder):
         """A division per channel, which a batch norm behind it takes back."""
         if type(x) is not Pending or not isinstance(factor, Tensor) or x.divided is not None:
             raise ConversionError(name, "a division", "scale the weights instead")
-        return replace(x, divided=factor.flatten())
+        by = factor.detach().cpu().flatten()
+        return replace(x, bias=torch.as_tensor(x.bias) / by.double(), divided=by)
 
     def shift(self, name: str, x: Any, constant: Tensor) -> Pending:
         """A constant per channel, added to a layer that has no quantiser yet: part of its bias."""
@@ -250,9 +251,10 @@ class Verbs(GraphBuilder):
         """A mean over ``axes`` of a batch ``(N, C, H, W)``: over height and width it is a pool."""
         value = self.value(name, x)
         rank = len(value.shape) + 1
-        given = sorted(int(d) % rank for d in axes) if isinstance(axes, tuple | list) else None
-        if rank != 4 or given != [2, 3]:
-            raise ConversionError(name, f"a mean over {axes}", "average over height and width: dim=(2, 3)")
+        given = [axes] if isinstance(axes, int) else list(axes or ())  # none at all are all of them
+        if rank != 4 or sorted(int(d) % rank for d in given) != [2, 3]:
+            what = f"the axes {given}" if given else "all axes, that of the batch too"
+            raise ConversionError(name, f"a mean over {what}", "average over height and width: dim=(2, 3)")
         pooled = self.adaptive_pool(name, value, 1)
         return pooled if keepdim else replace(pooled, flat=True, shape=(value.shape[0], 1, 1))
 
@@ -303,7 +305,9 @@ class Verbs(GraphBuilder):
             plain = x.unflattened if type(x) is Value else replace(x, flat=False)
             if plain is not None and plain.shape == tuple(after[1:]):
                 return plain
-        raise ConversionError(name, f"a change of shape from {tuple(before)} to {tuple(after)}", "only flatten images")
+        kept = before[0] == after[0]  # a batch of any size has none to show
+        what = f"a change of shape from {tuple(before[kept:])} to {tuple(after[kept:])}"
+        raise ConversionError(name, what if kept else f"{what}, batch included", "only flatten images")
 
     # --- quantisers, outputs ------------------------------------------------------------------------
 

@@ -101,7 +101,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "random in evaluation": (
         lambda: Net(lambda n, x: F.dropout(n.a(x), 0.2)), "its forward draws random numbers in evaluation mode; use"),
     "concatenation of rows": (lambda: Net(lambda n, x: torch.cat([n.a(x), n.b(x)], 2)), "along axis 2; concatenate"),
-    "mean of channels": (lambda: Net(lambda n, x: n.a(x).mean(1)), r"a mean over \[1\]; average over height"),
+    "mean of channels": (lambda: Net(lambda n, x: n.a(x).mean(1)), r"a mean over the axes \[1\]; average over height"),
     "unflattened": (lambda: Net(lambda n, x: F.relu(n.a(x)).view(-1, 2, 200)), "a change of shape from .*; only flat"),
     "linear on a map": (lambda: after_a(nn.Linear(10, 3)), r"layer: found an input of shape \(4, 10, 10\) for 10 feat"),
     "one dimension": (

@@ -578,7 +578,7 @@ FX_ERRORS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "unknown method": (lambda x: x.transpose(2, 3), r"found the method transpose"),
     "chunk": (lambda x: x.chunk(2, 1)[0], r"found the method chunk"),
     "scalar": (lambda x: x + 1, r"found the operand 1"),
-    "mean": (lambda x: x.mean(1), r"found a mean over 1; average over height and width"),
+    "mean": (lambda x: x.mean(1), r"found a mean over the axes \[1\]; average over height and width"),
     "cat": (lambda x: torch.cat([x, x], 2), r"found a concatenation along axis 2"),
     "broadcast": (
         lambda x: x + F.avg_pool2d(x, 8),

@@ -1,0 +1,139 @@
+"""What no front-end converts, all of them refuse in the same words, and PT2E's before training as after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from converters.errors import ConversionError
+from converters.frontends import pt2e
+from converters.frontends.pt2e_reader import read_prepared
+from converters.frontends.quantizer import CaLIFQuantizer
+from tests.converters.test_fx_frontends import SHAPE, Layers, convert, prepared
+from tests.networks import pixels
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Named tensors:UserWarning"),
+    pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Please use quant_min and quant_max to specify the range:UserWarning"),
+]
+
+X = pixels(4, SHAPE, seed=2)
+TOOLKITS = ("brevitas", "eager", "fx", "pt2e, before training", "pt2e, after it")
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What is done with a quantised map of shape (4, 4, 4), and what is said of it."""
+
+    forward: Callable[[Any, Tensor], Tensor]
+    found: str
+    todo: str
+    layer: Callable[[], nn.Module] = nn.Identity
+    kinds: tuple[str, ...] = TOOLKITS
+    where: str = ""
+
+
+def module(make: Callable[[], nn.Module], found: str, todo: str, kinds: tuple[str, ...] = TOOLKITS) -> Refused:
+    return Refused(lambda net, x: net.layer(x), found, todo, make, kinds, "layer")
+
+
+_AO = ("eager", "fx")
+_AXES = "average over height and width: dim=(2, 3)"
+
+REFUSED = {
+    "ceil mode": module(
+        lambda: nn.AvgPool2d(3, ceil_mode=True), "an average pool with ceil_mode", "pad the image instead"),
+    "padding not counted": module(
+        lambda: nn.AvgPool2d(3, padding=1, count_include_pad=False),
+        "an average pool with count_include_pad=False", "count the padding"),
+    "adaptive pool that does not divide": module(
+        lambda: nn.AdaptiveAvgPool2d(3),
+        "an adaptive pool from (4, 4) to (3, 3)", "let the input be a multiple of the output"),
+    "adaptive pool that grows": module(
+        lambda: nn.AdaptiveAvgPool2d((2, 8)),
+        "an adaptive pool from (4, 4) to (2, 8)", "let the input be a multiple of the output"),
+    "mean over channels": Refused(lambda net, x: x.mean(1), "a mean over the axes [1]", _AXES),
+    "mean over rows": Refused(lambda net, x: x.mean(dim=(2,), keepdim=True), "a mean over the axes [2]", _AXES),
+    "mean over all of an image": Refused(lambda net, x: x.mean([1, -2, 3]), "a mean over the axes [1, -2, 3]", _AXES),
+    "concatenation of rows": Refused(
+        lambda net, x: net.cat([x, x], 2), "a concatenation along axis 2", "concatenate channels: dim=1"),
+    "reshape": Refused(
+        lambda net, x: x.reshape(-1, 2, 32), "a change of shape from (4, 4, 4) to (2, 32)", "only flatten images"),
+    "addition of a pooled map": Refused(
+        lambda net, x: net.add(x, net.q(net.layer(x))),
+        "an addition of shapes (4, 4, 4) and (4, 1, 1)", "add equal shapes", lambda: nn.AvgPool2d(4)),
+    "batch norm behind a quantiser": module(
+        lambda: nn.BatchNorm2d(4), "a batch norm that follows no unquantised convolution or linear layer",
+        "move it there", tuple(kind for kind in TOOLKITS if kind not in _AO)),
+    # the toolkit merges the others itself
+    "batch norm that is not fused": module(
+        lambda: nn.BatchNorm2d(4), "a batch norm on its own",
+        "fuse it with its convolution: torch.ao.quantization.fuse_modules_qat", _AO),
+}  # fmt: skip
+
+
+class Plain(nn.Module):
+    """The same steps in PyTorch's own words."""
+
+    def __init__(self, case: Refused) -> None:
+        super().__init__()
+        self.case = case
+        self.conv, self.layer, self.q = nn.Conv2d(2, 4, 3), case.layer(), nn.Identity()
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
+
+    def cat(self, tensors: list[Tensor], axis: int) -> Tensor:
+        return torch.cat(tensors, axis)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.case.forward(self, F.relu(self.conv(x)))
+
+
+def _concatenated(net: Any, tensors: list[Tensor], axis: int) -> Tensor:
+    return net.functions.cat(tensors, axis) if net.functional else torch.cat(tensors, axis)
+
+
+def read(model: nn.Module) -> None:
+    """What from_pt2e does with a model that was trained all the same."""
+    ready = pt2e._prepared(pt2e._exported(model.train(), X), CaLIFQuantizer())
+    ready(X)
+    read_prepared(ready)
+
+
+def refusal(kind: str, case: Refused) -> ConversionError:
+    """The error of a conversion without its comparison; for PT2E, that of the model's preparation or of its reader."""
+    if kind.startswith("pt2e"):
+        with pytest.raises(ConversionError) as error:
+            read(Plain(case)) if kind.endswith("after it") else pt2e.prepare_qat(Plain(case), X)
+        return error.value
+
+    def build(layers: Layers) -> dict[str, Any]:
+        return {"conv": layers.conv(2, 4), "relu": layers.relu(), "layer": case.layer(), "q": layers.quantise()}
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        net.cat = lambda tensors, axis: _concatenated(net, tensors, axis)
+        return case.forward(net, net.relu(net.conv(x)))
+
+    model = prepared(kind, build, forward, fuse=[["conv", "relu"]])
+    with pytest.raises(ConversionError) as error:
+        convert(kind, model, X, check=False)
+    return error.value
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [(name, kind) for name, case in REFUSED.items() for kind in case.kinds]
+)  # fmt: skip
+def test_all_say_the_same(name: str, kind: str) -> None:
+    case = REFUSED[name]
+    error = refusal(kind, case)
+    assert (error.found, error.todo) == (case.found, case.todo)
+    assert "\n" not in str(error)
+    assert error.where == case.where if case.where else error.where
