@@ -19,12 +19,12 @@ from typing import Any
 from converters.notices import silenced
 
 _HOMES = {
-    "anytime_curve": "converters.anytime",
-    "cross_check": "converters.cross_checking",
+    "anytime_curve": "converters.measuring.anytime",
+    "cross_check": "converters.measuring.cross_checking",
     "ConversionError": "converters.errors",
     "QuantGraph": "converters.quantised",
-    "load_quantised": "converters.quantised_file",
-    "save_quantised": "converters.quantised_file",
+    "load_quantised": "converters.files.quantised_file",
+    "save_quantised": "converters.files.quantised_file",
     "prepare_qat": "converters.frontends.pt2e",
     "from_pt2e": "converters.frontends.pt2e",
     "from_brevitas": "converters.frontends.brevitas",
@@ -34,13 +34,13 @@ _HOMES = {
     "to_nir": "converters.nir_export",
     "to_brian2": "converters.backends.brian2_network",
     "to_snntorch": "converters.backends.snntorch_network",
-    "read": "converters.nir_file",
-    "write": "converters.nir_file",
-    "register": "converters.nir_file",
+    "read": "converters.files.nir_file",
+    "write": "converters.files.nir_file",
+    "register": "converters.files.nir_file",
     "lower": "converters.lowering",
     "run": "converters.backends",
-    "make_report": "converters.report_own",
-    "simulate_stock": "converters.stock_simulation",
+    "make_report": "converters.reporting.make_report",
+    "simulate_stock": "converters.graphs.stock_simulation",
     "RunResult": "converters.results",
 }
 

@@ -16,13 +16,13 @@ from torch import Tensor
 from calif_plugins.parameters import CaLIFParameters
 from converters.errors import ConversionError
 from converters.exact_sums import add_up
-from converters.graph_order import in_order
-from converters.nir_flattening import flat
+from converters.graphs.flattening import flat
+from converters.graphs.order import in_order
+from converters.graphs.stock_files import about_stock, ways_of_stock
 from converters.nodes import CaLIF, SpikeEncoder
 from converters.operations import Operation, Scale, Shape, Synapse
 from converters.operations.node import CaLIFOperation, known_nodes, operations_by_node
 from converters.quantised import InputSpec
-from converters.stock_files import about_stock, ways_of_stock
 
 __all__ = ["Network", "Stage", "float64"]
 
@@ -61,7 +61,7 @@ class Stage:
     def charge(self, counts: Mapping[str, Tensor]) -> Tensor:
         """Charge that ``counts`` of the sources (batches ``(N, *source shape)``) bring in all, summed.
 
-        For the charge of one step see :class:`converters.charges.Charges`.
+        For the charge of one step see :class:`converters.backends.charges.Charges`.
         """
         return add_up((synapse(*(counts[name] for name in synapse.sources)) for synapse in self.synapses), self.name)
 

@@ -19,12 +19,12 @@ HOMES = {
         "calif_plugins/snntorch",
         "converters/backends/snntorch",
         "converters/frontends/snntorch",
-        "converters/rivals",
+        "converters/benchmark/simulators",
         "converters/interop",
     ),
-    "norse": ("calif_plugins/norse", "converters/rivals", "converters/interop"),
-    "spikingjelly": ("calif_plugins/spikingjelly", "converters/rivals", "converters/interop"),
-    "sinabs": ("calif_plugins/sinabs", "converters/rivals", "converters/interop"),
+    "norse": ("calif_plugins/norse", "converters/benchmark/simulators", "converters/interop"),
+    "spikingjelly": ("calif_plugins/spikingjelly", "converters/benchmark/simulators", "converters/interop"),
+    "sinabs": ("calif_plugins/sinabs", "converters/benchmark/simulators", "converters/interop"),
     "brevitas": ("converters/frontends/brevitas", "converters/zoo/brevitas"),
     "torchao": ("converters/frontends/pt2e", "converters/frontends/quantizer"),
 }
@@ -67,47 +67,44 @@ def module(path: Path) -> str:
 
 MODULES = {module(path) for path in FILES}
 # single files that stand on wings; all others at the root are the pipeline's nouns
-STANDING = {"anytime", "cli", "cross_checking", "rivals"}
+STANDING = {"cli"}
 WINGS = sorted({p.parent.name for p in ROOT.glob("converters/*/__init__.py")})
 # who may import whom: each wing may import itself, the neuron, and these; nothing at all may import what is above it
 NOUNS = "nouns"
 MAY_IMPORT = {
     "calif_plugins": (),
-    "hdf5": ("errors", "reading"),
     "operations": ("errors", "reading"),
-    NOUNS: ("hdf5", "operations"),
+    "graphs": ("errors", "naming", "nodes", "operations"),
+    NOUNS: ("graphs", "operations"),
+    "files": (NOUNS, "graphs", "operations"),
     "frontends": ("errors", "graph_builder", "input_range", "naming", "operations", "quantised"),
     "backends": (NOUNS, "operations"),
     "lowering": (NOUNS, "operations"),
-    "measuring": (NOUNS, "backends", "operations"),
-    "zoo": (NOUNS, "frontends", "operations"),
-    "anytime": (NOUNS, "backends", "measuring"),
-    "cross_checking": (NOUNS, "backends", "measuring"),
+    "measuring": (NOUNS, "backends", "files", "operations"),
+    "zoo": (NOUNS, "files", "frontends", "operations"),
     "testing": (NOUNS, "backends", "operations"),
-    "interop": (NOUNS, "backends", "lowering", "measuring", "operations"),
-    "rivals": (NOUNS, "backends"),
-    "reporting": (NOUNS, "backends", "cross_checking", "measuring", "operations", "zoo"),
-    "experiments": (NOUNS, "anytime", "backends", "measuring", "operations", "zoo"),
-    "benchmark": (NOUNS, "backends", "experiments", "lowering", "measuring", "operations", "rivals", "zoo"),
+    "interop": (NOUNS, "backends", "files", "graphs", "lowering", "measuring", "operations"),
+    "reporting": (NOUNS, "backends", "files", "graphs", "measuring", "operations", "zoo"),
+    "experiments": (NOUNS, "backends", "files", "measuring", "operations", "zoo"),
+    "benchmark": (NOUNS, "backends", "experiments", "files", "lowering", "measuring", "operations", "zoo"),
     "commands": (
         NOUNS,
-        "anytime",
         "backends",
         "benchmark",
-        "cross_checking",
         "experiments",
+        "files",
+        "graphs",
         "interop",
         "lowering",
         "measuring",
         "operations",
         "reporting",
-        "rivals",
         "zoo",
     ),
     "cli": ("commands", "errors", "notices", "printing"),
 }
 # the front-end whose networks are Ca-LIF networks already
-SPIKING_FRONTEND = ("network", "nodes", "stock_simulation")
+SPIKING_FRONTEND = ("graphs", "network", "nodes")
 
 
 def wing(name: str) -> str:
@@ -116,7 +113,7 @@ def wing(name: str) -> str:
     own = rest.partition(".")[0]
     if package == "calif_plugins" or own in WINGS or own in STANDING:
         return package if package == "calif_plugins" else own
-    return "reporting" if own.startswith("report") else NOUNS
+    return NOUNS
 
 
 def own_imports(path: Path, top_level_only: bool = False) -> set[str]:
@@ -187,7 +184,8 @@ def test_import_directions(path: Path) -> None:
         assert not [m for m in found if m.split(".")[0] in ("nir", "torchao", "brevitas")]
     if here.startswith("converters/backends/") and here != "converters/backends/__init__.py":
         stem = here.removesuffix(".py").replace("/", ".")
-        shared = ("converters.backends.contract", stem.split("_")[0])
+        kernels = ("converters.backends.charges", "converters.backends.integer_kernels")
+        shared = ("converters.backends.contract", *kernels, stem.split("_")[0])
         others = [m for m in ours if m.startswith("converters.backends.") and not m.startswith(shared)]
         if not here.endswith("/self_check.py"):  # which is the dispatcher's, and holds results against one of them
             assert not others, "backends never see each other"

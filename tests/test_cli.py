@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import converters
-from converters.quantised_file import load_quantised, save_quantised
+from converters.files.quantised_file import load_quantised, save_quantised
 from converters.zoo.named import load_checkpoint
 from tests.command_line import Calif
 from tests.converters.graphs import lenet
@@ -262,7 +262,7 @@ def test_what_is_asked_for_late_is_refused_before_the_work(calif: Calif, monkeyp
     for name in (
         "converters.benchmark.measuring.time_case",
         "converters.benchmark.files.files",
-        "converters.cross_checking.cross_check",
+        "converters.measuring.cross_checking.cross_check",
         "converters.commands.demo.train_network",
     ):
         monkeypatch.setattr(name, work)

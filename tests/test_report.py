@@ -18,10 +18,10 @@ from markupsafe import escape
 
 import converters
 from converters.network import Network
-from converters.report import load_run, render
-from converters.report_charts import accuracy_chart
-from converters.report_details import describe, layer_rows, pack, traces, unpack
-from converters.report_sections import energy_rows
+from converters.reporting.charts import accuracy_chart
+from converters.reporting.details import describe, layer_rows, pack, traces, unpack
+from converters.reporting.page import load_run, render
+from converters.reporting.sections import energy_rows
 from converters.zoo.datasets import Images, load
 from converters.zoo.named import load_checkpoint
 from tests.command_line import Calif
@@ -119,7 +119,7 @@ def test_traces_end_on_the_prediction(checkpoint: str) -> None:
 
 
 def test_large_layers_are_cut_to_whole_channels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("converters.report_details.MAP_NEURONS", 80)
+    monkeypatch.setattr("converters.reporting.details.MAP_NEURONS", 80)
     network = Network.from_graph(converters.to_nir(lenet()))
     found = traces(network, Images(torch.rand(1, 1, 8, 8), torch.tensor([0]), 5), shown=1)
     assert [layer["channels_shown"] for layer in found["layers"]] == [2, 4, 12, 5]

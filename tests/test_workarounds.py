@@ -56,7 +56,7 @@ print(torch.get_num_threads())
 
 _INTEGER_CONVOLUTION = """
 import sys, torch
-from converters.integer_kernels import _Geometry, _onednn
+from converters.backends.integer_kernels import _Geometry, _onednn
 shape, weights, geometry = eval(sys.argv[1])
 weight = torch.full(weights, 1, dtype=torch.int8)
 y = _onednn(shape, weight, 1, _Geometry(*geometry))(torch.full(shape, 2, dtype=torch.uint8))
@@ -81,7 +81,7 @@ def test_integer_convolutions_of_onednn_still_fail_for_some_geometries(
     ],
 ) -> None:
     """``integer_kernels._trusted`` keeps away from the first, which ends the process, and finds the second."""
-    from converters.integer_kernels import int8_kernels
+    from converters.backends.integer_kernels import int8_kernels
 
     if not int8_kernels():
         pytest.skip("this processor has no integer kernels")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from calif_plugins.brian2 import calif_group, connect, replay_group, schedule
 from calif_plugins.parameters import CaLIFParameters
-from converters.charges import Charges
+from converters.backends.charges import Charges
 from converters.errors import ConversionError
 from converters.input_spikes import InputSpikes
 from converters.network import Network, Stage
@@ -34,7 +34,7 @@ def sample_neurons(
     """Compare ``sample`` neurons of each layer of ``other`` in Brian2 with what ``run`` recorded.
 
     Each neuron gets its real presynaptic trains, through its own synapses, at every step; so it must emit
-    what was recorded. Returns a row of sums per layer, for :mod:`converters.cross_checking`.
+    what was recorded. Returns a row of sums per layer, for :mod:`converters.measuring.cross_checking`.
     """
     if run.spikes is None:
         raise ConversionError("spikes", "a run that recorded none", 'use record="spikes"')

@@ -2,7 +2,7 @@
 
 A layer takes this road if it is one convolution, dense layer or pool of int8 weights and its counts fit a byte. Sums
 are int32 and come as float32; that is harmless beyond 2**24 as long as no decision lies there, which is looked up
-(see :mod:`converters.integer_kernels`). All other layers, and other devices, go the way of ``closed_form``.
+(see :mod:`converters.backends.integer_kernels`). All other layers, and other devices, go the way of ``closed_form``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from calif_plugins import multistep
-from converters.integer_kernels import Kernel, convolution, dense, int8_kernels, reordered
+from converters.backends.integer_kernels import Kernel, convolution, dense, int8_kernels, reordered
 from converters.lattice import first_integers
 from converters.network import Network, Stage, float64
 from converters.operations import Conv2d, Linear, SumPool2d

@@ -2,8 +2,8 @@
 
 It runs :class:`~converters.backends.snntorch_network.SpikingNetwork`, the very module that
 :func:`converters.to_snntorch` hands out. Charges are sums of small integers, computed in a type that holds them
-(:mod:`converters.charges`); membranes live on the network's lattice in float64. So every number is exact, on any
-device.
+(:mod:`converters.backends.charges`); membranes live on the network's lattice in float64. So every number is exact, on
+any device.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from converters.backends.charges import DTYPES
 from converters.backends.contract import Backend, Settings
 from converters.backends.snntorch_network import SpikingNetwork
-from converters.charges import DTYPES
 from converters.errors import ConversionError
 from converters.exact_sums import whole_dtype
 from converters.input_spikes import InputSpikes

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from calif_plugins.snntorch import CaLIF, reset
-from converters.charges import arithmetic_of, on_bytes
+from converters.backends.charges import arithmetic_of, on_bytes
 from converters.errors import ConversionError
 from converters.exact_sums import add_up
 from converters.input_spikes import InputSpikes

@@ -12,10 +12,10 @@ from typing import Any
 
 import nir
 
+from converters.files.nir_file import read, write
 from converters.lowering import lower
 from converters.measuring.costs import stored_weights
 from converters.nir_export import to_nir
-from converters.nir_file import read, write
 from converters.quantised import QuantGraph
 
 __all__ = ["files"]

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from converters.errors import ConversionError
+from converters.files.nir_file import write
 from converters.network import Network
 from converters.nir_export import to_nir
-from converters.nir_file import write
 from converters.quantised import QuantGraph
 from converters.zoo.datasets import load
 

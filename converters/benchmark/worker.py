@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from converters.backends import run
+from converters.benchmark.simulators import RIVALS, Step
 from converters.errors import ConversionError
 from converters.network import Network
-from converters.rivals import RIVALS, Step
 
 __all__ = ["GROWTH", "main", "peak_memory"]
 
@@ -42,7 +42,7 @@ def main() -> None:
     import logging
     import warnings
 
-    from converters.nir_file import read
+    from converters.files.nir_file import read
 
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)

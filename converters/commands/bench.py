@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from converters.atomic import atomic_path
 from converters.commands import common
 from converters.errors import ConversionError, MissingExtraError
+from converters.files.atomic import atomic_path
 from converters.printing import json_text
 from converters.reading import parse_json, read_bytes
 
@@ -42,7 +42,7 @@ def _scaling() -> dict[str, list[Case]]:
 
 
 def _refuse(choices: int, out: Path | None, only: list[str] | None) -> None:
-    from converters.rivals import RIVALS
+    from converters.benchmark.simulators import RIVALS
 
     if choices > 1:
         raise ConversionError("options", "several of --full, --scaling and --files", "give one of them")
@@ -86,8 +86,8 @@ def bench(
 ) -> None:
     """Time every simulator on the same quantised network; medians and ratios of one run."""
     from converters.benchmark.measuring import Case, machine, time_case
+    from converters.benchmark.simulators import RIVALS, missing
     from converters.benchmark.worker import GROWTH
-    from converters.rivals import RIVALS, missing
 
     _refuse(full + scaling + files, out, only)
     if files:

@@ -13,7 +13,7 @@ from converters.commands import common
 from converters.commands.given import given, in_file, open_file
 
 if TYPE_CHECKING:
-    from converters.cross_checking import CrossCheck
+    from converters.measuring.cross_checking import CrossCheck
 
 __all__ = ["cross_check", "layers_table"]
 
@@ -78,8 +78,8 @@ def cross_check(
     json: common.Json = False,
 ) -> None:
     """Run the same images on two or more backends and compare every spike. Exit 1 if anything differs."""
-    from converters.cross_checking import cross_check as check
-    from converters.cross_checking import plot
+    from converters.measuring.cross_checking import cross_check as check
+    from converters.measuring.cross_checking import plot
 
     results: list[dict[str, Any]] = []
     equal = True

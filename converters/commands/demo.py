@@ -28,11 +28,11 @@ def demo(
     json: common.Json = False,
 ) -> None:
     """Train LeNet-5, convert it, run it as spikes, and compare every count with the quantised network."""
-    from converters.cross_checking import cross_check
+    from converters.files.nir_file import read, write
+    from converters.measuring.cross_checking import cross_check
     from converters.network import Network
     from converters.nir_export import to_nir
-    from converters.nir_file import read, write
-    from converters.report import write_report, write_run
+    from converters.reporting.page import write_report, write_run
     from converters.zoo.datasets import load
     from converters.zoo.named import load_checkpoint
 

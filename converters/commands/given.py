@@ -12,8 +12,8 @@ from converters.errors import ConversionError
 if TYPE_CHECKING:
     import nir
 
+    from converters.files.nir_file import NirFile
     from converters.network import Network
-    from converters.nir_file import NirFile
     from converters.quantised import QuantGraph
     from converters.zoo.datasets import Images
 
@@ -22,14 +22,14 @@ __all__ = ["Given", "given", "images_for", "in_file", "open_file"]
 
 def open_file(path: Path, allow_large: bool = False) -> NirFile:
     """A file of any tool, with names of nodes as ours have to be."""
-    from converters.nir_file import read_file
+    from converters.files.nir_file import read_file
 
     return read_file(path, rename=True, allow_large=allow_large)
 
 
 def in_file(file: NirFile, path: Path) -> Network:
     """The Ca-LIF network of a file; a file of anything else is an error that says what it is, and what runs it."""
-    from converters.stock_files import about_stock, ways_of_stock
+    from converters.graphs.stock_files import about_stock, ways_of_stock
 
     if file.network is None:
         raise ConversionError(str(path), about_stock(file.graph), ways_of_stock(file.graph, str(path)))

@@ -42,8 +42,8 @@ def lower_command(
     json: common.Json = False,
 ) -> None:
     """Write a network in stock NIR nodes that other simulators run: exactly, or saying what is lost."""
+    from converters.files.nir_file import write
     from converters.lowering import TARGETS
-    from converters.nir_file import write
     from converters.zoo.named import plain_name
 
     if target not in TARGETS:

@@ -38,7 +38,7 @@ def add_details(
     """
     from converters.network import Network
     from converters.nir_export import to_nir
-    from converters.report_details import describe
+    from converters.reporting.details import describe
     from converters.zoo.datasets import load
 
     wanted = list(dict.fromkeys((r["T"], r["phase"]) for r in result["windows"]))
@@ -76,8 +76,8 @@ def report(
     json: common.Json = False,
 ) -> None:
     """Write a run as one HTML page. Exit 1 if a count of phase settle differs."""
-    from converters.nir_file import read
-    from converters.report import load_run, write_report
+    from converters.files.nir_file import read
+    from converters.reporting.page import load_run, write_report
     from converters.zoo.named import class_names, find_checkpoint, load_checkpoint
 
     result = load_run(runs)

@@ -28,7 +28,7 @@ def _rows(
     json: bool,
     anytime: bool = False,
 ) -> dict[str, Any]:
-    from converters.anytime import anytime_curve
+    from converters.measuring.anytime import anytime_curve
 
     rows = []
     data, name = source.images(dataset, data_root, images)

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     import nir
     from torch import Tensor
 
-    from converters.nir_file import NirFile
+    from converters.files.nir_file import NirFile
 
 __all__ = ["is_foreign", "run_foreign"]
 
 
 def is_foreign(file: NirFile, target: Path) -> bool:
     """Whether a file is one of stock neurons; one of ours that was lowered is an error."""
-    from converters.stock_files import about_stock, ways_of_stock
-    from converters.stock_simulation import stock_neurons
+    from converters.graphs.stock_files import about_stock, ways_of_stock
+    from converters.graphs.stock_simulation import stock_neurons
 
     if file.network is not None or not stock_neurons(file.graph):
         return False
@@ -43,7 +43,7 @@ def run_foreign(
     json: bool,
 ) -> None:
     """Images as spikes (coding isi) or as constant current (direct); the class is that with the largest output."""
-    from converters.stock_simulation import simulate_stock
+    from converters.graphs.stock_simulation import simulate_stock
 
     if not windows:
         raise ConversionError("--window", "none", "a file of stock neurons has no window: say how many steps to run")

@@ -39,7 +39,7 @@ def train_network(
     input_levels: int | None = None,
 ) -> dict[str, Any]:
     """Train, save the quantised network beside the checkpoints, and return what was measured."""
-    from converters.quantised_file import save_quantised
+    from converters.files.quantised_file import save_quantised
     from converters.zoo.datasets import load
     from converters.zoo.processes import team
     from converters.zoo.recipes import recipe_for
@@ -212,8 +212,8 @@ def convert(
     json: common.Json = False,
 ) -> None:
     """Convert a quantised network to Ca-LIF neurons, into a .nir file. Nothing is tuned."""
+    from converters.files.nir_file import write
     from converters.nir_export import to_nir
-    from converters.nir_file import write
     from converters.zoo.named import load_checkpoint, plain_name
 
     q, _notes = load_checkpoint(checkpoint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from converters.baselines import BASELINES
+from converters.backends.baselines import BASELINES
 from converters.experiments import markdown as md
 from converters.experiments.paper import DATASETS, NETWORKS
 from converters.experiments.session import Outcome, Session, wrong

@@ -10,7 +10,7 @@ from torch import Tensor
 from calif_plugins.parameters import CaLIFParameters
 from calif_plugins.reference import closed_form
 from converters.backends import run
-from converters.baselines import run_baseline
+from converters.backends.baselines import run_baseline
 from converters.experiments.session import Available, Outcome, Session
 from converters.network import Network
 from converters.nir_export import to_nir

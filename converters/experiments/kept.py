@@ -19,8 +19,8 @@ from torch import Tensor
 
 import calif_plugins
 import converters
-from converters.atomic import atomic_path
 from converters.errors import FileFormatError
+from converters.files.atomic import atomic_path
 from converters.operations.node import settings_of
 from converters.quantised import QuantGraph
 from converters.reading import parse_json, read_bytes
@@ -33,13 +33,12 @@ _ELSEWHERE = (
     "commands/",
     "frontends/",
     "zoo/",
-    "report",
+    "reporting/",
     "experiments/",
-    "interop",
-    "rivals",
+    "interop/",
     "cli.py",
     "lowering/",
-    "quantised_file.py",
+    "files/",
 )
 _LARGEST_ROW = 1 << 28  # bytes
 _COMPUTES = ("experiments/measuring.py", "experiments/energy")

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from converters.anytime import predictions_by_step
-from converters.baselines import BASELINES, run_baseline
+from converters.backends.baselines import BASELINES, run_baseline
+from converters.measuring.anytime import predictions_by_step
 from converters.measuring.measure import Measurement, Tick, measure
 from converters.network import Network
 from converters.nir_export import to_nir
@@ -79,7 +79,7 @@ def spiking_row(
     window : int
     neuron : str
         A rounding phase of Ca-LIF (``settle``, ``paper``, ``none``), ``settle_from_0`` (half thresholds from the
-        first step on), or a name in :data:`~converters.baselines.BASELINES`.
+        first step on), or a name in :data:`~converters.backends.baselines.BASELINES`.
     coding : {"isi", "direct"}
     anytime : bool
         Whether to compute the accuracy of stopping after each step (Ca-LIF only).

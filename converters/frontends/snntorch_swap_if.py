@@ -17,9 +17,9 @@ from converters.errors import ConversionError
 from converters.frontends.checking import left_alone
 from converters.frontends.snntorch import graph_of
 from converters.frontends.snntorch_check import Step, compare_trains, probe_counts
+from converters.graphs.stock_simulation import simulate_stock
 from converters.naming import Names
 from converters.network import Network
-from converters.stock_simulation import simulate_stock
 
 __all__ = ["swap_if"]
 

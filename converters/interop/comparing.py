@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
+from converters.files.nir_file import read, write
 from converters.interop.feeding import Expected, expected
 from converters.interop.names import EXACT, INSTALL, ROUTES
 from converters.interop.native import run_native
@@ -23,7 +24,6 @@ from converters.lowering import lattice_network, lower
 from converters.lowering.metadata import layer_nodes, precision_bits
 from converters.lowering.plain_if import LOST_IN
 from converters.network import Network, float64
-from converters.nir_file import read, write
 
 __all__ = ["INSTALL", "ROUTES", "Row", "compare_with_simulators", "differences", "installed"]
 

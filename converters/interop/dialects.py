@@ -16,10 +16,10 @@ import numpy as np
 from torch import fx
 
 from converters.errors import ConversionError
+from converters.graphs.flattening import flat, without_repeats
+from converters.graphs.shapes import infer_shapes
 from converters.naming import Names
 from converters.network import Network
-from converters.nir_flattening import flat, without_repeats
-from converters.nir_shapes import infer_shapes
 from converters.nodes import CaLIF, SpikeEncoder
 
 __all__ = ["DIALECTS", "spell"]

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from converters.backends import run
+from converters.files.nir_file import write
 from converters.interop.feeding import input_spikes, layer_nodes
 from converters.interop.stock import SIMULATORS, CannotRun, run_stock
 from converters.lowering import lower
 from converters.lowering.plain_if import LOST_IN
 from converters.network import Network
-from converters.nir_file import write
 
 __all__ = ["Loss", "plain_if_losses"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from converters.errors import FileFormatError
+from converters.files.quantised_file import load_with_notes
 from converters.quantised import QuantGraph
-from converters.quantised_file import load_with_notes
 
 __all__ = ["FOLDER", "class_names", "find_checkpoint", "find_checkpoints", "load_checkpoint", "names", "plain_name"]
 

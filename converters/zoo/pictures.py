@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from calif_plugins.encoding import dog_filter
-from converters.atomic import atomic_path
 from converters.errors import ConversionError
+from converters.files.atomic import atomic_path
 from converters.reading import open_regular, read_text
 from converters.zoo.decoding import LARGEST_FILE, decode
 from converters.zoo.images import Images

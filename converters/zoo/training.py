@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from converters.errors import ConversionError
+from converters.files.locking import locked
 from converters.frontends.pt2e import freeze_observers, from_pt2e, prepare_qat, thaw_observers
 from converters.frontends.pt2e_training import training_view
 from converters.frontends.quantizer import RangeObserver
-from converters.locking import locked
 from converters.quantised import QuantGraph
 from converters.zoo.averaging import WeightMean, measure_batch_norms
 from converters.zoo.datasets import Images

@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from converters.atomic import atomic_path
 from converters.errors import ConversionError
+from converters.files.atomic import atomic_path
 from converters.reading import open_regular, parse_json
 
 __all__ = ["Checkpoint", "check_tensors", "load_weights", "read_checkpoint", "read_checkpoint_of", "write_checkpoint"]

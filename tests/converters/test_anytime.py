@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import converters
-from converters.anytime import anytime_curve
 from converters.errors import ConversionError
+from converters.measuring.anytime import anytime_curve
 from converters.network import Network
 from converters.testing import by_reference
 from tests.converters.graphs import GRAPHS, images, signed_input

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from converters.atomic import atomic_path
 from converters.errors import ConversionError
+from converters.files.atomic import atomic_path
 
 
 def write(path: Path, text: str = "new") -> None:
@@ -82,7 +82,7 @@ def test_a_full_disk_leaves_nothing_and_says_so(tmp_path: Path) -> None:
 def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path) -> None:
     """Its own alone: not that of another file, of a living writer, nor what only looks like it."""
     source = (
-        "import os, signal, sys\nfrom converters.atomic import atomic_path\n"
+        "import os, signal, sys\nfrom converters.files.atomic import atomic_path\n"
         "with atomic_path(sys.argv[1]) as p:\n    p.write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)"
     )
     for name in ("a", "b"):

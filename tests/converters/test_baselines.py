@@ -14,7 +14,7 @@ import torch
 import converters
 from calif_plugins.encoding import isi_encode
 from calif_plugins.parameters import TieRule
-from converters.baselines import BASELINES, run_baseline
+from converters.backends.baselines import BASELINES, run_baseline
 from converters.errors import ConversionError
 from converters.network import Network, float64
 from converters.results import compare_counts

@@ -17,7 +17,7 @@ from converters.quantised import GraphBuilder
 
 READ = """
 import json, os, resource, sys, time
-import converters, converters.nir_file, nir, h5py  # what they take is not the file's
+import converters, converters.files.nir_file, nir, h5py  # what they take is not the file's
 def peak():  # of this process alone: ru_maxrss is inherited from the one that started it
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 before, start = peak(), time.perf_counter()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import converters
-from converters.charges import DTYPES, Charges, exact_dtype
+from converters.backends.charges import DTYPES, Charges, exact_dtype
 from converters.errors import ConversionError
 from converters.network import Network
 from converters.operations import Conv2d, Linear, Synapse

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from converters.errors import ConversionError, ConversionWarning, FileFormatError
+from converters.files.quantised_file import load_quantised, save_quantised
 from converters.frontends.brevitas import from_brevitas
 from converters.frontends.checking import Shown, check_layers
 from converters.operations import Linear, Scale
 from converters.quantised import Checked, GraphBuilder, Layer, QuantGraph
-from converters.quantised_file import load_quantised, save_quantised
 from tests.converters.test_brevitas import trained
 from tests.networks import pixels
 

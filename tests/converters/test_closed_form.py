@@ -13,10 +13,9 @@ import torch
 import converters
 from calif_plugins import rounding_kernels
 from calif_plugins.parameters import TieRule
-from converters import integer_kernels
-from converters.backends import closed_form
+from converters.backends import closed_form, integer_kernels
 from converters.backends.closed_form_integers import integer_layers
-from converters.integer_kernels import int8_kernels
+from converters.backends.integer_kernels import int8_kernels
 from converters.lattice import first_integers
 from converters.network import Network
 from converters.operations import Conv2d, Linear

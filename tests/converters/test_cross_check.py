@@ -13,8 +13,8 @@ import torch
 
 import converters
 from calif_plugins.parameters import Phase
-from converters.cross_checking import cross_check, plot
 from converters.errors import ConversionError
+from converters.measuring.cross_checking import cross_check, plot
 from converters.network import Network
 from converters.results import compare_counts
 from converters.testing import by_reference

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 import converters
 from calif_plugins.multistep import CaLIFMultiStep
 from calif_plugins.parameters import CaLIFParameters
-from converters.baselines import run_baseline
+from converters.backends.baselines import run_baseline
 from converters.errors import ConversionError
 from converters.exact_sums import add_up, exact_state, whole_dtype
 from converters.network import Network

@@ -14,9 +14,8 @@ import converters
 from calif_plugins import reference
 from calif_plugins.multistep import CaLIFMultiStep, kernels
 from calif_plugins.parameters import CaLIFParameters, Phase, TieRule
-from converters import integer_kernels
 from converters.backends import fast as fast_backend
-from converters.backends import fast_plan, fast_state
+from converters.backends import fast_plan, fast_state, integer_kernels
 from converters.errors import MissingExtraError
 from converters.network import Network
 from converters.operations import Conv2d, Linear, SumPool2d

@@ -16,9 +16,9 @@ from torch import nn
 import converters
 from calif_plugins.encoding import isi_encode
 from calif_plugins.snntorch import CaLIF, reset, swap_neurons
-from converters.cross_checking import cross_check
 from converters.errors import ConversionError
 from converters.frontends.snntorch import from_snntorch
+from converters.measuring.cross_checking import cross_check
 from converters.network import Network
 
 

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from converters.integer_kernels import _Geometry, _trusted, convolution, int8_kernels
+from converters.backends.integer_kernels import _Geometry, _trusted, convolution, int8_kernels
 from converters.operations import Conv2d, Synapse
 from tests.converters.random_networks import matrix
 

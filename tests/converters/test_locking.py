@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from converters.errors import ConversionError
-from converters.locking import locked
+from converters.files.locking import locked
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys
-from converters.locking import locked
+from converters.files.locking import locked
 with locked(sys.argv[1], "wait"):
     print(flush=True)
     input()

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import converters
+from converters.files.nir_building import NAME
 from converters.interop.dialects import spell
 from converters.interop.feeding import expected, layer_nodes
 from converters.interop.native import NATIVE, native, run_native
@@ -20,7 +21,6 @@ from converters.lowering import lower
 from converters.lowering.metadata import numbered
 from converters.naming import Names
 from converters.network import Network
-from converters.nir_building import NAME
 from converters.operations import Linear, Scale, Synapse
 from converters.quantised import GraphBuilder, InputSpec, Layer, QuantGraph
 

@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import converters
+from converters.files.nir_building import NAME
 from converters.naming import Names
-from converters.nir_building import NAME
 
 awkward = st.one_of(
     st.text(max_size=300),

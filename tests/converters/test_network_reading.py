@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 import converters
 from converters.errors import ConversionError, FileFormatError
-from converters.graph_order import in_order
+from converters.graphs.order import in_order
+from converters.graphs.shapes import check_size
 from converters.network import Network
-from converters.nir_shapes import check_size
 from converters.nodes import CaLIF, SpikeEncoder
 
 

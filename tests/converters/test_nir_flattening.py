@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 import converters
 from converters.errors import ConversionError, FileFormatError
-from converters.nir_flattening import flat, without_repeats
-from converters.nir_shapes import infer_shapes
-from converters.stock_simulation import simulate_stock, stock_neurons
+from converters.graphs.flattening import flat, without_repeats
+from converters.graphs.shapes import infer_shapes
+from converters.graphs.stock_simulation import simulate_stock, stock_neurons
 from tests.converters.stock_graphs import dense, graph, neuron
 
 
@@ -214,7 +214,7 @@ def test_fields_that_nir_fills_in_may_be_missing(tmp_path: Path) -> None:
     """Every default of NIR's own classes is one of the reader's, in whatever version of NIR is here."""
     import dataclasses
 
-    from converters.nir_building import _FIELDS
+    from converters.files.nir_building import _FIELDS
 
     for kind, (required, optional) in _FIELDS.items():
         cls = getattr(nir, kind, None)

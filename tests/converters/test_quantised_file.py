@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import converters
 from converters.errors import ConversionError, FileFormatError
-from converters.quantised_file import load_with_notes
+from converters.files.quantised_file import load_with_notes
 from tests.converters.graphs import GRAPHS, images, lenet
 
 
@@ -49,7 +49,7 @@ def test_compressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(FileFormatError, match="damaged"):
             load_with_notes(path)
     path.write_bytes(whole)
-    monkeypatch.setattr("converters.quantised_file._LARGEST", 2000)
+    monkeypatch.setattr("converters.files.quantised_file._LARGEST", 2000)
     with pytest.raises(FileFormatError, match="more than 0 MiB when decompressed"):
         load_with_notes(path)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import converters
 from converters.backends import closed_form, fast_plan
 from converters.backends import fast as fast_backend
-from converters.charges import DTYPES
+from converters.backends.charges import DTYPES
 from converters.errors import ConversionError
 from converters.network import Network
 from converters.operations import Conv2d, Linear, Operation, Scale, SumPool2d

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.stock_simulation import simulate_stock
+from converters.graphs.stock_simulation import simulate_stock
 from tests.converters.stock_graphs import dense, graph, neuron, pooled
 
 

@@ -18,7 +18,7 @@ from torch import nn
 import converters
 from converters.cli import main
 from converters.errors import ConversionError, FileFormatError
-from converters.stock_simulation import simulate_stock
+from converters.graphs.stock_simulation import simulate_stock
 
 pytestmark = pytest.mark.filterwarnings("ignore:nirtorch.extract_nir_graph is being deprecated")
 

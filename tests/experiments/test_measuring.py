@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import converters
-from converters.anytime import anytime_curve
 from converters.experiments.energy_metrics import (
     DenseMetrics,
     SpikingMetrics,
@@ -18,6 +17,7 @@ from converters.experiments.energy_metrics import (
     footprint,
 )
 from converters.experiments.measuring import spiking_row, whole_row
+from converters.measuring.anytime import anytime_curve
 from converters.network import Network
 from converters.operations import Linear
 from converters.quantised import GraphBuilder

@@ -13,7 +13,7 @@ import pytest
 from converters.commands.reproduce import EXPERIMENTS
 from converters.experiments.paper import DATASETS, NETWORKS, PAPER, TABLE2, TABLE3, TABLE4, reported_by_paper
 from converters.experiments.session import Outcome, Session, wrong
-from converters.quantised_file import save_quantised
+from converters.files.quantised_file import save_quantised
 from converters.zoo import networks as zoo
 from converters.zoo.datasets import load
 from converters.zoo.named import load_checkpoint

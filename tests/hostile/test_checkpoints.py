@@ -18,10 +18,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from converters.errors import ConversionError, FileFormatError
+from converters.files.quantised_file import load_quantised, save_quantised
 from converters.operations.convolution import Conv2d
 from converters.operations.dense import Linear
 from converters.operations.pooling import SumPool2d
-from converters.quantised_file import load_quantised, save_quantised
 from tests.converters.graphs import lenet
 from tests.hostile.kills import in_a_child
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import converters
-from converters.nir_file import MAX_BYTES
+from converters.files.nir_file import MAX_BYTES
 from converters.operations import Linear
 from converters.quantised import GraphBuilder
 from tests.converters.graphs import GRAPHS

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 import converters
 from converters.cli import main
 from converters.commands import common
-from converters.cross_checking import CrossCheck, Difference, plot
 from converters.errors import ConversionError
+from converters.files.quantised_file import save_quantised
+from converters.measuring.cross_checking import CrossCheck, Difference, plot
+from converters.operations import Linear
 from converters.printing import json_text, printable
 from converters.quantised import GraphBuilder, QuantGraph
-from converters.quantised_file import save_quantised
-from converters.synapses import Linear
 
 BYTES = "\udcff"  # of a path, which may be any
 NAMES = ["[/red]", "[bold]b", "\x1b[31mred\x1b]0;title\x07", ":smile:", "a\nb", "\u202egnp.exe", BYTES, "\x9b2J", "{T}"]

@@ -20,13 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import converters
-import converters.report
+import converters.reporting.page
 from converters.errors import FileFormatError
 from converters.measuring.measure import measure
-from converters.report import load_run, render
-from converters.report_details import describe
-from converters.report_schema import check_run
-from converters.report_sections import sections
+from converters.reporting.details import describe
+from converters.reporting.page import load_run, render
+from converters.reporting.schema import check_run
+from converters.reporting.sections import sections
 from converters.zoo.images import Images
 from tests.converters.graphs import lenet
 
@@ -193,7 +193,7 @@ def test_the_page_runs_no_script_but_its_own(run: dict[str, Any]) -> None:
     assert "innerHTML" not in page
 
 
-REPORT = sorted(Path(converters.report.__file__).parent.glob("report*.py"))
+REPORT = sorted(Path(converters.reporting.page.__file__).parent.glob("report*.py"))
 
 
 @pytest.mark.parametrize("path", REPORT, ids=lambda p: p.name)
@@ -381,7 +381,7 @@ BOUNDED = """
 import resource, sys
 from pathlib import Path
 from converters.errors import FileFormatError
-from converters.report import load_run
+from converters.reporting.page import load_run
 for path in sys.argv[1:]:
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     most = now + 3 * Path(path).stat().st_size + 200 * 2**20

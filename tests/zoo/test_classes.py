@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from converters.errors import ConversionError
-from converters.quantised_file import load_with_notes
+from converters.files.quantised_file import load_with_notes
 from converters.zoo.datasets import load
 from converters.zoo.pictures import zipped
 from tests.command_line import Calif

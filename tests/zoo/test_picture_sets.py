@@ -191,7 +191,7 @@ def test_the_whole_road(
     assert row["counts_compared"] > 3 * 10_000
     assert row["count_mismatches"] == 0
     assert row["prediction_agreement"] == 1.0
-    from converters.quantised_file import load_quantised
+    from converters.files.quantised_file import load_quantised
 
     q = load_quantised(trained["checkpoint"])
     assert (q.input.q_min < 0) == signed

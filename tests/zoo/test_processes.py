@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from converters.errors import ConversionError
-from converters.quantised_file import load_quantised
+from converters.files.quantised_file import load_quantised
 from converters.zoo.datasets import load
 from converters.zoo.recipes import Recipe, recipe_for
 from converters.zoo.training import train

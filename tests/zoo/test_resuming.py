@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from converters.errors import ConversionError
-from converters.locking import locked
+from converters.files.locking import locked
 from converters.zoo.images import Images
 from converters.zoo.networks import build
 from converters.zoo.optimisers import Optimisers

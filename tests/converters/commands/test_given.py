@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import converters
-from converters import network, nir_file
+from converters import network
+from converters.files import nir_file
 from converters.zoo import datasets, named
 from converters.zoo.named import load_checkpoint
 

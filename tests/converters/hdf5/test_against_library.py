@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters import hdf5
+from converters.files import hdf5
 
 FORMATS = ["earliest", "v108", "v110", "v112", "latest"]
 TYPES = ["<f2", "<f4", "<f8", ">f8", "i1", "<i2", ">i4", "<i8", "u1", ">u2", "<u4", "<u8", "?", "S5", "text"]

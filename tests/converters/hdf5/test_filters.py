@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.hdf5.filters import filters
-from converters.hdf5.source import MAX_PIECES, Refused, Source
+from converters.files.hdf5.filters import filters
+from converters.files.hdf5.source import MAX_PIECES, Refused, Source
 
 GZIP, SHUFFLE = 1, 2
 PIPELINES = [(), (GZIP,), (SHUFFLE,), (SHUFFLE, GZIP)]

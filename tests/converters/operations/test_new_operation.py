@@ -18,10 +18,10 @@ from torch import Tensor
 
 import converters
 from converters.errors import ConversionError
+from converters.files.quantised_file import load_quantised, save_quantised
 from converters.network import Network
 from converters.operations import OPERATIONS, Conv2d, Linear, Operation, Shape, register
 from converters.quantised import GraphBuilder, QuantGraph
-from converters.quantised_file import load_quantised, save_quantised
 from converters.results import compare_counts
 from tests.command_line import Calif
 

@@ -10,8 +10,8 @@ import nir
 import numpy as np
 
 from converters.errors import ConversionError, FileFormatError
-from converters.nir_flattening import DEEPEST, flat
-from converters.nir_shapes import check_size
+from converters.graphs.flattening import DEEPEST, flat
+from converters.graphs.shapes import check_size
 from converters.nodes import NODES
 
 __all__ = ["NAME", "build_graph", "check_name", "shown"]

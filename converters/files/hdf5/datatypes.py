@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from converters.hdf5.source import Cursor, Refused
+from converters.files.hdf5.source import Cursor, Refused
 
 __all__ = ["Datatype", "datatype", "shape"]
 

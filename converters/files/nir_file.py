@@ -1,8 +1,9 @@
 """Reading and writing ``.nir`` files. What is read is not trusted: it is validated before it is built.
 
 An HDF5 file can point into other files, declare gigabytes in kilobytes, contain cycles and carry names that
-later reach code generation. So the file is read without the HDF5 library (:mod:`converters.hdf5`): the reader walks it
-first, follows no link out of it, and adds up what it allocates; only then are nodes built, each by its own field table.
+later reach code generation. So the file is read without the HDF5 library (:mod:`converters.files.hdf5`): the reader
+walks it first, follows no link out of it, and adds up what it allocates; only then are nodes built, each by its own
+field table.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from typing import Any
 import nir
 import numpy as np
 
-from converters import hdf5
-from converters.atomic import atomic_path
 from converters.errors import ConversionError, FileFormatError
+from converters.files import hdf5
+from converters.files.atomic import atomic_path
+from converters.files.nir_building import NAME, build_graph, check_name, shown
+from converters.graphs.flattening import DEEPEST, without_repeats
 from converters.network import Network
-from converters.nir_building import NAME, build_graph, check_name, shown
-from converters.nir_flattening import DEEPEST, without_repeats
 from converters.nodes import NODES, CaLIF, SpikeEncoder
 from converters.reading import open_regular
 

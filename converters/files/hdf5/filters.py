@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from converters.hdf5.source import Cursor, Refused, Source
+from converters.files.hdf5.source import Cursor, Refused, Source
 
 __all__ = ["Filters", "filters"]
 
@@ -54,7 +54,7 @@ def filters(body: bytes, width: int) -> Filters:
 
     >>> filters(bytes([2, 1, 3, 0, 0, 0, 0, 0]), 4)
     Traceback (most recent call last):
-    converters.hdf5.source.Refused: the compression filters fletcher32; use gzip, shuffle before it, or none
+    converters.files.hdf5.source.Refused: the compression filters fletcher32; use gzip, shuffle before it, or none
     """
     message = Cursor(body)
     version, count = message.numbers(1, 2)

@@ -3,8 +3,8 @@
 The HDF5 library trusts what it reads: a chunk that inflates to less than it declares leaves the process's own memory
 in the array, a damaged heap is walked for ever, and a few bytes ask for gigabytes. So strangers' files are read here,
 in Python, where a wrong address is an exception, and where two counters bound what a file can cost
-(:class:`~converters.hdf5.source.Source`): bytes of memory, and pieces of structure. The library writes, and is what
-the tests compare with.
+(:class:`~converters.files.hdf5.source.Source`): bytes of memory, and pieces of structure. The library writes, and is
+what the tests compare with.
 
 Read are groups, old and new, and data sets of integers, IEEE floats, h5py's booleans and text, contiguous, compact or
 in chunks, with gzip, shuffle or no filter: whatever h5py writes of a NIR graph, in any of its ``libver``. Soft and
@@ -18,9 +18,9 @@ lengths have 8 bytes.
 
 from __future__ import annotations
 
-from converters.hdf5.datasets import value
-from converters.hdf5.groups import MAX_NAME, links
-from converters.hdf5.headers import Messages, is_dataset, is_group, messages, root
-from converters.hdf5.source import Refused, Source
+from converters.files.hdf5.datasets import value
+from converters.files.hdf5.groups import MAX_NAME, links
+from converters.files.hdf5.headers import Messages, is_dataset, is_group, messages, root
+from converters.files.hdf5.source import Refused, Source
 
 __all__ = ["MAX_NAME", "Messages", "Refused", "Source", "is_dataset", "is_group", "links", "messages", "root", "value"]

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from calif_plugins.plots_network import ENERGY
-from converters.report_charts import accuracy_chart, bar_chart, latency_chart
-from converters.report_html import Markup, html, together
+from converters.reporting.charts import accuracy_chart, bar_chart, latency_chart
+from converters.reporting.markup import Markup, html, together
 
 __all__ = ["energy_rows", "sections"]
 
 
 def sections(run: dict[str, Any]) -> tuple[str, Markup]:
-    """Title and body of the page, of a run that :func:`converters.report_schema.checked` has looked at."""
+    """Title and body of the page, of a run that :func:`converters.reporting.schema.checked` has looked at."""
     network = str(run.get("network") or "network")
     dataset = str(run.get("dataset") or "images")
     title = f"{_NAMES.get(network, network)} on {_NAMES.get(dataset, dataset)}"

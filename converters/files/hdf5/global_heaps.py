@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from converters.hdf5.source import Cursor, Refused, Source
+from converters.files.hdf5.source import Cursor, Refused, Source
 
 __all__ = ["text"]
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from converters.cross_checking import cross_check
 from converters.errors import ConversionError
+from converters.measuring.cross_checking import cross_check
 from converters.measuring.measure import measure
 from converters.nir_export import to_nir
 from converters.quantised import QuantGraph, check_images
-from converters.report import write_report
-from converters.report_details import describe
+from converters.reporting.details import describe
+from converters.reporting.page import write_report
 from converters.zoo.datasets import Images
 
 __all__ = ["make_report"]

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from calif_plugins.parameters import Phase
-from converters.atomic import atomic_path
 from converters.backends import run
 from converters.errors import ConversionError, MissingExtraError
 from converters.exact_sums import exact
+from converters.files.atomic import atomic_path
 from converters.measuring.replay import charges
 from converters.network import Network, Stage, float64
 from converters.printing import printable

@@ -18,13 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from converters.atomic import atomic_path
 from converters.errors import ConversionError, FileFormatError
+from converters.files.atomic import atomic_path
+from converters.files.quantised_schema import Description, LayerEntry, described
 from converters.operations import Synapse
 from converters.operations.building import build_operation, tensor_fields
 from converters.operations.node import settings_of
 from converters.quantised import Checked, InputSpec, Layer, QuantGraph
-from converters.quantised_schema import Description, LayerEntry, described
 from converters.reading import parse_json, read_bytes
 
 __all__ = ["FORMAT", "load_quantised", "save_quantised"]

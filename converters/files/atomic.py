@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from converters.errors import ConversionError
-from converters.locking import claim
+from converters.files.locking import claim
 
 __all__ = ["atomic_path"]
 

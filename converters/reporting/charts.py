@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import TypeAlias
 
-from converters.report_html import Markup, html, together
+from converters.reporting.markup import Markup, html, together
 
 __all__ = ["accuracy_chart", "bar_chart", "latency_chart", "number"]
 

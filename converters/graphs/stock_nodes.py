@@ -1,4 +1,4 @@
-"""What each stock NIR node does in one step, in float64: the table that :mod:`converters.stock_simulation` runs.
+"""What each stock NIR node does in one step, in float64: what :mod:`converters.graphs.stock_simulation` runs.
 
 A value is a number over a whole divisor that its node is known to have: an average pool sends sums, and multiplies the
 divisor; thresholds, biases and resting potentials are multiplied by it once. So sums of whole numbers stay whole.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from converters.hdf5.source import UNDEFINED, Cursor, Refused, Source
+from converters.files.hdf5.source import UNDEFINED, Cursor, Refused, Source
 
 __all__ = ["leaves", "records"]
 

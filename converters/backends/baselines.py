@@ -20,7 +20,7 @@ import nir
 import torch
 from torch import Tensor
 
-from converters.charges import Charges
+from converters.backends.charges import Charges
 from converters.errors import ConversionError
 from converters.exact_sums import add_up, exact
 from converters.input_spikes import InputSpikes

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
-from converters.graph_order import in_order
-from converters.nir_flattening import flat
-from converters.nir_shapes import infer_shapes
-from converters.stock_nodes import MAKE, REASONS, SPIKING, Node, Place
+from converters.graphs.flattening import flat
+from converters.graphs.order import in_order
+from converters.graphs.shapes import infer_shapes
+from converters.graphs.stock_nodes import MAKE, REASONS, SPIKING, Node, Place
 
 __all__ = ["StockResult", "run_order", "simulate_stock", "stock_neurons"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from converters.hdf5.fractal_heaps import dense
-from converters.hdf5.headers import LINK, LINK_INFO, SYMBOL_TABLE, Messages
-from converters.hdf5.source import UNDEFINED, Cursor, Refused, Source
-from converters.hdf5.trees import leaves
+from converters.files.hdf5.fractal_heaps import dense
+from converters.files.hdf5.headers import LINK, LINK_INFO, SYMBOL_TABLE, Messages
+from converters.files.hdf5.source import UNDEFINED, Cursor, Refused, Source
+from converters.files.hdf5.trees import leaves
 
 __all__ = ["MAX_NAME", "links"]
 

@@ -47,7 +47,7 @@ class Source:
     b'cde'
     >>> source.read(2, 5)
     Traceback (most recent call last):
-    converters.hdf5.source.Refused: 5 bytes at 2 in a file of 6; the file is damaged: write it again
+    converters.files.hdf5.source.Refused: 5 bytes at 2 in a file of 6; the file is damaged: write it again
     """
 
     def __init__(self, file: BinaryIO, size: int, max_bytes: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from converters.hdf5.source import Cursor, Refused, Source
+from converters.files.hdf5.source import Cursor, Refused, Source
 
 __all__ = [
     "DATASPACE", "DATATYPE", "EXTERNAL", "FILTERS", "LAYOUT", "LINK", "LINK_INFO", "SYMBOL_TABLE",

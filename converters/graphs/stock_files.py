@@ -33,7 +33,7 @@ def about_stock(graph: nir.NIRGraph) -> str:
 
 def ways_of_stock(graph: nir.NIRGraph, path: str = "FILE") -> str:
     """Which command or function runs it, or why none does."""
-    from converters.stock_simulation import run_order, stock_neurons  # which run the file; this says only that
+    from converters.graphs.stock_simulation import run_order, stock_neurons  # which run the file; this says only that
 
     if "calif_target" in graph.metadata:
         return f"give the network it was made from; calif interop NETWORK --stock {path} runs it"

@@ -14,12 +14,12 @@ from typing import Any
 
 from markupsafe import escape
 
-from converters.atomic import atomic_path
 from converters.errors import FileFormatError
+from converters.files.atomic import atomic_path
 from converters.printing import json_text
 from converters.reading import read_bytes
-from converters.report_schema import check_run
-from converters.report_sections import sections
+from converters.reporting.schema import check_run
+from converters.reporting.sections import sections
 
 __all__ = ["RUN_FILE", "load_run", "render", "write_report", "write_run"]
 

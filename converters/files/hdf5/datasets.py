@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from converters.hdf5.chunks import Chunked, layout
-from converters.hdf5.datatypes import datatype, shape
-from converters.hdf5.filters import Filters, filters
-from converters.hdf5.global_heaps import text
-from converters.hdf5.headers import DATASPACE, DATATYPE, EXTERNAL, FILTERS, LAYOUT, Messages
-from converters.hdf5.source import UNDEFINED, Refused, Source
+from converters.files.hdf5.chunks import Chunked, layout
+from converters.files.hdf5.datatypes import datatype, shape
+from converters.files.hdf5.filters import Filters, filters
+from converters.files.hdf5.global_heaps import text
+from converters.files.hdf5.headers import DATASPACE, DATATYPE, EXTERNAL, FILTERS, LAYOUT, Messages
+from converters.files.hdf5.source import UNDEFINED, Refused, Source
 
 __all__ = ["value"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from converters.hdf5.source import UNDEFINED, Cursor, Refused, Source
-from converters.hdf5.trees import records
+from converters.files.hdf5.source import UNDEFINED, Cursor, Refused, Source
+from converters.files.hdf5.trees import records
 
 __all__ = ["dense"]
 

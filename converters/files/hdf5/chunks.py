@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from converters.hdf5.source import UNDEFINED, Cursor, Refused, Source
-from converters.hdf5.trees import leaves
+from converters.files.hdf5.source import UNDEFINED, Cursor, Refused, Source
+from converters.files.hdf5.trees import leaves
 
 __all__ = ["Chunk", "Chunked", "Layout", "layout"]
 

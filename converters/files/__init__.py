@@ -1,0 +1,1 @@
+"""Files: read as strangers', written whole or not at all."""
