@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
+COVERAGE ?= --cov --cov-report=term
 
 .PHONY: demo test test-slow lint bench docs clean
 .DEFAULT_GOAL := demo
@@ -17,9 +18,9 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/calif demo
 
-# two processes of one thread each: threads inside of each would fight over two cores
+# two processes of one thread each: threads inside of each would fight over two cores; `make test COVERAGE=` measures none
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile --benchmark-disable
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile --benchmark-disable $(COVERAGE)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow --benchmark-disable
