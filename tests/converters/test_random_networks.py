@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
 
 import converters
 from converters.backends import closed_form, fast_plan
@@ -131,7 +132,7 @@ def test_many_random_networks(case: Any, dtype: str, share: float, int8: bool, c
 
 
 @st.composite
-def concatenations(draw) -> tuple[QuantGraph, Operation, tuple[str, ...], bool, str]:
+def concatenations(draw: DrawFn) -> tuple[QuantGraph, Operation, tuple[str, ...], bool, str]:
     """Branches, the input perhaps among them and perhaps twice, concatenated; and one operation on all of them."""
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     side, channels = (draw(st.integers(1, 4)), draw(st.integers(1, 4))), draw(st.integers(1, 3))
@@ -160,7 +161,7 @@ def concatenations(draw) -> tuple[QuantGraph, Operation, tuple[str, ...], bool, 
 
 @given(case=concatenations())
 @settings(SETTINGS, max_examples=15)
-def test_concatenations(case):
+def test_concatenations(case: Any) -> None:
     """An operation on a concatenation is split into a sum over its parts: against the operation on the whole."""
     q, op, names, flat, coding = case
     integers = torch.randint(-5, 6, (3, *q.input.shape), generator=torch.Generator().manual_seed(0))
