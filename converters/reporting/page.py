@@ -104,7 +104,7 @@ def render(run: dict[str, Any]) -> str:
     check_run(run, "run")
     title, body = sections(run)
     data = json.dumps(run, allow_nan=False).replace("<", "\\u003c")  # no value can end the script element
-    template = (files("converters") / "report_template.html").read_text(encoding="utf-8")
+    template = (files("converters.reporting") / "report_template.html").read_text(encoding="utf-8")
     filled = {"policy": _policy(template), "title": escape(title), "body": body, "data": data}
     pieces = re.split(r"\{\{(\w+)\}\}", template)
     pieces[1::2] = [filled[name] for name in pieces[1::2]]
