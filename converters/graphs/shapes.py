@@ -17,6 +17,7 @@ import numpy as np
 from converters.errors import ConversionError
 from converters.nodes import CaLIF, SpikeEncoder
 from converters.operations.node import CaLIFOperation
+from converters.operations.node_fields import whole_pair
 
 __all__ = ["LARGEST_WINDOW", "MOST_VALUES", "check_size", "infer_shapes", "whole_pair"]
 
@@ -97,15 +98,6 @@ def check_size(graph: nir.NIRGraph, *, most: int = MOST_VALUES, window: int = LA
             raise ConversionError(name, found, f"the limit is {most:,}; {way}")
         if type(node) in (CaLIF, SpikeEncoder) and node.window > window:
             raise ConversionError(name, f"a window of {node.window:,} steps", f"the limit is {window:,}; {way}")
-
-
-def whole_pair(name: str, value: Any, least: int = 0) -> tuple[int, int]:
-    """Two whole numbers from ``least`` to 2**20, of one or two; else a ConversionError at ``name``."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "iu" or array.size not in (1, 2) or (array < least).any() or (array > 2**20).any():
-        raise ConversionError(name, f"a geometry of {value!r}", f"give two whole numbers of at least {least}")
-    pair = np.broadcast_to(array.reshape(-1), (2,))
-    return int(pair[0]), int(pair[1])
 
 
 def _operation(name: str, node: CaLIFOperation, shapes: list[Shape]) -> Shape:

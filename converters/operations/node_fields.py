@@ -17,6 +17,7 @@ LARGEST_WEIGHT = 2**24
 
 
 def whole_pair(name: str, value: Any, least: int = 0) -> tuple[int, int]:
+    """Two whole numbers from ``least`` to 2**20, of one or two; else a ConversionError at ``name``."""
     array = np.asarray(value)
     if array.dtype.kind not in "iu" or array.size not in (1, 2) or (array < least).any() or (array > 2**20).any():
         raise ConversionError(name, f"a geometry of {value!r}", f"give two whole numbers of at least {least}")
