@@ -137,6 +137,10 @@ class SpikingNetwork(nn.Module):
 
     def step(self, x: Tensor) -> dict[str, Tensor]:
         """One step; the signed spikes ``(N, *shape)`` of every layer, by its name."""
+        running = self.layer(self.network.stages[0].name).neurons.v
+        if self.t and running.numel() and len(running) != len(x):
+            found = f"{len(x)} images after {self.t} steps of {len(running)}"
+            raise ConversionError("input", found, "call reset() before other images")
         leaking, halved = self.t < self.window, self.t >= self.settle_from
         direct = self.network.encoder.coding == "direct"
         name = self.network.encoder_name

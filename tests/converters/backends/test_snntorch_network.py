@@ -140,3 +140,15 @@ def test_shares_of_a_direct_input_have_gradients() -> None:
     gradient = next(net.parameters()).grad
     assert gradient is not None
     assert bool(gradient.any())
+
+
+def test_other_images_want_a_reset() -> None:
+    """Neurons of another batch would begin anew while the network's clock goes on."""
+    q = GRAPHS["lenet"]()
+    net = converters.to_snntorch(converters.to_nir(q, T=5))
+    with torch.no_grad():
+        net(net.encode(images(q, 1)))
+        with pytest.raises(ConversionError, match=r"input: found 3 images after 5 steps of 1; call reset\(\) before"):
+            net(net.encode(images(q, 3)))
+        net.reset()
+        net(net.encode(images(q, 3)))
