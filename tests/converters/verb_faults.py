@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from converters.frontends import verbs
+from converters.frontends import weighted_verbs
 from converters.frontends.verbs import Grid, Verbs
 from converters.graph_builder import GraphBuilder
 from converters.operations import Conv2d, Linear
@@ -183,7 +183,7 @@ VERB_FAULTS = [
     VerbFault("gamma lost", "norm", norm(gamma=lambda g: None), _FOLDS),
     VerbFault("the sign of gamma lost", "norm", norm(gamma=torch.abs), _FOLDS),
     VerbFault("a row not turned round", "norm",
-              argument(verbs, "_times", lambda x, factor: (x, factor.abs())), ("brevitas",)),
+              argument(weighted_verbs, "times", lambda x, factor: (x, factor.abs())), ("brevitas",)),
     VerbFault("a division forgotten", "norm", wrap(Verbs, "divide", lambda f: lambda s, n, x, by: x), ("pt2e",)),
     VerbFault("a constant forgotten", "biased norm", wrap(Verbs, "shift", lambda f: lambda s, n, x, c: x), ("pt2e",)),
     VerbFault("a pool divided by its width", "pool", result(Verbs, "average_pool", lambda p: replace(p, area=3))),

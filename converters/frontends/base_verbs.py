@@ -1,0 +1,140 @@
+"""What all verbs share: operands as quantised values, quantisers, outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from converters.errors import ConversionError
+from converters.frontends.pending import Grid, Pending, Raw, Weight, describe, times
+from converters.graph_builder import GraphBuilder, Value
+
+__all__ = ["BaseVerbs"]
+
+
+class BaseVerbs(GraphBuilder):
+    """A builder that knows its toolkit's way out of a missing quantiser, and sets quantisers."""
+
+    def __init__(self, source: str, *, activation: str, unquantised_input: str) -> None:
+        """``activation`` and ``unquantised_input``: what the toolkit's user does about an operand without quantiser."""
+        super().__init__(source=source)
+        self.advice = {"activation": activation, "input": unquantised_input}
+        self._rectified: dict[int, tuple[Pending, Value]] = {}
+
+    # --- operands -----------------------------------------------------------------------------------
+
+    def value(self, name: str, x: Any) -> Value:
+        """``x`` as a quantised value, which it must be by now: an operand of ``name``."""
+        if type(x) is Value:
+            return x
+        if type(x) is Pending and x.base is not None and x.high == math.inf:
+            if id(x) not in self._rectified:
+                low, high = self.range_of(x.base)
+                y = self.emit(x, Grid(x.base.scale, max(low, 0), max(high, 1)))
+                self._rectified[id(x)] = x, y
+            return self._rectified[id(x)][1]
+        if type(x) is Pending:
+            raise ConversionError(x.name, f"an unquantised activation, used by {name}", self.advice["activation"])
+        if type(x) is Raw:
+            raise ConversionError(name, "the unquantised input", self.advice["input"])
+        if isinstance(x, Tensor | Weight):
+            shape = tuple((x.integers if isinstance(x, Weight) else x).shape)
+            raise ConversionError(
+                name,
+                f"a constant of shape {shape} as an operand",
+                "let it be the bias of the layer before it, or of a batch norm",
+            )
+        raise ConversionError(name, f"the operand {describe(x)}", "only quantised activations can spike")
+
+    def operands(self, name: str, *given: Any) -> list[Value]:
+        """All operands of ``name`` as quantised values; what can never be one is refused first."""
+        order = sorted(given, key=lambda x: type(x) in (Value, Pending, Raw))
+        found = {id(x): self.value(name, x) for x in order}
+        return [found[id(x)] for x in given]
+
+    def range_of(self, value: Value) -> tuple[int, int]:
+        """The smallest and the largest count that ``value`` can hold."""
+        ranges = {layer.name: (layer.y_min, layer.y_max) for layer in self.layers}
+        if self.spec is not None:
+            ranges[self.spec.name] = self.spec.q_min, self.spec.q_max
+        found = [ranges[name] for name, _ in value.parts]
+        return min(low for low, _ in found), max(high for _, high in found)
+
+    def on_grid(self, value: Value, grid: Grid) -> bool:
+        """Whether rounding ``value`` to ``grid`` would leave it as it is."""
+        low, high = self.range_of(value)
+        return value.scale == grid.scale and grid.y_min <= low and high <= grid.y_max
+
+    # --- quantisers, outputs ------------------------------------------------------------------------
+
+    def quantise(
+        self, name: str, x: Any, grid: Grid, levels: Callable[[float], int], layer: str | None = None
+    ) -> Value:
+        """``x`` on a grid; ``levels`` gives the toolkit's own level of a real bound, ``layer`` a layer's name.
+
+        ``name`` is the place of what is quantised, for a value that is only moved to another grid.
+        """
+        if type(x) is Raw:
+            y = self.input(x.shape, scale=grid.scale, q_min=grid.y_min, q_max=grid.y_max)
+            return self.flatten(y) if x.flat else y
+        if type(x) is Pending:
+            low = grid.y_min if x.low == -math.inf else max(grid.y_min, levels(x.low))
+            high = grid.y_max if x.high == math.inf else min(grid.y_max, levels(x.high))
+            return self.emit(replace(x, name=layer or x.name), Grid(grid.scale, low, high))
+        value = self.value(name, x)
+        if self.on_grid(value, grid):
+            return value  # a quantiser shared with the input
+        return self._moved(layer or name, [(value, 1.0)], grid)
+
+    def emit(self, x: Pending, grid: Grid) -> Value:
+        """The layer of a pending expression and the quantiser behind it (equation 5)."""
+        if x.parts:
+            parts = [
+                v if self.on_grid(v, grid) else self._moved(f"{x.name}_{k}", [(v, 1.0)], grid)
+                for k, v in enumerate(x.parts)
+            ]
+            y = self.concat(x.name, parts)
+        elif x.terms:
+            y = self._moved(x.name, x.terms, grid)
+        else:
+            y = self._summed(x, grid, spiking=True)
+        return self.flatten(y) if x.flat else y
+
+    def output(self, x: Any) -> Value:
+        """What the network returns: quantised, or read from the membranes of the last layer."""
+        if type(x) in (tuple, list, dict):
+            raise ConversionError("output", f"a {type(x).__name__}", "let the model return one tensor")
+        if type(x) is Pending and x.inputs and not x.clamped:
+            unit = torch.as_tensor(x.unit, dtype=torch.float64)
+            y = self._summed(x, Grid(float(unit.max()), 0, 0), spiking=False)
+            return self.flatten(y) if x.flat else y
+        return self.value("output", x)
+
+    def _moved(self, name: str, terms: Sequence[tuple[Value, float]], grid: Grid) -> Value:
+        return self.requantise(name, terms, y_min=grid.y_min, y_max=grid.y_max, scale=grid.scale)
+
+    def _summed(self, x: Pending, grid: Grid, *, spiking: bool) -> Value:
+        if x.divided is not None:
+            x = times(x, 1 / x.divided.double())
+        unit, bias = (torch.as_tensor(t, dtype=torch.float64) for t in (x.unit, x.bias))
+        if unit.numel() == 1:  # rounded once, so a pool's threshold is its area where the scales are shared
+            ratio = Fraction(grid.scale) / Fraction(float(unit))
+            threshold = torch.tensor([float(x.area * ratio)], dtype=torch.float64)
+        else:
+            threshold = x.area * grid.scale / unit
+        return self.layer(
+            x.name,
+            list(x.inputs),
+            threshold=threshold,
+            bias=bias / unit * x.area,
+            y_min=grid.y_min,
+            y_max=grid.y_max,
+            scale=grid.scale,
+            spiking=spiking,
+        )
