@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,7 @@ from converters.errors import ConversionError
 from converters.exact_sums import add_up, exact, whole_dtype
 from converters.input_range import warn_of_cut
 from converters.operations import Shape, Synapse
+from converters.operations.coarsening import coarsened_range, shrunk
 from converters.rounding import exact_round
 
 if TYPE_CHECKING:
@@ -164,12 +166,46 @@ class Layer:
         view = (1, -1) + (1,) * (acc.ndim - 2)
         return (acc.double() + self.bias.view(view).to(acc.device)) / self.threshold.view(view).to(acc.device)
 
+    def unrounded(self, values: Mapping[str, Tensor]) -> Tensor:
+        """:meth:`quotient` of counts by source, before any rounding inside of an operation: float64 ``(N, *shape)``."""
+        return self.quotient(
+            add_up((s.unrounded(*(values[name] for name in s.sources)) for s in self.synapses), self.name)
+        )
+
     def magnitude(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Sum of the absolute values of all that is added up to :meth:`quotient`: float64 ``(N, *shape)``."""
-        sizes = {name: values[name].double().abs() for s in self.synapses for name in s.sources}
-        synapses = tuple(s.absolute(*(tuple(sizes[name].shape[1:]) for name in s.sources)) for s in self.synapses)
-        absolute = replace(self, synapses=synapses, bias=self.bias.abs())
-        return absolute.quotient(absolute.charge(sizes))
+        """Sum of the absolute values of all that is added up to :meth:`unrounded`: float64 ``(N, *shape)``."""
+        sizes = (s.magnitude(*(values[name] for name in s.sources)) for s in self.synapses)
+        return replace(self, bias=self.bias.abs()).quotient(add_up(sizes, self.name))
+
+    @property
+    def slack(self) -> Tensor:
+        """How far operations round on their own, in levels: float64 ``(C,)``."""
+        return sum(s.slack for s in self.synapses) / self.threshold
+
+    def coarsened(self, factor: Fraction) -> Layer:
+        """The layer where every scale is ``1 / factor`` times as large: its range shrinks, to one level at least.
+
+        Raises
+        ------
+        ConversionError
+            If its charges grow with different powers of their sources' counts.
+        """
+        degrees = {s.degree for s in self.synapses}
+        if len(degrees) > 1:
+            raise ConversionError(
+                self.name, "charges that do not grow alike with their sources' counts", "use the whole window"
+            )
+        (degree,) = degrees
+        low, high = coarsened_range(self.y_min, self.y_max, factor)
+        return replace(
+            self,
+            synapses=tuple(s.coarsened(factor) for s in self.synapses),
+            threshold=self.threshold if degree == 1 else self.threshold * float(factor ** (degree - 1)),
+            bias=self.bias if degree == 0 else self.bias * factor.numerator**degree / factor.denominator**degree,
+            y_min=low,
+            y_max=high,
+            scale=self.scale / float(factor),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,6 +279,7 @@ class QuantGraph:
 
         For ``T >= L = levels_of(coding)`` it is this one. Below, every scale grows by ``L/T``: thresholds stay, the
         total charge of the bias becomes ``bias * T/L`` and ranges shrink to ``T`` levels, but to no fewer than one.
+        Where charges grow with another power of the counts, as products do, so do bias and threshold.
         (A directly coded input is no count, and may have more; below L it shrinks with the others.)
         """
         if not float(window).is_integer() or window < 1:
@@ -250,33 +287,14 @@ class QuantGraph:
         whole, window = self.levels_of(coding), int(window)
         if window >= whole:
             return self
-        f = window / whole
-
-        def shrink(q: int) -> int:
-            return (2 * q * window + whole) // (2 * whole)  # q T/L, rounded half up
-
-        def range_of(layer: Layer) -> tuple[int, int]:
-            low, high = -shrink(-layer.y_min), shrink(layer.y_max)
-            if low == high:  # a layer without a level would be read from its membrane
-                low, high = max(-1, layer.y_min), min(1, layer.y_max)
-            return low, high
-
+        f = Fraction(window, whole)
         spec = replace(
             self.input,
-            scale=self.input.scale / f,
-            q_min=-shrink(-self.input.q_min),
-            q_max=max(1, shrink(self.input.q_max)),
+            scale=self.input.scale / float(f),
+            q_min=-shrunk(-self.input.q_min, f),
+            q_max=max(1, shrunk(self.input.q_max, f)),
         )
-        layers = tuple(
-            replace(
-                layer,
-                bias=layer.bias * window / whole,
-                y_min=range_of(layer)[0],
-                y_max=range_of(layer)[1],
-                scale=layer.scale / f,
-            )
-            for layer in self.layers
-        )
+        layers = tuple(layer.coarsened(f) for layer in self.layers)
         return replace(self, input=spec, layers=layers, checked=None)  # another network than the one compared
 
     def accumulate(self, layer: Layer, values: Mapping[str, Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ not show is executed from those in front of it, and judged by what stands behind
 The integers must be equal. One exception is arithmetic: a toolkit adds up in float32, and where the exact quotient
 lies so close to a tie that the rounding of its float sums reaches across, it may come out one level aside. Such a
 difference is let through only if the exact distance to that tie is within the bound of the sums' rounding error.
+What counts as the exact quotient is the function before any operation has rounded it to integers.
 """
 
 from __future__ import annotations
@@ -194,9 +195,8 @@ class _Judge:
         for k, real in enumerate(shown):
             theirs = self._integers(layer.name, real, layer.scale, ours.shape)
             if bool((ours != theirs).any()):
-                exact = layer.quotient(acc)
                 self._check_rule(layer, acc, theirs)
-                self._compare(layer.name, ours, theirs, exact, self._bound(layer, values))
+                self._compare(layer.name, ours, theirs, layer.unrounded(values), self._bound(layer, values))
             else:
                 self._count(layer.name, ours)
             forced = theirs if k == 0 else forced
@@ -218,8 +218,12 @@ class _Judge:
         return {name: values[name] for s in layer.synapses for name in s.sources}
 
     def _bound(self, layer: Layer, values: dict[str, Tensor]) -> Tensor:
-        """How far float rounding can move a layer's quotient, in levels: eps times the sizes of what is added up."""
-        return self._noise(layer.magnitude(values), layer.y_max - layer.y_min)
+        """How far rounding can move a layer's quotient, in levels: eps times the sizes of what is added up.
+
+        And what an operation rounds on its own, on the way to the layer's rounding.
+        """
+        noise = self._noise(layer.magnitude(values), layer.y_max - layer.y_min)
+        return noise + layer.slack.reshape(-1, *[1] * (noise.ndim - 2))
 
     def _noise(self, terms: Tensor, levels: int) -> Tensor:
         return self.eps * (_OPERATIONS * terms + _SHIFTS * levels)

@@ -57,7 +57,7 @@ def build_operation(where: str, name: str, plain: Mapping[str, Any], tensors: Ma
     ------
     ConversionError
         If there is no such operation, or it does not take such fields; if weights are no integers, or beyond
-        :data:`LARGEST_WEIGHT`.
+        :data:`LARGEST_WEIGHT` (or the operation's own :attr:`~converters.operations.Operation.limits`).
 
     >>> build_operation("pool", "SumPool2d", {"kernel": [2, 2], "stride": [2, 2]}, {})
     SumPool2d(kernel=(2, 2), stride=(2, 2), padding=(0, 0))
@@ -81,8 +81,9 @@ def build_operation(where: str, name: str, plain: Mapping[str, Any], tensors: Ma
             raise ConversionError(where, f"{name} with a tensor {key[:80]!r}", "it has none of this name")
         if tensor.dtype not in _INTEGERS:
             raise ConversionError(where, f"{name}.{key} of type {tensor.dtype}", "give integers")
-        if tensor.numel() and max(abs(int(x)) for x in tensor.aminmax()) > LARGEST_WEIGHT:
-            raise ConversionError(where, f"{name}.{key} beyond {LARGEST_WEIGHT:,}", "use smaller weights")
+        limit = cls.limits.get(key, LARGEST_WEIGHT)
+        if tensor.numel() and max(abs(int(x)) for x in tensor.aminmax()) > limit:
+            raise ConversionError(where, f"{name}.{key} beyond {limit:,}", "use smaller weights")
     missing = [n for n in _types(cls)[2] if n not in values and n not in tensors]
     if missing:
         raise ConversionError(where, f"{name} without its {missing[0]}", "write it again")

@@ -7,7 +7,8 @@ sources have sent so far, and brings the change
     charge(t) = op(n(t)) - op(n(t - 1)),        op(n(-1)) = 0
 
 Both sum to ``op(n_final)``, and both end when the sources fall quiet, which is all that the theorem asks for
-(``docs/theorem.md``).
+(``docs/theorem.md``). A counting operation acts on integers exactly, whatever function it stands for: integers decide,
+and every platform has the same spikes.
 
 Needed of a linear operation are :meth:`Operation.output_shape`, calling it, and :attr:`Operation.gain`; of a counting
 one :meth:`Operation.output_shape`, calling it, and :meth:`Operation.reach`. All else has a default that follows from
@@ -18,8 +19,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 import nir
@@ -93,6 +95,12 @@ class Operation(ABC):
     """Whether ``op(a + b) = op(a) + op(b)``; otherwise it counts what its sources have sent."""
     rewires: ClassVar[bool] = False
     """Whether it only renames places: one neuron to one, with weight 1."""
+    passes: ClassVar[bool] = False
+    """Whether every result is one of the counts, and moves by at most 1 where they do: a maximum."""
+    slack: ClassVar[float] = 0.0
+    """How far a result may be from :meth:`unrounded` where the rounding is not that of the layer behind it."""
+    limits: ClassVar[Mapping[str, int]] = {}
+    """The largest size of stored integers, by field, where that is not what float32 holds (2^24)."""
     node_types: ClassVar[tuple[type[nir.NIRNode], ...]] = ()
     """The stock NIR nodes that :meth:`from_node` reads."""
 
@@ -178,6 +186,44 @@ class Operation(ABC):
     def absolute(self, *shapes: Shape) -> Operation:
         """On sizes of counts, a sum of the sizes of all that this adds up, where it is linear; else itself."""
         return Matrix(abs(self.matrix(shapes[0])), self.output_shape(shapes[0])) if self.linear else self
+
+    # --- other scales, other arithmetic -------------------------------------------------------------
+
+    def degree(self, *degrees: int) -> int:
+        """With what power of a common factor of all counts the result grows, if what it takes grows with ``degrees``.
+
+        1 for whatever is linear, 2 for a product of two, 0 for what normalises.
+        """
+        if len(set(degrees)) > 1:
+            raise ConversionError(
+                type(self).__name__, f"sources that grow with the powers {degrees}", "it has no shorter window"
+            )
+        return degrees[0]
+
+    def coarsened(self, factor: Fraction, degree: int = 1) -> Operation:
+        """The same function of real values where every scale is ``1 / factor`` times as large (``0 < factor < 1``).
+
+        What it takes then has ``factor ** degree`` times the size.
+        """
+        return self
+
+    def unrounded(self, *counts: Tensor) -> Tensor:
+        """The result before this operation rounds it, float64, for float64 counts; for those that do not, the result.
+
+        The front-ends' comparison looks at it for near-ties.
+        """
+        return self(*counts)
+
+    def magnitude(self, counts: Sequence[Tensor], sizes: Sequence[Tensor]) -> Tensor:
+        """Sizes of all that is added up to the result, float64: rounding each by ``eps`` moves it by ``eps`` of them.
+
+        Parameters
+        ----------
+        counts : float64 tensors ``(N, *shape)``
+        sizes : float64 tensors of the same shapes
+            Of all that was added up to the counts; at first their own absolute values.
+        """
+        return self.absolute(*(tuple(x.shape[1:]) for x in counts))(*sizes).abs()
 
     def fan_out(self, *shapes: Shape) -> tuple[Tensor, ...]:
         """How many connections leave each neuron of each source: float64 of the sources' shapes."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
@@ -38,6 +39,23 @@ class Synapse:
     def linear(self) -> bool:
         """Whether spikes bring the charge that counts bring: all of its operations are linear."""
         return all(op.linear for op in self.ops)
+
+    @cached_property
+    def parts(self) -> tuple[tuple[Operation, ...], tuple[Operation, ...], tuple[Operation, ...]]:
+        """The linear operations in front of the first that counts, from there to the last that does, the linear rest.
+
+        Spikes pass through the first part as spikes, so that only its sums need be remembered; and only the change of
+        the second part's result passes through the third.
+        """
+        counting = [k for k, op in enumerate(self.ops) if not op.linear]
+        if not counting:
+            return self.ops, (), ()
+        return self.ops[: counting[0]], self.ops[counting[0] : counting[-1] + 1], self.ops[counting[-1] + 1 :]
+
+    @property
+    def passes(self) -> bool:
+        """Whether it ends on counts themselves, which move by at most 1 where its sources' do."""
+        return bool(self.ops) and self.ops[-1].passes and all(op.passes or op.rewires for op in self.ops)
 
     @property
     def multiplies(self) -> bool:
@@ -135,6 +153,48 @@ class Synapse:
             ops.append(op.absolute(*shapes))
             shapes = (op.output_shape(*shapes),)
         return Synapse(self.sources, tuple(ops))
+
+    @property
+    def degree(self) -> int:
+        """With what power of a common factor of all counts the charge grows."""
+        return self._degrees[-1]
+
+    @cached_property
+    def _degrees(self) -> tuple[int, ...]:
+        """The same of what each operation takes, and of the charge."""
+        degrees = [1]
+        for k, op in enumerate(self.ops):
+            degrees.append(op.degree(*([1] * len(self.sources) if k == 0 else degrees[-1:])))
+        return tuple(degrees)
+
+    def coarsened(self, factor: Fraction) -> Synapse:
+        """The same for scales that are all ``1 / factor`` times as large."""
+        ops = tuple(op.coarsened(factor, degree) for op, degree in zip(self.ops, self._degrees, strict=False))
+        return self if all(a is b for a, b in zip(ops, self.ops, strict=True)) else replace(self, ops=ops)
+
+    def unrounded(self, *counts: Tensor) -> Tensor:
+        """The charge in float64, before any rounding inside of an operation."""
+        counts = tuple(x.double() for x in counts)
+        for op in self.ops:
+            counts = (op.unrounded(*counts),)
+        return counts[0]
+
+    def magnitude(self, *counts: Tensor) -> Tensor:
+        """Sizes of all that is added up to the charge: float64."""
+        here = [x.double() for x in counts]
+        sizes = [x.abs() for x in here]
+        for op in self.ops:
+            sizes = [op.magnitude(here, sizes)]
+            here = [op.unrounded(*here)]
+        return sizes[0]
+
+    @property
+    def slack(self) -> float:
+        """How far the charge may be from :meth:`unrounded` where it is not the layer that rounds."""
+        found = 0.0
+        for op in self.ops:
+            found = (op.gain * found if op.linear and found else found) + op.slack
+        return found
 
     def matrix(self, shape: Shape) -> sparse.csr_array:
         """A linear one as an int64 matrix ``(targets, sources)``, without zeros.
