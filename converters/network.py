@@ -70,6 +70,21 @@ class Stage:
         """Whether all of its synapses are: none remembers counts."""
         return all(s.linear for s in self.synapses)
 
+    @property
+    def relay(self) -> bool:
+        """Whether it passes on spikes in the step in which they come: a maximum, with a threshold of 1.
+
+        Its spikes are there to be seen and paid for, but there is nothing for its neurons to keep.
+        """
+        p = self.parameters
+        return (
+            len(self.synapses) == 1
+            and self.synapses[0].passes
+            and bool((p.threshold == 1).all())
+            and not p.leak.any()
+            and not p.v_init.any()
+        )
+
     @cached_property
     def reach(self) -> int:
         """Largest size of a count."""
@@ -131,8 +146,8 @@ class Network:
 
     @property
     def neurons(self) -> int:
-        """Number of Ca-LIF neurons."""
-        return sum(s.size for s in self.stages)
+        """Number of Ca-LIF neurons; those of a maximum, which only pass spikes on, are none."""
+        return sum(s.size for s in self.stages if not s.relay)
 
     @cached_property
     def fan_out(self) -> dict[str, Tensor]:

@@ -22,11 +22,12 @@ from torch import Tensor
 from calif_plugins.parameters import TIE_RULES, TieRule
 from converters.checked import Checked
 from converters.errors import ConversionError
-from converters.exact_sums import add_up, exact, whole_dtype
+from converters.exact_sums import add_up, exact
 from converters.input_range import warn_of_cut
 from converters.operations import Shape, Synapse
 from converters.operations.coarsening import coarsened_range, shrunk
 from converters.rounding import exact_round
+from converters.whole_charges import whole_charge
 
 if TYPE_CHECKING:
     from converters.graph_builder import GraphBuilder, Value, average_pool
@@ -299,22 +300,12 @@ class QuantGraph:
 
     def accumulate(self, layer: Layer, values: Mapping[str, Tensor]) -> Tensor:
         """The integer accumulator of a layer, int64, from int64 counts."""
-        given = {name: values[name] for s in layer.synapses for name in s.sources}
-        dtype, device = torch.float64, values[self.input.name].device
-        if all(s.linear for s in layer.synapses):  # others may go beyond their results on the way
-            # a float product of integers is exact while they fit, and far faster than integer kernels
-            dtype = whole_dtype(self.reach(layer), device, factor=self._factor(layer), where=layer.name)
-        return layer.charge({name: x.to(dtype) for name, x in given.items()}).round().to(torch.int64)
+        return whole_charge(layer.synapses, values, self._largest, layer.name).to(torch.int64)
 
     def reach(self, layer: Layer) -> int:
         """Largest absolute value that the layer's integer accumulator can take."""
         largest = self._largest
         return sum(synapse.reach(*(largest[name] for name in synapse.sources)) for synapse in layer.synapses)
-
-    def _factor(self, layer: Layer) -> int:
-        """Of the products that its accumulator sums: see :meth:`Synapse.largest_factor`."""
-        largest = self._largest
-        return max(synapse.largest_factor(*(largest[name] for name in synapse.sources)) for synapse in layer.synapses)
 
     @property
     def _largest(self) -> dict[str, int]:

@@ -7,7 +7,7 @@ products are summed in int32. A layer whose sums are too large for the type that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from converters.exact_sums import add_up, whole_dtype
 from converters.network import Network, Stage
 from converters.operations import Conv2d, Linear, Operation, Synapse
 
-__all__ = ["DTYPES", "Charges", "arithmetic_of", "exact_dtype", "on_bytes"]
+__all__ = ["DTYPES", "Charges", "Memory", "arithmetic_of", "exact_dtype", "on_bytes"]
 
 DTYPES = ("int8", "bfloat16", "float16", "float32", "float64")
 # whole numbers up to this are all there; each type's successor holds more
@@ -46,9 +46,9 @@ def exact_dtype(gain: int, wanted: torch.dtype = torch.float32) -> torch.dtype:
 class Charges:
     """A layer's charges, float64, from the spikes of its sources, step by step.
 
-    A linear operation acts on the spikes themselves. One that counts remembers what its sources have sent, and brings
-    the change of its result; so an object serves one run, and its steps must come in order. ``arithmetic`` has for
-    every synapse the type that it is computed in.
+    A linear operation acts on the spikes themselves. A chain with one that counts remembers what its sources have sent,
+    and brings the change of its result (:class:`Memory`); so an object serves one run, and its steps must come in
+    order. ``arithmetic`` has for every synapse the type that it is computed in.
 
     Parameters
     ----------
@@ -63,46 +63,72 @@ class Charges:
         self.stage = stage
         self.device = device
         self.arithmetic = [arithmetic_of(network, s, wanted, device) for s in stage.synapses]
-        self._counts: dict[str, Tensor] = {}
-        self._before: dict[int, Tensor] = {}
+        self._memories = [None if s.linear else Memory(s) for s in stage.synapses]
 
     def __call__(self, spikes: Mapping[str, Tensor]) -> Tensor:
-        if not self.stage.linear:
-            self._count(spikes)
         return add_up((self._part(k, spikes) for k in range(len(self.arithmetic))), self.stage.name)
 
     def _part(self, k: int, spikes: Mapping[str, Tensor]) -> Tensor:
-        synapse, dtype = self.stage.synapses[k], self.arithmetic[k]
-        if not synapse.linear:
-            part = self._change(k, synapse)
-        elif dtype is torch.int8:
-            part = on_bytes(synapse, spikes[synapse.source].to(dtype))
+        synapse, memory = self.stage.synapses[k], self._memories[k]
+        given = [spikes[name] for name in synapse.sources]
+        if memory is None:
+            return self._linear(synapse, given, self.arithmetic[k])
+        if memory.lead is not None:
+            given = [self._linear(memory.lead, given, self.arithmetic[k])]
+        return memory(*given)
+
+    def _linear(self, synapse: Synapse, given: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        if dtype is torch.int8:
+            part = on_bytes(synapse, given[0].to(dtype))
         else:
-            part = synapse(*(spikes[name].to(dtype) for name in synapse.sources))
+            part = synapse(*(x.to(dtype) for x in given))
         if self.device.type != "cpu" and dtype.is_floating_point:
             part = part.round()
         return part.to(torch.float64)
 
-    def _count(self, spikes: Mapping[str, Tensor]) -> None:
-        for name in {name for s in self.stage.synapses if not s.linear for name in s.sources}:
-            now = spikes[name].to(torch.float64)
-            self._counts[name] = self._counts[name] + now if name in self._counts else now
 
-    def _change(self, k: int, synapse: Synapse) -> Tensor:
-        now = synapse(*(self._counts[name] for name in synapse.sources)).to(torch.float64)
-        before = self._before.get(k)
-        self._before[k] = now
-        return now if before is None else now - before
+class Memory:
+    """What a synapse that counts has received so far, and what it brings in the next step: the change of its result.
+
+    Spikes go through its linear beginning, ``lead``, as spikes, and only that one's sums are remembered; the change of
+    the operations that count goes through its linear end. It serves one run.
+    """
+
+    def __init__(self, synapse: Synapse) -> None:
+        first, self.core, self.rest = synapse.parts
+        self.lead = Synapse(synapse.sources, first) if first else None
+        self._sums: list[Tensor] | None = None
+        self._before: Tensor | None = None
+
+    def __call__(self, *received: Tensor) -> Tensor:
+        """The charge of a step, float64, from what ``lead`` brings of its spikes; without a lead, from the spikes."""
+        new = [x.to(torch.float64) for x in received]
+        before = self._sums or [torch.zeros_like(x) for x in new]
+        self._sums = [a + b for a, b in zip(before, new, strict=True)]
+        now = self._sums
+        for op in self.core:
+            now = [op(*now).to(torch.float64)]
+        change = [now[0] if self._before is None else now[0] - self._before]
+        self._before = now[0]
+        for op in self.rest:
+            change = [op(*change)]
+        return change[0]
 
 
 def arithmetic_of(network: Network, synapse: Synapse, wanted: str, device: torch.device) -> torch.dtype:
     """The type that a synapse's charges are computed in: the one of :data:`DTYPES` that is wanted, or a larger one.
 
     It holds every partial sum that the counts of ``network`` can bring in a step, and ``device`` rounds none of them.
+    Of a chain with an operation that counts it is the type of the linear ones in front of that; the others are in
+    float64.
     """
     reach = [network.reach[name] for name in synapse.sources]
     if not synapse.linear:
-        return exact_dtype(2 * synapse.reach(*reach), torch.float64)
+        exact_dtype(2 * synapse.reach(*reach), torch.float64)
+        first = synapse.parts[0]
+        if not first or len(synapse.sources) > 1:
+            return torch.float64
+        synapse = Synapse(synapse.sources, first)
     gain = synapse.change(*reach)
     if wanted == "int8":
         weighted = [op for op in synapse.ops if not op.rewires]

@@ -16,10 +16,10 @@ from torch import Tensor
 from calif_plugins import multistep
 from converters.backends.closed_form_integers import IntegerLayer, integer_layers
 from converters.backends.contract import Backend, Settings
-from converters.exact_sums import whole_dtype
 from converters.network import Network, Stage, float64
 from converters.results import RunResult, read_out
 from converters.rounding import exact_round
+from converters.whole_charges import whole_charge
 
 __all__ = ["BACKEND", "ClosedForm"]
 
@@ -78,10 +78,8 @@ def _counts(network: Network, integers: Tensor, options: Settings, integer: dict
                 z, v = _net_charge(network, stage, layer.channels_first(sums))
                 membranes[stage.name] = z - values(stage.name) * v
             continue
-        bound = sum(s.reach(*(network.reach[name] for name in s.sources)) for s in stage.synapses)
-        factor = max(s.largest_factor(*(network.reach[name] for name in s.sources)) for s in stage.synapses)
-        dtype = whole_dtype(bound, integers.device, factor=factor, where=stage.name) if stage.linear else torch.float64
-        acc = stage.charge({name: values(name).to(dtype) for s in stage.synapses for name in s.sources}).round()
+        given = {name: values(name) for s in stage.synapses for name in s.sources}
+        acc = whole_charge(stage.synapses, given, network.reach, stage.name)
         signed[stage.name] = _count(network, stage, acc)
         if stage is network.output:
             z, v = _net_charge(network, stage, acc)

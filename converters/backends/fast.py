@@ -77,8 +77,8 @@ class _Run:
         self.share: dict[str, float] = {}  # of neurons that fire in a step, of each layer
         self.still: set[str] = set()  # layers that stay silent until something arrives: no leak, thresholds are half
         self.trains: dict[str, list[Tensor]] = {k: [] for k in self.network.shapes}
-        # of synapses that count: what each source has sent so far, and the operation's result for it
-        self.counted: dict[int, tuple[dict[str, Tensor], Tensor | None]] = {}
+        # of synapses that count: what has come in so far, and what the operations that count made of it
+        self.counted: dict[int, tuple[list[Tensor], Tensor | None]] = {}
         window = self.network.window
         for t in range(0, window, BLOCK):
             self._block(t, min(BLOCK, window - t))
@@ -152,7 +152,7 @@ class _Run:
                 return
         parts = []
         for given in layer.inputs:
-            if given.charge is None:
+            if given.charge is None or not given.synapse.linear:
                 parts.append(self._change(given, spikes))
             elif not (self.source.coded_directly and given.sources == (self.source.name,)):
                 parts.append(given.charge(spikes[given.sources[0]]))
@@ -165,21 +165,32 @@ class _Run:
     def _change(self, given: Input, spikes: dict[str, Tensor]) -> Tensor:
         """The charges of a synapse that counts, for a block of steps at once: float64 ``(steps, places, C)``.
 
-        ``diff(op(cumsum(spikes)))``: one call of the operation for all steps.
+        ``rest(diff(core(cumsum(lead(spikes)))))``: one call of each operation for all steps, and the compiled kernels
+        for the linear ones in front, where there are some.
         """
-        counts, before = self.counted.get(id(given), ({}, None))
-        now, so_far = [], {}
-        for name in given.sources:
-            total = spikes[name].to(torch.float64).sub_(1).cumsum_(0)
-            if name in counts:
-                total += counts[name]
-            so_far[name] = total[-1]
-            now.append(first(total.flatten(0, 1)))
-        steps = len(spikes[given.sources[0]])
-        result = last(given.synapse(*now).to(torch.float64)).unflatten(0, (steps, self.n))
-        self.counted[id(given)] = so_far, result[-1]
-        charge = result.diff(dim=0, prepend=(torch.zeros_like(result[:1]) if before is None else before[None]))
-        return charge.reshape(steps, -1, charge.shape[-1])
+        first_ops, core, rest = given.synapse.parts
+        before, result_before = self.counted.get(id(given), ([], None))
+        if given.charge is not None:
+            x = given.charge(spikes[given.sources[0]])
+            arrived = [x.to(torch.float64).reshape(len(x), self.n, *given.shape[1:], given.shape[0])]
+            first_ops = ()
+        else:
+            arrived = [spikes[name].to(torch.float64).sub_(1) for name in given.sources]
+        totals = [x.cumsum_(0) for x in arrived]
+        for k, total in enumerate(totals):
+            if before:
+                total += before[k]
+        steps = len(totals[0])
+        now = [first(total.flatten(0, 1)) for total in totals]
+        for op in (*first_ops, *core):
+            now = [op(*now).to(torch.float64)]
+        result = now[0].unflatten(0, (steps, self.n))
+        self.counted[id(given)] = [total[-1].clone() for total in totals], result[-1]
+        start = torch.zeros_like(result[:1]) if result_before is None else result_before[None]
+        charge = result.diff(dim=0, prepend=start).flatten(0, 1)
+        for op in rest:
+            charge = op(charge)
+        return places(last(charge).unflatten(0, (steps, self.n)))
 
     def _widen(self, t: int) -> None:
         for state in self.states:

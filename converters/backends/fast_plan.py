@@ -27,11 +27,16 @@ Charge = Callable[[Tensor], Tensor]  # uint8 spikes + 1, (B, N, *shape, channels
 
 @dataclass
 class Input:
-    """A synapse: of its ``sources``' spikes, or, where it counts, of their counts so far."""
+    """A synapse: what ``charge`` brings of its ``sources``' spikes.
+
+    Where it counts, that is what goes into its memory (``shape`` without batch), on which the rest of the chain acts;
+    without a linear operation in front the spikes themselves do.
+    """
 
     sources: tuple[str, ...]
     charge: Charge | None
     synapse: Synapse
+    shape: Shape = ()
 
 
 class Plan:
@@ -55,21 +60,29 @@ class PlannedLayer:
         self.pool_events = None
         if self.pool is not None:
             self.pool_events = _PoolEvents.of(self.pool, network.shapes[stage.synapses[0].source], stage.shape)
-        self.inputs = [
-            Input(s.sources, self._charge(s, network.shapes[s.source]) if s.linear else None, s) for s in stage.synapses
-        ]
+        self.inputs = [self._input(s, network) for s in stage.synapses]
         # a row of the kernels is a row of the image, channels last: long enough to be vectorised
         repeat = stage.shape[2] if len(stage.shape) == 3 else 1
         direct = network.encoder.coding == "direct" and any(network.encoder_name in s.sources for s in stage.synapses)
         self.parameters = Parameters.of(stage, repeat, network.window, None if direct else change)
         self.events = _Events.of(stage, network)
 
-    def _charge(self, synapse: Synapse, shape: Shape) -> Charge:
+    def _input(self, synapse: Synapse, network: Network) -> Input:
+        shapes = [network.shapes[name] for name in synapse.sources]
+        if synapse.linear:
+            return Input(synapse.sources, self._charge(synapse, shapes[0], self.dtype), synapse)
+        first = Synapse(synapse.sources, synapse.parts[0]) if synapse.parts[0] else None
+        if first is None or len(shapes) > 1:
+            return Input(synapse.sources, None, synapse)
+        dtype = torch.float32 if first.gain < _EXACT else torch.float64
+        return Input(synapse.sources, self._charge(first, shapes[0], dtype), synapse, first.output_shape(*shapes))
+
+    def _charge(self, synapse: Synapse, shape: Shape, dtype: torch.dtype) -> Charge:
         ops = synapse.ops
         factor = ops[0].factor if len(ops) == 1 and not ops[0].rewires else None
         if not ops or factor is not None:
-            return _identity(1 if factor is None else factor, self.dtype)
-        if self.dtype is torch.float32 and int8_kernels():
+            return _identity(1 if factor is None else factor, dtype)
+        if dtype is torch.float32 and int8_kernels():
             if len(ops) == 1 and type(ops[0]) is Conv2d and ops[0].weight.dtype == torch.int8:
                 return _conv(ops[0])
             if type(ops[-1]) is Linear and ops[-1].weight.dtype == torch.int8 and len(ops) <= 2:
@@ -77,7 +90,7 @@ class PlannedLayer:
                     return _linear(ops[-1].weight)
                 if ops[0].rewires:
                     return _linear(reordered(ops[-1].weight, shape))
-        return _any(synapse, self.dtype)
+        return _any(synapse, dtype)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import nir
 import torch
@@ -14,7 +14,7 @@ from converters.errors import ConversionError
 from converters.exact_sums import add_up
 from converters.input_spikes import InputSpikes
 from converters.network import Network, Stage
-from converters.operations import Synapse
+from converters.operations import Operation, Synapse
 from converters.operations.convolution import in_order
 
 __all__ = ["SpikingLayer", "SpikingNetwork", "to_snntorch"]
@@ -237,7 +237,7 @@ class SpikingLayer(nn.Module):
         for synapse in stage.synapses:
             child = _safe("from_" + "_and_".join(synapse.sources), taken)
             kind = arithmetic_of(network, synapse, dtype, device)
-            module = OnBytes(synapse) if kind is torch.int8 else _module(synapse).to(device, kind)
+            module = _module(synapse, kind, device)
             self.add_module(child, module)
             self.sources[child], self._kinds[child] = synapse.sources, kind
         self.neurons = CaLIF.from_parameters(stage.parameters, init_hidden=True).to(device)
@@ -249,8 +249,15 @@ class SpikingLayer(nn.Module):
         return self.neurons(add_up(parts if share is None else [share, *parts], "charge")).to(torch.float32)
 
     def _part(self, child: str, spikes: Mapping[str, Tensor]) -> Tensor:
-        kind = self._kind(child)
-        part = getattr(self, child)(*(in_order(spikes[name].to(kind)) for name in self.sources[child]))
+        module, given = getattr(self, child), [spikes[name] for name in self.sources[child]]
+        if not isinstance(module, Remembering):
+            return self._linear(module, self._kind(child), given)
+        if module.lead is not None:
+            given = [self._linear(module.lead, self._kind(child), given)]
+        return module.change(*given)
+
+    def _linear(self, module: nn.Module, kind: torch.dtype, given: Sequence[Tensor]) -> Tensor:
+        part: Tensor = module(*(in_order(x.to(kind)) for x in given))
         if self.exact and part.device.type != "cpu" and part.is_floating_point():
             part = part.round()
         return part.to(torch.float64)
@@ -314,32 +321,49 @@ class OnBytes(nn.Module):
 
 
 class Remembering(nn.Module):
-    """A synapse that counts what its sources have sent, and brings the change of its result."""
+    """A synapse that counts what its sources have sent, and brings the change of its result.
 
-    def __init__(self, synapse: Synapse) -> None:
+    Spikes go through ``lead``, the linear operations in front, as spikes; what that brings is summed up, and the change
+    of what ``core`` makes of the sums goes through ``rest``.
+    """
+
+    def __init__(self, synapse: Synapse, kind: torch.dtype, device: torch.device) -> None:
         super().__init__()
-        self.whole = Chain(synapse)
-        self.counts: list[Tensor] | None = None
+        first, core, rest = synapse.parts
+        self.lead = _module(Synapse(synapse.sources, first), kind, device, several=True) if first else None
+        self.core, self.rest = (Chain(ops).to(device, torch.float64) for ops in (core, rest))
+        self.sums: list[Tensor] | None = None
         self.before: Tensor | None = None
 
     def reset(self) -> None:
         """Forget all counts."""
-        self.counts = self.before = None
+        self.sums = self.before = None
+
+    def whole(self, *counts: Tensor) -> Tensor:
+        """The result for float64 counts, which nothing remembers."""
+        if self.lead is not None:
+            counts = (_in_float64(self.lead, *counts),)
+        result: Tensor = self.rest(self.core(*counts))
+        return result
+
+    def change(self, *received: Tensor) -> Tensor:
+        """The charge of a step, from what ``lead`` brings of its spikes; without one, from the spikes."""
+        new = [x.to(torch.float64) for x in received]
+        self.sums = [a + b for a, b in zip(self.sums, new, strict=True)] if self.sums else new
+        now: Tensor = self.core(*self.sums)
+        charge: Tensor = self.rest(now if self.before is None else now - self.before)
+        self.before = now
+        return charge
 
     def forward(self, *spikes: Tensor) -> Tensor:
-        spikes = tuple(s.to(torch.float64) for s in spikes)
-        self.counts = [a + b for a, b in zip(self.counts, spikes, strict=True)] if self.counts else list(spikes)
-        now = self.whole(*self.counts)
-        change = now if self.before is None else now - self.before
-        self.before = now
-        return change
+        return self.change(*(spikes if self.lead is None else (self.lead(*spikes),)))
 
 
 class Chain(nn.Sequential):
     """Operations in a row, the first of which may take several tensors."""
 
-    def __init__(self, synapse: Synapse) -> None:
-        super().__init__(*(op.module() for op in synapse.ops))
+    def __init__(self, ops: Sequence[Operation]) -> None:
+        super().__init__(*(op.module() for op in ops))
 
     def forward(self, *x: Tensor) -> Tensor:
         for module in self:
@@ -347,21 +371,25 @@ class Chain(nn.Sequential):
         return x[0]
 
 
-def _in_float64(module: nn.Module, integers: Tensor) -> Tensor:
-    x = integers.to(torch.float64)
+def _in_float64(module: nn.Module, *integers: Tensor) -> Tensor:
+    x = [k.to(torch.float64) for k in integers]
     if isinstance(module, OnBytes):
-        return module.synapse(x)
+        return module.synapse(*x)
     weights = {name: p.to(torch.float64) for name, p in module.named_parameters()}
-    result: Tensor = torch.func.functional_call(module, weights, (x,))
+    result: Tensor = torch.func.functional_call(module, weights, tuple(x))
     return result
 
 
-def _module(synapse: Synapse) -> nn.Module:
-    if not synapse.linear:
-        return Remembering(synapse)
+def _module(synapse: Synapse, kind: torch.dtype, device: torch.device, *, several: bool = False) -> nn.Module:
+    """Of one source, or, where it is the linear beginning of a chain that counts, of ``several``."""
+    if not synapse.linear and not several:
+        return Remembering(synapse, kind, device)
+    if kind is torch.int8:
+        return OnBytes(synapse)
     if not synapse.ops:
         return nn.Identity()
-    return synapse.ops[0].module() if len(synapse.ops) == 1 else Chain(synapse)
+    module = synapse.ops[0].module() if len(synapse.ops) == 1 else Chain(synapse.ops)
+    return module.to(device, kind)
 
 
 def _safe(name: str, taken: set[str]) -> str:

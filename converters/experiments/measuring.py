@@ -25,7 +25,7 @@ __all__ = ["spiking_row", "whole_row"]
 
 
 def _piece(network: Network) -> int:
-    return max(16, min(256, 2_000_000 // network.neurons))  # small enough for the caches
+    return max(16, min(256, 2_000_000 // max(network.neurons, 1)))  # small enough for the caches
 
 
 def _row(m: Measurement) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def spiking_row(
     if neuron in BASELINES:
         options = {"simulate": lambda network, pixels: run_baseline(network, pixels, name=neuron)}
     elif trains:  # one byte per neuron and step
-        size = max(4, min(size, 250_000_000 // (network.neurons * (window + 16))))
+        size = max(4, min(size, 250_000_000 // (max(network.neurons, 1) * (window + 16))))
         options |= {"record": "spikes", "batch": size}
     curves: list[Tensor] = []
 

@@ -176,7 +176,7 @@ def compare_with_simulators(
         if route not in ROUTES:
             raise ConversionError("route", f"{route!r}", f"use one of {', '.join(ROUTES)}")
     network = Network.from_graph(graph)
-    size = max(1, _BYTES // (network.neurons * (network.window + 16)))
+    size = max(1, _BYTES // (max(network.neurons, 1) * (network.window + 16)))
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for route in (r for r in ROUTES if r in routes):

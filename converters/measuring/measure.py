@@ -192,7 +192,7 @@ def pieces(data: Images, size: int) -> Iterator[Images]:
 
 def piece_size(network: Network) -> int:
     """Images of a piece, so that all counts of it take some hundred megabytes at the most."""
-    return max(16, min(500, 20_000_000 // network.neurons))
+    return max(16, min(500, 20_000_000 // max(network.neurons, 1)))
 
 
 def measure(

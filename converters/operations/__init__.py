@@ -10,6 +10,7 @@ from __future__ import annotations
 from converters.operations.contract import OPERATIONS, Operation, Shape, register
 from converters.operations.convolution import Conv2d
 from converters.operations.dense import Linear
+from converters.operations.maximum import AdaptiveMaxPool, Maximum, MaxOver, MaxPool, Minimum
 from converters.operations.moving import Concatenate, Flatten
 from converters.operations.pooling import SumPool2d
 from converters.operations.synapse import Synapse
@@ -17,10 +18,15 @@ from converters.operations.weighing import Scale
 
 __all__ = [
     "OPERATIONS",
+    "AdaptiveMaxPool",
     "Concatenate",
     "Conv2d",
     "Flatten",
     "Linear",
+    "MaxOver",
+    "MaxPool",
+    "Maximum",
+    "Minimum",
     "Operation",
     "Scale",
     "Shape",

@@ -37,8 +37,11 @@ class Synapse:
 
     @property
     def linear(self) -> bool:
-        """Whether spikes bring the charge that counts bring: all of its operations are linear."""
-        return all(op.linear for op in self.ops)
+        """Whether spikes bring the charge that counts bring: all of its operations are linear, on one source.
+
+        Several sources are remembered too, and their sums can be.
+        """
+        return len(self.sources) == 1 and all(op.linear for op in self.ops)
 
     @cached_property
     def parts(self) -> tuple[tuple[Operation, ...], tuple[Operation, ...], tuple[Operation, ...]]:
