@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from fractions import Fraction
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,35 +14,15 @@ from calif_plugins.parameters import TieRule
 from converters.errors import ConversionError
 from converters.exact_sums import exact
 from converters.naming import Names
-from converters.operations import Concatenate, Flatten, Operation, Scale, Shape, SumPool2d, Synapse
+from converters.operations import Concatenate, Flatten, Operation, Scale, Synapse
+from converters.operations.moving import Move, folded
 from converters.quantised import InputSpec, Layer, QuantGraph
+from converters.values import Part, Value, concatenated, moved, places
 
-__all__ = ["GraphBuilder", "Value", "average_pool"]
+__all__ = ["GraphBuilder", "Operands", "Part", "Value"]
 
-
-@dataclass(frozen=True)
-class Value:
-    """A quantised tensor while a graph is built: channels of one or several layers, perhaps flattened.
-
-    ``parts`` are ``(layer name, shape)``, concatenated along the first axis; ``scale`` is the real value of
-    one count; ``flat`` says that the parts' ``(C, H, W)`` have been flattened to one axis. Flattened maps may stand
-    beside vectors.
-    """
-
-    parts: tuple[tuple[str, Shape], ...]
-    scale: float
-    flat: bool = False
-
-    @property
-    def shape(self) -> Shape:
-        if self.flat:
-            return (sum(math.prod(s) for _, s in self.parts),)
-        return (sum(s[0] for _, s in self.parts), *self.parts[0][1][1:])
-
-    @property
-    def unflattened(self) -> Value | None:
-        """As it was before it was flattened; None where its parts cannot stand side by side as maps."""
-        return replace(self, flat=False) if len({s[1:] for _, s in self.parts}) == 1 else None
+Operands: TypeAlias = "tuple[Value | tuple[Value, ...], Operation | Sequence[Operation]]"
+"""What feeds a layer: a value, or several for an operation that takes several; and an operation or a chain of them."""
 
 
 @dataclass
@@ -70,13 +50,13 @@ class GraphBuilder:
         if self.spec is not None:
             raise ConversionError(name, "a second input", "networks with one input can be converted")
         self.spec = InputSpec(tuple(shape), float(scale), int(q_min), int(q_max), self.unique(name))
-        return Value(((self.spec.name, self.spec.shape),), self.spec.scale)
+        return Value((Part(self.spec.name, self.spec.shape),), self.spec.scale)
 
     @exact
     def layer(
         self,
         name: str,
-        inputs: Sequence[tuple[Value, Operation]],
+        inputs: Sequence[Operands],
         *,
         threshold: Tensor | Sequence[float] | float,
         bias: Tensor | Sequence[float] | float = 0.0,
@@ -86,10 +66,11 @@ class GraphBuilder:
         tie: TieRule = "even",
         spiking: bool = True,
     ) -> Value:
-        """Add a layer fed by ``(value, operation)`` pairs, whose charges add up."""
+        """Add a layer fed by pairs of values and operations, whose charges add up (see :data:`Operands`)."""
+        given = [(self.operands_of(name, value), _chain(ops)) for value, ops in inputs]
         name = self.unique(name)
-        synapses = tuple(s for value, op in inputs for s in _connect(name, value, op))
-        sources = {n: s for value, _ in inputs for n, s in value.parts}
+        synapses = tuple(s for values, ops in given for s in _connect(name, values, ops))
+        sources = {n: s for values, _ in given for v in values for n, s in v.sources.items()}
         try:
             shape = synapses[0].output_shape(*(sources[n] for n in synapses[0].sources))
         except ConversionError as error:
@@ -107,7 +88,7 @@ class GraphBuilder:
             spiking,
         )
         self.layers.append(new)
-        return Value(((name, shape),), float(scale))
+        return Value((Part(name, shape),), float(scale))
 
     def requantise(
         self,
@@ -136,28 +117,55 @@ class GraphBuilder:
         ]
         return self.layer(name, pairs, threshold=scale / unit, y_min=y_min, y_max=y_max, scale=scale, tie=tie)
 
-    def concat(self, name: str, values: Sequence[Value]) -> Value:
-        """Concatenation along channels. Branches of unequal scale must be requantised to one first."""
+    def operands_of(self, name: str, value: Value | tuple[Value, ...]) -> tuple[Value, ...]:
+        """One value as it is; several as layers of their own, each as it is seen."""
+        if isinstance(value, Value):
+            return (value,)
+        return tuple(v if v.plain else self.relay(f"{name}.operand{k}", v) for k, v in enumerate(value))
+
+    def relay(self, name: str, value: Value) -> Value:
+        """A layer that passes on what is seen of ``value``, spike for spike."""
+        if value.plain:
+            return value
+        low, high = self.range_of(value)
+        return self.layer(name, [(value, ())], threshold=1.0, y_min=low, y_max=high, scale=value.scale)
+
+    def range_of(self, value: Value) -> tuple[int, int]:
+        """The smallest and the largest count that ``value`` can hold."""
+        ranges = {layer.name: (layer.y_min, layer.y_max) for layer in self.layers}
+        if self.spec is not None:
+            ranges[self.spec.name] = self.spec.q_min, self.spec.q_max
+        found = [ranges[part.name] for part in value.parts]
+        return min(low for low, _ in found), max(high for _, high in found)
+
+    def concat(self, name: str, values: Sequence[Value], axis: int = 0) -> Value:
+        """Concatenation along an axis of one image. Branches of unequal scale must be requantised to one first."""
         scales = {v.scale for v in values}
         if len(scales) > 1:
             raise ConversionError(
                 name, f"a concatenation of tensors with scales {sorted(scales)}", "share one quantiser among them"
             )
-        if len({v.shape[1:] for v in values}) > 1:
-            raise ConversionError(name, f"shapes {[v.shape for v in values]}", "only channels may differ")
-        return Value(tuple(p for v in values for p in v.parts), values[0].scale, any(v.flat for v in values))
+        if len({v.shape[:axis] + v.shape[axis + 1 :] for v in values}) > 1:
+            what = "only channels may differ" if axis == 0 else f"only axis {axis} may differ"
+            raise ConversionError(name, f"shapes {[v.shape for v in values]}", what)
+        return concatenated(values, axis)
 
     def flatten(self, value: Value) -> Value:
         """All axes of an image into one."""
-        return replace(value, flat=True)
+        return moved(value, torch.arange(math.prod(value.shape)))
+
+    def moved(self, name: str, value: Value, function: Callable[[Tensor], Tensor], batch: int = 1) -> Value:
+        """``value`` seen through a function that only moves values (see :func:`~converters.values.places`)."""
+        index, constants = places(name, value.shape, function, batch)
+        if bool((constants != 0).any()):
+            raise ConversionError(name, "a padding with another value than 0", "pad with zeros")
+        return moved(value, index)
 
     def build(self, output: Value) -> QuantGraph:
         """The finished graph. Layers that the output does not need are an error of the front-end."""
         if self.spec is None:
             raise ConversionError("graph", "no input", "declare one")
-        if output.flat and len(output.parts) == 1 and len(output.parts[0][1]) == 1:
-            output = replace(output, flat=False)
-        if len(output.parts) > 1 or output.flat or not self.layers or output.parts[0][0] != self.layers[-1].name:
+        if not output.plain or not self.layers or output.parts[0].name != self.layers[-1].name:
             reach = max(
                 (max(-layer.y_min, layer.y_max) for layer in self.layers),
                 default=max(-self.spec.q_min, self.spec.q_max),
@@ -171,59 +179,54 @@ class GraphBuilder:
         return Names(taken).take(name)
 
 
-def _connect(where: str, value: Value, op: Operation) -> list[Synapse]:
+def _chain(ops: Operation | Sequence[Operation]) -> tuple[Operation, ...]:
+    return (ops,) if isinstance(ops, Operation) else tuple(ops)
+
+
+def _connect(where: str, values: tuple[Value, ...], ops: tuple[Operation, ...]) -> list[Synapse]:
     """Synapses from every part of a value.
 
-    A linear operation on a concatenation is split into a sum over its parts; one that counts takes them all.
+    A chain of linear operations on several parts is split into a sum over them; one that counts takes them all.
     """
-
-    def lead(shape: Shape) -> tuple[Operation, ...]:
-        return (Flatten(),) if value.flat and len(shape) > 1 else ()
-
+    if len(values) > 1:
+        return [Synapse(tuple(v.parts[0].name for v in values), folded(ops))]
+    (value,) = values
     if len(value.parts) == 1:
-        return [Synapse((name,), _trim((*lead(shape), op))) for name, shape in value.parts]
-    if not op.linear:
-        return [Synapse(tuple(name for name, _ in value.parts), (Concatenate(value.flat), op))]
+        return [Synapse((part.name,), folded((*_moves(part), *ops))) for part in value.parts]
+    if not all(op.linear for op in ops):
+        return [Synapse(tuple(value.sources), folded((_joined(value), *ops)))]
     try:
-        op.output_shape(value.shape)
+        shape = value.shape
+        for op in ops:
+            shape = op.output_shape(shape)
     except ConversionError as error:
         raise ConversionError(where, f"{error.found}, a concatenation", error.todo) from None
+    if value.axis != 0:
+        index, found, start = value.index, list[Synapse](), 0
+        for name, shape in value.sources.items():
+            size = math.prod(shape)
+            here = torch.where((index >= start) & (index < start + size), index - start, -1)
+            found.append(Synapse((name,), folded((Move(here, size), *ops))))
+            start += size
+        return found
     synapses, start, total = [], 0, value.shape[0]
-    for name, shape in value.parts:
-        here = (math.prod(shape),) if value.flat else shape
-        synapses.append(Synapse((name,), _trim((*lead(shape), *op.on_part(here, start, total)))))
-        start += here[0]
+    for part in value.parts:
+        first = ops[0] if ops else Scale(1)
+        chain = (*_moves(part), *first.on_part(part.seen, start, total), *ops[1:])
+        synapses.append(Synapse((part.name,), folded(chain)))
+        start += part.seen[0]
     return synapses
 
 
-def _trim(ops: tuple[Operation, ...]) -> tuple[Operation, ...]:
-    return tuple(op for op in ops if op.rewires or op.factor != 1)
+def _moves(part: Part) -> tuple[Operation, ...]:
+    return () if part.move is None else (part.move,)
 
 
-# pools are built from SumPool2d by the front-ends through this one place (equation 6)
-def average_pool(
-    builder: GraphBuilder,
-    name: str,
-    value: Value,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    *,
-    scale: float,
-    y_min: int,
-    y_max: int,
-    tie: TieRule = "even",
-) -> Value:
-    """An average pool as a Ca-LIF layer: weights 1, ``Vth = p^2 S_y / S_x``, no leak (equation 6).
-
-    The threshold is rounded once, so it is the whole number ``p^2`` where the scales are shared.
-    """
-    return builder.layer(
-        name,
-        [(value, SumPool2d(kernel, stride, padding))],
-        threshold=float(kernel[0] * kernel[1] * Fraction(scale) / Fraction(value.scale)),
-        y_min=y_min,
-        y_max=y_max,
-        scale=scale,
-        tie=tie,
-    )
+def _joined(value: Value) -> Operation:
+    """All parts of a value as one, for an operation that counts."""
+    moves, once = [p.move for p in value.parts], len(value.sources) == len(value.parts)
+    if once and value.axis is not None and not any(moves):
+        return Concatenate(axis=value.axis)
+    if once and value.axis == 0 and all(m is None or type(m) is Flatten for m in moves) and len(value.shape) == 1:
+        return Concatenate(flat=True)
+    return Move(value.index, sum(math.prod(s) for s in value.sources.values()))

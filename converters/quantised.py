@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,10 +31,17 @@ from converters.rounding import exact_round
 from converters.whole_charges import whole_charge
 
 if TYPE_CHECKING:
-    from converters.graph_builder import GraphBuilder, Value, average_pool
+    from converters.graph_builder import GraphBuilder
+    from converters.operations.pooling import average_pool
+    from converters.values import Value
 
 __all__ = ["Checked", "GraphBuilder", "InputSpec", "Layer", "QuantGraph", "Value", "average_pool"]
 
+_MOVED = {
+    "GraphBuilder": "converters.graph_builder",
+    "Value": "converters.values",
+    "average_pool": "converters.operations.pooling",
+}
 _SMALLEST = 2.0**-126  # of the normal numbers of float32
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -374,9 +382,7 @@ def _kind(x: Tensor) -> str:
 
 
 def __getattr__(name: str) -> Any:
-    """What has moved to :mod:`converters.graph_builder` is found here too."""
-    if name in ("GraphBuilder", "Value", "average_pool"):
-        from converters import graph_builder
-
-        return getattr(graph_builder, name)
+    """What has moved to other files is found here too."""
+    if name in _MOVED:
+        return getattr(import_module(_MOVED[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

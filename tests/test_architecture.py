@@ -77,7 +77,7 @@ MAY_IMPORT = {
     "graphs": ("errors", "naming", "nodes", "operations"),
     NOUNS: ("graphs", "operations"),
     "files": (NOUNS, "graphs", "operations"),
-    "frontends": ("errors", "graph_builder", "input_range", "naming", "operations", "quantised"),
+    "frontends": ("errors", "graph_builder", "input_range", "naming", "operations", "quantised", "values"),
     "backends": (NOUNS, "operations"),
     "lowering": (NOUNS, "operations"),
     "measuring": (NOUNS, "backends", "files", "operations"),

@@ -14,6 +14,9 @@ from torch import Tensor
 from converters.errors import ConversionError
 from converters.frontends.pending import Grid, Pending, Raw, Weight, describe, times
 from converters.graph_builder import GraphBuilder, Value
+from converters.operations import Operation
+from converters.operations.moving import index_of
+from converters.values import moved
 
 __all__ = ["BaseVerbs"]
 
@@ -58,14 +61,6 @@ class BaseVerbs(GraphBuilder):
         found = {id(x): self.value(name, x) for x in order}
         return [found[id(x)] for x in given]
 
-    def range_of(self, value: Value) -> tuple[int, int]:
-        """The smallest and the largest count that ``value`` can hold."""
-        ranges = {layer.name: (layer.y_min, layer.y_max) for layer in self.layers}
-        if self.spec is not None:
-            ranges[self.spec.name] = self.spec.q_min, self.spec.q_max
-        found = [ranges[name] for name, _ in value.parts]
-        return min(low for low, _ in found), max(high for _, high in found)
-
     def on_grid(self, value: Value, grid: Grid) -> bool:
         """Whether rounding ``value`` to ``grid`` would leave it as it is."""
         low, high = self.range_of(value)
@@ -82,7 +77,7 @@ class BaseVerbs(GraphBuilder):
         """
         if type(x) is Raw:
             y = self.input(x.shape, scale=grid.scale, q_min=grid.y_min, q_max=grid.y_max)
-            return self.flatten(y) if x.flat else y
+            return self.through(y, x.move)
         if type(x) is Pending:
             low = grid.y_min if x.low == -math.inf else max(grid.y_min, levels(x.low))
             high = grid.y_max if x.high == math.inf else min(grid.y_max, levels(x.high))
@@ -99,12 +94,12 @@ class BaseVerbs(GraphBuilder):
                 v if self.on_grid(v, grid) else self._moved(f"{x.name}_{k}", [(v, 1.0)], grid)
                 for k, v in enumerate(x.parts)
             ]
-            y = self.concat(x.name, parts)
+            y = self.concat(x.name, parts, x.axis)
         elif x.terms:
             y = self._moved(x.name, x.terms, grid)
         else:
             y = self._summed(x, grid, spiking=True)
-        return self.flatten(y) if x.flat else y
+        return self.through(y, x.move)
 
     def output(self, x: Any) -> Value:
         """What the network returns: quantised, or read from the membranes of the last layer."""
@@ -113,8 +108,12 @@ class BaseVerbs(GraphBuilder):
         if type(x) is Pending and x.inputs and not x.clamped:
             unit = torch.as_tensor(x.unit, dtype=torch.float64)
             y = self._summed(x, Grid(float(unit.max()), 0, 0), spiking=False)
-            return self.flatten(y) if x.flat else y
+            return self.through(y, x.move)
         return self.value("output", x)
+
+    def through(self, value: Value, move: Operation | None) -> Value:
+        """``value`` seen through an operation that gives every value from one place."""
+        return value if move is None else moved(value, index_of(move, value.shape))
 
     def _moved(self, name: str, terms: Sequence[tuple[Value, float]], grid: Grid) -> Value:
         return self.requantise(name, terms, y_min=grid.y_min, y_max=grid.y_max, scale=grid.scale)

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from converters.errors import ConversionError
 from converters.frontends.base_verbs import BaseVerbs
 from converters.frontends.pending import Pending
-from converters.graph_builder import Value
+from converters.graph_builder import Part, Value
+from converters.operations import Operation
 
 __all__ = ["JoiningVerbs"]
 
@@ -29,13 +32,14 @@ class JoiningVerbs(BaseVerbs):
         return Pending(name, terms=tuple((v, float(f)) for v, (_, f) in zip(values, terms, strict=True)))
 
     def concatenate(self, name: str, operands: Sequence[Any], axis: int, rank: int) -> Value | Pending:
-        """Along channels; where scales differ, the quantiser behind it puts all on one."""
-        if axis % rank != 1:
-            raise ConversionError(name, f"a concatenation along axis {axis}", "concatenate channels: dim=1")
+        """Along any axis but the batch's, of ``rank`` axes with it; where scales differ, the quantiser behind it puts
+        all on one."""
+        if axis % rank == 0:
+            raise ConversionError(name, f"a concatenation along axis {axis}", "leave the axis of the images alone")
         values = self.operands(name, *operands)
         if len({v.scale for v in values}) == 1:
-            return self.concat(name, values)
-        return Pending(name, parts=tuple(values))
+            return self.concat(name, values, axis % rank - 1)
+        return Pending(name, parts=tuple(values), axis=axis % rank - 1)
 
     def rectify(self, name: str, x: Any, high: float = math.inf) -> Value | Pending:
         """ReLU, or ReLU6 with ``high``."""
@@ -44,8 +48,16 @@ class JoiningVerbs(BaseVerbs):
         value = self.value(name, x)
         if high == math.inf and self.range_of(value)[0] >= 0:
             return value
-        maps = value.unflattened if value.flat else None  # layers of maps can become maps again
-        flat, base = maps is not None, maps or value
-        return Pending(
-            name, terms=((base, 1.0),), low=0.0, high=high, flat=flat, shape=base.shape if flat else (), base=base
-        )
+        base, move = self.unmoved(value)
+        return Pending(name, terms=((base, 1.0),), low=0.0, high=high, move=move, base=base)
+
+    @staticmethod
+    def unmoved(value: Value) -> tuple[Value, Operation | None]:
+        """The layer itself and the move that it is seen through, if all of it is seen once; else as it is."""
+        part = value.parts[0]
+        if len(value.parts) > 1 or part.move is None:
+            return value, None
+        places = part.places.reshape(-1)
+        if len(places) != math.prod(part.shape) or not torch.equal(places.sort().values, torch.arange(len(places))):
+            return value, None
+        return Value((Part(part.name, part.shape),), value.scale), part.move

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
-from converters.graph_builder import Value
+from converters.graph_builder import Operands, Value
 from converters.operations import Operation, Shape
 from converters.operations.weights import Weighted
 
@@ -28,10 +28,15 @@ class Grid:
 
 @dataclass(frozen=True)
 class Raw:
-    """The network's input before it is quantised; ``shape`` without the batch."""
+    """The network's input before it is quantised; ``shape`` without the batch, and what it is seen through."""
 
     shape: Shape
-    flat: bool = False
+    move: Operation | None = None
+
+    @property
+    def seen(self) -> Shape:
+        """Its shape behind the move."""
+        return self.shape if self.move is None else self.move.output_shape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,10 @@ class Pending:
     ----------
     name : str
         Of the layer that it becomes.
-    inputs : tuple of (Value, Operation)
-        A sum of operations on values: ``unit / area * sum_k op_k(n_k) + bias``.
+    inputs : tuple of (values, operations)
+        A sum of chains of operations on values: ``unit / area * sum_k ops_k(n_k) + bias``. Each is a value, or several
+        for an operation that takes several, and an operation, or a tuple of them
+        (:data:`~converters.graph_builder.Operands`).
     unit : float or float64 tensor ``(C,)``
     area : int
         Of a pool; a whole number, apart from the unit, so that it is never rounded.
@@ -62,14 +69,16 @@ class Pending:
         Instead of inputs, for a concatenation of values whose scales differ.
     divided : tensor ``(C,)``, optional
         A factor per channel that the toolkit has divided by, and that a batch norm is going to take back.
-    flat, shape
-        Whether it has been flattened, and the shape of an image before that.
+    axis : int
+        Of a concatenation, of one image.
+    move : Operation, optional
+        What it is seen through, one operation that gives every value from one place: it commutes with rounding.
     base : Value, optional
         Set where a value on a grid is merely clamped: its ReLU is on that grid again, and may do without a quantiser.
     """
 
     name: str
-    inputs: tuple[tuple[Value, Operation], ...] = ()
+    inputs: tuple[Operands, ...] = ()
     unit: Tensor | float = 1.0
     area: int = 1
     bias: Tensor | float = 0.0
@@ -78,8 +87,8 @@ class Pending:
     divided: Tensor | None = None
     low: float = -math.inf
     high: float = math.inf
-    flat: bool = False
-    shape: Shape = ()
+    axis: int = 0
+    move: Operation | None = None
     base: Value | None = None
 
     @property
@@ -88,8 +97,27 @@ class Pending:
 
     @property
     def weighted(self) -> bool:
-        """Whether it is one layer with weights, not yet clamped: what a batch norm can stand behind."""
+        """Whether it is one layer with weights, not yet clamped or moved: what a batch norm can stand behind."""
         return len(self.inputs) == 1 and isinstance(self.inputs[0][1], Weighted) and not self.clamped
+
+    @property
+    def layer_shape(self) -> Shape:
+        """Shape of an image in front of the move: that of the layer that it becomes."""
+        if self.inputs:
+            values, ops = self.inputs[0]
+            shapes = tuple(v.shape for v in (values if isinstance(values, tuple) else (values,)))
+            for op in (ops,) if isinstance(ops, Operation) else ops:
+                shapes = (op.output_shape(*shapes),)
+            return shapes[0]
+        if self.terms:
+            return self.terms[0][0].shape
+        shapes, a = tuple(v.shape for v in self.parts), self.axis
+        return (*shapes[0][:a], sum(s[a] for s in shapes), *shapes[0][a + 1 :])
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of an image as it is seen."""
+        return self.layer_shape if self.move is None else self.move.output_shape(self.layer_shape)
 
 
 def times(x: Pending, factor: Tensor) -> Pending:

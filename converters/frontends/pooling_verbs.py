@@ -8,7 +8,7 @@ from typing import Any
 from converters.errors import ConversionError
 from converters.frontends.base_verbs import BaseVerbs
 from converters.frontends.pending import Pending, pair
-from converters.operations import SumPool2d
+from converters.operations import Flatten, SumPool2d
 
 __all__ = ["PoolingVerbs"]
 
@@ -41,7 +41,7 @@ class PoolingVerbs(BaseVerbs):
     def adaptive_pool(self, name: str, x: Any, size: Any) -> Pending:
         """An average pool to ``size``, which must divide the size that there is."""
         value = self.value(name, x)
-        if value.flat or len(value.shape) != 3:
+        if len(value.shape) != 3:
             raise ConversionError(name, f"a pool of shape {value.shape}", "it needs channels, height and width")
         here = value.shape[1:]
         target = tuple(s if w is None else int(w) for s, w in zip(here, pair(size), strict=True))
@@ -60,4 +60,4 @@ class PoolingVerbs(BaseVerbs):
             what = f"the axes {given}" if given else "all axes, that of the batch too"
             raise ConversionError(name, f"a mean over {what}", "average over height and width: dim=(2, 3)")
         pooled = self.adaptive_pool(name, value, 1)
-        return pooled if keepdim else replace(pooled, flat=True, shape=(value.shape[0], 1, 1))
+        return pooled if keepdim else replace(pooled, move=Flatten())

@@ -89,8 +89,8 @@ class _Reader:
             return found.detach().cpu() if isinstance(found, Tensor) else found
         if node.op == "call_module":
             value = self._quantise(node, _attribute(self.model, str(node.target)))
-            if isinstance(value, Value) and len(value.parts) == 1:
-                self.shown[node] = value.parts[0][0]
+            if isinstance(value, Value) and value.in_order:
+                self.shown[node] = value.parts[0].name
             return value
         if is_counter(node):
             return None

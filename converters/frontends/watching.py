@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from converters.frontends.checking import Shown
@@ -49,11 +49,8 @@ def show(model: nn.Module, places: Iterable[tuple[Place, Value]], images: Tensor
     values: list[tuple[str, Tensor]] = []
     for place, value in places:
         real = watch.found.get(place)
-        sizes = [torch.Size(shape).numel() for _, shape in value.parts]
-        if real is not None and real.ndim > 1 and real[0].numel() == sum(sizes):
-            # parts lie one behind the other along the channels, and so in memory
-            split = real.flatten(1).split(sizes, 1)
-            values += [(name, part) for (name, _), part in zip(value.parts, split, strict=True)]
+        if real is not None and real.ndim > 1 and real[0].numel() == math.prod(value.shape):
+            values += value.unmoved(real).items()
     return Shown(values, output)
 
 

@@ -11,7 +11,7 @@ from converters.operations.contract import OPERATIONS, Operation, Shape, registe
 from converters.operations.convolution import Conv2d
 from converters.operations.dense import Linear
 from converters.operations.maximum import AdaptiveMaxPool, Maximum, MaxOver, MaxPool, Minimum
-from converters.operations.moving import Concatenate, Flatten
+from converters.operations.moving import Concatenate, Flatten, Move, Reshape
 from converters.operations.pooling import SumPool2d
 from converters.operations.synapse import Synapse
 from converters.operations.weighing import Scale
@@ -27,7 +27,9 @@ __all__ = [
     "MaxPool",
     "Maximum",
     "Minimum",
+    "Move",
     "Operation",
+    "Reshape",
     "Scale",
     "Shape",
     "SumPool2d",

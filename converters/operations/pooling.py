@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 import nir
 import numpy as np
@@ -18,7 +19,11 @@ from converters.operations.convolution import Conv2d, Pair
 from converters.operations.moving import placed
 from converters.operations.node_fields import whole_pair
 
-__all__ = ["SumPool2d"]
+if TYPE_CHECKING:
+    from calif_plugins.parameters import TieRule
+    from converters.graph_builder import GraphBuilder, Value
+
+__all__ = ["SumPool2d", "average_pool"]
 
 
 @register
@@ -93,3 +98,31 @@ class SumPool2d(Operation):
     def _convolution(self, channels: int) -> Conv2d:
         ones = torch.ones(channels, 1, *self.kernel, dtype=torch.int64)
         return Conv2d(ones, self.stride, self.padding, (1, 1), channels)
+
+
+def average_pool(
+    builder: GraphBuilder,
+    name: str,
+    value: Value,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    *,
+    scale: float,
+    y_min: int,
+    y_max: int,
+    tie: TieRule = "even",
+) -> Value:
+    """An average pool as a Ca-LIF layer of ``builder``: weights 1, ``Vth = p^2 S_y / S_x``, no leak (equation 6).
+
+    The threshold is rounded once, so it is the whole number ``p^2`` where the scales are shared.
+    """
+    return builder.layer(
+        name,
+        [(value, SumPool2d(kernel, stride, padding))],
+        threshold=float(kernel[0] * kernel[1] * Fraction(scale) / Fraction(value.scale)),
+        y_min=y_min,
+        y_max=y_max,
+        scale=scale,
+        tie=tie,
+    )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from converters.errors import ConversionError
 from converters.frontends.verbs import Grid, Pending, Verbs, Weight, convolution, pair
-from converters.graph_builder import Value
+from converters.graph_builder import Part, Value
 from converters.operations import Conv2d, Linear, SumPool2d
 
 SCALES = st.floats(2.0**-40, 2.0**40)
@@ -63,7 +63,7 @@ def test_a_batch_norm_is_folded_behind_the_sum(per_channel: bool, divided: bool)
     real = (COUNTS * 0.5) @ (WEIGHT.double() * scale.reshape(-1, 1)).T + bias.double()
     real = real / by.double()
     expected = (real - mean.double()) / torch.sqrt(variance.double() + eps) * gamma.double() + beta.double()
-    q = builder.build(Value((("fc", (3,)),), 0.1))
+    q = builder.build(Value((Part("fc", (3,)),), 0.1))
     assert torch.equal(q.execute(COUNTS * 0.5)["fc"].double(), round_half_even(expected, grid))
     assert len(set(round_half_even(expected, grid).flatten().tolist())) > 5  # no constant
 
@@ -180,7 +180,7 @@ def test_branches_of_unequal_scales_are_put_on_one_grid(scales: tuple[float, flo
     assert type(y) is Pending
     both = builder.quantise("cat", y, Grid(a.scale, -7, 7), nearest)
     assert both.scale == a.scale
-    assert [name for name, _ in both.parts] == ["a", "cat_1", "a"]
+    assert [part.name for part in both.parts] == ["a", "cat_1", "a"]
     values = builder.build(both).execute(torch.arange(-3.0, 3.0).reshape(2, 3).double())
     exact = [Fraction(b.scale) * int(n) / Fraction(a.scale) for n in values["b"].flatten()]
     near = [abs(f % 1 - Fraction(1, 2)) < Fraction(1, 10**6) for f in exact]  # ratios have 30 bits
@@ -188,13 +188,27 @@ def test_branches_of_unequal_scales_are_put_on_one_grid(scales: tuple[float, flo
     assert all(tie or n == max(-7, min(7, round(f))) for n, f, tie in zip(moved, exact, near, strict=True))
 
 
-def test_only_channels_are_concatenated() -> None:
+@pytest.mark.parametrize("axis", [1, 2, 3, -1, -3])
+def test_any_axis_but_that_of_the_images_is_concatenated(axis: int) -> None:
+    """In front of a convolution, whose charges add up over the parts; one of them is seen through a move."""
+    torch.manual_seed(3)
     builder, x = network((2, 4, 4))
-    for axis in (0, 2, 3, -1):
-        with pytest.raises(ConversionError, match=rf"^cat: found a concatenation along axis {axis}; concatenate chan"):
+    turned = builder.move("turn", x, lambda t: t.transpose(2, 3).flip(3))
+    y: Any = builder.concatenate("cat", [x, turned, x], axis, 4)
+    images = torch.randint(-7, 8, (3, 2, 4, 4)).double()
+    expected = torch.cat([images, images.transpose(2, 3).flip(3), images], axis)
+    assert y.shape == tuple(expected.shape[1:])
+    weight = torch.randint(-5, 6, (3, y.shape[0], 3, 3), dtype=torch.int8)
+    z = builder.weigh("conv", y, convolution("conv", weight, 1, 1, 1, 1), torch.ones(1), None)
+    q = builder.build(builder.quantise("conv", z, Grid(0.5, -999, 999), nearest))
+    assert torch.equal(q.execute(images * 0.5)["conv"].double(), F.conv2d(expected, weight.double(), padding=1))
+
+
+def test_images_are_not_concatenated() -> None:
+    builder, x = network((2, 4, 4))
+    for axis in (0, -4):
+        with pytest.raises(ConversionError, match=rf"^cat: found a concatenation along axis {axis}; leave the axis of"):
             builder.concatenate("cat", [x, x], axis, 4)
-    y: Any = builder.concatenate("cat", [x, x], -3, 4)
-    assert y.shape == (4, 4, 4)
 
 
 def test_a_rectified_value_is_on_its_own_grid() -> None:
@@ -247,10 +261,10 @@ def test_shapes_there_and_back() -> None:
     pool = builder.average_pool("pool", x, 1)
     for start in (x, pool):
         flat = builder.reshape("flat", start, (5, 2, 3, 4), (5, 24))
-        assert flat.flat
-        assert not builder.reshape("back", flat, (5, 24), (5, 2, 3, 4)).flat
-        with pytest.raises(ConversionError, match=r"from \(24,\) to \(4, 3, 2\); only flatten images"):
-            builder.reshape("wrong", flat, (5, 24), (5, 4, 3, 2))
-        with pytest.raises(ConversionError, match=r"from \(5, 2, 3, 4\) to \(10, 12\), batch included; only flatten"):
+        assert flat.shape == (24,)
+        assert builder.reshape("other", flat, (5, 24), (5, 4, 3, 2)).shape == (4, 3, 2)
+        back = builder.reshape("back", flat, (5, 24), (5, 2, 3, 4))
+        assert back.plain if type(back) is Value else back.move is None
+        with pytest.raises(ConversionError, match=r"from \(5, 2, 3, 4\) to \(10, 12\), batch included; leave the axis"):
             builder.reshape("wrong", start, (5, 2, 3, 4), (10, 12))
     assert type(pool.inputs[0][1]) is SumPool2d

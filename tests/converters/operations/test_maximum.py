@@ -14,6 +14,7 @@ from torch import Tensor
 
 import converters
 from converters.errors import ConversionError
+from converters.graph_builder import Part, Value
 from converters.network import Network
 from converters.operations import (
     AdaptiveMaxPool,
@@ -154,7 +155,7 @@ def network(seed: int = 0, levels: int = 5) -> QuantGraph:
     both = Synapse((pool.parts[0][0], other.parts[0][0]), (Minimum(),))
     one = torch.ones(3)
     b.layers.append(Layer("lowest", (both,), one, one * 0, -levels, levels, 0.5, (3, 2, 2)))
-    low = type(pool)((("lowest", (3, 2, 2)),), 0.5)
+    low = Value((Part("lowest", (3, 2, 2)),), 0.5)
     over = b.layer("over", [(low, MaxOver((1, 2), keepdim=True))], **passing)
     summed = b.layer("sum", [(over, SumPool2d((1, 1), (1, 1)))], threshold=1.5, bias=0.25, **common)
     flat = b.flatten(summed)
