@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 
 
 def test_brian2_still_replaces_pytests_doctest_collector() -> None:
@@ -25,6 +27,11 @@ def test_torchao_still_logs_a_notice_when_it_is_imported() -> None:
     assert "register_constant" in plain.stderr, "converters.notices need not silence torch.utils._pytree any more"
     ours = [sys.executable, "-W", "ignore", "-c", "import converters; converters.prepare_qat"]
     assert subprocess.run(ours, capture_output=True, text=True, check=True).stderr == ""
+
+
+def test_safetensors_writes_metadata_in_any_order() -> None:
+    written = {save({"x": torch.ones(1)}, {"a": "1", "b": "2", "c": "3"}) for _ in range(100)}
+    assert len(written) > 1, "save_quantised need not put them in order any more"
 
 
 def test_numba_starting_its_threads_changes_those_of_torch() -> None:

@@ -81,11 +81,22 @@ def save_quantised(path: str | os.PathLike, q: QuantGraph, *, notes: dict[str, A
     if q.checked is not None:
         topology["checked"] = q.checked.as_dict()
     metadata = {"format": FORMAT, "topology": json.dumps(topology)}
-    data = save({k: t.contiguous() for k, t in tensors.items()}, metadata)
+    data = _in_order(save({k: t.contiguous() for k, t in tensors.items()}, metadata))
     if Path(path).suffix == ".xz":
         data = lzma.compress(data, preset=9)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with its metadata by name: safetensors 0.8 writes them in another order each time, and so of the
+    same network other bytes."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin where numbers of 8 bytes may
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def load_quantised(path: str | os.PathLike) -> QuantGraph:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import lzma
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import converters
@@ -54,6 +56,30 @@ def test_compressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load_with_notes(path)
 
 
+def test_a_network_is_the_same_bytes_whenever_it_is_written(tmp_path: Path) -> None:
+    """Twenty times, and in another second: no order and no time of day gets in."""
+    q = lenet()
+    graph, notes = converters.to_nir(q), {"b": 1, "a": [1.5, "µ"]}
+
+    def written(name: str) -> bytes:
+        path = tmp_path / name
+        if path.suffix == ".nir":
+            converters.write(path, graph)
+        else:
+            converters.save_quantised(path, q, notes=notes)
+        return path.read_bytes()
+
+    names = ("q.safetensors", "q.safetensors.xz", "q.nir")
+    found = {name: {written(name) for _ in range(20 if name == "q.safetensors" else 1)} for name in names}
+    time.sleep(1.1)
+    for name in names:
+        found[name].add(written(name))
+        assert len(found[name]) == 1, name
+    assert [x.name for x in converters.load_quantised(tmp_path / names[0]).layers] == [x.name for x in q.layers]
+    with safe_open(tmp_path / names[0], framework="pt") as file:  # the library's own reader
+        assert sorted(file.metadata()) == ["format", "topology"]
+
+
 def test_weights_take_a_byte_each(tmp_path: Path) -> None:
     q = lenet()
     converters.save_quantised(tmp_path / "q.safetensors", q)
@@ -62,8 +88,6 @@ def test_weights_take_a_byte_each(tmp_path: Path) -> None:
 
 
 def _topology(path: Path, change: Callable[..., Any]) -> None:
-    from safetensors import safe_open
-
     with safe_open(path, framework="pt") as f:
         header = f.metadata()
     topology = json.loads(header["topology"])

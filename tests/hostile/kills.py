@@ -6,8 +6,8 @@ import os
 import resource
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def killed_before(
     child = os.fork()
     if child == 0:
         code = 1
-        with suppress(BaseException):
+        try:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, 1)
             torch.set_num_threads(1)
@@ -38,7 +38,11 @@ def killed_before(
                 _kill_before(number, [str(f.resolve()) for f in folders], set(events))
             work()
             code = 0
-        os._exit(code)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL
@@ -122,5 +126,5 @@ def ends_alike(
         yield k
         killed_before(None, [], partial(work, folder))
         again = contents(folder)
-        assert sorted(again) == sorted(whole), f"killed before operation {k}"
-        assert [n for n in whole if again[n] != whole[n]] == [], f"killed before operation {k}"
+        differing = [n for n in {**whole, **again} if again.get(n) != whole.get(n)]
+        assert not differing, f"killed before operation {k}"

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from converters.cli import main
-from converters.experiments.kept import Kept
+from converters.experiments import session
 from converters.zoo.images import Images
 from converters.zoo.recipes import Recipe
-from converters.zoo.training import _Run, train
-from tests.hostile.kills import ends_alike
-
-RECIPE = Recipe(epochs=2, qat_epochs=2, batch=4, shift=1)
+from converters.zoo.training import _Run
+from tests.hostile.kills import contents, ends_alike, killed_before
 
 
 def images(n: int) -> Images:
@@ -45,43 +49,110 @@ def test_a_phase(tmp_path: Path, step: int) -> None:
     assert [json.loads(row)["epoch"] for row in rows] == [1, 2]
 
 
-def whole_training(toolkit: str, folder: Path) -> None:
-    train("lenet5", images(12), images(4), folder=folder, name="lenet5-x-7", recipe=RECIPE, levels=7, toolkit=toolkit)
+def pictures(root: Path) -> None:
+    """Tiny-ImageNet's layout, since its pictures are decoded into the cache: of 32 x 32 pixels, and two classes."""
+    folder, rng, labels = root / "tiny-imagenet-200", np.random.default_rng(0), ""
+    (folder / "val" / "images").mkdir(parents=True)
+    for name in "ab":
+        (folder / "train" / name / "images").mkdir(parents=True)
+        for k in range(8):
+            place = f"train/{name}/images/{k}" if k < 6 else f"val/images/{name}{k}"
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{place}.JPEG")
+            labels += f"{name}{k}.JPEG\t{name}\t0\t0\t31\t31\n" if k >= 6 else ""
+    (folder / "wnids.txt").write_text("a\nb\n")
+    (folder / "val" / "val_annotations.txt").write_text(labels)
 
 
-@pytest.mark.parametrize("toolkit", ["pt2e", "brevitas"])
-def test_training_at_some_points(tmp_path: Path, toolkit: str) -> None:
-    """Before the quantised phase's second checkpoint takes its name: it goes on from the first."""
-    if toolkit == "brevitas":
-        pytest.importorskip("brevitas")
-    assert list(ends_alike(tmp_path, partial(whole_training, toolkit), [6], events=["os.rename"])) == [6]
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    pictures(root)
+    return root
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("toolkit", ["pt2e", "brevitas"])
-def test_training_at_all_points(tmp_path: Path, toolkit: str) -> None:
-    if toolkit == "brevitas":
-        pytest.importorskip("brevitas")
-    assert len(list(ends_alike(tmp_path, partial(whole_training, toolkit)))) > 80
+@pytest.fixture(scope="module")
+def checkpoint(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a training of one epoch came to."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    killed_before(None, [], partial(calif, [*TRAIN[:-4], "--epochs", "1"], data, None, folder))
+    return folder / "out" / "lenet5-tinyimagenet-7.safetensors"
 
 
-def calif(arguments: list[str], folder: Path) -> None:
+def calif(arguments: Sequence[str], data: Path, checkpoint: Path | None, folder: Path) -> None:
+    """A command line whose files, those of the cache too, and whose words are in ``folder``."""
     folder.mkdir(exist_ok=True)
-    with pytest.raises(SystemExit) as stopped:
-        main([a.format(folder=folder) for a in arguments])
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    said = io.StringIO()
+    with redirect_stdout(said), pytest.raises(SystemExit) as stopped:
+        main([a.format(folder=folder, data=data, checkpoint=checkpoint) for a in arguments])
     assert not stopped.value.code
+    (folder / "said").write_text(said.getvalue().replace(str(folder), "here"))
 
 
-def test_convert(tmp_path: Path) -> None:
-    command = ["convert", "--checkpoint", "lenet5-mnist-8", "--out", "{folder}/n.nir"]
-    assert len(list(ends_alike(tmp_path, partial(calif, command), step=5))) > 1
+IMAGES = ("--data-root", "{data}")
+TRAIN = ("train", "--dataset", "tinyimagenet", *IMAGES, "--levels", "7", "--out", "{folder}/out",
+         "--epochs", "2", "--qat-epochs", "2")  # fmt: skip
+RUN = ("run", "--checkpoint", "{checkpoint}", *IMAGES, "--json")
+CONVERT = ("convert", "--checkpoint", "{checkpoint}", "--out", "{folder}/n.nir")
+REPRODUCE = ("reproduce", "ablation", "fig2", "--checkpoint", "{checkpoint}", *IMAGES, "--network", "lenet5",
+             "--dataset", "tinyimagenet", "--images", "2", "--window", "3", "--out", "{folder}/out")  # fmt: skip
+OUT = {"out/lenet5-tinyimagenet-7.safetensors", "said"}
+OUT |= {f"out/lenet5-tinyimagenet{name}.{kind}" for name in (".float", "-7.qat") for kind in ("pt", "jsonl")}
 
 
-def rows(folder: Path) -> None:
-    kept = Kept(folder)
-    for t in (1, 2):
-        kept("network", "images", {"T": t}, partial(dict, T=t, accuracy=0.5))
+def toolkit_of(name: str) -> list[str]:
+    if name == "brevitas":
+        pytest.importorskip("brevitas")
+    return [*TRAIN, "--toolkit", name]
 
 
-def test_rows_of_reproduce(tmp_path: Path) -> None:
-    assert len(list(ends_alike(tmp_path, rows, step=2))) > 5
+ALL = pytest.param(None, marks=pytest.mark.slow)  # before every operation there is, not some files' taking their names
+
+
+def ends(tmp_path: Path, work: Callable[[Path], object], renames: list[int] | None) -> int:
+    """At how many points it was killed; each time it ended as an unbroken run."""
+    if renames is None:
+        return len(list(ends_alike(tmp_path, work)))
+    assert list(ends_alike(tmp_path, work, renames, events=["os.rename"])) == renames
+    return len(renames)
+
+
+# before files take their names: of a quantised phase's log and second checkpoint, and of the quantised network
+@pytest.mark.parametrize(
+    ("toolkit", "renames"), [("pt2e", [7, 10]), ("brevitas", [8]), ("pt2e", ALL), ("brevitas", ALL)]
+)
+def test_training(tmp_path: Path, data: Path, toolkit: str, renames: list[int] | None) -> None:
+    if toolkit == "brevitas":
+        pytest.importorskip("brevitas")
+    points = ends(tmp_path, partial(calif, [*TRAIN, "--toolkit", toolkit], data, None), renames)
+    assert points > 100 or renames
+    assert {name for name in files(tmp_path / "whole") if not name.startswith("cache/calif/tinyimagenet-t")} == OUT
+
+
+@pytest.mark.parametrize("renames", [[0], ALL])
+@pytest.mark.parametrize("command", [RUN, CONVERT], ids=lambda c: c[0])
+def test_running_and_converting(
+    tmp_path: Path, data: Path, checkpoint: Path, command: tuple[str, ...], renames: list[int] | None
+) -> None:
+    points = ends(tmp_path, partial(calif, command, data, checkpoint), renames)
+    assert points > 10 or renames
+    assert len(files(tmp_path / "whole")) == 2  # the images or the network, and what was said
+
+
+@pytest.mark.parametrize("renames", [[1, 12], ALL])
+def test_reproducing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path, checkpoint: Path, renames: list[int] | None
+) -> None:
+    """Between two rows, and before a figure takes its name."""
+    import matplotlib.font_manager  # whose own cache is found or made now  # noqa: F401
+
+    monkeypatch.setattr(session, "names", list)  # of the checkpoints that ship none, which take seconds to load
+    points = ends(tmp_path, partial(calif, REPRODUCE, data, checkpoint), renames)
+    assert points > 100 or renames
+    found = files(tmp_path / "whole")
+    assert {f"out/{name}" for name in ("fig2.json", "fig2.png", "ablation.json", "ablation.md")} < found
+    assert sum(name.startswith("cache/calif/rows/") for name in found) == 10
+
+
+def files(folder: Path) -> set[str]:
+    return {name.split("/", 1)[1] for name in contents(folder)}
