@@ -118,9 +118,8 @@ def ends(tmp_path: Path, work: Callable[[Path], object], renames: list[int] | No
 
 
 # before files take their names: of a quantised phase's log and second checkpoint, and of the quantised network
-@pytest.mark.parametrize(
-    ("toolkit", "renames"), [("pt2e", [7, 10]), ("brevitas", [8]), ("pt2e", ALL), ("brevitas", ALL)]
-)
+@pytest.mark.parametrize("toolkit", ["pt2e", "brevitas"])
+@pytest.mark.parametrize("renames", [[7, 10], ALL])
 def test_training(tmp_path: Path, data: Path, toolkit: str, renames: list[int] | None) -> None:
     if toolkit == "brevitas":
         pytest.importorskip("brevitas")
