@@ -37,6 +37,7 @@ _HOMES = {
     "read": "converters.files.nir_file",
     "write": "converters.files.nir_file",
     "register": "converters.files.nir_file",
+    "register_activation": "converters.operations.activations",
     "lower": "converters.lowering",
     "run": "converters.backends",
     "make_report": "converters.reporting.make_report",

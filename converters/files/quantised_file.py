@@ -218,6 +218,6 @@ def _tensor(layer: str, synapse: int, op: int, name: str) -> str:
 
 
 def _smallest(weight: Tensor) -> Tensor:
-    largest = int(weight.abs().max()) if weight.numel() else 0
+    largest = max(abs(int(w)) for w in weight.aminmax()) if weight.numel() else 0  # int8 has no 128
     kinds = (torch.int8, torch.int16, torch.int32)
     return weight.to(next((k for k in kinds if largest <= torch.iinfo(k).max), torch.int64))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from converters.operations.contract import OPERATIONS, Operation, Shape, register
 from converters.operations.convolution import Conv2d
 from converters.operations.dense import Linear
+from converters.operations.levels import Levels
 from converters.operations.maximum import AdaptiveMaxPool, Maximum, MaxOver, MaxPool, Minimum
 from converters.operations.moving import Concatenate, Flatten, Move, Reshape
 from converters.operations.pooling import SumPool2d
@@ -22,6 +23,7 @@ __all__ = [
     "Concatenate",
     "Conv2d",
     "Flatten",
+    "Levels",
     "Linear",
     "MaxOver",
     "MaxPool",

@@ -74,8 +74,9 @@ def build_operation(where: str, name: str, plain: Mapping[str, Any], tensors: Ma
         except ValidationError as error:
             found = f"{name}.{key} = {str(value)[:80]}"
             raise ConversionError(where, found, _reason(error)) from None
-        if any(abs(x) > _LARGEST_NUMBER for x in _numbers(values[key])):
-            raise ConversionError(where, f"{name}.{key} = {str(value)[:80]}", f"at most {_LARGEST_NUMBER:,}")
+        most = cls.limits.get(key, _LARGEST_NUMBER)
+        if any(abs(x) > most for x in _numbers(values[key])):
+            raise ConversionError(where, f"{name}.{key} = {str(value)[:80]}", f"at most {most:,}")
     for key, tensor in tensors.items():
         if key not in known:
             raise ConversionError(where, f"{name} with a tensor {key[:80]!r}", "it has none of this name")
