@@ -22,6 +22,8 @@ from converters.graphs.stock_files import about_stock, ways_of_stock
 from converters.nodes import CaLIF, SpikeEncoder
 from converters.operations import Operation, Scale, Shape, Synapse
 from converters.operations.node import CaLIFOperation, known_nodes, operations_by_node
+from converters.outputs import as_outputs, check_outputs, leaves
+from converters.ports import outputs_of
 from converters.quantised import InputSpec
 
 __all__ = ["Network", "Stage", "float64"]
@@ -100,19 +102,33 @@ class Network:
     encoder : SpikeEncoder
     encoder_name : str
     stages : tuple of Stage
-        Each fed by the encoder or by earlier stages; the last one is the output.
+        Each fed by the encoder or by earlier stages.
     window : int
         ``T``.
+    outputs : structure of :class:`~converters.outputs.Output`
+        What the network returns; the last stage alone, where nothing is said.
     """
 
     encoder: SpikeEncoder
     encoder_name: str
     stages: tuple[Stage, ...]
     window: int
+    outputs: Any = None
 
-    @property
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "outputs", as_outputs(self.stages[-1].name if self.outputs is None else self.outputs))
+        check_outputs(self.outputs, {stage.name: stage.shape for stage in self.stages})
+
+    @cached_property
     def output(self) -> Stage:
-        return self.stages[-1]
+        """The main output: the stage that comes first in :attr:`outputs`."""
+        return self.output_stages[0]
+
+    @cached_property
+    def output_stages(self) -> tuple[Stage, ...]:
+        """The stages that :attr:`outputs` takes, each once, in its order."""
+        stages = {stage.name: stage for stage in self.stages}
+        return tuple(stages[name] for name in dict.fromkeys(output.layer for output in leaves(self.outputs)))
 
     @cached_property
     def _kept(self) -> dict[Any, Any]:
@@ -204,7 +220,8 @@ class _Reader:
             self.after[a].append(b)
         if not any(type(node) in (CaLIF, SpikeEncoder) for node in self.nodes.values()):
             raise ConversionError("graph", about_stock(graph), ways_of_stock(graph))
-        self.image, self.encoder, self.sink = (self._only(kind) for kind in (nir.Input, SpikeEncoder, nir.Output))
+        self.image, self.encoder = (self._only(kind) for kind in (nir.Input, SpikeEncoder))
+        self.metadata = graph.metadata
         known = operations_by_node()
         self.ops = {name: known[type(node)](name, node) for name, node in self.nodes.items() if type(node) in known}
 
@@ -225,9 +242,7 @@ class _Reader:
             )
         shapes: dict[str, Shape] = {self.encoder: _ints(encoder.shape)}
         self._declared(self.image, "input", shapes[self.encoder])
-        last = self.before[self.sink]
-        if len(last) != 1 or type(self.nodes[last[0]]) is not CaLIF:
-            raise ConversionError(self.sink, f"edges from {last[:5]}", "the output must be one CaLIF node")
+        sinks = self._sinks()
         order = self._order()
         self._check_paths(order)
         stages = {}
@@ -248,12 +263,25 @@ class _Reader:
             stages[name] = Stage(name, synapses, p, shape, node.scale)
         if not stages:
             raise ConversionError("graph", "no CaLIF node", "export one with to_nir")
-        self._declared(self.sink, "output", shapes[last[0]])
-        if last[0] != next(reversed(stages)):  # whatever else is last, the output is
-            stages[last[0]] = stages.pop(last[0])
-        network = Network(encoder, self.encoder, tuple(stages.values()), encoder.window)
+        for sink, layer in sinks.items():
+            self._declared(sink, "output", shapes[layer])
+        outputs = outputs_of(self.metadata, sinks)
+        network = Network(encoder, self.encoder, tuple(stages.values()), encoder.window, outputs)
         _check_sums(network)
         return network
+
+    def _sinks(self) -> dict[str, str]:
+        """The layer behind every Output node, by the node's name."""
+        sinks = {}
+        for name, node in self.nodes.items():
+            if type(node) is nir.Output:
+                last = self.before[name]
+                if len(last) != 1 or type(self.nodes[last[0]]) is not CaLIF:
+                    raise ConversionError(name, f"edges from {last[:5]}", "an output must be one CaLIF node")
+                sinks[name] = last[0]
+        if not sinks:
+            raise ConversionError("graph", "0 Output nodes", "a Ca-LIF network has at least one")
+        return sinks
 
     def _declared(self, name: str, side: str, shape: Shape) -> None:
         declared = _ints(getattr(self.nodes[name], f"{side}_type")[side])

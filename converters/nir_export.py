@@ -12,6 +12,8 @@ from converters.lattice import Certificate, fit
 from converters.naming import LONGEST, Names
 from converters.nodes import CaLIF, SpikeEncoder
 from converters.operations import Scale
+from converters.outputs import places
+from converters.ports import ports_metadata
 from converters.quantised import Layer, QuantGraph
 
 __all__ = ["certificates", "to_nir"]
@@ -88,10 +90,15 @@ def to_nir(q: QuantGraph, T: int | None = None, *, coding: str = "isi", bits: in
                 before, here = (name,), (op.output_shape(*here),)
             edges.append((before[0], layer.name))
         nodes[layer.name] = _neuron(layer, certified[layer.name], window)
-    result = names.new("result")
-    nodes[result] = nir.Output(output_type={"output": np.array(q.output.shape)})
-    edges.append((q.output.name, result))
-    return nir.NIRGraph(nodes=nodes, edges=edges, metadata={}, type_check=False)  # its shapes are wrong for groups
+    seen: set[str] = set()
+    for place, output in places(q.outputs):
+        if output.layer not in seen:  # one node for each layer that is read
+            seen.add(output.layer)
+            result = names.take(".".join(["result", *map(str, place)]))
+            nodes[result] = nir.Output(output_type={"output": np.array(shapes[output.layer])})
+            edges.append((output.layer, result))
+    # NIR's own check of shapes is wrong for groups
+    return nir.NIRGraph(nodes=nodes, edges=edges, metadata=ports_metadata(q.outputs), type_check=False)
 
 
 def certificates(q: QuantGraph, *, bits: int | None = None) -> dict[str, Certificate]:

@@ -27,6 +27,7 @@ from converters.exact_sums import add_up, exact
 from converters.input_range import warn_of_cut
 from converters.operations import Shape, Synapse
 from converters.operations.coarsening import coarsened_range, shrunk
+from converters.outputs import as_outputs, check_outputs, leaves, returned
 from converters.rounding import exact_round
 from converters.whole_charges import whole_charge
 
@@ -181,6 +182,10 @@ class Layer:
             add_up((s.unrounded(*(values[name] for name in s.sources)) for s in self.synapses), self.name)
         )
 
+    def real(self, values: Tensor) -> Tensor:
+        """In real units, float64: counts ``(N, *shape)``, or accumulators of an output that does not spike."""
+        return (values.to(torch.float64) if self.spiking else self.quotient(values)) * self.scale
+
     def magnitude(self, values: Mapping[str, Tensor]) -> Tensor:
         """Sum of the absolute values of all that is added up to :meth:`unrounded`: float64 ``(N, *shape)``."""
         sizes = (s.magnitude(*(values[name] for name in s.sources)) for s in self.synapses)
@@ -227,6 +232,9 @@ class QuantGraph:
     """What it was made from, for people (``pt2e``, ``brevitas``...)."""
     checked: Checked | None = None
     """What it was compared with when it was made; None where that was switched off, or is not known."""
+    outputs: Any = None
+    """What the model returns: an :class:`~converters.outputs.Output`, or tuples, lists and dictionaries of them; a
+    layer's name stands for its output. The last layer alone, where nothing is said."""
 
     def __post_init__(self) -> None:
         shapes: dict[str, Shape] = {self.input.name: self.input.shape}
@@ -253,11 +261,18 @@ class QuantGraph:
                 silent.add(layer.name)
         if not self.layers:
             raise ConversionError("graph", "no layers", "convert a network with at least one quantised layer")
+        object.__setattr__(self, "outputs", as_outputs(self.layers[-1].name if self.outputs is None else self.outputs))
+        check_outputs(self.outputs, {layer.name: layer.shape for layer in self.layers})
 
     @property
     def output(self) -> Layer:
-        """The last layer."""
-        return self.layers[-1]
+        """The main output: the layer that comes first in :attr:`outputs`."""
+        return next(layer for layer in self.layers if layer.name == next(leaves(self.outputs)).layer)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The layers that :attr:`outputs` takes, each once, in its order."""
+        return tuple(dict.fromkeys(output.layer for output in leaves(self.outputs)))
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -343,9 +358,25 @@ class QuantGraph:
         return values
 
     def logits(self, values: Mapping[str, Tensor]) -> Tensor:
-        """The output in real units, float64 ``(N, *output.shape)``, from :meth:`execute`'s result."""
-        out, last = values[self.output.name], self.output
-        return (out.to(torch.float64) if last.spiking else last.quotient(out)) * last.scale
+        """The main output in real units, float64 ``(N, *output.shape)``, from :meth:`execute`'s result."""
+        return self.output.real(values[self.output.name])
+
+    def returned(self, values: Mapping[str, Tensor]) -> Any:
+        """What the model returns, in its structure: :attr:`outputs` in real units, from :meth:`execute`'s result.
+
+        >>> from converters.operations import Linear
+        >>> from converters.outputs import Output
+        >>> from converters.tails import Tail
+        >>> q = QuantGraph(
+        ...     InputSpec((2,), 0.25, 0, 4),
+        ...     (Layer("fc", (Synapse(("input",), (Linear(torch.tensor([[1, 2], [2, 0]])),)),), 2.0, 0.0, 0, 9, 0.5, (2,)),),
+        ...     outputs={"levels": "fc", "label": Output("fc", (Tail("argmax", {"dim": 1}),))},
+        ... )
+        >>> q.returned(q.execute(torch.tensor([[0.5, 1.0]])))
+        {'levels': tensor([[2.5000, 1.0000]], dtype=torch.float64), 'label': tensor([0])}
+        """
+        layers = {layer.name: layer for layer in self.layers}
+        return returned(self.outputs, {name: layers[name].real(values[name]) for name in self.output_names})
 
     def predict(self, images: Tensor, batch: int = 256) -> Tensor:
         """Arg-max class of each image, int64 ``(N,)``."""

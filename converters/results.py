@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
 from converters.network import Network, Stage, float64
+from converters.outputs import returned
 
 __all__ = [
     "RECORDS",
@@ -37,11 +39,11 @@ class RunResult:
     window : int
         ``T``, in steps.
     counts : dict of int32 tensors ``(N, *layer shape)``
-        Final signed counts, rounding spikes included; only the output's with ``record="output"``.
+        Final signed counts, rounding spikes included; only the outputs' with ``record="output"``.
     membranes : dict of float64 tensors ``(N, *layer shape)``
-        Final membrane potentials: the output's, and every layer's with ``record="spikes"``.
+        Final membrane potentials: the outputs', and every layer's with ``record="spikes"``.
     logits : float64 tensor ``(N, *output shape)``
-        Output in real units: ``scale * count``, or the membrane of an output that does not spike.
+        Main output in real units: ``scale * count``, or the membrane of an output that does not spike.
     positive, negative : dict of int64 tensors ``(N,)``
         Spikes by sign that each layer and the input emitted, rounding spikes included.
     extra_steps : int64 tensor ``(N,)`` or None
@@ -76,6 +78,17 @@ class RunResult:
     exact_from: str = "simulation"
     checked: int = 0
     check_mismatches: int = 0
+    output_values: dict[str, Tensor] = field(default_factory=dict)
+    """Each output layer in real units, float64 ``(N, *layer shape)``: what :attr:`outputs` is made of."""
+    output_structure: Any = None
+
+    @property
+    def outputs(self) -> Any:
+        """What the model returns, in its structure: float64 tensors in real units.
+
+        Functions behind the last quantiser (:mod:`converters.tails`) have run on them, in float.
+        """
+        return self.logits if self.output_structure is None else returned(self.output_structure, self.output_values)
 
     @property
     def predictions(self) -> Tensor:
@@ -133,6 +146,7 @@ def make_result(
     extra_steps: Tensor,
     spikes: dict[str, Tensor] | None = None,
     logits: Tensor | None = None,
+    values: Mapping[str, Tensor] | None = None,
 ) -> RunResult:
     """What a simulator of ``network`` returns for input ``integers`` ``(N, *input shape)``: the one constructor.
 
@@ -146,7 +160,9 @@ def make_result(
     spikes : dict of int8 tensors ``(steps, N, *shape)``, optional
         Of the input and all layers, where ``record`` is ``"spikes"``.
     logits : tensor, optional
-        The output in real units, where it is not read as the network says.
+        The main output in real units, where it is not read as the network says.
+    values : dict of tensors, optional
+        The same of any outputs, by their layers' names.
     """
     name, out = network.encoder_name, network.output
     macs = torch.zeros(len(integers), dtype=torch.float64, device=integers.device)
@@ -157,21 +173,27 @@ def make_result(
     else:
         everything = {name: emitted(integers.abs(), integers, fan_out), **sent}
     sops = torch.stack([e.operations.to(torch.float64) for e in everything.values()]).sum(0)
-    kept = network.stages if record != "output" else (out,)
+    read = network.output_stages
+    kept = network.stages if record != "output" else read
+    real = {s.name: read_out(s, counts[s.name], membranes[s.name]) for s in read} | dict(values or {})
+    if logits is not None:
+        real[out.name] = logits
     return RunResult(
         backend=backend,
         phase=phase,
         window=network.window,
         output_name=out.name,
         counts={s.name: counts[s.name].to(torch.int32) for s in kept if not s.readout},
-        membranes={s.name: membranes[s.name] for s in (network.stages if record == "spikes" else (out,))},
-        logits=read_out(out, counts[out.name], membranes[out.name]) if logits is None else logits,
+        membranes={s.name: membranes[s.name] for s in (network.stages if record == "spikes" else read)},
+        logits=real[out.name],
         positive={k: e.positive for k, e in everything.items()},
         negative={k: e.negative for k, e in everything.items()},
         extra_steps=extra_steps,
         sops=sops,
         macs=macs,
         spikes=spikes if record == "spikes" else None,
+        output_values=real,
+        output_structure=network.outputs,
     )
 
 
@@ -256,6 +278,8 @@ def merge(parts: Sequence[RunResult]) -> RunResult:
         macs=optional("macs"),
         spikes=spikes,
         exact_from=first.exact_from,
+        output_values=joined("output_values"),
+        output_structure=first.output_structure,
     )
 
 

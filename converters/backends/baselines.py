@@ -135,7 +135,7 @@ def run_baseline(
     Returns
     -------
     RunResult
-        Counts of all spiking layers; ``logits`` from the net charge of the last one.
+        Counts of all spiking layers; ``logits`` and ``outputs`` from the net charge of the layers that they are.
 
     Raises
     ------
@@ -206,7 +206,7 @@ def _structures(network: Network, stage: Stage) -> list[Synapse]:
 
 
 def _result(network: Network, integers: Tensor, name: str, states: list[_State], extra: Tensor) -> RunResult:
-    last = states[-1]
+    read = {s.name for s in network.output_stages}
     return make_result(
         network,
         integers,
@@ -217,5 +217,5 @@ def _result(network: Network, integers: Tensor, name: str, states: list[_State],
         membranes={s.stage.name: s.v for s in states},
         sent={s.stage.name: emitted(s.fired, s.y, network.fan_out[s.stage.name]) for s in states},
         extra_steps=extra,
-        logits=last.z / last.threshold * last.stage.scale,
+        values={s.stage.name: s.z / s.threshold * s.stage.scale for s in states if s.stage.name in read},
     )

@@ -62,30 +62,32 @@ def _counts(network: Network, integers: Tensor, options: Settings, integer: dict
             signed[name] = integer[name].counts_of(bytes_[name])
         return signed[name]
 
+    read = network.output_stages
     for stage in network.stages:
         layer = integer.get(stage.name)
-        if stage.name in bytes_ and stage is not network.output:
+        if stage.name in bytes_ and stage not in read:
             continue  # a pool, with the convolution before it
-        if layer is not None and (stage is not network.output or layer.exact):
+        if layer is not None and (stage not in read or layer.exact):
             if layer.source not in bytes_:
                 bytes_[layer.source] = layer.bytes_of(values(layer.source))
-            if layer.pooled and layer.pooled != network.output.name:
+            if layer.pooled and not {stage.name, layer.pooled} & {s.name for s in read}:
                 pool = integer[layer.pooled]
                 bytes_[stage.name], bytes_[layer.pooled] = layer.with_pool(bytes_[layer.source], pool)
                 continue
             bytes_[stage.name], sums = layer(bytes_[layer.source])
-            if stage is network.output and sums is not None:
+            if stage in read and sums is not None:
                 z, v = _net_charge(network, stage, layer.channels_first(sums))
                 membranes[stage.name] = z - values(stage.name) * v
             continue
         given = {name: values(name) for s in stage.synapses for name in s.sources}
         acc = whole_charge(stage.synapses, given, network.reach, stage.name)
         signed[stage.name] = _count(network, stage, acc)
-        if stage is network.output:
+        if stage in read:
             z, v = _net_charge(network, stage, acc)
             membranes[stage.name] = z - values(stage.name) * v
     out = network.output
-    kept = network.stages if options.record != "output" else (out,)
+    kept = network.stages if options.record != "output" else read
+    outputs = {s.name: read_out(s, values(s.name), membranes[s.name]) for s in read}
     counts = {s.name: values(s.name).to(torch.int32) for s in kept if not s.readout}
     return RunResult(
         backend="closed_form",
@@ -94,8 +96,10 @@ def _counts(network: Network, integers: Tensor, options: Settings, integer: dict
         output_name=out.name,
         counts=counts,
         membranes=membranes,
-        logits=read_out(out, values(out.name), membranes[out.name]),
+        logits=outputs[out.name],
         exact_from="closed form",
+        output_values=outputs,
+        output_structure=network.outputs,
     )
 
 

@@ -70,9 +70,9 @@ def compare_with_closed_form(network: Network, integers: Tensor, result: RunResu
     for part in sample.split(size):
         exact = BACKEND.simulate(network, integers[part], settings, options)
         pairs = {name: (counts[part], exact.counts[name]) for name, counts in result.counts.items()}
-        if network.output.readout:
-            out = network.output.name
-            pairs[out] = result.membranes[out][part], exact.membranes[out]
+        for stage in network.output_stages:
+            if stage.readout:
+                pairs[stage.name] = result.membranes[stage.name][part], exact.membranes[stage.name]
         for name, (found, wanted) in pairs.items():
             wrong = (found.to(wanted.device) != wanted).flatten(1).sum(1)
             if bool(wrong.any()):

@@ -41,7 +41,7 @@ import nir
 import numpy as np
 
 from converters.lowering.lattice import LayerLattice
-from converters.lowering.metadata import numbered, stock_metadata
+from converters.lowering.metadata import numbered, output_nodes, stock_metadata
 from converters.lowering.rows import RowMap, Rows, comparators
 from converters.lowering.syn import network_shape, require_spikes, synapse_nodes
 from converters.network import Network, Stage
@@ -125,9 +125,7 @@ class _Graph:
         self.shapes[stage.name] = shape
 
     def finish(self) -> nir.NIRGraph:
-        last = self.network.output.name
-        self.nodes["output"] = nir.Output(output_type={"output": np.array(self.shapes[last])})
-        self.edges.append((self.outputs[last], "output"))
+        output_nodes(self.network, self.outputs, self.shapes, self.nodes, self.edges)
         square = all(
             not isinstance(n, nir.Conv2d) or n.weight.shape[2] == n.weight.shape[3] for n in self.nodes.values()
         )

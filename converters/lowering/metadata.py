@@ -7,11 +7,13 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import nir
+import numpy as np
 
 from converters.errors import ConversionError
 from converters.network import Network
+from converters.operations import Shape
 
-__all__ = ["layer_nodes", "numbered", "precision_bits", "stock_metadata"]
+__all__ = ["layer_nodes", "numbered", "output_nodes", "precision_bits", "stock_metadata"]
 
 _AS_THEY_ARE = "".join(chr(c) for c in range(32, 127) if chr(c) not in ",%")  # a comma parts the names of layers
 
@@ -23,6 +25,25 @@ def numbered(letter: str, k: int, count: int, least: int = 1) -> str:
     ('l007', 'l00007')
     """
     return f"{letter}{k:0{max(least, len(str(count - 1)))}d}"
+
+
+def output_nodes(
+    network: Network,
+    outputs: Mapping[str, str],
+    shapes: Mapping[str, Shape],
+    nodes: dict[str, nir.NIRNode],
+    edges: list[tuple[str, str]],
+) -> None:
+    """Put an Output node behind every layer that is read: ``output``, or ``output_`` and its layer's number.
+
+    ``outputs`` and ``shapes`` are the nodes that emit each layer's spikes, and what they emit, by the layer's name.
+    """
+    read = network.output_stages
+    for k, stage in enumerate(network.stages):
+        if stage in read:
+            name = "output" if len(read) == 1 else numbered("output_", k, len(network.stages))
+            nodes[name] = nir.Output(output_type={"output": np.array(shapes[stage.name])})
+            edges.append((outputs[stage.name], name))
 
 
 def stock_metadata(target: str, network: Network, precision: int, outputs: Mapping[str, str]) -> dict[str, Any]:

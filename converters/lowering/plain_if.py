@@ -11,7 +11,7 @@ import nir
 import numpy as np
 
 from converters.lowering.lattice import LayerLattice
-from converters.lowering.metadata import numbered, stock_metadata
+from converters.lowering.metadata import numbered, output_nodes, stock_metadata
 from converters.lowering.rows import DT, Rows
 from converters.lowering.syn import network_shape, require_spikes, synapse_nodes
 from converters.network import Network
@@ -77,8 +77,6 @@ def plain_if(network: Network, _lattices: dict[str, LayerLattice], *, r: float =
                 r=np.full(shape, float(r)), v_threshold=np.ones(shape), v_reset=np.zeros(shape)
             )
         edges += [(end, f"{prefix}_i_if") for end in syn.ends]
-    last = network.output.name
-    nodes["output"] = nir.Output(output_type={"output": np.array(shapes[last])})
-    edges.append((outputs[last], "output"))
+    output_nodes(network, outputs, shapes, nodes, edges)
     metadata = stock_metadata("plain_if", network, 32, outputs) | {"calif_lost": "; ".join(LOST)}
     return nir.NIRGraph(nodes={n: nodes[n] for n in sorted(nodes)}, edges=edges, metadata=metadata, type_check=False)

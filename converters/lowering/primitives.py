@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from converters.lowering.lattice import LayerLattice
-from converters.lowering.metadata import numbered, stock_metadata
+from converters.lowering.metadata import numbered, output_nodes, stock_metadata
 from converters.lowering.rows import DT, RowMap, Rows
 from converters.lowering.syn import network_shape, require_spikes, synapse_nodes
 from converters.network import Network, Stage
@@ -136,9 +136,7 @@ class _Builder:
         scale("p_out", 1, "n_up", "o_minus")
 
     def finish(self, precision: int) -> nir.NIRGraph:
-        last = self.network.output.name
-        self.nodes["output"] = nir.Output(output_type={"output": np.array(self.shapes[last])})
-        self.edges.append((self.outputs[last], "output"))
+        output_nodes(self.network, self.outputs, self.shapes, self.nodes, self.edges)
         metadata = stock_metadata("primitives", self.network, precision, self.outputs)
         nodes = {name: self.nodes[name] for name in sorted(self.nodes)}
         return nir.NIRGraph(nodes=nodes, edges=self.edges, metadata=metadata, type_check=False)

@@ -16,6 +16,7 @@ from converters.backends.contract import backend_for
 from converters.errors import ConversionError
 from converters.network import Network
 from converters.nodes import CODINGS
+from converters.outputs import places, returned
 from converters.quantised import QuantGraph
 from converters.results import RECORDS, RunResult, read_out
 from converters.testing.by_reference import Expected, by_reference
@@ -152,10 +153,16 @@ class _Suite:
             return compared
         values = q.execute(integers=integers)
         for layer in q.layers:
-            if layer.spiking and (self.most != "output" or layer is q.output):
+            if layer.spiking and (self.most != "output" or layer.name in q.output_names):
                 compared += _same(f"counts of {layer.name}", result.counts[layer.name], values[layer.name])
         close = torch.allclose(result.logits, q.logits(values), rtol=0, atol=1e-9)
         assert close, f"logits: {result.logits.tolist()}, the quantised network has {q.logits(values).tolist()}"
+        pairs = zip(places(result.outputs), places(q.returned(values)), strict=True)
+        for (place, found), (expected_place, expected) in pairs:
+            _equal("the structure of outputs", place, expected_place)
+            what = ".".join(["outputs", *map(str, place)])
+            close = torch.allclose(found.double(), expected.double(), rtol=0, atol=1e-9)
+            assert close, f"{what}: {found.tolist()}, the quantised network has {expected.tolist()}"
         return compared
 
     def batches(self, name: str) -> int:
@@ -175,9 +182,8 @@ class _Suite:
         for record in self.backend.records:
             _, net, integers = _made("pooled", LEVELS, self.coding)
             result = self.run(net, integers[:0], record=record)
-            out = net.output
-            _equal("logits of no image: shape", tuple(result.logits.shape), (0, *out.shape))
-            kept = net.stages if record != "output" else (out,)
+            _equal("logits of no image: shape", tuple(result.logits.shape), (0, *net.output.shape))
+            kept = net.stages if record != "output" else net.output_stages
             _equal("counts of no image: layers", sorted(result.counts), sorted(s.name for s in kept))
             for stage in kept:
                 _equal(f"counts of no image, {stage.name}", tuple(result.counts[stage.name].shape), (0, *stage.shape))
@@ -223,14 +229,18 @@ def _compare(
     _equal("phase", r.phase, phase)
     _equal("window", r.window, net.window)
     _equal("output", r.output_name, net.output.name)
-    kept = [s.name for s in net.stages if record != "output" or s is net.output]
+    kept = [s.name for s in net.stages if record != "output" or s in net.output_stages]
     _equal("layers with counts", sorted(r.counts), sorted(k for k in kept if net.reach[k]))
     compared = sum(_same(f"counts of {k}", v, expected.counts[k]) for k, v in r.counts.items())
-    wanted = [s.name for s in net.stages if record == "spikes" or s is net.output]
+    wanted = [s.name for s in net.stages if record == "spikes" or s in net.output_stages]
     _equal("layers with membranes", sorted(r.membranes), sorted(wanted))
     compared += sum(_same(f"membranes of {k}", v, expected.membranes[k]) for k, v in r.membranes.items())
-    out = net.output.name
-    compared += _same("logits", r.logits, read_out(net.output, expected.counts[out], expected.membranes[out]))
+    real = {
+        s.name: read_out(s, expected.counts[s.name], expected.membranes[s.name]) for s in net.output_stages
+    }
+    compared += _same("logits", r.logits, real[net.output.name])
+    for (place, found), (_, wanted_there) in zip(places(r.outputs), places(returned(net.outputs, real)), strict=True):
+        compared += _same(".".join(["outputs", *map(str, place)]), found, wanted_there)
     if r.exact_from == "closed form":
         said = r.spikes, r.positive, r.negative, r.latency, r.sops
         _equal("spikes of a closed form", said, (None, {}, {}, None, None))

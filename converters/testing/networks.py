@@ -14,7 +14,9 @@ from converters.errors import ConversionError
 from converters.network import Network
 from converters.nir_export import to_nir
 from converters.operations import OPERATIONS, Conv2d, Linear, Operation, Shape, register
+from converters.outputs import Output
 from converters.quantised import GraphBuilder, QuantGraph, average_pool
+from converters.tails import Tail
 
 __all__ = ["LEVELS", "NETWORKS", "images", "network"]
 
@@ -135,6 +137,26 @@ def counting() -> QuantGraph:
     return b.build(b.layer("fc", [(larger, Linear(r.weights(3, 3)))], threshold=3.0, **_SIGNED))
 
 
+def heads() -> QuantGraph:
+    """Several outputs: a layer that feeds others too, an addition, a membrane, and functions behind some of them."""
+    r, b = _Random(8), GraphBuilder()
+    x = b.input((1, 4, 4), scale=1 / LEVELS, q_min=0, q_max=LEVELS)
+    stem = b.layer("stem", [(x, Conv2d(r.weights(2, 1, 3, 3)))], threshold=[5.0, 6.5], bias=2.5, **_SIGNED)
+    one = b.layer("one", [(b.flatten(stem), Linear(r.weights(3, 8)))], threshold=6.0, bias=0.5, **_SIGNED)
+    again = b.layer("again", [(one, Linear(r.weights(3, 3)))], threshold=4.0, **{**_SIGNED, "scale": 0.17})
+    both = b.requantise("sum", [(one, 1.0), (again, -1.0)], y_min=-LEVELS, y_max=LEVELS, scale=0.3)
+    raw = b.layer(
+        "raw", [(both, Linear(r.weights(4, 3)))], threshold=3.7, bias=1.0, y_min=0, y_max=0, scale=0.2, spiking=False
+    )
+    outputs = {
+        "classes": Output(raw.parts[0][0], (Tail("softmax", {"dim": 1}),)),
+        "maps": ["stem", Output("stem", (Tail("permute", {"dims": [1, 2, 0]}), Tail("argmax", {"dim": -1})))],
+        "none": None,
+        "rest": ("one", "sum"),
+    }
+    return QuantGraph(b.build(raw).input, tuple(b.layers), outputs=outputs)
+
+
 NETWORKS: dict[str, Callable[[], QuantGraph]] = {
     "dense": dense,
     "pooled": pooled,
@@ -143,6 +165,7 @@ NETWORKS: dict[str, Callable[[], QuantGraph]] = {
     "concatenated": concatenated,
     "membrane": membrane,
     "counting": counting,
+    "heads": heads,
 }
 
 
