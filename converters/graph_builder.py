@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,13 +17,26 @@ from converters.exact_sums import exact
 from converters.naming import Names
 from converters.operations import Concatenate, Flatten, Operation, Scale, Synapse
 from converters.operations.moving import Move, folded
+from converters.outputs import Output, placed
 from converters.quantised import InputSpec, Layer, QuantGraph
+from converters.tails import Tail
 from converters.values import Part, Value, concatenated, moved, places
 
-__all__ = ["GraphBuilder", "Operands", "Part", "Value"]
+__all__ = ["GraphBuilder", "Operands", "Part", "Returned", "Value"]
 
 Operands: TypeAlias = "tuple[Value | tuple[Value, ...], Operation | Sequence[Operation]]"
 """What feeds a layer: a value, or several for an operation that takes several; and an operation or a chain of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Returned:
+    """What a network returns of a value, while a graph is built: the value, and functions behind it that run in float.
+
+    In front-ends the value may be one that no quantiser has seen yet.
+    """
+
+    value: Any
+    tail: tuple[Tail, ...] = ()
 
 
 @dataclass
@@ -161,17 +175,31 @@ class GraphBuilder:
             raise ConversionError(name, "a padding with another value than 0", "pad with zeros")
         return moved(value, index)
 
-    def build(self, output: Value) -> QuantGraph:
-        """The finished graph. Layers that the output does not need are an error of the front-end."""
+    def build(self, output: Any) -> QuantGraph:
+        """The finished graph, of an output, or of tuples, lists and dictionaries of outputs.
+
+        An output is a :class:`Value`, or a :class:`Returned` one; its functions run in float. Layers that no output
+        needs are an error of the front-end.
+        """
         if self.spec is None:
             raise ConversionError("graph", "no input", "declare one")
-        if not output.plain or not self.layers or output.parts[0].name != self.layers[-1].name:
-            reach = max(
-                (max(-layer.y_min, layer.y_max) for layer in self.layers),
-                default=max(-self.spec.q_min, self.spec.q_max),
-            )
-            output = self.requantise("output", [(output, 1.0)], y_min=-reach, y_max=reach, scale=output.scale)
-        return QuantGraph(self.spec, tuple(self.layers), self.source)
+        outputs = placed(self._read, output)
+        return QuantGraph(self.spec, tuple(self.layers), self.source, outputs=outputs)
+
+    def _read(self, place: tuple[str | int, ...], output: Value | Returned) -> Output:
+        """The layer that is read for an output. Values that are moved or joined become a layer of their own."""
+        value, tail = (output.value, output.tail) if isinstance(output, Returned) else (output, ())
+        first, own = value.parts[0], {layer.name: layer for layer in self.layers}
+        where = ".".join(["output", *map(str, place)])
+        if len(value.parts) == 1 and first.name in own and not own[first.name].spiking:
+            return Output(first.name, (*_in_float(where, first), *tail))  # nothing may stand behind a membrane
+        alone = not place and not tail  # and so the last layer
+        if value.plain and first.name in own and not (alone and first.name != self.layers[-1].name):
+            return Output(first.name, tail)
+        low, high = self.range_of(value)
+        reach = max(-low, high)
+        moved_there = self.requantise(where, [(value, 1.0)], y_min=-reach, y_max=reach, scale=value.scale)
+        return Output(moved_there.parts[0].name, tail)
 
     def unique(self, name: str) -> str:
         """A valid, unused node name, as near to ``name`` as can be: no two layers ever share one."""
@@ -181,6 +209,26 @@ class GraphBuilder:
 
 def _chain(ops: Operation | Sequence[Operation]) -> tuple[Operation, ...]:
     return (ops,) if isinstance(ops, Operation) else tuple(ops)
+
+
+def _in_float(where: str, part: Part) -> tuple[Tail, ...]:
+    """The move that a layer is seen through, as functions that run in float.
+
+    Raises
+    ------
+    ConversionError
+        If it does more than to permute axes and to change the shape.
+    """
+    if part.move is None:
+        return ()
+    index, as_it_is = part.places, torch.arange(math.prod(part.shape)).reshape(part.shape)
+    for dims in itertools.permutations(range(len(part.shape))):
+        turned = as_it_is.permute(dims)
+        if index.numel() == turned.numel() and torch.equal(turned.reshape(index.shape), index):
+            permuted = () if dims == tuple(sorted(dims)) else (Tail("permute", {"dims": dims}),)
+            same = tuple(turned.shape) == tuple(index.shape)
+            return permuted if same else (*permuted, Tail("reshape", {"shape": tuple(index.shape)}))
+    raise ConversionError(where, "values moved behind an output without a quantiser", "quantise the output")
 
 
 def _connect(where: str, values: tuple[Value, ...], ops: tuple[Operation, ...]) -> list[Synapse]:

@@ -14,7 +14,21 @@ from torch import Tensor
 from converters.errors import ConversionError
 from converters.tails import Tail, apply, shape_behind
 
-__all__ = ["Output", "as_outputs", "check_outputs", "described", "from_json", "leaves", "mapped", "places", "returned", "to_json"]
+__all__ = [
+    "Output",
+    "as_outputs",
+    "check_outputs",
+    "described",
+    "from_json",
+    "leaves",
+    "mapped",
+    "placed",
+    "places",
+    "returned",
+    "to_json",
+]
+
+Place = tuple[str | int, ...]
 
 _MOST = 1000  # outputs, and parts of a structure
 _DEEPEST = 16
@@ -81,34 +95,35 @@ def mapped(function: Callable[[Any], Any], structure: Any) -> Any:
     >>> mapped(len, {"a": "one", "b": ("seven", None)})
     {'a': 3, 'b': (5, None)}
     """
+    return placed(lambda place, leaf: function(leaf), structure)
+
+
+def placed(function: Callable[[Place, Any], Any], structure: Any, place: Place = ()) -> Any:
+    """As :func:`mapped`, of a function that takes the keys and indices that lead to a leaf, too.
+
+    >>> placed(lambda place, leaf: (*place, leaf), {"a": ["one", None]})
+    {'a': [('a', 0, 'one'), None]}
+    """
     if structure is None:
         return None
     if isinstance(structure, tuple):
-        return tuple(mapped(function, part) for part in structure)
+        return tuple(placed(function, part, (*place, k)) for k, part in enumerate(structure))
     if isinstance(structure, list):
-        return [mapped(function, part) for part in structure]
+        return [placed(function, part, (*place, k)) for k, part in enumerate(structure)]
     if isinstance(structure, Mapping):
-        return {key: mapped(function, part) for key, part in structure.items()}
-    return function(structure)
+        return {key: placed(function, part, (*place, key)) for key, part in structure.items()}
+    return function(place, structure)
 
 
-def places(structure: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+def places(structure: Any) -> Iterator[tuple[Place, Any]]:
     """Every leaf, in order, with the keys and indices that lead to it.
 
     >>> [(place, leaf) for place, leaf in places({"a": "one", "b": ("two", None)})]
     [(('a',), 'one'), (('b', 0), 'two')]
     """
-    if structure is None:
-        return
-    if isinstance(structure, Mapping):
-        parts: Any = structure.items()
-    elif isinstance(structure, tuple | list):
-        parts = enumerate(structure)
-    else:
-        yield place, structure
-        return
-    for key, part in parts:
-        yield from places(part, (*place, key))
+    found: list[tuple[Place, Any]] = []
+    placed(lambda place, leaf: found.append((place, leaf)), structure)
+    return iter(found)
 
 
 def leaves(structure: Any) -> Iterator[Any]:
@@ -146,7 +161,9 @@ def to_json(structure: Any) -> Any:
         return {"list": [to_json(part) for part in structure]}
     if isinstance(structure, Mapping):
         return {"dict": [[key, to_json(part)] for key, part in structure.items()]}
-    tail = [[t.function, {k: list(v) if type(v) is tuple else v for k, v in t.parameters.items()}] for t in structure.tail]
+    tail = [
+        [t.function, {k: list(v) if type(v) is tuple else v for k, v in t.parameters.items()}] for t in structure.tail
+    ]
     return {"layer": structure.layer, "tail": tail}
 
 

@@ -1,7 +1,8 @@
 """How a ``.nir`` graph says what is returned, in its metadata: names of nodes alone would lose structure and order.
 
-The key ``calif_outputs`` of the graph's ``metadata`` is a JSON text, the structure of :func:`converters.outputs.to_json`
-whose layers are CaLIF nodes. It is there only where the network does not simply return one layer's output.
+The key ``calif_outputs`` of the graph's ``metadata`` is a JSON text, the structure of
+:func:`converters.outputs.to_json`, whose layers are CaLIF nodes. It is there only where the network does not simply
+return one layer's output.
 """
 
 from __future__ import annotations

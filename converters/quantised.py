@@ -369,11 +369,11 @@ class QuantGraph:
         >>> from converters.tails import Tail
         >>> q = QuantGraph(
         ...     InputSpec((2,), 0.25, 0, 4),
-        ...     (Layer("fc", (Synapse(("input",), (Linear(torch.tensor([[1, 2], [2, 0]])),)),), 2.0, 0.0, 0, 9, 0.5, (2,)),),
+        ...     (Layer("fc", (Synapse(("input",), (Linear(torch.eye(2).int()),)),), 0.8, 0.0, 0, 9, 0.5, (2,)),),
         ...     outputs={"levels": "fc", "label": Output("fc", (Tail("argmax", {"dim": 1}),))},
         ... )
         >>> q.returned(q.execute(torch.tensor([[0.5, 1.0]])))
-        {'levels': tensor([[2.5000, 1.0000]], dtype=torch.float64), 'label': tensor([0])}
+        {'levels': tensor([[1.0000, 2.5000]], dtype=torch.float64), 'label': tensor([1])}
         """
         layers = {layer.name: layer for layer in self.layers}
         return returned(self.outputs, {name: layers[name].real(values[name]) for name in self.output_names})

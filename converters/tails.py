@@ -1,7 +1,7 @@
 """Functions behind a network's last quantiser: they run in float, on what the layers have put out, and never spike.
 
-A softmax of the logits, a permutation of a map, the arg-max of a segmentation: none of it is a layer. Each is a name and
-parameters out of one table, so that files say what is meant and carry no code.
+A softmax of the logits, a permutation of a map, the arg-max of a segmentation: none of it is a layer. Each is a name
+and parameters out of one table, so that files say what is meant and carry no code.
 """
 
 from __future__ import annotations
@@ -134,9 +134,7 @@ class Tail:
         known = TAILS.get(self.function) if type(self.function) is str else None
         if known is None:
             name = str(self.function)[:60]
-            raise ConversionError(
-                name, "no function that may stand behind a network", f"known are {', '.join(TAILS)}"
-            )
+            raise ConversionError(name, "no function that may stand behind a network", f"known are {', '.join(TAILS)}")
         if not isinstance(self.parameters, Mapping):
             raise ConversionError(self.function, f"parameters of type {type(self.parameters).__name__}", "name them")
         takes = {**known.needed, **known.optional}
@@ -146,7 +144,9 @@ class Tail:
             raise ConversionError(self.function, found, f"it takes {', '.join(takes) or 'no parameters'}")
         for name, value in self.parameters.items():
             if not takes[name](value):
-                raise ConversionError(f"{self.function}.{name}", f"{str(value)[:60]!r}", "give what PyTorch takes there")
+                raise ConversionError(
+                    f"{self.function}.{name}", f"{str(value)[:60]!r}", "give what PyTorch takes there"
+                )
         plain = {k: tuple(v) if type(v) is list else v for k, v in self.parameters.items()}
         object.__setattr__(self, "parameters", plain)
 
@@ -165,6 +165,10 @@ def apply(tails: Sequence[Tail], x: Tensor) -> Tensor:
     return x
 
 
+def _each(value: Any) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
 def shape_behind(where: str, tails: Sequence[Tail], shape: Sequence[int]) -> tuple[int, ...]:
     """The shape of one image's result behind ``tails``, from ``shape`` in front of them; nothing is computed.
 
@@ -178,11 +182,18 @@ def shape_behind(where: str, tails: Sequence[Tail], shape: Sequence[int]) -> tup
     """
     x = torch.zeros(_BATCH, *shape, dtype=torch.float64, device="meta")
     for tail in tails:
+        axes = tail.parameters.get("dim", ())  # which not every function looks at before it has values
+        if any(not -x.ndim <= d < x.ndim + (tail.function == "unsqueeze") for d in _each(axes)):
+            raise ConversionError(
+                where, f"{tail} of shape {tuple(x.shape[1:])}", "count axes from the batch, which is 0"
+            )
         try:
             after = tail(x)
         except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ConversionError(where, f"{tail} of shape {tuple(x.shape[1:])} ({reason[:120]})", "correct it") from None
+            raise ConversionError(
+                where, f"{tail} of shape {tuple(x.shape[1:])} ({reason[:120]})", "correct it"
+            ) from None
         if after.ndim < 1 or len(after) != _BATCH or after.numel() > _BATCH * _LARGEST:
             raise ConversionError(
                 where, f"{tail}, which makes {tuple(after.shape)} of {tuple(x.shape)}", "keep images apart, and small"

@@ -24,13 +24,15 @@ from converters.files.quantised_schema import Description, LayerEntry, described
 from converters.operations import Synapse
 from converters.operations.building import build_operation, tensor_fields
 from converters.operations.node import settings_of
+from converters.outputs import Output, from_json, to_json
 from converters.quantised import Checked, InputSpec, Layer, QuantGraph
 from converters.reading import parse_json, read_bytes
 
 __all__ = ["FORMAT", "load_quantised", "save_quantised"]
 
 FORMAT = "calif-quantised"
-_VERSION = 1
+_VERSIONS = (1, 2)
+"""Without and with outputs other than the last layer: a reader that knows no others refuses the second."""
 _LARGEST = 1 << 30  # bytes of a file, decompressed
 _DICTIONARY = 1 << 28  # bytes that decompressing may take beside them; what xz writes takes 65 MiB at the most
 _LARGEST_TEXT = 1 << 24  # bytes of the description
@@ -77,7 +79,9 @@ def save_quantised(path: str | os.PathLike, q: QuantGraph, *, notes: dict[str, A
         plain = {n: getattr(layer, n) for n in ("name", "y_min", "y_max", "scale", "shape", "tie", "spiking")}
         layers.append({**plain, "synapses": synapses})
     spec = {f.name: getattr(q.input, f.name) for f in fields(q.input)}
-    topology = {"version": _VERSION, "source": q.source, "input": spec, "layers": layers, "notes": notes or {}}
+    topology = {"version": _VERSIONS[0], "source": q.source, "input": spec, "layers": layers, "notes": notes or {}}
+    if q.outputs != Output(q.layers[-1].name):
+        topology |= {"version": _VERSIONS[1], "outputs": to_json(q.outputs)}
     if q.checked is not None:
         topology["checked"] = q.checked.as_dict()
     metadata = {"format": FORMAT, "topology": json.dumps(topology)}
@@ -123,8 +127,8 @@ def load_with_notes(path: str | os.PathLike) -> tuple[QuantGraph, dict[str, Any]
         raise FileFormatError(where, f"{len(text):,} bytes of description", f"at most {_LARGEST_TEXT:,} are read")
     topology = parse_json(where, text, _AGAIN)
     version = topology.get("version") if isinstance(topology, dict) else None
-    if version != _VERSION or type(version) is not int:
-        raise FileFormatError(where, f"format version {version!s:.40}", f"this software reads version {_VERSION}")
+    if version not in _VERSIONS or type(version) is not int:
+        raise FileFormatError(where, f"format version {version!s:.40}", "this software reads version 1 and 2")
     found = described(where, topology, _AGAIN)
     _check_notes(where, found.notes)
     try:
@@ -154,7 +158,9 @@ def _graph(found: Description, tensors: dict[str, Tensor]) -> QuantGraph:
     spec = found.input
     image = InputSpec(tuple(spec.shape), spec.scale, spec.q_min, spec.q_max, spec.name)
     checked = Checked(**found.checked) if found.checked is not None else None
-    return QuantGraph(image, tuple(_layer(entry, tensors) for entry in found.layers), found.source, checked)
+    outputs = None if found.outputs is None else from_json(found.outputs)
+    layers = tuple(_layer(entry, tensors) for entry in found.layers)
+    return QuantGraph(image, layers, found.source, checked, outputs)
 
 
 def _check_notes(where: str, notes: dict[str, Any]) -> None:

@@ -64,6 +64,8 @@ class Description(_Entry):
     layers: Annotated[list[LayerEntry], Field(max_length=10_000)]
     notes: dict[str, Any]
     checked: dict[str, Any] | None = None
+    outputs: dict[str, Any] | None = None
+    """As :func:`converters.outputs.to_json` has it, which checks it itself; the last layer's, where there is none."""
 
     @model_validator(mode="after")
     def _bounded(self) -> Description:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -13,9 +13,11 @@ from torch import Tensor
 
 from converters.errors import ConversionError
 from converters.frontends.pending import Grid, Pending, Raw, Weight, describe, times
-from converters.graph_builder import GraphBuilder, Value
+from converters.graph_builder import GraphBuilder, Returned, Value
 from converters.operations import Operation
 from converters.operations.moving import index_of
+from converters.outputs import placed
+from converters.tails import Tail
 from converters.values import moved
 
 __all__ = ["BaseVerbs"]
@@ -29,6 +31,7 @@ class BaseVerbs(GraphBuilder):
         super().__init__(source=source)
         self.advice = {"activation": activation, "input": unquantised_input}
         self._rectified: dict[int, tuple[Pending, Value]] = {}
+        self._membranes: dict[int, tuple[Pending, Value]] = {}
 
     # --- operands -----------------------------------------------------------------------------------
 
@@ -44,6 +47,11 @@ class BaseVerbs(GraphBuilder):
             return self._rectified[id(x)][1]
         if type(x) is Pending:
             raise ConversionError(x.name, f"an unquantised activation, used by {name}", self.advice["activation"])
+        if type(x) is Returned:
+            found = f"an unquantised {x.tail[-1].function}, used by {name}"
+            raise ConversionError(
+                name, found, "only the network's output may stand behind it, or put a quantiser there"
+            )
         if type(x) is Raw:
             raise ConversionError(name, "the unquantised input", self.advice["input"])
         if isinstance(x, Tensor | Weight):
@@ -101,15 +109,32 @@ class BaseVerbs(GraphBuilder):
             y = self._summed(x, grid, spiking=True)
         return self.through(y, x.move)
 
-    def output(self, x: Any) -> Value:
-        """What the network returns: quantised, or read from the membranes of the last layer."""
-        if type(x) in (tuple, list, dict):
-            raise ConversionError("output", f"a {type(x).__name__}", "let the model return one tensor")
+    def tail(self, name: str, x: Any, function: str, parameters: Mapping[str, Any] | None = None) -> Returned:
+        """A function of :data:`converters.tails.TAILS` that runs in float on what the network returns.
+
+        Only the output may stand behind it: used anywhere else, it is an unquantised activation.
+        """
+        try:
+            known = Tail(function, parameters or {})
+        except ConversionError as error:
+            raise ConversionError(name, error.found, error.todo) from None
+        before = x if type(x) is Returned else Returned(x)
+        return Returned(before.value, (*before.tail, known))
+
+    def output(self, x: Any) -> Any:
+        """What the network returns, in tuples, lists and dictionaries as it is: quantised, or read from a membrane."""
+        return placed(self._output, x)
+
+    def _output(self, place: tuple[str | int, ...], x: Any) -> Value | Returned:
+        if type(x) is Returned:
+            return Returned(self._output(place, x.value), x.tail)
         if type(x) is Pending and x.inputs and not x.clamped:
-            unit = torch.as_tensor(x.unit, dtype=torch.float64)
-            y = self._summed(x, Grid(float(unit.max()), 0, 0), spiking=False)
-            return self.through(y, x.move)
-        return self.value("output", x)
+            if id(x) not in self._membranes:  # one layer, however often it is returned
+                unit = torch.as_tensor(x.unit, dtype=torch.float64)
+                y = self._summed(x, Grid(float(unit.max()), 0, 0), spiking=False)
+                self._membranes[id(x)] = x, self.through(y, x.move)
+            return self._membranes[id(x)][1]
+        return self.value(".".join(["output", *map(str, place)]), x)
 
     def through(self, value: Value, move: Operation | None) -> Value:
         """``value`` seen through an operation that gives every value from one place."""

@@ -235,9 +235,7 @@ def _compare(
     wanted = [s.name for s in net.stages if record == "spikes" or s in net.output_stages]
     _equal("layers with membranes", sorted(r.membranes), sorted(wanted))
     compared += sum(_same(f"membranes of {k}", v, expected.membranes[k]) for k, v in r.membranes.items())
-    real = {
-        s.name: read_out(s, expected.counts[s.name], expected.membranes[s.name]) for s in net.output_stages
-    }
+    real = {s.name: read_out(s, expected.counts[s.name], expected.membranes[s.name]) for s in net.output_stages}
     compared += _same("logits", r.logits, real[net.output.name])
     for (place, found), (_, wanted_there) in zip(places(r.outputs), places(returned(net.outputs, real)), strict=True):
         compared += _same(".".join(["outputs", *map(str, place)]), found, wanted_there)

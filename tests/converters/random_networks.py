@@ -76,7 +76,12 @@ def graphs(draw: DrawFn, small: bool = False) -> QuantGraph:
         layers.append(layer)
         if layer.spiking:
             values[layer.name] = layer.shape
-    return QuantGraph(spec, tuple(layers))
+    names = st.sampled_from([layer.name for layer in layers])
+    some = st.lists(names, min_size=1, max_size=3)
+    outputs = draw(
+        st.none() | names | some | some.map(tuple) | st.dictionaries(st.sampled_from("abc"), some, min_size=1)
+    )
+    return QuantGraph(spec, tuple(layers), outputs=outputs)
 
 
 @st.composite

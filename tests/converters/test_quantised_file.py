@@ -98,7 +98,7 @@ def _topology(path: Path, change: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.update(version=2), "format version 2"),
+        (lambda t: t.update(version=3), "format version 3"),
         (lambda t: t.pop("layers"), r"incomplete description \(layers: field required\)"),
         (lambda t: t["layers"][0].update(name="other"), "other: found Conv2d without its weight"),
         (lambda t: t["layers"][1]["synapses"][0].update(source="nowhere"), "nowhere"),

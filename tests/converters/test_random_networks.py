@@ -19,6 +19,7 @@ from converters.backends.charges import DTYPES
 from converters.errors import ConversionError
 from converters.network import Network
 from converters.operations import Conv2d, Linear, Operation, Scale, SumPool2d
+from converters.outputs import places
 from converters.quantised import GraphBuilder, QuantGraph
 from converters.results import RunResult
 from converters.rounding import round_fraction
@@ -81,6 +82,11 @@ def compare_with_rationals(case: Case, r: RunResult) -> int:
             if name in r.counts:
                 np.testing.assert_array_equal(r.counts[name][k].numpy(), wanted)
                 compared += wanted.size
+    spiking = {layer.name: layer.scale for layer in q.layers if layer.spiking}
+    for (_, output), (_, found) in zip(places(q.outputs), places(r.outputs), strict=True):
+        if output.layer in spiking:
+            assert torch.equal(found, executed[output.layer].double() * spiking[output.layer])
+            compared += found.numel()
     return compared
 
 
@@ -105,7 +111,8 @@ def check(case: Case, dtype: str, share: float, int8: bool, chunk: int) -> int:
         plain = run(case, network, backend="closed_form")
     for r in (exact, plain):
         assert torch.equal(r.logits, slow.logits)
-        assert torch.equal(r.membranes[r.output_name], slow.membranes[r.output_name])
+        assert all(torch.equal(r.membranes[name], slow.membranes[name]) for name in case.q.output_names)
+        assert [place for place, _ in places(r.outputs)] == [place for place, _ in places(case.q.outputs)]
         assert r.counts.keys() == slow.counts.keys()
     return 2 * compared + sum(compare_with_rationals(case, r) for r in (slow, fast, exact, plain))
 

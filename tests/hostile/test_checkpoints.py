@@ -112,7 +112,7 @@ CHANGES: dict[str, tuple[Callable[[Entry], object], str]] = {
     "notes that are a list": (lambda t: t.update(notes=[]), "notes: input should be a valid dictionary"),
     "classes that are a text": (lambda t: t["notes"].update(classes="abc"), "a note 'classes'"),
     "checked that is a list": (lambda t: t.update(checked=[1]), "checked: input should be a valid dictionary"),
-    "a version of text": (lambda t: t.update(version="1"), "format version 1; this software reads version 1"),
+    "a version of text": (lambda t: t.update(version="1"), "format version 1; this software reads version 1 and 2"),
     "a version that is true": (lambda t: t.update(version=True), "format version True"),
 }
 
