@@ -13,27 +13,36 @@ from converters.operations.dense import Linear
 from converters.operations.levels import Levels
 from converters.operations.maximum import AdaptiveMaxPool, Maximum, MaxOver, MaxPool, Minimum
 from converters.operations.moving import Concatenate, Flatten, Move, Reshape
+from converters.operations.normalising import LocalResponse, Normalise
 from converters.operations.pooling import SumPool2d
+from converters.operations.product import Add, MatMul, Product
+from converters.operations.softmax import Softmax
 from converters.operations.synapse import Synapse
 from converters.operations.weighing import Scale
 
 __all__ = [
     "OPERATIONS",
     "AdaptiveMaxPool",
+    "Add",
     "Concatenate",
     "Conv2d",
     "Flatten",
     "Levels",
     "Linear",
+    "LocalResponse",
+    "MatMul",
     "MaxOver",
     "MaxPool",
     "Maximum",
     "Minimum",
     "Move",
+    "Normalise",
     "Operation",
+    "Product",
     "Reshape",
     "Scale",
     "Shape",
+    "Softmax",
     "SumPool2d",
     "Synapse",
     "register",

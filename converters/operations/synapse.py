@@ -58,7 +58,7 @@ class Synapse:
     @property
     def passes(self) -> bool:
         """Whether it ends on counts themselves, which move by at most 1 where its sources' do."""
-        return bool(self.ops) and self.ops[-1].passes and all(op.passes or op.rewires for op in self.ops)
+        return bool(self.parts[1]) and all(op.passes or op.rewires for op in self.ops)
 
     @property
     def multiplies(self) -> bool:
@@ -95,10 +95,14 @@ class Synapse:
             return self.gain
         change: int | None = None
         for op in self.ops:
-            # a result that moves by k at once moves at most k times as far as by one, and no further than its range
             one = op.change(*reach)
             reach = (op.reach(*reach),)
-            change = one if change is None else min(change * one, 2 * reach[0])
+            if change is None or change == 1:
+                change = one
+            elif op.linear or op.passes:  # what moves by k at once moves its result k times as far as by one at most
+                change = min(change * one, 2 * reach[0])
+            else:
+                change = 2 * reach[0]
         assert change is not None
         return change
 
