@@ -61,7 +61,10 @@ def cross_check(
     phase: common.Phase = "settle",
     backend: Annotated[
         list[str] | None,
-        typer.Option(help="May be repeated; snntorch and brian2 by default. The first is the reference."),
+        typer.Option(
+            callback=common.backends,
+            help="May be repeated; snntorch and brian2 by default. The first is the reference.",
+        ),
     ] = None,
     against: Annotated[Path | None, typer.Option(help="A .nir file that the other backends run instead.")] = None,
     sample: Annotated[

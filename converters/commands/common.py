@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,13 +58,41 @@ def steps(windows: list[int] | None) -> list[int] | None:
     return windows
 
 
-def _coding(coding: str) -> str:
-    """Here, because not every input of a command has a use for it."""
+Names = str | list[str] | None
+
+
+def named(option: str, default: str, known: Callable[[], Sequence[str]]) -> Callable[[Names], Names]:
+    """Checks names that an option takes, before any file is read: not every input of a command has a use for them."""
+
+    def check(value: Names) -> Names:
+        for name in [value] if isinstance(value, str) else value or []:
+            if name != default and name not in known():  # which imports them: not for what nobody has asked for
+                raise ConversionError(option, f"{name!r}", f"use one of {', '.join(known())}")
+        return value
+
+    return check
+
+
+def _codings() -> list[str]:
     from converters.nodes import CODINGS
 
-    if coding not in (*CODINGS, "auto"):
-        raise ConversionError("--coding", f"{coding!r}", f"use one of {', '.join(CODINGS)}, auto")
-    return coding
+    return [*CODINGS, "auto"]
+
+
+def _phases() -> tuple[str, ...]:
+    from calif_plugins.parameters import PHASES
+
+    return PHASES
+
+
+def _backends() -> list[str]:
+    from converters.backends.contract import backend_names
+
+    return backend_names()
+
+
+phases = named("--phase", "settle", _phases)
+backends = named("--backend", "auto", _backends)
 
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, and nothing else there.")]
@@ -83,15 +111,15 @@ WindowsOrLevels = Annotated[
 Window = Annotated[
     list[int] | None, typer.Option("--window", callback=steps, help="T, in steps; by default the number of levels.")
 ]
-Phase = Annotated[str, typer.Option(help="Rounding phase: settle (exact), paper or none.")]
-Backend = Annotated[str, typer.Option(help="auto, fast, snntorch, brian2 or closed_form.")]
+Phase = Annotated[str, typer.Option(callback=phases, help="Rounding phase: settle (exact), paper or none.")]
+Backend = Annotated[str, typer.Option(callback=backends, help="auto, fast, snntorch, brian2 or closed_form.")]
 Count = Annotated[int | None, typer.Option("--images", min=1, help="How many test images; all by default.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Images at a time.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything random.")]
 Coding = Annotated[
     str,
     typer.Option(
-        callback=_coding,
+        callback=named("--coding", "auto", _codings),
         help="Input: isi (spikes), direct (charge, counted as MACs), or auto: isi where it fits the window.",
     ),
 ]

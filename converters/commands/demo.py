@@ -8,8 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from converters.commands import common
+from converters.commands.given import first_of
 from converters.commands.report import add_details
 from converters.commands.training import train_network
+from converters.commands.training_settings import TrainingSettings
 
 __all__ = ["demo"]
 
@@ -28,7 +30,7 @@ def demo(
     json: common.Json = False,
 ) -> None:
     """Train LeNet-5, convert it, run it as spikes, and compare every count with the quantised network."""
-    from converters.files.nir_file import read, write
+    from converters.files.nir_file import read_file, write
     from converters.measuring.cross_checking import cross_check
     from converters.network import Network
     from converters.nir_export import to_nir
@@ -39,20 +41,10 @@ def demo(
     say = (lambda text: None) if json else common.say
     with common.progress_bar(json) as bar:
         say(f"1  training LeNet-5 on {dataset}: float, then quantised to {levels} levels, 8-bit weights")
-        trained = train_network(
-            network="lenet5",
-            dataset=dataset,
-            data_root=data_root,
-            toolkit="pt2e",
-            levels=levels,
-            weight_bits=8,
-            epochs=None,
-            seed=seed,
-            folder=out,
-            bar=bar,
-        )
+        settings = TrainingSettings(dataset=dataset, levels=levels, seed=seed)
+        trained = train_network(settings, folder=out, bar=bar, data_root=data_root)
         q, _ = load_checkpoint(trained["checkpoint"])
-        data = load(dataset, "test", root=data_root).first(images)
+        data = first_of(load(dataset, "test", root=data_root), images)
         say(f"   float {100 * trained['float_accuracy']:.2f} %, quantised {100 * trained['quantised_accuracy']:.2f} %")
         steps = window or [8, 32, 127]
         path = out / f"lenet5-{Path(dataset).name}-{levels}-T{steps[-1]}.nir"
@@ -60,12 +52,13 @@ def demo(
         say(f"2  converted, without tuning: wrote {path}")
         say(f"3  running {len(data)} test images, every spike of every neuron")
         rows = []
+        written = read_file(path).network  # the longest window from the file itself
+        assert written is not None
         for t in steps:
-            # the longest window from the file itself
-            network = Network.from_graph(read(path) if t == steps[-1] else to_nir(q, T=t))
+            network = written if t == steps[-1] else Network.from_graph(to_nir(q, T=t))
             rows.append(common.measured(network, q, data, bar=bar))
         say(f"4  running {_CHECKED} of them on snnTorch and in Brian2, and comparing every spike")
-        report = cross_check(read(path), data.first(_CHECKED).pixels)
+        report = cross_check(written, data.first(_CHECKED).pixels)
     result: dict[str, Any] = {
         "dataset": dataset,
         "network": "lenet5",

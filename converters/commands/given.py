@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.errors import ConversionError
+from converters.errors import ConversionError, warn
 
 if TYPE_CHECKING:
     import nir
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from converters.quantised import QuantGraph
     from converters.zoo.datasets import Images
 
-__all__ = ["Given", "given", "images_for", "in_file", "open_file"]
+__all__ = ["Given", "first_of", "given", "images_for", "in_file", "open_file"]
 
 
 def open_file(path: Path, allow_large: bool = False) -> NirFile:
@@ -130,4 +130,11 @@ def images_for(dataset: str | None, notes: dict[str, Any], root: Path | None, co
     name = dataset or notes.get("dataset")
     if not name:
         raise ConversionError("--dataset", "none", "say which images to run: mnist, cifar10, ..., or a folder")
-    return load(name, "test", root=root, classes=class_names(notes)).first(count), name
+    return first_of(load(name, "test", root=root, classes=class_names(notes)), count), name
+
+
+def first_of(data: Images, count: int | None) -> Images:
+    """The first ``count`` test images, or all, with a note where there are not as many."""
+    if count is not None and count > len(data):
+        warn("--images", f"{count:,} of {len(data):,} test images", "all of them are taken")
+    return data.first(count)

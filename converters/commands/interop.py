@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from converters.commands import common
-from converters.commands.given import given
+from converters.commands.given import first_of, given
 from converters.errors import ConversionError
-from converters.interop.names import EXACT, INSTALL, ROUTES
+from converters.interop.names import EXACT, INSTALL, ROUTES, chosen_names, installed
 
 if TYPE_CHECKING:
     from converters.interop.comparing import Row
@@ -50,20 +50,21 @@ def interop(
     Routes: lowered (stock NIR nodes, target chain), native (the CaLIF node in the simulator's executor), and plain_if
     (one stock IF per neuron: what a naive export costs).
     """
-    from converters.interop.comparing import compare_with_simulators, installed
-
     t = common.one_window(window)
-    source = given(target, checkpoint, [t], allow_large=allow_large)
-    graph = source.graph(t)
-    here = installed()
-    if not here:
+    chosen = chosen_names(simulator or None, route or ())
+    if not chosen:
         raise ConversionError("simulators", "none installed", 'pip install "calif-plugins[interop]"')
-    chosen = simulator or list(here)
-    routes = [r for r in ROUTES if r in route] if route and not set(route) - set(ROUTES) else (route or list(ROUTES))
+    routes = [r for r in ROUTES if not route or r in route]
     if stock is not None and "lowered" not in routes:
         raise ConversionError("--stock", f"route {', '.join(routes)}", "only the route lowered runs it")
-    data, name = source.images(dataset, data_root, max(images, plain_images if "plain_if" in routes else 0))
-    per_simulator = sum(images if r in EXACT else len(data) for r in routes)
+    source = given(target, checkpoint, [t], allow_large=allow_large)
+    graph, network = source.graph(t), source.network(t)
+    data, name = source.images(dataset, data_root, None)
+    exact = first_of(data, images)
+    data = data.first(max(images, plain_images)) if "plain_if" in routes else exact
+    per_simulator = sum(len(exact) if r in EXACT else len(data) for r in routes)
+    from converters.interop.comparing import compare_with_simulators
+
     with common.progress_bar(json) as bar:
         task = bar.add_task("comparing", total=per_simulator * len(chosen))
 
@@ -72,10 +73,10 @@ def interop(
 
         rows = compare_with_simulators(
             graph, data.pixels, data.labels, routes=routes, simulators=chosen, stock=stock, exact_images=images,
-            progress=progress,
+            network=network, progress=progress,
         )  # fmt: skip
-    about = _reference(source.network(t), source.q, data.first(images))
-    missing = [{"simulator": s, "install": how} for s, how in INSTALL.items() if s not in here]
+    about = _reference(network, source.q, exact)
+    missing = [{"simulator": s, "install": how} for s, how in INSTALL.items() if s not in installed()]
     if json:
         found = [asdict(r) for r in rows]
         common.print_json({"dataset": name, "network": source.name, **about, "rows": found,

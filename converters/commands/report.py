@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from converters.commands import common
+from converters.commands.given import in_file, open_file
 from converters.errors import ConversionError
 
 if TYPE_CHECKING:
-    import nir
-
+    from converters.network import Network
     from converters.quantised import QuantGraph
 
 __all__ = ["add_details", "report"]
@@ -22,7 +22,7 @@ __all__ = ["add_details", "report"]
 def add_details(
     result: dict[str, Any],
     q: QuantGraph | None,
-    graph: nir.NIRGraph | None,
+    network: Network | None,
     *,
     dataset: str,
     data_root: Path | None,
@@ -34,7 +34,7 @@ def add_details(
 ) -> None:
     """Run some images again for what each layer did, and put it into ``result["details"]``.
 
-    With a quantised network at each of the run's windows and phases; with a graph alone at its own window.
+    With a quantised network at each of the run's windows and phases; with a converted one alone at its own window.
     """
     from converters.network import Network
     from converters.nir_export import to_nir
@@ -45,9 +45,9 @@ def add_details(
     data = load(dataset, "test", root=data_root, classes=classes)
     runs: list[tuple[Any, str]] = []
     if q is not None:
-        runs = [(to_nir(q, T=t, coding=coding), phase) for t, phase in wanted]
-    elif graph is not None:
-        network = Network.from_graph(graph)
+        networks = {t: Network.from_graph(to_nir(q, T=t, coding=coding)) for t in dict.fromkeys(t for t, _ in wanted)}
+        runs = [(networks[t], phase) for t, phase in wanted]
+    elif network is not None:
         runs = [(network, phase) for t, phase in wanted if t == network.window] or [(network, "settle")]
     with common.progress_bar(json) as bar:
         task = bar.add_task("layers", total=len(runs))
@@ -72,11 +72,11 @@ def report(
     images: Annotated[int, typer.Option(min=1, help="Test images behind the layers' numbers.")] = 50,
     shown: Annotated[int, typer.Option(min=0, max=20, help="Images to step through.")] = 3,
     coding: common.Coding = "auto",
+    allow_large: common.AllowLarge = False,
     out: Annotated[Path | None, typer.Option(help="The page; report.html beside the run by default.")] = None,
     json: common.Json = False,
 ) -> None:
     """Write a run as one HTML page. Exit 1 if a count of phase settle differs."""
-    from converters.files.nir_file import read
     from converters.reporting.page import load_run, write_report
     from converters.zoo.named import class_names, find_checkpoint, load_checkpoint
 
@@ -101,8 +101,8 @@ def report(
         options: dict[str, Any] = {"coding": coding, "classes": class_names(notes), "json": json}
         add_details(result, q, None, dataset=where, data_root=data_root, images=images, shown=shown, **options)
     elif nir_file is not None:
-        graph, where = read(nir_file), dataset or result.get("dataset") or ""
-        add_details(result, None, graph, dataset=where, data_root=data_root, images=images, shown=shown, json=json)
+        network, where = in_file(open_file(nir_file, allow_large), nir_file), dataset or result.get("dataset") or ""
+        add_details(result, None, network, dataset=where, data_root=data_root, images=images, shown=shown, json=json)
     elif dataset is not None:
         raise ConversionError("--dataset", dataset, "name the network with --checkpoint or --nir: images are run on it")
     size = write_report(result, out)

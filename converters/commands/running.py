@@ -103,7 +103,9 @@ def sweep(
     dataset: common.Dataset = None,
     data_root: common.DataRoot = None,
     window: common.Windows = None,
-    phase: Annotated[list[str] | None, typer.Option(help="May be repeated; settle by default.")] = None,
+    phase: Annotated[
+        list[str] | None, typer.Option(callback=common.phases, help="May be repeated; settle by default.")
+    ] = None,
     backend: common.Backend = "auto",
     images: common.Count = None,
     batch: common.Batch = None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,54 +9,30 @@ import typer
 from rich.progress import Progress
 
 from converters.commands import common
+from converters.commands.training_settings import TrainingSettings
 from converters.errors import ConversionError
 
 __all__ = ["convert", "train", "train_network"]
 
 
 def train_network(
-    *,
-    network: str,
-    dataset: str,
-    data_root: Path | None,
-    toolkit: str,
-    levels: int,
-    weight_bits: int,
-    epochs: int | None,
-    seed: int,
-    folder: Path,
-    bar: Progress,
-    qat_epochs: int | None = None,
-    qat_lr: float | None = None,
-    kind: str = "fast",
-    patience: int = 0,
-    start: Path | None = None,
-    teachers: Sequence[Path] = (),
-    average: int = 0,
-    qat_average: bool = False,
-    input_levels: int | None = None,
+    settings: TrainingSettings | None = None, *, folder: Path, bar: Progress, data_root: Path | None = None, **own: Any
 ) -> dict[str, Any]:
-    """Train, save the quantised network beside the checkpoints, and return what was measured."""
+    """Train, save the quantised network beside the checkpoints, and return what was measured.
+
+    ``own``: fields of :class:`~converters.commands.training_settings.TrainingSettings`, by name, in the place of
+    ``settings``.
+    """
     from converters.files.quantised_file import save_quantised
     from converters.zoo.datasets import load
+    from converters.zoo.networks import NETWORKS
     from converters.zoo.processes import team
-    from converters.zoo.recipes import recipe_for
     from converters.zoo.training import TOOLKITS
     from converters.zoo.training import train as fit
 
-    if toolkit not in TOOLKITS:
-        raise ConversionError("--toolkit", f"{toolkit!r}", f"calif trains with {', '.join(TOOLKITS)}")
-    recipe = recipe_for(dataset, kind, network, levels)
-    recipe = replace(recipe, patience=patience, average=average, qat_average=qat_average)
-    if epochs is not None and kind == "paper":
-        recipe = replace(recipe, qat_epochs=epochs)
-    elif epochs is not None:
-        recipe = replace(recipe, epochs=epochs, qat_epochs=max(1, epochs // 2))
-    if qat_epochs is not None:
-        recipe = replace(recipe, qat_epochs=qat_epochs)
-    if qat_lr is not None:
-        recipe = replace(recipe, qat_lr=qat_lr)
-    name = f"{network}-{Path(dataset).name}-{levels}"
+    s = settings or TrainingSettings(**own)
+    s.check(NETWORKS, TOOLKITS)
+    recipe = s.recipe()
     tasks: dict[str, Any] = {}
 
     def progress(phase: str, done: int, total: int) -> None:
@@ -68,48 +42,36 @@ def train_network(
             )
         bar.update(tasks[phase], completed=done)
 
-    data = load(dataset, "train", root=data_root)
-    test = load(dataset, "test", root=data_root, classes=data.names)
+    data = load(s.dataset, "train", root=data_root)
+    test = load(s.dataset, "test", root=data_root, classes=data.names)
     result = fit(
-        network,
+        s.network,
         data,
         test,
         folder=folder,
-        name=name,
+        name=s.name,
         recipe=recipe,
-        levels=levels,
-        weight_bits=weight_bits,
-        seed=seed,
-        toolkit=toolkit,
-        start=start,
-        teachers=teachers,
-        input_levels=input_levels,
-        quantise_output=levels >= 32,  # with few levels the logits are read from the membrane
+        levels=s.levels,
+        weight_bits=s.weight_bits,
+        seed=s.seed,
+        toolkit=s.toolkit,
+        start=s.start,
+        teachers=s.teachers,
+        input_levels=s.input_levels,
+        quantise_output=s.levels >= 32,  # with few levels the logits are read from the membrane
         progress=progress,
     )
-    path = folder / f"{name}.safetensors"
+    path = folder / f"{s.name}.safetensors"
     notes = {
-        "network": network,
-        "dataset": dataset,
-        "levels": levels,
-        "weight_bits": weight_bits,
-        "toolkit": toolkit,
-        "seed": seed,
+        "network": s.network,
+        "dataset": s.dataset,
+        "levels": s.levels,
+        "weight_bits": s.weight_bits,
+        "toolkit": s.toolkit,
+        "seed": s.seed,
         "float_accuracy": result.float_accuracy,
         "quantised_accuracy": result.quantised_accuracy,
-        "command": f"calif train --network {network} --dataset {dataset} --levels {levels} "
-        f"--weight-bits {weight_bits} --seed {seed}"
-        + (f" --input-levels {input_levels}" if input_levels is not None else "")
-        + (f" --toolkit {toolkit}" if toolkit != "pt2e" else "")
-        + (f" --epochs {epochs}" if epochs is not None else "")
-        + (f" --qat-epochs {qat_epochs}" if qat_epochs is not None else "")
-        + (f" --qat-lr {qat_lr:g}" if qat_lr is not None else "")
-        + (f" --recipe {kind}" if kind != "fast" else "")
-        + (f" --patience {patience}" if patience else "")
-        + (f" --start {start.name}" if start is not None else "")
-        + (f" --average {average}" if average else "")
-        + (" --qat-average" if qat_average else "")
-        + "".join(f" --teacher {path.name}" for path in teachers),
+        "command": s.command(),
         "log": result.log,
     } | ({"classes": list(data.names)} if data.names else {})
     if team().first:
@@ -172,28 +134,26 @@ def train(
     """
     from converters.zoo.processes import team
 
+    settings = TrainingSettings(
+        network=network,
+        dataset=dataset,
+        toolkit=toolkit,
+        levels=levels,
+        weight_bits=weight_bits,
+        input_levels=input_levels,
+        seed=seed,
+        kind=recipe,
+        epochs=epochs,
+        qat_epochs=qat_epochs,
+        qat_lr=qat_lr,
+        patience=patience,
+        average=average,
+        qat_average=qat_average,
+        start=start,
+        teachers=tuple(teacher or ()),
+    )
     with common.progress_bar(json) as bar:
-        result = train_network(
-            network=network,
-            dataset=dataset,
-            data_root=data_root,
-            toolkit=toolkit,
-            levels=levels,
-            weight_bits=weight_bits,
-            epochs=epochs,
-            qat_epochs=qat_epochs,
-            qat_lr=qat_lr,
-            seed=seed,
-            folder=out,
-            bar=bar,
-            kind=recipe,
-            patience=patience,
-            start=start,
-            teachers=teacher or (),
-            average=average,
-            qat_average=qat_average,
-            input_levels=input_levels,
-        )
+        result = train_network(settings, folder=out, bar=bar, data_root=data_root)
     if not team().first:
         return
     if json:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +15,7 @@ from torch import Tensor
 from converters.errors import ConversionError
 from converters.files.nir_file import read, write
 from converters.interop.feeding import Expected, expected
-from converters.interop.names import EXACT, INSTALL, ROUTES
+from converters.interop.names import EXACT, INSTALL, ROUTES, chosen_names, installed
 from converters.interop.native import run_native
 from converters.interop.stock import CannotRun, StockRun, run_stock
 from converters.lowering import lattice_network, lower
@@ -72,19 +70,6 @@ class Row:
         return self.route in EXACT and bool(self.differing)
 
 
-def installed() -> dict[str, str]:
-    """Version of every simulator that is here, by name; none without NIRTorch, which their importers are built on."""
-    found: dict[str, str] = {}
-    if find_spec("nirtorch") is None:
-        return found
-    for name in INSTALL:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def differences(right: Expected, outputs: dict[str, Tensor]) -> tuple[int, int, int, str]:
     """Compare spike trains, layer by layer.
 
@@ -133,6 +118,7 @@ def compare_with_simulators(
     simulators: Sequence[str] | None = None,
     stock: str | Path | None = None,
     exact_images: int | None = None,
+    network: Network | None = None,
     progress: Callable[[str, str, int], None] | None = None,
 ) -> list[Row]:
     """Run a Ca-LIF network in other simulators and compare every spike.
@@ -153,6 +139,8 @@ def compare_with_simulators(
         A file of ``converters.lower(graph, "chain")`` to run, instead of lowering now.
     exact_images : int, optional
         How many of the images the exact routes run, which are slow; ``plain_if`` runs all.
+    network : Network, optional
+        That of ``graph``, where it is there already.
     progress : callable ``(simulator, route, images)``, optional
         Called as images are done.
 
@@ -166,23 +154,15 @@ def compare_with_simulators(
         For an unknown route or simulator, one that is not installed, or a stock file of another network.
     """
     here = installed()
-    chosen = list(here) if simulators is None else list(simulators)
-    for name in chosen:
-        if name not in INSTALL:
-            raise ConversionError("simulator", f"{name!r}", f"use one of {', '.join(INSTALL)}")
-        if name not in here:
-            raise ConversionError("simulator", f"that {name} is not installed", INSTALL[name])
-    for route in routes:
-        if route not in ROUTES:
-            raise ConversionError("route", f"{route!r}", f"use one of {', '.join(ROUTES)}")
-    network = Network.from_graph(graph)
+    chosen = chosen_names(simulators, routes)
+    network = network or Network.from_graph(graph)
     size = max(1, _BYTES // (max(network.neurons, 1) * (network.window + 16)))
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for route in (r for r in ROUTES if r in routes):
             n = len(images) if route not in EXACT or exact_images is None else exact_images
             tallies = [_Tally(name) for name in chosen]
-            prepared = _PREPARE[route](graph, Path(folder), Path(stock) if stock is not None else None)
+            prepared = _PREPARE[route](graph, network, Path(folder), Path(stock) if stock is not None else None)
             for k in range(0, len(images[:n]), size):
                 part = images[:n][k : k + size]
                 right = expected(prepared.reference, part)
@@ -200,7 +180,7 @@ def compare_with_simulators(
 class _Prepared(NamedTuple):
     """One route: the network that says what is right, and how to run a batch in a simulator."""
 
-    reference: nir.NIRGraph | Network
+    reference: Network
     run: Callable[[str, Expected], StockRun]
     notes: Mapping[str, str] = {}
     within_window: bool = False
@@ -273,27 +253,27 @@ def _votes(network: Network, trains: Mapping[str, Tensor]) -> Tensor:
     return ((charge + bias) / float64(p.threshold)).flatten(1)
 
 
-def _native(graph: nir.NIRGraph, _folder: Path, _stock: Path | None) -> _Prepared:
-    return _Prepared(graph, lambda simulator, right: run_native(simulator, graph, right.inputs))
+def _native(graph: nir.NIRGraph, network: Network, _folder: Path, _stock: Path | None) -> _Prepared:
+    return _Prepared(network, lambda simulator, right: run_native(simulator, graph, right.inputs))
 
 
-def _lowered(graph: nir.NIRGraph, folder: Path, stock: Path | None) -> _Prepared:
+def _lowered(_graph: nir.NIRGraph, network: Network, folder: Path, stock: Path | None) -> _Prepared:
     if stock is None:
         stock = folder / "chain.nir"
-        write(stock, lower(graph, "chain"))
-    return _Prepared(lattice_network(graph), _from_file(stock, Network.from_graph(graph)))
+        write(stock, lower(network, "chain"))
+    return _Prepared(lattice_network(network), _from_file(stock, network))
 
 
-def _plain(graph: nir.NIRGraph, folder: Path, _stock: Path | None) -> _Prepared:
+def _plain(_graph: nir.NIRGraph, network: Network, folder: Path, _stock: Path | None) -> _Prepared:
     common, unit = folder / "plain_if.nir", folder / "plain_if_unit.nir"
-    write(common, lower(graph, "plain_if"))
-    write(unit, lower(graph, "plain_if", r=1.0))  # snnTorch demands that of an IF
+    write(common, lower(network, "plain_if"))
+    write(unit, lower(network, "plain_if", r=1.0))  # snnTorch demands that of an IF
     by_default, for_snntorch = _from_file(common), _from_file(unit)
 
     def run(simulator: str, right: Expected) -> StockRun:
         return (for_snntorch if simulator == "snntorch" else by_default)(simulator, right)
 
-    return _Prepared(graph, run, LOST_IN, within_window=True)
+    return _Prepared(network, run, LOST_IN, within_window=True)
 
 
 def _from_file(path: Path, exact: Network | None = None) -> Callable[[str, Expected], StockRun]:
@@ -328,7 +308,7 @@ def _check_same(path: Path, stock: nir.NIRGraph, network: Network) -> None:
         raise ConversionError(str(path), found, "give the lowered file of this network")
 
 
-_PREPARE: dict[str, Callable[[nir.NIRGraph, Path, Path | None], _Prepared]] = {
+_PREPARE: dict[str, Callable[[nir.NIRGraph, Network, Path, Path | None], _Prepared]] = {
     "lowered": _lowered,
     "native": _native,
     "plain_if": _plain,

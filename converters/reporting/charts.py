@@ -122,7 +122,7 @@ def _mark(style: str, x: float, y: float) -> Markup:
 
 def latency_chart(rows: Sequence[tuple[str, int, float, int]], key: str = "latency") -> Markup:
     """Steps until the network is quiet: ``(label, T, mean, max)``; the part after ``T`` is the rounding phase."""
-    widest = max(r[3] for r in rows)
+    widest = max(r[3] for r in rows) or 1
     height = 34 + 30 * len(rows) + 12
     left = 62
     scale = (_WIDTH - left - 74) / widest

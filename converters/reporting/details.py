@@ -64,11 +64,11 @@ def describe(
     """
     part = data.first(images)
     windows = []
-    for k, (graph, phase) in enumerate(runs):
-        windows.append(layer_rows(Network.from_graph(graph), q, part.pixels, phase=phase))
+    networks = [(Network.from_graph(graph), phase) for graph, phase in runs]
+    for k, (network, phase) in enumerate(networks):
+        windows.append(layer_rows(network, q, part.pixels, phase=phase))
         if progress is not None:
             progress(k + 1, len(runs))
-    networks = [(Network.from_graph(g), p) for g, p in runs]
     network, phase = min(networks, key=lambda n: (abs(n[0].window - trace_window), n[1] != "settle"))
     return {
         "images": len(part),

@@ -11,6 +11,7 @@ from torch import Tensor
 from converters.errors import ConversionError
 from converters.measuring.cross_checking import cross_check
 from converters.measuring.measure import measure
+from converters.network import Network
 from converters.nir_export import to_nir
 from converters.quantised import QuantGraph, check_images
 from converters.reporting.details import describe
@@ -80,12 +81,12 @@ def make_report(
             "labels", f"{found} for {len(images)} images", "give one integer for each image, as a tensor"
         )
     data = Images(images, labels, int(q.output.shape[0]))
-    graphs = {t: to_nir(q, T=t) for t in sorted(set(windows or [q.levels]))}
-    runs = [(graph, phase) for graph in graphs.values() for phase in phases]
+    networks = {t: Network.from_graph(to_nir(q, T=t)) for t in sorted(set(windows or [q.levels]))}
+    runs = [(network, phase) for network in networks.values() for phase in phases]
     run: dict[str, Any] = {"network": name, "dataset": dataset, "toolkit": q.source, "levels": q.levels}
-    run["windows"] = [measure(graph, q, data, phase=phase).as_dict() for graph, phase in runs]
+    run["windows"] = [measure(network, q, data, phase=phase).as_dict() for network, phase in runs]
     if checked:
-        report = cross_check(graphs[max(graphs)], images[:checked])
+        report = cross_check(networks[max(networks)], images[:checked])
         run |= {"cross_check": report.summary(), "checks": [report.as_dict()]}
     run["details"] = describe(runs, q, data, images=_DETAILED)
     write_report(run, path)

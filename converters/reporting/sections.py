@@ -391,12 +391,17 @@ def _energy_lead(rows: list[dict[str, Any]]) -> Markup:
     dearer = [r for r in exact if r["spiking_INT8"] >= r["dense_INT8"]]
     parts: list[object] = []
     if cheaper:
-        told = ", ".join(f"T = {r['T']} ({r['dense_INT8'] / r['spiking_INT8']:.3g} times)" for r in cheaper)
+        told = ", ".join(f"T = {r['T']} ({_times(r['dense_INT8'], r['spiking_INT8'])})" for r in cheaper)
         parts.append(f"In INT8 arithmetic the spiking network is cheaper than the dense one at {told}.")
     if dearer:
-        told = ", ".join(f"T = {r['T']} ({r['spiking_INT8'] / r['dense_INT8']:.3g} times)" for r in dearer)
+        told = ", ".join(f"T = {r['T']} ({_times(r['spiking_INT8'], r['dense_INT8'])})" for r in dearer)
         parts.append(html("<strong>The dense INT8 network is cheaper than the spiking one at {}.</strong>", told))
     return html('<p id="energy-lead">{}</p>', Markup(" ").join(parts))  # type: ignore[arg-type]
+
+
+def _times(large: float, small: float) -> str:
+    """How often one goes into the other; of a network without a spike, or without a product, nothing does."""
+    return f"{large / small:.3g} times" if small else f"{large:.3g} µJ against none"
 
 
 def _cross_check(run: dict[str, Any]) -> Markup:

@@ -40,6 +40,7 @@ from converters.zoo.training_state import beyond_state_dict, optimiser_state, pu
 __all__ = ["TrainResult", "accuracy", "train"]
 
 Progress = Callable[[str, int, int], None]
+_OCCUPIED = "wait for it, or use another --out"
 _AVERAGE_RATE = 0.3  # of the peak rate, while weights are averaged
 
 
@@ -136,44 +137,46 @@ def train(
         model = model.to(memory_format=torch.channels_last)
     about["data"] = f"{data.digest()[:32]} {test.digest()[:32]}"
     settings = {k: v for k, v in _settings(recipe).items() if not k.startswith("qat")}
-    base = name.rsplit("-", 1)[0]
-    phase = partial(_Run, recipe=recipe, data=data, test=test, seed=seed, progress=progress, teachers=tutors)
-    run = phase("float", folder / f"{base}.float.pt", {**about, **settings}, before=before)
-    log = before + run(model, recipe.epochs, recipe.lr)
-    if recipe.average:
-        about["average"] = recipe.average
-        run = phase("average", folder / f"{base}.average.pt", {**about, **settings}, before=log)
-        log = log + run(model, recipe.average, _AVERAGE_RATE * recipe.lr)
-    float_accuracy = next(
-        (row["accuracy"] for row in reversed(log) if row["phase"] != "qat" and "accuracy" in row), None
-    )
+    # each phase locks its own checkpoint, of which runs of other levels share the float one
+    with locked(folder / name, _OCCUPIED) if crew.first else nullcontext():
+        base = name.rsplit("-", 1)[0]
+        phase = partial(_Run, recipe=recipe, data=data, test=test, seed=seed, progress=progress, teachers=tutors)
+        run = phase("float", folder / f"{base}.float.pt", {**about, **settings}, before=before)
+        log = before + run(model, recipe.epochs, recipe.lr)
+        if recipe.average:
+            about["average"] = recipe.average
+            run = phase("average", folder / f"{base}.average.pt", {**about, **settings}, before=log)
+            log = log + run(model, recipe.average, _AVERAGE_RATE * recipe.lr)
+        float_accuracy = next(
+            (row["accuracy"] for row in reversed(log) if row["phase"] != "qat" and "accuracy" in row), None
+        )
 
-    prepare, finish = TOOLKITS[toolkit]
-    options = {"levels": levels, "weight_bits": weight_bits, "quantise_output": quantise_output}
-    if input_levels not in (None, levels):
-        options["input_levels"] = input_levels
-    qat = prepare(model, data[: recipe.batch].pixels, signed_input=data.signed, **options)
-    for module in qat.modules():
-        if crew.count > 1 and type(module) is RangeObserver:
-            module.sampler = crew.sampler
-    if quantised_start is not None and start is not None:
-        load_weights(qat, quantised_start, start)
-        thaw_observers(qat)  # other levels, other ranges
-    settings = {**_settings(recipe), **options} | ({} if toolkit == "pt2e" else {"toolkit": toolkit})
-    if recipe.fast:
-        qat = qat.to(memory_format=torch.channels_last)  # the exporter has made its weights contiguous
-    run = phase("qat", folder / f"{name}.qat.pt", {**about, **settings}, freeze=toolkit == "pt2e", before=log)
-    qat_log = run(qat, recipe.qat_epochs, recipe.qat_lr)
-    if not qat_log:  # without training it must at least see data
-        qat.train()
-        some = data[: recipe.batch]
-        with crew.whole_batch(len(some)):
-            qat(some[crew.share(len(some))].pixels)
-    qat.eval()
-    graph = finish(qat, data[:2].pixels)
-    mine = test[crew.share(len(test))]
-    right = sum(int((graph.predict(part.pixels) == part.labels).sum()) for part in _split(mine, 512))
-    return TrainResult(graph, float_accuracy, crew.total(right)[0] / max(len(test), 1), log + qat_log)
+        prepare, finish = TOOLKITS[toolkit]
+        options = {"levels": levels, "weight_bits": weight_bits, "quantise_output": quantise_output}
+        if input_levels not in (None, levels):
+            options["input_levels"] = input_levels
+        qat = prepare(model, data[: recipe.batch].pixels, signed_input=data.signed, **options)
+        for module in qat.modules():
+            if crew.count > 1 and type(module) is RangeObserver:
+                module.sampler = crew.sampler
+        if quantised_start is not None and start is not None:
+            load_weights(qat, quantised_start, start)
+            thaw_observers(qat)  # other levels, other ranges
+        settings = {**_settings(recipe), **options} | ({} if toolkit == "pt2e" else {"toolkit": toolkit})
+        if recipe.fast:
+            qat = qat.to(memory_format=torch.channels_last)  # the exporter has made its weights contiguous
+        run = phase("qat", folder / f"{name}.qat.pt", {**about, **settings}, freeze=toolkit == "pt2e", before=log)
+        qat_log = run(qat, recipe.qat_epochs, recipe.qat_lr)
+        if not qat_log:  # without training it must at least see data
+            qat.train()
+            some = data[: recipe.batch]
+            with crew.whole_batch(len(some)):
+                qat(some[crew.share(len(some))].pixels)
+        qat.eval()
+        graph = finish(qat, data[:2].pixels)
+        mine = test[crew.share(len(test))]
+        right = sum(int((graph.predict(part.pixels) == part.labels).sum()) for part in _split(mine, 512))
+        return TrainResult(graph, float_accuracy, crew.total(right)[0] / max(len(test), 1), log + qat_log)
 
 
 def _refuse(toolkit: str, processes: int, input_levels: int | None, seed: int) -> None:
@@ -265,7 +268,7 @@ class _Run:
 
     def __call__(self, model: nn.Module, epochs: int, lr: float) -> list[dict[str, Any]]:
         """The log of all its epochs; no other process may write the same checkpoint meanwhile."""
-        alone = locked(self.path, "wait for it, or use another --out") if team().first else nullcontext()
+        alone = locked(self.path, _OCCUPIED) if team().first else nullcontext()
         with alone:
             return self._train(model, epochs, lr)
 
