@@ -14,7 +14,7 @@ from torch import Tensor
 from converters.errors import ConversionError
 from converters.frontends.pending import Grid, Pending, Raw, Weight, describe, times
 from converters.graph_builder import GraphBuilder, Returned, Value
-from converters.operations import Operation
+from converters.operations import Levels, Operation, Synapse
 from converters.operations.moving import index_of
 from converters.outputs import placed
 from converters.tails import Tail
@@ -105,6 +105,8 @@ class BaseVerbs(GraphBuilder):
             y = self.concat(x.name, parts, x.axis)
         elif x.terms:
             y = self._moved(x.name, x.terms, grid)
+        elif x.function:
+            y = self._levelled(x, grid)
         else:
             y = self._summed(x, grid, spiking=True)
         return self.through(y, x.move)
@@ -128,7 +130,7 @@ class BaseVerbs(GraphBuilder):
     def _output(self, place: tuple[str | int, ...], x: Any) -> Value | Returned:
         if type(x) is Returned:
             return Returned(self._output(place, x.value), x.tail)
-        if type(x) is Pending and x.inputs and not x.clamped:
+        if type(x) is Pending and x.inputs and not (x.clamped or x.function):
             if id(x) not in self._membranes:  # one layer, however often it is returned
                 unit = torch.as_tensor(x.unit, dtype=torch.float64)
                 y = self._summed(x, Grid(float(unit.max()), 0, 0), spiking=False)
@@ -142,6 +144,28 @@ class BaseVerbs(GraphBuilder):
 
     def _moved(self, name: str, terms: Sequence[tuple[Value, float]], grid: Grid) -> Value:
         return self.requantise(name, terms, y_min=grid.y_min, y_max=grid.y_max, scale=grid.scale)
+
+    def _levelled(self, x: Pending, grid: Grid) -> Value:
+        """The layer of an activation: a table of levels behind its sum, passed on by neurons of threshold 1."""
+        if x.divided is not None:
+            x = times(x, 1 / x.divided.double())
+        unit, bias = (torch.as_tensor(t, dtype=torch.float64).flatten() for t in (x.unit, x.bias))
+        ((values, ops),) = x.inputs
+        chain = (ops,) if isinstance(ops, Operation) else tuple(ops)
+        reach = tuple(max(map(abs, self.range_of(v))) for v in (values if isinstance(values, tuple) else (values,)))
+        table = Levels.of(
+            x.function,
+            parameters=x.parameters,
+            units=(unit / x.area).tolist(),
+            offsets=bias.tolist(),
+            scale=grid.scale,
+            y_min=grid.y_min,
+            y_max=grid.y_max,
+            limit=max(1, Synapse(("x",) * len(reach), chain).reach(*reach)),
+        )
+        return self.layer(
+            x.name, [(values, (*chain, table))], threshold=1.0, y_min=grid.y_min, y_max=grid.y_max, scale=grid.scale
+        )
 
     def _summed(self, x: Pending, grid: Grid, *, spiking: bool) -> Value:
         if x.divided is not None:

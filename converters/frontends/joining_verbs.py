@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from converters.errors import ConversionError
 from converters.frontends.base_verbs import BaseVerbs
@@ -22,13 +23,18 @@ class JoiningVerbs(BaseVerbs):
     """Sums and concatenations of operands, and clamps."""
 
     def add(self, name: str, *terms: tuple[Any, float]) -> Pending:
-        """A sum of operands times real factors."""
+        """A sum of operands times real factors; shapes broadcast."""
         values = self.operands(name, *(x for x, _ in terms))
-        for v in values[1:]:
-            if v.shape != values[0].shape:
-                raise ConversionError(
-                    name, f"an addition of shapes {values[0].shape} and {v.shape}", "add equal shapes"
-                )
+        try:
+            shape = torch.broadcast_shapes(*((1, *v.shape) for v in values))
+        except RuntimeError:
+            found = f"an addition of shapes {' and '.join(str(v.shape) for v in values)}"
+            raise ConversionError(name, found, "add shapes that broadcast") from None
+
+        def wide(t: Tensor) -> Tensor:
+            return t.reshape(1, *[1] * (len(shape) - t.ndim), *t.shape[1:]).expand(shape)
+
+        values = [v if (1, *v.shape) == shape else self.moved(name, v, wide) for v in values]
         return Pending(name, terms=tuple((v, float(f)) for v, (_, f) in zip(values, terms, strict=True)))
 
     def concatenate(self, name: str, operands: Sequence[Any], axis: int, rank: int) -> Value | Pending:

@@ -75,6 +75,8 @@ class Pending:
         What it is seen through, one operation that gives every value from one place: it commutes with rounding.
     base : Value, optional
         Set where a value on a grid is merely clamped: its ReLU is on that grid again, and may do without a quantiser.
+    function, parameters
+        A pointwise function behind it, by name, whose quantised values become a table of levels.
     """
 
     name: str
@@ -90,6 +92,8 @@ class Pending:
     axis: int = 0
     move: Operation | None = None
     base: Value | None = None
+    function: str = ""
+    parameters: tuple[tuple[float, ...], ...] = ()
 
     @property
     def clamped(self) -> bool:
@@ -98,7 +102,7 @@ class Pending:
     @property
     def weighted(self) -> bool:
         """Whether it is one layer with weights, not yet clamped or moved: what a batch norm can stand behind."""
-        return len(self.inputs) == 1 and isinstance(self.inputs[0][1], Weighted) and not self.clamped
+        return len(self.inputs) == 1 and isinstance(self.inputs[0][1], Weighted) and not (self.clamped or self.function)
 
     @property
     def layer_shape(self) -> Shape:

@@ -8,6 +8,7 @@ about them stand in the verbs, one file per group.
 
 from __future__ import annotations
 
+from converters.frontends.counting_verbs import CountingVerbs
 from converters.frontends.joining_verbs import JoiningVerbs
 from converters.frontends.moving_verbs import MovingVerbs
 from converters.frontends.pending import Grid, Pending, Raw, Weight, describe, pair
@@ -17,7 +18,7 @@ from converters.frontends.weighted_verbs import WeightedVerbs, convolution
 __all__ = ["Grid", "Pending", "Raw", "Verbs", "Weight", "convolution", "describe", "pair"]
 
 
-class Verbs(WeightedVerbs, PoolingVerbs, JoiningVerbs, MovingVerbs):
+class Verbs(WeightedVerbs, PoolingVerbs, JoiningVerbs, MovingVerbs, CountingVerbs):
     """A :class:`~converters.graph_builder.GraphBuilder` that front-ends talk to.
 
     Every verb takes ``name``, the place in the user's model for the layer and for errors, and operands as they were

@@ -62,13 +62,8 @@ REFUSED = {
     "mean over channels": Refused(lambda net, x: x.mean(1), "a mean over the axes [1]", _AXES),
     "mean over rows": Refused(lambda net, x: x.mean(dim=(2,), keepdim=True), "a mean over the axes [2]", _AXES),
     "mean over all of an image": Refused(lambda net, x: x.mean([1, -2, 3]), "a mean over the axes [1, -2, 3]", _AXES),
-    "concatenation of rows": Refused(
-        lambda net, x: net.cat([x, x], 2), "a concatenation along axis 2", "concatenate channels: dim=1"),
-    "reshape": Refused(
-        lambda net, x: x.reshape(-1, 2, 32), "a change of shape from (4, 4, 4) to (2, 32)", "only flatten images"),
-    "addition of a pooled map": Refused(
-        lambda net, x: net.add(x, net.q(net.layer(x))),
-        "an addition of shapes (4, 4, 4) and (4, 1, 1)", "add equal shapes", lambda: nn.AvgPool2d(4)),
+    "concatenation of images": Refused(
+        lambda net, x: net.cat([x, x], 0), "a concatenation along axis 0", "leave the axis of the images alone"),
     "batch norm behind a quantiser": module(
         lambda: nn.BatchNorm2d(4), "a batch norm that follows no unquantised convolution or linear layer",
         "move it there", tuple(kind for kind in TOOLKITS if kind not in _AO)),
