@@ -1,51 +1,165 @@
-"""The operations of an exported network that have a Ca-LIF counterpart, and what to say about the others."""
+"""The operations of an exported network that have a Ca-LIF counterpart, by kind, and what to say about the others."""
 
 from __future__ import annotations
 
+import operator
+from enum import Enum
 from typing import Any
 
 import torch
-from torch import fx
+import torch.nn.functional as F
+from torch import Tensor, fx
 
 from converters.errors import ConversionError
 
 __all__ = [
-    "ADD", "BATCH_NORM", "CAT", "CONV", "COUNT", "DROPOUT", "FLATTEN", "IDENTITY", "LINEAR", "POOLS", "RELUS", "SHAPES",
-    "arguments", "check_nodes", "is_counter", "is_relu", "operation", "where",
+    "BATCH_NORM",
+    "CONV",
+    "COUNT",
+    "DROPOUT",
+    "IDENTITY",
+    "TRANSPOSED",
+    "Kind",
+    "arguments",
+    "bounds",
+    "check_nodes",
+    "constants",
+    "data_users",
+    "drop_images",
+    "is_counter",
+    "is_relu",
+    "kind_of",
+    "operation",
+    "where",
 ]  # fmt: skip
 
 _a = torch.ops.aten
-CONV = {_a.conv2d.default, _a.conv2d.padding}
-LINEAR = {_a.linear.default}
-BATCH_NORM = {_a.batch_norm.default}
-RELUS = {_a.relu.default, _a.hardtanh.default, _a.relu6.default}
-POOLS = {_a.avg_pool2d.default, _a.adaptive_avg_pool2d.default, _a.mean.dim}
-ADD = {_a.add.Tensor}
-CAT = {_a.cat.default}
-FLATTEN = {_a.flatten.using_ints, _a.view.default, _a.reshape.default}
-DROPOUT = {_a.dropout.default, _a.feature_dropout.default, _a.alpha_dropout.default, _a.feature_alpha_dropout.default}
-IDENTITY = DROPOUT | {_a.contiguous.default, _a.clone.default, _a.detach.default, _a.alias.default}
-IDENTITY |= {_a.lift_fresh_copy.default}
-SHAPES = FLATTEN | IDENTITY
-_SIZES = {_a.sym_size.int}
-COUNT = _a.add_.Tensor
 
-_ADVICE = {
-    "max_pool2d": "use average pooling (nn.AvgPool2d), which is linear",
-    "max_pool2d_with_indices": "use average pooling (nn.AvgPool2d), which is linear",
-    "adaptive_max_pool2d": "use average pooling, which is linear",
-    "layer_norm": "use batch norm, which folds into the weights",
-    "group_norm": "use batch norm, which folds into the weights",
-    "instance_norm": "use batch norm, which folds into the weights",
-    "mul": "scale the weights instead",
-    "sub": "add, with the sign in the weights of a branch",
-    "matmul": "use nn.Linear",
+
+def drop_images(x: Tensor, p: float, training: bool, together: bool = False) -> Tensor:
+    """Stochastic depth: in training, each image of ``(N, ...)`` is 0 with chance ``p``, or else ``1 / (1 - p)`` times.
+
+    With ``together`` all images are, or none. Outside of training, ``x`` itself.
+    """
+    lead = (1, 1) if together else (len(x), 1)  # of a feature dropout, which draws one number for each
+    return torch.feature_dropout(x.reshape(*lead, *x.shape[1 - together :]), p, training).reshape(x.shape)
+
+
+class Kind(Enum):
+    """What an operation does to quantised values, and so where quantisers stand around it."""
+
+    WEIGHTED = "a convolution or linear layer"
+    BATCH_NORM = "a batch norm"
+    RECTIFIER = "ReLU, ReLU6: a range"
+    ACTIVATION = "a pointwise function"
+    MOVE = "a change of place or shape"
+    PARTS = "several of these, as a list"
+    IDENTITY = "nothing"
+    MAX = "a maximum or minimum: one of the counts"
+    JOIN = "a concatenation"
+    ADD = "a sum of two, or a constant added"
+    MULTIPLY = "a product of two, or with a constant"
+    MATMUL = "a matrix product of two"
+    POOL = "a mean or sum"
+    INTERPOLATE = "a change of resolution"
+    NORM = "a norm of the present values"
+    SOFTMAX = "a softmax"
+    SIZE = "a number, known from the shapes"
+    IGNORED = "a statement without a value"
+
+
+def _overloads(names: str) -> set[Any]:
+    """All overloads of some of ATen's operations that give new values."""
+    found: set[Any] = set()
+    for name in names.split():
+        packet = getattr(_a, name, None)
+        if packet is not None:  # some are younger than the oldest PyTorch that will do
+            found |= {getattr(packet, o) for o in packet.overloads() if not o.endswith("out")}
+    return found
+
+
+_TABLE: dict[Kind, set[Any]] = {
+    Kind.WEIGHTED: _overloads("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear"),
+    Kind.BATCH_NORM: _overloads("batch_norm"),
+    Kind.RECTIFIER: _overloads("relu relu6"),
+    Kind.ACTIVATION: {F.softsign}
+    | _overloads(
+        "leaky_relu prelu rrelu elu selu celu silu gelu hardswish mish sigmoid hardsigmoid tanh softplus log_sigmoid "
+        "hardtanh clamp clamp_min clamp_max clip hardshrink softshrink threshold abs square exp expm1 sin cos erf atan "
+        "sqrt log1p"
+    ),
+    Kind.MOVE: _overloads(
+        "view reshape _unsafe_view permute transpose flatten unflatten squeeze unsqueeze slice select narrow expand "
+        "repeat tile flip roll rot90 pad constant_pad_nd pixel_shuffle pixel_unshuffle channel_shuffle im2col unfold "
+        "movedim moveaxis swapaxes swapdims mT t index index_select tril triu diagonal ravel native_channel_shuffle "
+        "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
+        "_upsample_nearest_exact3d reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d "
+        "replication_pad2d replication_pad3d"
+    )
+    | {_a.repeat_interleave.self_int},
+    Kind.PARTS: _overloads("chunk split split_with_sizes unbind tensor_split unsafe_chunk unsafe_split hsplit vsplit"),
+    Kind.IDENTITY: _overloads(
+        "dropout feature_dropout alpha_dropout feature_alpha_dropout contiguous clone detach alias lift_fresh_copy "
+        "lift_fresh to"
+    )
+    | {drop_images},
+    Kind.MAX: _overloads(
+        "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
+        "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d amax amin maximum minimum"
+    )
+    | {_a.max.dim, _a.min.dim, _a.max.other, _a.min.other},
+    Kind.JOIN: _overloads("cat concat concatenate stack hstack vstack"),
+    Kind.ADD: {_a.add.Tensor, _a.sub.Tensor},
+    Kind.MULTIPLY: {_a.mul.Tensor, _a.div.Tensor},
+    Kind.MATMUL: _overloads("matmul bmm"),
+    Kind.POOL: _overloads(
+        "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d"
+    )
+    | {_a.mean.dim, _a.sum.dim_IntList},
+    Kind.INTERPOLATE: _overloads(
+        "upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d _upsample_bilinear2d_aa "
+        "_upsample_bicubic2d_aa"
+    ),
+    Kind.NORM: _overloads("layer_norm group_norm instance_norm rms_norm") | {F.local_response_norm},
+    Kind.SOFTMAX: _overloads("softmax _softmax"),
+    Kind.SIZE: _overloads("sym_size") | {operator.mul, operator.add, operator.sub, operator.floordiv},
+    Kind.IGNORED: _overloads("_assert_tensor_metadata _assert_scalar sym_constrain_range_for_size"),
 }
-_ACTIVATIONS = "gelu silu sigmoid tanh leaky_relu elu softplus hardswish hardsigmoid mish prelu selu celu rrelu"
-_ADVICE |= dict.fromkeys(
-    _ACTIVATIONS.split(), "an activation must be ReLU or ReLU6, which a quantiser makes a spike count"
-)
-_ADVICE |= dict.fromkeys(("softmax", "log_softmax"), "leave it out: the arg max of the logits is the same")
+_KINDS = {target: kind for kind, targets in _TABLE.items() for target in targets}
+
+CONV = {_a.conv2d.default, _a.conv2d.padding}
+TRANSPOSED = _overloads("conv_transpose1d conv_transpose2d conv_transpose3d")
+BATCH_NORM = _TABLE[Kind.BATCH_NORM]
+DROPOUT = {_a.dropout.default, _a.feature_dropout.default, _a.alpha_dropout.default, _a.feature_alpha_dropout.default}
+IDENTITY = _TABLE[Kind.IDENTITY]
+COUNT = _a.add_.Tensor
+_BOUNDED = {_a.hardtanh.default, _a.clamp.default, _a.clamp_min.default, _a.clip.default}
+
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+_ADVICE = {
+    **dict.fromkeys(_RECURRENT, "use convolutions or matrix products over time: recurrence feeds on its own output"),
+    **dict.fromkeys(
+        ("gt", "lt", "ge", "le", "eq", "ne", "where", "masked_fill"), "use a pointwise function or a maximum"
+    ),
+    **dict.fromkeys(
+        ("sort", "topk", "argsort", "argmax", "argmin", "kthvalue", "median"), "take it from the network's output"
+    ),
+    **dict.fromkeys(
+        ("bernoulli", "rand", "randn", "rand_like", "randn_like", "multinomial", "normal", "empty", "randperm"),
+        "leave random numbers to nn.Dropout and torchvision.ops.StochasticDepth, which are off in evaluation",
+    ),
+    **dict.fromkeys(("log_softmax", "argmax"), "leave it out: the arg max of the logits is the same"),
+    "div": "divide by a constant; where the divisor is an activation, use a norm or a sigmoid gate",
+    "einsum": "write it as permute and matmul, or as nn.Linear",
+    "scaled_dot_product_attention": "write it as matmul, softmax and matmul",
+    "mean": "average over the axes of an image, not over the batch: dim=(1, 2, 3)",
+    "sum": "add up over the axes of an image, not over the batch: dim=(1, 2, 3)",
+    "var": "use a norm: nn.LayerNorm, nn.GroupNorm",
+    "std": "use a norm: nn.LayerNorm, nn.GroupNorm",
+    "linalg_vector_norm": "use nn.RMSNorm, which divides by the root of the mean square",
+    "cumsum": "use nn.Linear with a triangle of ones",
+}
+_ANY = "write it with convolutions, linear layers, norms, pools, pointwise functions, sums, products and moves"
 
 
 def where(node: fx.Node) -> str:
@@ -57,8 +171,9 @@ def where(node: fx.Node) -> str:
 
 def operation(node: fx.Node) -> str:
     """Name of a node's operation, as PyTorch's functions are called: ``relu``, ``max_pool2d``."""
-    name = str(node.target)
-    return name.removeprefix("aten.").split(".")[0] if hasattr(node.target, "_schema") else name.rpartition(".")[2]
+    if hasattr(node.target, "_schema"):
+        return str(node.target).removeprefix("aten.").split(".")[0]
+    return str(getattr(node.target, "__name__", node.target)).rpartition(".")[2]
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:
@@ -68,23 +183,57 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     return {a.name: given.get(a.name, a.default_value) for a in schema}
 
 
+def kind_of(node: fx.Node) -> Kind | None:
+    """What a node does to quantised values; None for what has no counterpart, and for all but operations."""
+    if node.op != "call_function":
+        return None
+    if node.target is operator.getitem:  # of a list of parts, or of values and their indices
+        of = kind_of(node.args[0])
+        first = of is Kind.MAX and node.args[1] == 0
+        return Kind.MOVE if of is Kind.PARTS else Kind.IDENTITY if first else None
+    return Kind.RECTIFIER if is_relu(node) else _KINDS.get(node.target)
+
+
+def constants(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose values depend on nothing but parameters, buffers and numbers."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            found.add(node)
+        elif node.op == "call_function" and kind_of(node) is not Kind.SIZE and not _is_random(node):
+            written = getattr(getattr(node.target, "_schema", None), "is_mutable", False)
+            if not written and all(n in found for n in node.all_input_nodes):
+                found.add(node)
+    return found
+
+
+def _is_random(node: fx.Node) -> bool:
+    name = operation(node)
+    return name.startswith("empty") or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def data_users(node: fx.Node) -> list[fx.Node]:
+    """Those of a node's readers that look at its values, and not at its shape alone."""
+    return [n for n in node.users if kind_of(n) not in (Kind.SIZE, Kind.IGNORED)]
+
+
 def check_nodes(model: fx.GraphModule) -> None:
     """Raise a ConversionError for the first operation of a functional graph that has no Ca-LIF counterpart."""
-    known = CONV | LINEAR | BATCH_NORM | RELUS | POOLS | ADD | CAT | SHAPES | _SIZES
     inputs = [n for n in model.graph.nodes if n.op == "placeholder"]
     if len(inputs) != 1:
         raise ConversionError("forward", f"{len(inputs)} inputs", "networks with one input tensor can be converted")
+    fixed = constants(model.graph)
+    unknown = [
+        n
+        for n in model.graph.nodes
+        if n.op == "call_function" and n not in fixed and kind_of(n) is None and not is_counter(n)
+    ]
+    for node in sorted(unknown, key=lambda n: operation(n) not in _RECURRENT):  # not the zeros that it begins with
+        name = operation(node)
+        if node.target is operator.getitem:
+            raise ConversionError(where(node), "the indices of a maximum", "use its values alone")
+        raise ConversionError(where(node), f"the operation {name}", _ADVICE.get(name.rstrip("_"), _ANY))
     for node in model.graph.nodes:
-        if node.op == "call_function" and node.target not in known and not is_counter(node):
-            name = operation(node)
-            raise ConversionError(
-                where(node),
-                f"the operation {name}",
-                _ADVICE.get(name.rstrip("_"), "Ca-LIF networks know convolution, linear, batch norm, ReLU, ReLU6, "
-                "average pooling, addition, concatenation, flatten and dropout"),
-            )  # fmt: skip
-        if node.target is _a.hardtanh.default and not is_relu(node):
-            raise ConversionError(where(node), f"hardtanh{tuple(node.args[1:])}", "only ReLU6, hardtanh(0, 6), is one")
         if node.target in BATCH_NORM and arguments(node)["running_mean"] is None:
             raise ConversionError(
                 where(node),
@@ -96,11 +245,20 @@ def check_nodes(model: fx.GraphModule) -> None:
 
 
 def is_relu(node: fx.Node) -> bool:
-    """Whether a node's output is never negative: ReLU, or a hardtanh from 0."""
-    if node.target is _a.hardtanh.default:
-        bounds = (*node.args[1:], *node.kwargs.values())
-        return len(bounds) == 2 and float(bounds[0]) == 0.0 and float(bounds[1]) > 0
-    return node.target in RELUS
+    """Whether a node is a ReLU: of any upper bound, from 0."""
+    if node.target in _BOUNDED:
+        low, high = bounds(node)
+        return low == 0.0 and high > 0
+    return node.target in _TABLE[Kind.RECTIFIER]
+
+
+def bounds(node: fx.Node) -> tuple[float, float]:
+    """Between what a node clamps its values: a ReLU, hardtanh or clamp."""
+    if node.target in _TABLE[Kind.RECTIFIER]:
+        return 0.0, 6.0 if node.target is _a.relu6.default else torch.inf
+    a = arguments(node)
+    low, high = a.get("min_val", a.get("min")), a.get("max_val", a.get("max"))
+    return -torch.inf if low is None else float(low), torch.inf if high is None else float(high)
 
 
 def is_counter(node: fx.Node) -> bool:

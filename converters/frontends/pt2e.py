@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.optim.swa_utils import AveragedModel
 from torchao.quantization.pt2e import disable_observer, enable_observer
 from torchao.quantization.pt2e.prepare import prepare
@@ -21,11 +23,14 @@ from torchao.quantization.pt2e.prepare import prepare
 from converters.errors import ConversionError
 from converters.frontends.aten import where
 from converters.frontends.probes import check_own_images
+from converters.frontends.pt2e_auxiliary import drop_auxiliary
 from converters.frontends.pt2e_checking import check_converted, check_prepared
 from converters.frontends.pt2e_functional import make_functional
 from converters.frontends.pt2e_fuse import fuse_batch_norms
 from converters.frontends.pt2e_module import PreparedModel
+from converters.frontends.pt2e_placement import refer_backwards
 from converters.frontends.pt2e_reader import read_prepared
+from converters.frontends.pt2e_rewriting import rewrite
 from converters.frontends.quantizer import CaLIFQuantizer, LevelQuantiser
 from converters.frontends.tracing import check_finite, first_line
 from converters.quantised import QuantGraph
@@ -116,6 +121,7 @@ def prepare_qat(
         raise ConversionError(
             type(model).__name__, f"that it cannot be copied ({first_line(error)[:160]})", "let copy.deepcopy take it"
         ) from error
+    _hold_spectral_norms(twin)
     prepared = _prepared(_exported(twin, example), quantizer)
     read_prepared(prepared, dry=True)  # what cannot be converted is refused before it is trained
     check_prepared(twin, prepared, example, check)
@@ -129,11 +135,28 @@ def _check_norms(model: nn.Module) -> None:
             raise ConversionError(name, "a batch norm with momentum None", "give it a number, such as 0.1")
 
 
+def _hold_spectral_norms(model: nn.Module) -> None:
+    """Keep the vectors of spectral norms, which forward would write to in training, as they are."""
+    for module in model.modules():
+        norms: list[Any] = [module, *module._forward_pre_hooks.values()]
+        for norm in norms:
+            if type(norm) in (_SpectralNorm, SpectralNorm):
+                norm.n_power_iterations = 0
+
+
 def _exported(model: nn.Module, example: Tensor) -> fx.GraphModule:
     try:
         batch = torch.export.Dim("batch", min=1)
-        program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
-        return program.module(check_guards=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message="The tensor attribute", category=UserWarning
+            )  # of recurrent layers
+            program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+        exported = program.module(check_guards=False)
+        drop_auxiliary(exported, model, example)
+        return exported
+    except ConversionError:
+        raise
     except Exception as error:  # the exporter has dozens of kinds
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ConversionError(
@@ -146,9 +169,10 @@ def _exported(model: nn.Module, example: Tensor) -> fx.GraphModule:
 def _prepared(model: fx.GraphModule, quantizer: CaLIFQuantizer) -> PreparedModel:
     """With fake quantisers where the quantizer wants them, in training mode."""
     make_functional(model)
+    rewrite(model)
     quantizer.annotate(model)
     fuse_batch_norms(model)
-    quantizer.refer_backwards(model)
+    refer_backwards(model.graph)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Please use quant_min and quant_max", category=UserWarning)

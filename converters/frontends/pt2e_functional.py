@@ -19,7 +19,12 @@ from converters.frontends.aten import BATCH_NORM, COUNT, DROPOUT, IDENTITY, oper
 __all__ = ["make_functional"]
 
 _a = torch.ops.aten
-_ELEMENTWISE = {_a.relu_.default, _a.hardtanh_.default, _a.relu6_.default, _a.dropout_.default}
+_ELEMENTWISE = {
+    _a.relu_.default, _a.hardtanh_.default, _a.relu6_.default, _a.dropout_.default, _a.leaky_relu_.default,
+    _a.elu_.default, _a.selu_.default, _a.celu_.default, _a.silu_.default, _a.hardswish_.default, _a.mish_.default,
+    _a.sigmoid_.default, _a.hardsigmoid_.default, _a.tanh_.default, _a.clamp_.default, _a.clamp_min_.default,
+    _a.abs_.default, _a.square_.default, _a.exp_.default, _a.neg_.default, _a.rrelu_.default,
+}  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -170,6 +175,8 @@ def _write(graph: fx.Graph, node: fx.Node, names: dict[fx.Node, _Name]) -> bool:
 
 def _functional(node: fx.Node) -> Any:
     """The operation that gives what ``node``'s, ``name_``, writes."""
+    if node.target is _a.bernoulli_.float:
+        return _a.bernoulli.p
     packet = getattr(_a, node.target._opname.removesuffix("_"), None)
     overload = getattr(packet, node.target._overloadname, None) if node.target._opname.endswith("_") else None
     if overload is None:

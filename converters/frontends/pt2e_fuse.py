@@ -44,7 +44,8 @@ def _bias(convolution: fx.Node) -> Any:
 
 def _is_pair(convolution: fx.Node, norm: fx.Node) -> bool:
     a = arguments(norm)
-    return convolution.target is _CONV and len(convolution.users) == 1 and a["weight"] is not None
+    scaled = isinstance(a["weight"], fx.Node) and a["weight"].op == "get_attr"
+    return convolution.target is _CONV and len(convolution.users) == 1 and scaled
 
 
 def _fuse(model: fx.GraphModule, convolution: fx.Node, norm: fx.Node) -> None:

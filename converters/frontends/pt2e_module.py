@@ -6,6 +6,7 @@ own flag, where ``train()`` and ``eval()`` put it; so do copies of the module, i
 
 from __future__ import annotations
 
+import inspect
 import operator
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import fx, nn
 from torch.fx.node import map_aggregate
 
-from converters.frontends.aten import is_counter
+from converters.frontends.aten import drop_images, is_counter
 
 __all__ = ["PreparedModel"]
 
@@ -38,8 +39,8 @@ class PreparedModel(fx.GraphModule):
         for node in graph.nodes:
             if node.op == "call_function" and is_counter(node):
                 node.update_arg(1, flag)  # counts no batch in evaluation
-            for k, argument in enumerate(getattr(getattr(node.target, "_schema", None), "arguments", ())):
-                if argument.name in _FLAGS and k < len(node.args) and node.args[k] is True:
+            for k, argument in enumerate(_parameters(node)):
+                if argument in _FLAGS and k < len(node.args) and node.args[k] is True:
                     node.update_arg(k, flag)
         if not flag.users:
             graph.erase_node(flag)
@@ -53,6 +54,17 @@ class PreparedModel(fx.GraphModule):
     def __reduce__(self) -> tuple[Any, ...]:
         state = {k: v for k, v in self.__dict__.items() if k not in ("_graph", "_code", "_lineno_map", "shape_env")}
         return _restored, (state, _rows(self.graph), self.graph._codegen)
+
+
+def _parameters(node: fx.Node) -> list[str]:
+    """The names of a function's parameters, in order, but of those that are the same in training and evaluation."""
+    if node.op != "call_function":
+        return []
+    if not hasattr(node.target, "_schema"):
+        return list(inspect.signature(node.target).parameters) if node.target is drop_images else []
+    names = [argument.name for argument in node.target._schema.arguments]
+    statistics = node.target is torch.ops.aten.instance_norm.default and node.args[3] is not None
+    return ["training" if statistics and name == "use_input_stats" else name for name in names]
 
 
 class _Name(str):

@@ -6,7 +6,6 @@ computed by the graph's own operations, so that integers and scales are those th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,17 +15,14 @@ from torch.fx.node import map_arg
 
 from converters.errors import ConversionError
 from converters.frontends import aten
-from converters.frontends.aten import arguments, is_counter, where
+from converters.frontends.aten import constants, is_counter, kind_of, where
+from converters.frontends.pt2e_handlers import BY_TARGET, HANDLERS
 from converters.frontends.quantizer import LevelQuantiser
-from converters.frontends.verbs import Grid, Pending, Raw, Verbs, Weight, convolution
+from converters.frontends.verbs import Grid, Pending, Raw, Verbs, Weight
 from converters.graph_builder import Value
-from converters.operations import Linear
-from converters.operations.weights import Weighted
 from converters.quantised import QuantGraph
 
 __all__ = ["read_prepared"]
-
-_a = torch.ops.aten
 
 
 def read_prepared(model: fx.GraphModule, *, dry: bool = False) -> tuple[QuantGraph, dict[fx.Node, str]]:
@@ -61,6 +57,7 @@ class _Reader:
         self.values: dict[fx.Node, Any] = {}
         self.made_up: dict[LevelQuantiser, float] = {}
         self.shown: dict[fx.Node, str] = {}
+        self.fixed = constants(model.graph)
         self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
     @torch.no_grad()
@@ -94,11 +91,11 @@ class _Reader:
             return value
         if is_counter(node):
             return None
-        given = [self.values[n] for n in node.all_input_nodes]
-        if node.op == "call_function" and given and all(isinstance(v, Tensor) for v in given):
+        if node in self.fixed:
             args, kwargs = map_arg((node.args, node.kwargs), lambda n: self.values[n])
             return node.target(*args, **kwargs)
-        handler = _HANDLERS.get(node.target)
+        kind = kind_of(node)
+        handler = BY_TARGET.get(node.target) or (None if kind is None else HANDLERS[kind])
         if handler is None:
             raise ConversionError(
                 where(node), f"the operation {aten.operation(node)}", "prepare the model with prepare_qat"
@@ -146,13 +143,14 @@ class _Reader:
         return float(fake.scale[0])
 
     def _weights(self, weight: Tensor, fake: LevelQuantiser, node: fx.Node) -> Weight:
+        axis = fake.ch_axis if fake.is_per_channel else 0
         if self.dry:
             return Weight(torch.ones_like(weight, dtype=torch.int8), torch.ones(1, dtype=torch.float64))
         _has_seen_data(fake)
         scale, zero = fake.scale.detach().cpu(), fake.zero_point.detach().cpu()
-        if bool((zero != 0).any()) or (fake.is_per_channel and fake.ch_axis != 0):
+        if bool((zero != 0).any()):
             raise ConversionError(where(node), "weights that are not symmetric per row", "prepare it with prepare_qat")
-        rows = scale.view(-1, *[1] * (weight.ndim - 1)) if fake.is_per_channel else scale
+        rows = scale.view([-1 if k == axis else 1 for k in range(weight.ndim)]) if fake.is_per_channel else scale
         levels = fake.quantised(weight.to(fake.scale.device)).cpu() / rows
         return Weight(torch.round(levels).to(torch.int8), scale.to(torch.float64))
 
@@ -183,103 +181,8 @@ def _has_seen_data(fake: LevelQuantiser) -> None:
         )
 
 
-def _weighted(r: _Reader, node: fx.Node, make: Callable[[fx.Node, dict[str, Any], Tensor], Weighted]) -> Pending:
-    a = arguments(node)
-    weight = r.values[a["weight"]]
-    if not isinstance(weight, Weight):
-        raise ConversionError(where(node), "weights that forward computes", "give the layer weights of its own")
-    bias = r.values[a["bias"]] if a["bias"] is not None else None
-    return r.builder.weigh(where(node), r.values[a["input"]], make(node, a, weight.integers), weight.scale, bias)
-
-
-def _convolution(node: fx.Node, a: dict[str, Any], weight: Tensor) -> Weighted:
-    return convolution(where(node), weight, a["stride"], a["padding"], a["dilation"], int(a["groups"]))
-
-
-def _divide(r: _Reader, node: fx.Node) -> Pending:
-    """What the folding of a batch norm, which is still to come, takes back."""
-    x, by = (r.values[n] for n in node.args)
-    return r.builder.divide(where(node), x, by)
-
-
-def _batch_norm(r: _Reader, node: fx.Node) -> Pending:
-    a = arguments(node)
-    mean, variance, gamma, beta = (
-        None if a[k] is None else r.values[a[k]] for k in ("running_mean", "running_var", "weight", "bias")
-    )
-    return r.builder.batch_norm(where(node), r.values[a["input"]], mean, variance, float(a["eps"]), gamma, beta)
-
-
-def _relu(r: _Reader, node: fx.Node) -> Value | Pending:
-    high = torch.inf
-    if node.target is _a.hardtanh.default:
-        high = float(arguments(node)["max_val"])
-    elif node.target is _a.relu6.default:
-        high = 6.0
-    return r.builder.rectify(where(node), r.values[node.all_input_nodes[0]], high)
-
-
-def _avg_pool(r: _Reader, node: fx.Node) -> Pending:
-    a = arguments(node)
-    return r.builder.average_pool(
-        where(node), r.values[a["self"]], a["kernel_size"], a["stride"], a["padding"], ceil_mode=a["ceil_mode"],
-        count_include_pad=a["count_include_pad"], divisor=a["divisor_override"],
-    )  # fmt: skip
-
-
-def _adaptive_pool(r: _Reader, node: fx.Node) -> Pending:
-    return r.builder.adaptive_pool(where(node), r.values[node.all_input_nodes[0]], node.args[1])
-
-
-def _mean(r: _Reader, node: fx.Node) -> Pending:
-    a = arguments(node)
-    return r.builder.mean(where(node), r.values[a["self"]], a["dim"], keepdim=bool(a["keepdim"]))
-
-
-def _add(r: _Reader, node: fx.Node) -> Pending:
-    x, other = (r.values[n] for n in node.args[:2])
-    if isinstance(other, Tensor):  # the bias behind a folded batch norm
-        return r.builder.shift(where(node), x, other)
-    return r.builder.add(where(node), (x, 1.0), (other, 1.0))
-
-
-def _cat(r: _Reader, node: fx.Node) -> Value | Pending:
-    a = arguments(node)
-    rank = len(node.meta["shape"])
-    return r.builder.concatenate(where(node), [r.values[n] for n in a["tensors"]], int(a["dim"]), rank)
-
-
-def _reshape(r: _Reader, node: fx.Node) -> Any:
-    source = node.all_input_nodes[0]
-    x, after = r.values[source], tuple(node.meta["shape"])
-    # a quantiser keeps the shape of what it quantises, and has none of its own
-    before = (after[0], *x.shape) if isinstance(x, Value) else tuple(source.meta["shape"])
-    return r.builder.reshape(where(node), x, before, after)
-
-
-def _same(r: _Reader, node: fx.Node) -> Any:
-    return r.values[node.all_input_nodes[0]]
-
-
 def _attribute(model: fx.GraphModule, path: str) -> Any:
     found: Any = model
     for part in path.split("."):
         found = getattr(found, part)
     return found
-
-
-_HANDLERS: dict[Any, Callable[[_Reader, fx.Node], Any]] = {
-    _a.avg_pool2d.default: _avg_pool,
-    _a.adaptive_avg_pool2d.default: _adaptive_pool,
-    _a.mean.dim: _mean,
-    _a.cat.default: _cat,
-    _a.sym_size.int: lambda r, node: None,
-    _a.div.Tensor: _divide,
-    **dict.fromkeys(aten.CONV, lambda r, node: _weighted(r, node, _convolution)),
-    **dict.fromkeys(aten.LINEAR, lambda r, node: _weighted(r, node, lambda node, a, w: Linear(w))),
-    **dict.fromkeys(aten.BATCH_NORM, _batch_norm),
-    **dict.fromkeys(aten.RELUS, _relu),
-    **dict.fromkeys(aten.ADD, _add),
-    **dict.fromkeys(aten.FLATTEN, _reshape),
-    **dict.fromkeys(aten.IDENTITY, _same),
-}

@@ -2,8 +2,8 @@
 
 * Activations: ``0 .. levels`` with zero point 0 after a ReLU, ``-levels .. levels`` elsewhere.
 * Weights: symmetric, 2 to 8 bits, per channel or per tensor.
-* One quantiser per Ca-LIF layer: convolution or linear, batch norm and ReLU together; an addition and its
-  ReLU. Inputs of an addition or a concatenation share their scale, so that synapses have weight 1.
+* One quantiser per Ca-LIF layer (:mod:`~converters.frontends.pt2e_placement`): convolution or linear, batch norm and
+  activation together; an addition and its ReLU. Inputs of an addition, a concatenation or a maximum share their scale.
 * An average pool has a quantiser of its own: with its input's, one quotient in four would be an exact tie,
   which the toolkit breaks by the noise of its float sums.
 * A ``FakeQuantize``, not the fused one: that trains with another weight scale than it converts with.
@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -24,28 +23,11 @@ from torchao.quantization.pt2e import (
     MovingAverageMinMaxObserver,
     PerChannelMinMaxObserver,
 )
-from torchao.quantization.pt2e.quantizer import (
-    QuantizationAnnotation,
-    QuantizationSpec,
-    QuantizationSpecBase,
-    Quantizer,
-    SharedQuantizationSpec,
-)
+from torchao.quantization.pt2e.quantizer import QuantizationSpec, Quantizer
 
 from converters.errors import ConversionError, warn
-from converters.frontends.aten import (
-    ADD,
-    BATCH_NORM,
-    CAT,
-    CONV,
-    LINEAR,
-    POOLS,
-    RELUS,
-    SHAPES,
-    check_nodes,
-    is_relu,
-    where,
-)
+from converters.frontends.aten import check_nodes
+from converters.frontends.pt2e_placement import Placement
 from converters.input_range import SHARE
 
 __all__ = ["CaLIFQuantizer", "LevelQuantiser", "RangeObserver", "bypassed", "in_memory_order", "sample_step"]
@@ -219,7 +201,7 @@ class CaLIFQuantizer(Quantizer):
         if weight_bits not in range(2, 9):
             raise ConversionError("weight_bits", f"{weight_bits}", "use 2 to 8")
         self.signed_input, self.quantise_output = signed_input, quantise_output
-        self.weight = _weight_spec(weight_bits, per_channel)
+        self.weight_bits, self.per_channel = weight_bits, per_channel
         self.unsigned, self.signed = (_activation_spec(levels, signed) for signed in (False, True))
         self.input = _activation_spec(levels if input_levels is None else input_levels, signed_input)
 
@@ -231,108 +213,12 @@ class CaLIFQuantizer(Quantizer):
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         check_nodes(model)
-        outputs = {a for node in model.graph.nodes if node.op == "output" for a in node.all_input_nodes}
-        last = {_origin(a) for a in outputs}
-        self.sign: dict[fx.Node, bool] = {}
-        self.order = {node: k for k, node in enumerate(model.graph.nodes)}
-        for node in model.graph.nodes:
-            if node.op == "placeholder":
-                self._output(node, self.signed_input)
-                node.meta["quantization_annotation"].output_qspec = self.input
-            elif node.target in CONV or node.target in LINEAR:
-                self._weighted(node)
-                end = self._end(node, (BATCH_NORM, RELUS))
-                if end not in last or self.quantise_output:
-                    self._output(end, not is_relu(end))
-            elif node.target in ADD:
-                self._addition(node)
-            elif node.target in CAT:
-                self._shared(node, list(node.args[0]))
-            elif node.target in POOLS:
-                self._output(node, self._signed(node.args[0]))
-            elif node.target in RELUS and not _annotated(node):  # of a value that is quantised already
-                self._output(node, False)
+        Placement(model.graph, self).run()
         return model
 
-    def _end(self, node: fx.Node, stages: tuple[Any, ...]) -> fx.Node:
-        """The last node of the layer that starts here: nothing in between is used elsewhere."""
-        for stage in stages:
-            users = list(node.users)
-            if len(users) == 1 and users[0].target in stage:
-                _mark(node)
-                node = users[0]
-        return node
-
-    def _weighted(self, node: fx.Node) -> None:
-        specs: dict[fx.Node, QuantizationSpecBase | None] = {node.args[0]: None, node.args[1]: self.weight}
-        node.meta["quantization_annotation"] = QuantizationAnnotation(input_qspec_map=specs, _annotated=True)
-
-    def _output(self, node: fx.Node, signed: bool) -> None:
-        self.sign[node] = signed
-        annotation = node.meta.get("quantization_annotation") or QuantizationAnnotation()
-        annotation.output_qspec = self.signed if signed else self.unsigned
-        annotation._annotated = True
-        node.meta["quantization_annotation"] = annotation
-
-    def _addition(self, node: fx.Node) -> None:
-        a, b = (_origin(n) if isinstance(n, fx.Node) else n for n in node.args[:2])
-        constant = not all(isinstance(n, fx.Node) and n.op != "get_attr" for n in (a, b))
-        if constant or node.kwargs.get("alpha", 1) != 1:
-            raise ConversionError(
-                where(node), "the addition of a constant or a multiple", "put it into a bias or weight"
-            )
-        self._share(node, a, b)
-        end = self._end(node, (RELUS,))
-        self._output(end, not is_relu(end) and (self._signed(a) or self._signed(b)))
-
-    def _shared(self, node: fx.Node, inputs: list[fx.Node]) -> None:
-        origins = [_origin(n) for n in inputs]
-        for other in origins[1:]:
-            self._share(node, origins[0], other)
-        self.sign[node] = any(self.sign.get(n, True) for n in origins)
-        _mark(node)
-
-    def _share(self, node: fx.Node, a: fx.Node, b: fx.Node) -> None:
-        """Give ``b`` the quantiser of ``a``. Both become signed if one is."""
-        if a is b:
-            return
-        for n in (a, b):
-            if n not in self.sign:
-                raise ConversionError(where(node), f"an input {n.name} without a quantiser", "quantise all branches")
-        for n in (a, b):
-            if n.op == "placeholder":  # its neurons would get the input's levels
-                self._output(n, self.sign[n])
-        root, other = self._root(a), self._root(b)
-        if root is other:
-            return
-        if self.order[other] < self.order[root]:  # prepare wants references to earlier nodes
-            root, other = other, root
-        if self.sign[root] != self.sign[other]:
-            self._output(root, True)
-        other.meta["quantization_annotation"].output_qspec = SharedQuantizationSpec(root)
-        self.sign[other] = self.sign[root]
-
-    def _root(self, node: fx.Node) -> fx.Node:
-        spec = node.meta["quantization_annotation"].output_qspec if _annotated(node) else None
-        return self._root(spec.edge_or_node) if isinstance(spec, SharedQuantizationSpec) else node
-
-    def refer_backwards(self, model: fx.GraphModule) -> None:
-        """Let the first node of those that share a quantiser have it: torchao wants references to earlier nodes.
-
-        For a graph whose nodes have been moved since :meth:`annotate`.
-        """
-        groups: dict[fx.Node, list[fx.Node]] = {}
-        for node in model.graph.nodes:
-            if _annotated(node) and node.meta["quantization_annotation"].output_qspec is not None:
-                groups.setdefault(self._root(node), []).append(node)
-        for root, members in groups.items():
-            spec = root.meta["quantization_annotation"].output_qspec
-            for node in members:
-                shared = SharedQuantizationSpec(members[0])
-                node.meta["quantization_annotation"].output_qspec = spec if node is members[0] else shared
-
-    def _signed(self, node: Any) -> bool:
-        return self.sign.get(_origin(node), True)
+    def weight(self, axis: int) -> QuantizationSpec:
+        """Of weights whose output channels lie along ``axis``."""
+        return _weight_spec(self.weight_bits, axis if self.per_channel else None)
 
 
 def _activation_spec(levels: int, signed: bool) -> QuantizationSpec:
@@ -349,32 +235,14 @@ def _activation_spec(levels: int, signed: bool) -> QuantizationSpec:
     )
 
 
-def _weight_spec(bits: int, per_channel: bool) -> QuantizationSpec:
+def _weight_spec(bits: int, axis: int | None) -> QuantizationSpec:
     largest = 2 ** (bits - 1) - 1
-    observer = PerChannelMinMaxObserver if per_channel else MinMaxObserver
+    observer = MinMaxObserver if axis is None else PerChannelMinMaxObserver
     return QuantizationSpec(
         dtype=torch.int8,
         observer_or_fake_quant_ctr=LevelQuantiser.with_args(observer=observer),
         quant_min=-largest,
         quant_max=largest,
-        qscheme=torch.per_channel_symmetric if per_channel else torch.per_tensor_symmetric,
-        ch_axis=0 if per_channel else None,
+        qscheme=torch.per_tensor_symmetric if axis is None else torch.per_channel_symmetric,
+        ch_axis=axis,
     )
-
-
-def _origin(node: Any) -> fx.Node:
-    """The node whose quantiser a value carries: back through reshapes, dropout and concatenations."""
-    while node.op == "call_function" and (node.target in SHAPES or node.target in CAT):
-        node = node.args[0][0] if node.target in CAT else node.args[0]
-    return node
-
-
-def _annotated(node: fx.Node) -> bool:
-    annotation = node.meta.get("quantization_annotation")
-    return annotation is not None and annotation._annotated
-
-
-def _mark(node: fx.Node) -> None:
-    annotation = node.meta.get("quantization_annotation") or QuantizationAnnotation()
-    annotation._annotated = True
-    node.meta["quantization_annotation"] = annotation

@@ -1,0 +1,337 @@
+"""From the operations of an exported graph to verbs: one handler per kind of operation.
+
+A handler reads a node's arguments in PyTorch's own names and says what it is; everything that can be said of it being
+possible stands behind the verbs.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+from torch.fx.node import map_aggregate
+
+from converters.errors import ConversionError
+from converters.frontends import aten, verbs
+from converters.frontends.aten import Kind, arguments, where
+from converters.frontends.verbs import Weight, convolution
+from converters.graph_builder import Value
+from converters.operations import Linear
+
+__all__ = ["HANDLERS", "Batch", "Several"]
+
+_a = torch.ops.aten
+_ALL = 2**63 - 1
+_CALLED = {"log_sigmoid": "logsigmoid", "prelu": "leaky_relu"}
+_IMAGES = 2  # with which moves are tried: what mixes them is found
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A size in the graph that is this many times the batch's."""
+
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class Several:
+    """Parts of one value, of which ``operator.getitem`` takes one."""
+
+    parts: Callable[[Tensor], Any]
+    of: Any
+
+
+class Reader(Protocol):
+    """What handlers ask of whoever reads the graph."""
+
+    builder: Any
+    values: dict[fx.Node, Any]
+
+
+def _plain(r: Reader, value: Any) -> Any:
+    """An argument with the values of its nodes in their places."""
+    return map_aggregate(value, lambda v: r.values[v] if isinstance(v, fx.Node) else v)
+
+
+# --- layers with weights --------------------------------------------------------------------------------------------
+
+
+def _weighted(r: Reader, node: fx.Node) -> Any:
+    a = arguments(node)
+    name, weight = where(node), r.values[a["weight"]]
+    if not isinstance(weight, Weight):
+        raise ConversionError(name, "weights that forward computes", "give the layer weights of its own")
+    bias = r.values[a["bias"]] if a["bias"] is not None else None
+    if node.target is _a.linear.default:
+        op: Any = Linear(weight.integers)
+    elif node.target in aten.TRANSPOSED:
+        op = _transposed(name, weight.integers, a)
+    else:
+        op = convolution(name, weight.integers, a["stride"], a["padding"], a["dilation"], int(a["groups"]))
+    scale = weight.scale
+    if node.target in aten.TRANSPOSED and scale.numel() > 1:  # of the channels of one group
+        scale = scale.repeat(int(a["groups"]))
+    return r.builder.weigh(name, r.values[a["input"]], op, scale, bias)
+
+
+def _transposed(name: str, weight: Tensor, a: dict[str, Any]) -> Any:
+    make: Any = getattr(verbs, "transposed", None)
+    return make(name, weight, a["stride"], a["padding"], a["output_padding"], a["dilation"], int(a["groups"]))
+
+
+def _batch_norm(r: Reader, node: fx.Node) -> Any:
+    a = arguments(node)
+    mean, variance, gamma, beta = (
+        None if a[k] is None else r.values[a[k]] for k in ("running_mean", "running_var", "weight", "bias")
+    )
+    x = r.values[a["input"]]
+    return r.builder.batch_norm(where(node), x, mean, variance, float(a["eps"]), gamma, beta)
+
+
+# --- pointwise functions, sums, products ----------------------------------------------------------------------------
+
+
+def _rectify(r: Reader, node: fx.Node) -> Any:
+    return r.builder.rectify(where(node), r.values[node.args[0]], aten.bounds(node)[1])
+
+
+def _activate(r: Reader, node: fx.Node) -> Any:
+    name, parameters = activation(node)
+    return r.builder.activate(where(node), r.values[node.args[0]], name, tuple(_plain(r, p) for p in parameters))
+
+
+def activation(node: fx.Node) -> tuple[str, tuple[Any, ...]]:
+    """Name of a pointwise function, and its parameters: numbers, or nodes of constants."""
+    name = aten.operation(node)
+    if name in ("clamp", "clamp_min", "clamp_max", "clip", "hardtanh"):
+        low, high = aten.bounds(node)
+        if high == math.inf:
+            return "clamp_min", (low,)
+        return ("clamp_max", (high,)) if low == -math.inf else ("clamp", (low, high))
+    if not hasattr(node.target, "_schema"):
+        return name, ()
+    a = arguments(node)
+    if name == "gelu":
+        return ("gelu_tanh" if a["approximate"] == "tanh" else "gelu"), ()
+    if name == "rrelu":
+        return "leaky_relu", ((float(a["lower"]) + float(a["upper"])) / 2,)
+    if name == "elu":
+        return "elu", (float(a["alpha"]),)
+    called = _CALLED.get(name, name)
+    return called, tuple(v if isinstance(v, fx.Node) else float(v) for k, v in a.items() if k not in ("self", "input"))
+
+
+def _add(r: Reader, node: fx.Node) -> Any:
+    name, (x, other) = where(node), (_plain(r, n) for n in node.args[:2])
+    if isinstance(other, Tensor | int | float):
+        return r.builder.shift(name, x, torch.as_tensor(other))
+    if isinstance(x, Tensor | int | float):
+        return r.builder.shift(name, other, torch.as_tensor(x))
+    factor = float(arguments(node)["alpha"])
+    return r.builder.add(name, (x, 1.0), (other, -factor if node.target is _a.sub.Tensor else factor))
+
+
+def _multiply(r: Reader, node: fx.Node) -> Any:
+    name, (x, other) = where(node), (_plain(r, n) for n in node.args[:2])
+    if isinstance(other, Tensor | int | float):
+        return r.builder.scale(name, x, other)
+    if isinstance(x, Tensor | int | float):
+        return r.builder.scale(name, other, x)
+    return r.builder.multiply(name, x, other)
+
+
+def _divide(r: Reader, node: fx.Node) -> Any:
+    """What the folding of a batch norm, which is still to come, takes back."""
+    x, by = (_plain(r, n) for n in node.args)
+    return r.builder.divide(where(node), x, by)
+
+
+def _matmul(r: Reader, node: fx.Node) -> Any:
+    a, b = (r.values[n] for n in node.args)
+    return r.builder.matmul(where(node), a, b)
+
+
+# --- pools, interpolation -------------------------------------------------------------------------------------------
+
+
+def _pool(r: Reader, node: fx.Node) -> Any:
+    name, kind = where(node), aten.operation(node)
+    a = arguments(node)
+    x = r.values[a["self"]]
+    if kind == "mean":
+        return r.builder.mean(name, x, a["dim"], keepdim=bool(a["keepdim"]))
+    if kind == "sum":
+        return r.builder.sum(name, x, a["dim"], keepdim=bool(a["keepdim"]))
+    if kind.startswith("adaptive"):
+        return r.builder.adaptive_pool(name, x, a["output_size"])
+    return r.builder.average_pool(
+        name, x, a["kernel_size"], a["stride"], a["padding"], ceil_mode=a["ceil_mode"],
+        count_include_pad=a["count_include_pad"], divisor=a.get("divisor_override"),
+    )  # fmt: skip
+
+
+def _interpolate(r: Reader, node: fx.Node) -> Any:
+    a, kind = arguments(node), aten.operation(node)
+    mode = next(m for m in ("bilinear", "trilinear", "bicubic", "linear") if m in kind)
+    if kind.endswith("_aa"):
+        raise ConversionError(where(node), "interpolation with antialias=True", "interpolate without")
+    return r.builder.interpolate(
+        where(node), r.values[a["input"]], size=a["output_size"], scale_factor=a["scale_factors"], mode=mode,
+        align_corners=bool(a["align_corners"]),
+    )  # fmt: skip
+
+
+# --- maxima ---------------------------------------------------------------------------------------------------------
+
+
+def _max(r: Reader, node: fx.Node) -> Any:
+    name, kind = where(node), aten.operation(node)
+    x = r.values[node.args[0]]
+    if kind in ("maximum", "minimum"):
+        verb = r.builder.maximum if kind == "maximum" else r.builder.minimum
+        return verb(name, x, r.values[node.args[1]])
+    a = arguments(node)
+    if kind in ("amax", "amin"):
+        verb = r.builder.amax if kind == "amax" else r.builder.amin
+        return verb(name, x, a["dim"], keepdim=bool(a["keepdim"]))
+    if kind.startswith("adaptive"):
+        return r.builder.adaptive_max_pool(name, x, a["output_size"])
+    return r.builder.max_pool(
+        name, x, a["kernel_size"], a["stride"], a["padding"], a["dilation"], ceil_mode=bool(a["ceil_mode"])
+    )
+
+
+# --- norms ----------------------------------------------------------------------------------------------------------
+
+
+def _norm(r: Reader, node: fx.Node) -> Any:
+    name, b = where(node), r.builder
+    x = r.values[node.args[0]]
+    if node.target is F.local_response_norm:
+        size, alpha, beta, k = node.args[1:]
+        return b.local_response_norm(name, x, int(size), float(alpha), float(beta), float(k))
+    a, kind = arguments(node), aten.operation(node)
+    gamma, beta = (None if a.get(k) is None else r.values[a[k]] for k in ("weight", "bias"))
+    if kind in ("layer_norm", "rms_norm"):
+        axes = tuple(range(-len(a["normalized_shape"]), 0))
+        if kind == "layer_norm":
+            return b.layer_norm(name, x, axes, gamma, beta, float(a["eps"]))
+        return b.rms_norm(name, x, axes, gamma, torch.finfo(torch.float32).eps if a["eps"] is None else float(a["eps"]))
+    if kind == "group_norm":
+        return b.group_norm(name, x, int(a["num_groups"]), gamma, beta, float(a["eps"]))
+    if a["running_mean"] is not None:  # which it uses in evaluation
+        mean, variance = r.values[a["running_mean"]], r.values[a["running_var"]]
+        return b.batch_norm(name, x, mean, variance, float(a["eps"]), gamma, beta)
+    return b.instance_norm(name, x, gamma, beta, float(a["eps"]))
+
+
+def _softmax(r: Reader, node: fx.Node) -> Any:
+    a = arguments(node)
+    return r.builder.softmax(where(node), r.values[a["self"]], int(a["dim"]))
+
+
+# --- moves ----------------------------------------------------------------------------------------------------------
+
+
+def _function(r: Reader, node: fx.Node) -> Callable[[Tensor], Any]:
+    """What a node does to its first argument, for a batch of any size."""
+    rest, kwargs = _plain(r, node.args[1:]), _plain(r, node.kwargs)
+
+    def move(x: Tensor) -> Any:
+        def sized(v: Any) -> Any:
+            return v.times * len(x) if isinstance(v, Batch) else v
+
+        return node.target(x, *map_aggregate(rest, sized), **map_aggregate(kwargs, sized))
+
+    return move
+
+
+def _move(r: Reader, node: fx.Node) -> Any:
+    if aten.operation(node) in ("pad", "constant_pad_nd"):
+        a = arguments(node)
+        if a.get("mode", "constant") == "constant" and a["value"] not in (None, 0, 0.0):
+            raise ConversionError(where(node), f"padding with {a['value']}", "pad with 0, and add a constant behind it")
+    _check_batch(node)
+    return r.builder.move(where(node), r.values[node.args[0]], _function(r, node), _IMAGES)
+
+
+def _check_batch(node: fx.Node) -> None:
+    """A slice of the batch, such as its first two images, which a batch of two does not show."""
+    if node.target is _a.slice.Tensor:
+        a = arguments(node)
+        if a["dim"] == 0 and (a["start"] not in (None, 0) or a["step"] != 1 or (a["end"] or _ALL) < _ALL):
+            raise ConversionError(where(node), "a part of the batch", "leave the axis of the images alone")
+
+
+def _parts(r: Reader, node: fx.Node) -> Several:
+    return Several(_function(r, node), r.values[node.args[0]])
+
+
+def _item(r: Reader, node: fx.Node) -> Any:
+    """One of several parts, or the values of a maximum, which come with their indices."""
+    x, k = r.values[node.args[0]], node.args[1]
+    return r.builder.move(where(node), x.of, lambda t: x.parts(t)[k], _IMAGES) if isinstance(x, Several) else x
+
+
+def _join(r: Reader, node: fx.Node) -> Any:
+    name, kind = where(node), aten.operation(node)
+    operands = _plain(r, node.args[0])
+    axis = {"hstack": 1, "vstack": 0}.get(kind)
+    if axis is None:
+        axis = int(arguments(node)["dim"])
+    if kind == "stack":
+        operands = [r.builder.move(name, x, lambda t: t.unsqueeze(axis), _IMAGES) for x in operands]
+    rank = 1 + max(len(x.shape) for x in operands if isinstance(x, Value))
+    return r.builder.concatenate(name, operands, axis, rank)
+
+
+def _same(r: Reader, node: fx.Node) -> Any:
+    if aten.operation(node) == "to":
+        raise ConversionError(where(node), "a change of the numbers' type", "leave it to model.float() or double()")
+    return r.values[node.args[0]]
+
+
+# --- sizes ----------------------------------------------------------------------------------------------------------
+
+
+def _size(r: Reader, node: fx.Node) -> Any:
+    if node.target is _a.sym_size.int:
+        return Batch() if node.args[1] == 0 else None
+    a, b = _plain(r, node.args)
+    if isinstance(a, int):
+        a, b = b, a
+    if isinstance(a, Batch) and isinstance(b, int):
+        if node.target is operator.mul:
+            return Batch(a.times * b)
+        if node.target is operator.floordiv and a.times % b == 0 and isinstance(_plain(r, node.args[0]), Batch):
+            return Batch(a.times // b)
+    return None
+
+
+HANDLERS: dict[Kind, Callable[[Any, fx.Node], Any]] = {
+    Kind.WEIGHTED: _weighted,
+    Kind.BATCH_NORM: _batch_norm,
+    Kind.RECTIFIER: _rectify,
+    Kind.ACTIVATION: _activate,
+    Kind.MOVE: _move,
+    Kind.PARTS: _parts,
+    Kind.IDENTITY: _same,
+    Kind.MAX: _max,
+    Kind.JOIN: _join,
+    Kind.ADD: _add,
+    Kind.MULTIPLY: _multiply,
+    Kind.MATMUL: _matmul,
+    Kind.POOL: _pool,
+    Kind.INTERPOLATE: _interpolate,
+    Kind.NORM: _norm,
+    Kind.SOFTMAX: _softmax,
+    Kind.SIZE: _size,
+    Kind.IGNORED: lambda r, node: None,
+}
+BY_TARGET: dict[Any, Callable[[Any, fx.Node], Any]] = {operator.getitem: _item, _a.div.Tensor: _divide}

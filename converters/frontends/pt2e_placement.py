@@ -1,0 +1,251 @@
+"""Where quantisers stand in a network: as few as exactness needs.
+
+Every node of a functional graph is either *on a grid*, its values those of one quantiser, or *open*: a real-valued
+expression that one reader takes into its own layer. One walk in graph order decides which.
+
+* A layer's sum stays open for the batch norm, the constants and the activation behind it: one quantiser for all.
+* Moves, maxima and concatenations keep the grid of what they move: no quantiser stands behind them. Operands of a
+  maximum, a concatenation or an addition share one, so that synapses have weight 1.
+* A product, a norm, a pool, a change of resolution, a lone activation take what is on a grid, and have a quantiser
+  behind them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+from torchao.quantization.pt2e.quantizer import (
+    QuantizationAnnotation,
+    QuantizationSpec,
+    QuantizationSpecBase,
+    SharedQuantizationSpec,
+)
+
+from converters.errors import ConversionError
+from converters.frontends.aten import TRANSPOSED, Kind, arguments, bounds, constants, data_users, kind_of, where
+
+__all__ = ["Placement", "Specs", "refer_backwards"]
+
+_a = torch.ops.aten
+_NEVER_NEGATIVE = {
+    _a.sigmoid.default, _a.hardsigmoid.default, _a.softplus.default, _a.abs.default, _a.square.default, _a.exp.default,
+    _a.sqrt.default,
+}  # fmt: skip
+_KEEPS_SIGN = {
+    _a.tanh.default, _a.leaky_relu.default, _a.prelu.default, _a.elu.default, _a.selu.default, _a.celu.default,
+    _a.silu.default, _a.gelu.default, _a.hardswish.default, _a.mish.default, _a.hardshrink.default,
+    _a.softshrink.default, _a.erf.default, _a.atan.default, _a.expm1.default, _a.log1p.default, _a.clamp_max.default,
+    F.softsign,
+}  # fmt: skip
+"""Functions that are not negative where their argument is not."""
+_WEIGHTED, _LINEAR, _SUM, _CLOSED = "weighted", "linear", "sum", "closed"
+_TAKES: dict[str, tuple[Kind, ...]] = {
+    _WEIGHTED: (Kind.BATCH_NORM, Kind.RECTIFIER, Kind.ACTIVATION, Kind.ADD, Kind.MULTIPLY),
+    _LINEAR: (Kind.BATCH_NORM, Kind.RECTIFIER, Kind.ADD, Kind.MULTIPLY),
+    _SUM: (Kind.RECTIFIER,),
+    _CLOSED: (),
+}
+"""What may stand behind an open expression before its quantiser does."""
+
+
+class Specs(Protocol):
+    """What quantisers are like."""
+
+    signed: QuantizationSpec
+    unsigned: QuantizationSpec
+    input: QuantizationSpec
+    signed_input: bool
+    quantise_output: bool
+
+    def weight(self, axis: int) -> QuantizationSpec: ...
+
+
+@dataclass(frozen=True)
+class _Open:
+    """A real-valued expression without a quantiser: what may still be taken into it, and whether it can be negative."""
+
+    kind: str
+    signed: bool
+    layer: bool = False
+    """Whether it is a layer with weights, and what has been taken into it: as an output it may stay open."""
+
+
+class Placement:
+    """One walk over a functional graph, which annotates its nodes for torchao."""
+
+    def __init__(self, graph: fx.Graph, specs: Specs) -> None:
+        self.graph, self.specs = graph, specs
+        self.fixed = constants(graph)
+        self.order = {node: k for k, node in enumerate(graph.nodes)}
+        self.open: dict[fx.Node, _Open] = {}
+        self.grid: dict[fx.Node, fx.Node] = {}
+        self.sign: dict[fx.Node, bool] = {}
+
+    def run(self) -> None:
+        last = {source for node in self.graph.nodes if node.op == "output" for source in node.all_input_nodes}
+        for node in self.graph.nodes:
+            if node.op == "placeholder":
+                self._close(node, self.specs.signed_input)
+                _annotation(node).output_qspec = self.specs.input
+            elif node.op == "call_function" and node not in self.fixed:
+                kind = kind_of(node)
+                if kind is not None and kind not in (Kind.SIZE, Kind.IGNORED):
+                    self._place(node, kind, last)
+
+    def _place(self, node: fx.Node, kind: Kind, last: set[fx.Node]) -> None:
+        sources = [n for n in node.all_input_nodes if n not in self.fixed and kind_of(n) is not Kind.SIZE]
+        if not sources:
+            raise ConversionError(
+                where(node), "a constant for each image of the batch", "let it be a parameter, and add it: x + p"
+            )
+        if kind in (Kind.MOVE, Kind.PARTS, Kind.IDENTITY, Kind.MAX, Kind.JOIN):
+            for other in sources[1:]:
+                self._share(sources[0], other)
+            self.grid[node] = self.grid[sources[0]]
+            return
+        found = self._expression(node, kind, sources)
+        if self._is_taken(node, found):
+            _annotation(node)
+            self.open[node] = found
+        elif found.layer and not self.specs.quantise_output and self._is_last(node, last):
+            self.grid[node] = node
+            self.sign[node] = found.signed
+        else:
+            self._close(node, found.signed)
+
+    def _is_taken(self, node: fx.Node, found: _Open) -> bool:
+        """Whether the only reader of an open expression takes it into its layer."""
+        users = data_users(node)
+        if len(users) != 1 or users[0].op != "call_function":
+            return False
+        (user,) = users
+        kind = kind_of(user)
+        if kind in (Kind.ADD, Kind.MULTIPLY) and not self._with_constant(user):
+            return False
+        return kind in _TAKES[found.kind]
+
+    def _is_last(self, node: fx.Node, last: set[fx.Node]) -> bool:
+        """Whether nothing but moves stands between a node and the output."""
+        while node not in last:
+            users = data_users(node)
+            if len(users) != 1 or kind_of(users[0]) not in (Kind.MOVE, Kind.IDENTITY):
+                return False
+            (node,) = users
+        return True
+
+    def _with_constant(self, node: fx.Node) -> bool:
+        return any(not isinstance(x, fx.Node) or x in self.fixed for x in node.args[:2])
+
+    # --- what an operation makes of its operands -------------------------------------------------------
+
+    def _expression(self, node: fx.Node, kind: Kind, sources: list[fx.Node]) -> _Open:
+        source = sources[0]
+        before = self.open.get(source)
+        behind, layer = (_LINEAR, False) if before is None else (before.kind, before.layer)
+        if kind is Kind.WEIGHTED:
+            self._weights(node)
+            return _Open(_WEIGHTED, True, layer=True)
+        if kind is Kind.BATCH_NORM:
+            return _Open(behind, True, layer)
+        if kind is Kind.RECTIFIER:
+            return _Open(_CLOSED, False, layer)
+        if kind is Kind.ACTIVATION:
+            return _Open(_CLOSED, self._is_signed_function(node, source), layer)
+        if kind in (Kind.ADD, Kind.MULTIPLY):
+            if self._with_constant(node):
+                return _Open(behind, self._signed(source) or not self._is_positive(node), layer)
+            if kind is Kind.ADD:
+                self._share(sources[0], sources[-1])
+                difference = node.target is _a.sub.Tensor or arguments(node)["alpha"] < 0
+                return _Open(_SUM, difference or any(self._signed(n) for n in sources))
+        if kind is Kind.SOFTMAX:
+            return _Open(_CLOSED, False)
+        signed = kind is Kind.NORM or any(self._signed(n) for n in sources)
+        signed |= "bicubic" in str(node.target)  # whose weights are of both signs
+        return _Open(_CLOSED if kind is Kind.POOL else _SUM, signed)
+
+    def _is_signed_function(self, node: fx.Node, source: fx.Node) -> bool:
+        if node.target in _NEVER_NEGATIVE:
+            return False
+        if node.target in _KEEPS_SIGN:
+            return self._signed(source)
+        if node.target in (_a.hardtanh.default, _a.clamp.default, _a.clamp_min.default, _a.clip.default):
+            return bounds(node)[0] < 0 and self._signed(source)
+        return True
+
+    def _is_positive(self, node: fx.Node) -> bool:
+        """Whether what a node adds or multiplies by is a number that is not negative."""
+        other = [x for x in node.args[:2] if not isinstance(x, fx.Node)]
+        return len(other) == 1 and float(other[0]) >= 0
+
+    def _signed(self, node: fx.Node) -> bool:
+        found = self.open.get(node)
+        return self.sign[_root(self.grid[node])] if found is None else found.signed
+
+    # --- annotations -----------------------------------------------------------------------------------
+
+    def _weights(self, node: fx.Node) -> None:
+        """The weights' quantiser; those that stand in several layers have one for all."""
+        x, weight = node.args[:2]
+        if weight not in self.fixed:
+            raise ConversionError(where(node), "weights that forward computes", "give the layer weights of its own")
+        spec: QuantizationSpecBase = self.specs.weight(1 if node.target in TRANSPOSED else 0)
+        annotation = _annotation(node)
+        annotation.input_qspec_map = {x: None, weight: spec}
+
+    def _close(self, node: fx.Node, signed: bool) -> None:
+        """Put a quantiser behind a node."""
+        self.grid[node] = node
+        self.sign[node] = signed
+        _annotation(node).output_qspec = self.specs.signed if signed else self.specs.unsigned
+
+    def _share(self, a: fx.Node, b: fx.Node) -> None:
+        """Give both the same quantiser. It is signed if one is."""
+        a, b = self.grid[a], self.grid[b]
+        if a is b:
+            return
+        for n in (a, b):
+            if n.op == "placeholder":  # its neurons would get the input's levels
+                self._close(n, self.sign[n])
+        first, other = _root(a), _root(b)
+        if first is other:
+            return
+        if self.order[other] < self.order[first]:  # prepare wants references to earlier nodes
+            first, other = other, first
+        if self.sign[first] != self.sign[other]:
+            self._close(first, True)
+        _annotation(other).output_qspec = SharedQuantizationSpec(first)
+        self.sign[other] = self.sign[first]
+
+
+def _root(node: fx.Node) -> fx.Node:
+    """The node whose quantiser a node on a grid shares; itself where it has its own."""
+    spec = _annotation(node).output_qspec
+    return _root(spec.edge_or_node) if isinstance(spec, SharedQuantizationSpec) else node
+
+
+def refer_backwards(graph: fx.Graph) -> None:
+    """Let the first node of those that share a quantiser have it: torchao wants references to earlier nodes.
+
+    For a graph whose nodes have been moved since they were annotated.
+    """
+    groups: dict[fx.Node, list[fx.Node]] = {}
+    for node in graph.nodes:
+        if "quantization_annotation" in node.meta and _annotation(node).output_qspec is not None:
+            groups.setdefault(_root(node), []).append(node)
+    for first, members in groups.items():
+        spec = _annotation(first).output_qspec
+        for node in members:
+            shared = SharedQuantizationSpec(members[0])
+            _annotation(node).output_qspec = spec if node is members[0] else shared
+
+
+def _annotation(node: fx.Node) -> Any:
+    """What torchao is told of a node, which is to be changed."""
+    if "quantization_annotation" not in node.meta:
+        node.meta["quantization_annotation"] = QuantizationAnnotation(_annotated=True)
+    return node.meta["quantization_annotation"]
