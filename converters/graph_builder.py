@@ -56,15 +56,14 @@ class GraphBuilder:
     """
 
     source: str = ""
-    spec: InputSpec | None = None
+    specs: list[InputSpec] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
 
     def input(self, shape: Sequence[int], *, scale: float, q_min: int, q_max: int, name: str = "input") -> Value:
-        """Declare the input; ranges without zero point."""
-        if self.spec is not None:
-            raise ConversionError(name, "a second input", "networks with one input can be converted")
-        self.spec = InputSpec(tuple(shape), float(scale), int(q_min), int(q_max), self.unique(name))
-        return Value((Part(self.spec.name, self.spec.shape),), self.spec.scale)
+        """Declare an input, or the next one; ranges without zero point."""
+        spec = InputSpec(tuple(shape), float(scale), int(q_min), int(q_max), self.unique(name))
+        self.specs.append(spec)
+        return Value((Part(spec.name, spec.shape),), spec.scale)
 
     @exact
     def layer(
@@ -147,8 +146,7 @@ class GraphBuilder:
     def range_of(self, value: Value) -> tuple[int, int]:
         """The smallest and the largest count that ``value`` can hold."""
         ranges = {layer.name: (layer.y_min, layer.y_max) for layer in self.layers}
-        if self.spec is not None:
-            ranges[self.spec.name] = self.spec.q_min, self.spec.q_max
+        ranges |= {spec.name: (spec.q_min, spec.q_max) for spec in self.specs}
         found = [ranges[part.name] for part in value.parts]
         return min(low for low, _ in found), max(high for _, high in found)
 
@@ -181,10 +179,11 @@ class GraphBuilder:
         An output is a :class:`Value`, or a :class:`Returned` one; its functions run in float. Layers that no output
         needs are an error of the front-end.
         """
-        if self.spec is None:
+        if not self.specs:
             raise ConversionError("graph", "no input", "declare one")
         outputs = placed(self._read, output)
-        return QuantGraph(self.spec, tuple(self.layers), self.source, outputs=outputs)
+        first, *more = self.specs
+        return QuantGraph(first, tuple(self.layers), self.source, outputs=outputs, more_inputs=tuple(more))
 
     def _read(self, place: tuple[str | int, ...], output: Value | Returned) -> Output:
         """The layer that is read for an output. Values that are moved or joined become a layer of their own."""
@@ -203,7 +202,7 @@ class GraphBuilder:
 
     def unique(self, name: str) -> str:
         """A valid, unused node name, as near to ``name`` as can be: no two layers ever share one."""
-        taken = {layer.name for layer in self.layers} | ({self.spec.name} if self.spec else set())
+        taken = {layer.name for layer in self.layers} | {spec.name for spec in self.specs}
         return Names(taken).take(name)
 
 

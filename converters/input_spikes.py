@@ -14,16 +14,17 @@ __all__ = ["InputSpikes"]
 
 
 class InputSpikes:
-    """The encoder of a network, for a batch of input integers ``(N, *input shape)``.
+    """The encoders of a network, for a batch of input integers as :meth:`Network.accept` has them.
 
-    ``at(t)`` are the spikes of step ``t`` (from 0) in {-1, 0, 1}, ``direct(stage, t)`` the charge that a
-    directly coded input brings to a stage, in whole quanta. Both are silent after the window.
+    ``spikes(t)`` are those of step ``t`` (from 0) in {-1, 0, 1}, by the inputs' names, and ``at(t)`` the same as the
+    integers are given: of one input ``(N, *input shape)``, of several side by side. ``direct(stage, t)`` is the charge
+    that directly coded inputs bring to a stage, in whole quanta. All are silent after the window.
     """
 
     def __init__(self, network: Network, integers: Tensor, dtype: torch.dtype = torch.float32) -> None:
         self.window = network.window
-        self.name = network.encoder_name
-        self.coded_directly = network.encoder.coding == "direct"
+        self.network = network
+        self.coded_directly = network.coding == "direct"
         self.integers = integers.to(torch.int64)
         self._sign, self._size = integers.sign(), integers.abs()
         self._silence = torch.zeros(integers.shape, dtype=dtype, device=integers.device)
@@ -31,21 +32,32 @@ class InputSpikes:
         self._next = 0
         self.charges: dict[str, Tensor] = {}
         if self.coded_directly:
+            given = network.by_input(self.integers)
             for stage in network.stages:
-                own = [synapse for synapse in stage.synapses if self.name in synapse.sources]
+                own = [synapse for synapse in stage.synapses if set(given) & set(synapse.sources)]
                 if own:
-                    self.charges[stage.name] = add_up((self._charge(stage.name, k) for k in own), stage.name)
+                    self.charges[stage.name] = add_up((self._charge(stage.name, k, given) for k in own), stage.name)
 
-    def _charge(self, stage: str, synapse: Synapse) -> Tensor:
+    @property
+    def name(self) -> str:
+        """The only input's; an error where there are several."""
+        return self.network.encoder_name
+
+    def spikes(self, t: int) -> dict[str, Tensor]:
+        """Spikes of step ``t`` of every input, by name: ``(N, *input shape)``; steps must be asked for in order."""
+        return self.network.by_input(self.at(t))
+
+    def _charge(self, stage: str, synapse: Synapse, given: dict[str, Tensor]) -> Tensor:
         """What the integers bring beyond silence; an operation that counts is asked for silence at the first step."""
-        if len(synapse.sources) > 1:
+        if not set(synapse.sources) <= set(given):
             raise ConversionError(
                 stage, f"an operation on the directly coded input and {synapse.sources}", "use coding isi"
             )
-        whole = synapse(self.integers.to(torch.float64)).to(torch.int64)
+        own = [given[name].to(torch.float64) for name in synapse.sources]
+        whole = synapse(*own).to(torch.int64)
         if synapse.linear:
             return whole
-        return whole - synapse(torch.zeros_like(self.integers, dtype=torch.float64)).to(torch.int64)
+        return whole - synapse(*map(torch.zeros_like, own)).to(torch.int64)
 
     def at(self, t: int) -> Tensor:
         """Spikes of step ``t``; steps must be asked for in order (see ``calif_plugins.encoding``)."""

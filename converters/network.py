@@ -19,11 +19,12 @@ from converters.exact_sums import add_up
 from converters.graphs.flattening import flat
 from converters.graphs.order import in_order
 from converters.graphs.stock_files import about_stock, ways_of_stock
+from converters.inputs import Batches, accept, packed, unpacked
 from converters.nodes import CaLIF, SpikeEncoder
 from converters.operations import Operation, Scale, Shape, Synapse
 from converters.operations.node import CaLIFOperation, known_nodes, operations_by_node
 from converters.outputs import as_outputs, check_outputs, leaves
-from converters.ports import outputs_of
+from converters.ports import inputs_of, outputs_of
 from converters.quantised import InputSpec
 
 __all__ = ["Network", "Stage", "float64"]
@@ -99,18 +100,17 @@ class Network:
 
     Attributes
     ----------
-    encoder : SpikeEncoder
-    encoder_name : str
+    encoders : dict of SpikeEncoder
+        One for each input, by name, in the order in which images are given; of one window and one coding.
     stages : tuple of Stage
-        Each fed by the encoder or by earlier stages.
+        Each fed by encoders or by earlier stages.
     window : int
         ``T``.
     outputs : structure of :class:`~converters.outputs.Output`
         What the network returns; the last stage alone, where nothing is said.
     """
 
-    encoder: SpikeEncoder
-    encoder_name: str
+    encoders: dict[str, SpikeEncoder]
     stages: tuple[Stage, ...]
     window: int
     outputs: Any = None
@@ -149,16 +149,59 @@ class Network:
         for key in [k for k in self._kept if k[0] == kind]:
             del self._kept[key]
 
-    @cached_property
+    @property
+    def encoder_name(self) -> str:
+        """The name of the only input.
+
+        Raises
+        ------
+        ConversionError
+            If there are several.
+        """
+        if len(self.encoders) > 1:
+            todo = "give a tensor for each to converters.run, cross_check or to_brian2, from Python"
+            raise ConversionError("network", f"{len(self.encoders)} inputs, {', '.join(self.encoders)}, for one", todo)
+        return next(iter(self.encoders))
+
+    @property
+    def encoder(self) -> SpikeEncoder:
+        """The only encoder; errors as of :attr:`encoder_name`."""
+        return self.encoders[self.encoder_name]
+
+    @property
     def spec(self) -> InputSpec:
-        """How images become integers."""
-        e = self.encoder
-        return InputSpec(tuple(int(n) for n in e.shape), e.scale, e.q_min, e.q_max, self.encoder_name)
+        """How images become integers, of the only input; errors as of :attr:`encoder_name`."""
+        return self.specs[self.encoder_name]
+
+    @cached_property
+    def specs(self) -> dict[str, InputSpec]:
+        """How images become integers, of every input, by name."""
+        return {
+            name: InputSpec(tuple(int(n) for n in e.shape), e.scale, e.q_min, e.q_max, name)
+            for name, e in self.encoders.items()
+        }
+
+    @property
+    def coding(self) -> str:
+        """``isi`` or ``direct``, of all inputs."""
+        return next(iter(self.encoders.values())).coding
+
+    def accept(self, images: Batches | None, integers: Batches | None) -> Tensor:
+        """Integers of a batch, checked; of several inputs side by side, ``(N, values)``, as backends are given them.
+
+        See :func:`converters.inputs.accept`; :meth:`by_input` takes them apart.
+        """
+        return packed(accept(list(self.specs.values()), images, integers))
+
+    def by_input(self, x: Tensor) -> dict[str, Tensor]:
+        """What stands side by side of all inputs, by their names: ``(N, *input shape)``, or more axes in front."""
+        return unpacked({name: spec.shape for name, spec in self.specs.items()}, x)
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
-        """Shape of the input and of every layer, by name."""
-        return {self.encoder_name: self.spec.shape, **{s.name: s.shape for s in self.stages}}
+        """Shape of every input and of every layer, by name."""
+        inputs = {name: spec.shape for name, spec in self.specs.items()}
+        return {**inputs, **{s.name: s.shape for s in self.stages}}
 
     @property
     def neurons(self) -> int:
@@ -179,8 +222,8 @@ class Network:
     @cached_property
     def reach(self) -> dict[str, int]:
         """Largest size of a count of each layer and of the input, by name."""
-        spec = self.spec
-        return {self.encoder_name: max(-spec.q_min, spec.q_max), **{s.name: s.reach for s in self.stages}}
+        inputs = {name: spec.levels for name, spec in self.specs.items()}
+        return {**inputs, **{s.name: s.reach for s in self.stages}}
 
     @cached_property
     def changes(self) -> dict[str, int]:
@@ -192,7 +235,7 @@ class Network:
 
     @classmethod
     def from_graph(cls, graph: nir.NIRGraph | Network) -> Network:
-        """Read a NIR graph of one ``Input``, one ``SpikeEncoder``, CaLIF layers and stock synapses.
+        """Read a NIR graph: an ``Input`` and a ``SpikeEncoder`` for each input, CaLIF layers and stock synapses.
 
         Raises
         ------
@@ -220,28 +263,39 @@ class _Reader:
             self.after[a].append(b)
         if not any(type(node) in (CaLIF, SpikeEncoder) for node in self.nodes.values()):
             raise ConversionError("graph", about_stock(graph), ways_of_stock(graph))
-        self.image, self.encoder = (self._only(kind) for kind in (nir.Input, SpikeEncoder))
         self.metadata = graph.metadata
+        self.images = self._encoders()  # the Input in front of each encoder
         known = operations_by_node()
         self.ops = {name: known[type(node)](name, node) for name, node in self.nodes.items() if type(node) in known}
 
-    def _only(self, kind: type) -> str:
-        found = [name for name, node in self.nodes.items() if type(node) is kind]
-        if len(found) != 1:
-            shown = f" ({', '.join(found[:3])})" if found else ""
-            raise ConversionError(
-                "graph", f"{len(found)} {kind.__name__} nodes{shown}", "a Ca-LIF network has exactly one"
-            )
-        return found[0]
+    def _encoders(self) -> dict[str, str]:
+        """The Input node in front of every encoder, by the encoder's name, in the order of the inputs."""
+        images, encoders = (
+            [name for name, node in self.nodes.items() if type(node) is kind] for kind in (nir.Input, SpikeEncoder)
+        )
+        if not encoders or len(images) != len(encoders):
+            shown = f" ({', '.join(images[:3])})" if images else ""
+            found = f"{len(images)} Input nodes{shown} and {len(encoders)} SpikeEncoder nodes"
+            raise ConversionError("graph", found, "a Ca-LIF network has an encoder for each input, and at least one")
+        fronts = {}
+        for name in inputs_of(self.metadata, encoders):
+            before = self.before[name]
+            if len(before) != 1 or before[0] not in images or self.after[before[0]] != [name]:
+                raise ConversionError(name, "other edges than one from an Input", "an Input feeds its encoder alone")
+            fronts[name] = before[0]
+        return fronts
 
     def network(self) -> Network:
-        encoder: Any = self.nodes[self.encoder]
-        if self.before[self.encoder] != [self.image] or self.after[self.image] != [self.encoder]:
-            raise ConversionError(
-                self.encoder, "other edges than one from the Input", "the Input feeds the encoder alone"
-            )
-        shapes: dict[str, Shape] = {self.encoder: _ints(encoder.shape)}
-        self._declared(self.image, "input", shapes[self.encoder])
+        encoders: dict[str, Any] = {name: self.nodes[name] for name in self.images}
+        first, encoder = next(iter(encoders.items()))
+        shapes: dict[str, Shape] = {}
+        for name, image in self.images.items():
+            other = encoders[name]
+            if (other.window, other.coding) != (encoder.window, encoder.coding):
+                found = f"a window of {other.window} and coding {other.coding}"
+                raise ConversionError(name, found, f"{first} has {encoder.window} and {encoder.coding}")
+            shapes[name] = _ints(other.shape)
+            self._declared(image, "input", shapes[name])
         sinks = self._sinks()
         order = self._order()
         self._check_paths(order)
@@ -266,7 +320,7 @@ class _Reader:
         for sink, layer in sinks.items():
             self._declared(sink, "output", shapes[layer])
         outputs = outputs_of(self.metadata, sinks)
-        network = Network(encoder, self.encoder, tuple(stages.values()), encoder.window, outputs)
+        network = Network(encoders, tuple(stages.values()), encoder.window, outputs)
         _check_sums(network)
         return network
 
@@ -398,7 +452,7 @@ class _Reader:
 
 def _check_sums(network: Network) -> None:
     """Whole numbers below 2**53 are exact in float64; the range of counts and the charge itself bound them."""
-    largest = {network.encoder_name: max(-network.spec.q_min, network.spec.q_max)}
+    largest = {name: spec.levels for name, spec in network.specs.items()}
     for stage in network.stages:
         p = stage.parameters
         charge = sum(s.reach(*(largest[name] for name in s.sources)) for s in stage.synapses)

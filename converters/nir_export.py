@@ -64,12 +64,11 @@ def to_nir(q: QuantGraph, T: int | None = None, *, coding: str = "isi", bits: in
     nodes: dict[str, nir.NIRNode] = {}
     edges: list[tuple[str, str]] = []
     names = Names(q.shapes)  # layers keep theirs, whatever the nodes between them would be called
-    image = names.new("image")
-    nodes[image] = nir.Input(input_type={"input": np.array(q.input.shape)})
-    nodes[q.input.name] = SpikeEncoder(
-        np.array(q.input.shape), q.input.scale, q.input.q_min, q.input.q_max, window, coding
-    )
-    edges.append((image, q.input.name))
+    for spec in q.inputs:
+        image = names.new("image" if len(q.inputs) == 1 else f"image.{spec.name}")
+        nodes[image] = nir.Input(input_type={"input": np.array(spec.shape)})
+        nodes[spec.name] = SpikeEncoder(np.array(spec.shape), spec.scale, spec.q_min, spec.q_max, window, coding)
+        edges.append((image, spec.name))
     shapes = q.shapes
     certified = certificates(q, bits=bits)
     for layer in q.layers:
@@ -98,7 +97,8 @@ def to_nir(q: QuantGraph, T: int | None = None, *, coding: str = "isi", bits: in
             nodes[result] = nir.Output(output_type={"output": np.array(shapes[output.layer])})
             edges.append((output.layer, result))
     # NIR's own check of shapes is wrong for groups
-    return nir.NIRGraph(nodes=nodes, edges=edges, metadata=ports_metadata(q.outputs), type_check=False)
+    metadata = ports_metadata([spec.name for spec in q.inputs], q.outputs)
+    return nir.NIRGraph(nodes=nodes, edges=edges, metadata=metadata, type_check=False)
 
 
 def certificates(q: QuantGraph, *, bits: int | None = None) -> dict[str, Certificate]:

@@ -25,6 +25,7 @@ from converters.checked import Checked
 from converters.errors import ConversionError
 from converters.exact_sums import add_up, exact
 from converters.input_range import warn_of_cut
+from converters.inputs import Batches, accept, split
 from converters.operations import Shape, Synapse
 from converters.operations.coarsening import coarsened_range, shrunk
 from converters.outputs import as_outputs, check_outputs, leaves, returned
@@ -67,6 +68,16 @@ class InputSpec:
             raise ConversionError(self.name, f"an input scale of {self.scale}", todo)
         if not self.q_min <= 0 < self.q_max:
             raise ConversionError(self.name, f"an input range [{self.q_min}, {self.q_max}]", "it must contain 0 and 1")
+
+    @property
+    def levels(self) -> int:
+        """Largest size of a level."""
+        return max(-self.q_min, self.q_max)
+
+    def coarsened(self, factor: Fraction) -> InputSpec:
+        """The input where every scale is ``1 / factor`` times as large: its range shrinks, to one level at least."""
+        q_min, q_max = -shrunk(-self.q_min, factor), max(1, shrunk(self.q_max, factor))
+        return replace(self, scale=self.scale / float(factor), q_min=q_min, q_max=q_max)
 
     @exact
     def quantise(self, images: Tensor) -> Tensor:
@@ -227,6 +238,7 @@ class QuantGraph:
     """Integers, scales and topology of a quantised network, layers in graph order."""
 
     input: InputSpec
+    """The first input; :attr:`inputs` are all of them."""
     layers: tuple[Layer, ...]
     source: str = ""
     """What it was made from, for people (``pt2e``, ``brevitas``...)."""
@@ -235,27 +247,18 @@ class QuantGraph:
     outputs: Any = None
     """What the model returns: an :class:`~converters.outputs.Output`, or tuples, lists and dictionaries of them; a
     layer's name stands for its output. The last layer alone, where nothing is said."""
+    more_inputs: tuple[InputSpec, ...] = ()
+    """Behind :attr:`input`, which is the first, in the order in which the model takes them."""
 
     def __post_init__(self) -> None:
-        shapes: dict[str, Shape] = {self.input.name: self.input.shape}
+        shapes: dict[str, Shape] = {}
+        for spec in self.inputs:
+            if spec.name in shapes:
+                raise ConversionError(spec.name, "the name of two inputs", "names must be unique")
+            shapes[spec.name] = spec.shape
         silent: set[str] = set()
         for layer in self.layers:
-            if layer.name in shapes:
-                raise ConversionError(layer.name, "the name twice", "names must be unique")
-            if not layer.synapses:
-                raise ConversionError(layer.name, "no synapses", "every layer needs an input")
-            for synapse in layer.synapses:
-                for name in synapse.sources:
-                    if name not in shapes:
-                        raise ConversionError(
-                            layer.name, f"an edge from {name!r}", "sources must come before their targets"
-                        )
-                    if name in silent:
-                        todo = "quantise its output: only its membrane can be read"
-                        raise ConversionError(layer.name, f"an edge from {name!r}, which does not spike", todo)
-                shape = synapse.output_shape(*(shapes[name] for name in synapse.sources))
-                if shape != layer.shape:
-                    raise ConversionError(layer.name, f"a synapse of shape {shape}", f"the layer has {layer.shape}")
+            _check_edges(layer, shapes, silent)
             shapes[layer.name] = layer.shape
             if not layer.spiking:
                 silent.add(layer.name)
@@ -263,6 +266,11 @@ class QuantGraph:
             raise ConversionError("graph", "no layers", "convert a network with at least one quantised layer")
         object.__setattr__(self, "outputs", as_outputs(self.layers[-1].name if self.outputs is None else self.outputs))
         check_outputs(self.outputs, {layer.name: layer.shape for layer in self.layers})
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """Every input, in the order in which the model takes them."""
+        return (self.input, *self.more_inputs)
 
     @property
     def output(self) -> Layer:
@@ -276,13 +284,13 @@ class QuantGraph:
 
     @property
     def shapes(self) -> dict[str, Shape]:
-        """Shape of the input and of every layer, by name."""
-        return {self.input.name: self.input.shape, **{layer.name: layer.shape for layer in self.layers}}
+        """Shape of every input and of every layer, by name."""
+        return {**{spec.name: spec.shape for spec in self.inputs}, **{layer.name: layer.shape for layer in self.layers}}
 
     @property
     def levels(self) -> int:
-        """``L``: the largest level of the input and of all layers."""
-        return max(abs(self.input.q_min), self.input.q_max, self.neuron_levels)
+        """``L``: the largest level of the inputs and of all layers."""
+        return max(*(spec.levels for spec in self.inputs), self.neuron_levels)
 
     @property
     def neuron_levels(self) -> int:
@@ -312,14 +320,10 @@ class QuantGraph:
         if window >= whole:
             return self
         f = Fraction(window, whole)
-        spec = replace(
-            self.input,
-            scale=self.input.scale / float(f),
-            q_min=-shrunk(-self.input.q_min, f),
-            q_max=max(1, shrunk(self.input.q_max, f)),
-        )
+        first, *more = (spec.coarsened(f) for spec in self.inputs)
         layers = tuple(layer.coarsened(f) for layer in self.layers)
-        return replace(self, input=spec, layers=layers, checked=None)  # another network than the one compared
+        # another network than the one compared
+        return replace(self, input=first, more_inputs=tuple(more), layers=layers, checked=None)
 
     def accumulate(self, layer: Layer, values: Mapping[str, Tensor]) -> Tensor:
         """The integer accumulator of a layer, int64, from int64 counts."""
@@ -332,26 +336,27 @@ class QuantGraph:
 
     @property
     def _largest(self) -> dict[str, int]:
-        """Largest absolute count of the input and of every layer."""
-        largest = {self.input.name: max(-self.input.q_min, self.input.q_max)}
+        """Largest absolute count of every input and of every layer."""
+        largest = {spec.name: spec.levels for spec in self.inputs}
         return largest | {k.name: max(-k.y_min, k.y_max) for k in self.layers}
 
     @exact
     @torch.no_grad()
-    def execute(self, images: Tensor | None = None, *, integers: Tensor | None = None) -> dict[str, Tensor]:
+    def execute(self, images: Batches | None = None, *, integers: Batches | None = None) -> dict[str, Tensor]:
         """Every layer's integers: what the spike counts must equal.
 
         Parameters
         ----------
         images : tensor of shape ``(N, *input.shape)``
+            Of several inputs a tensor for each, in their order or in a dictionary by name.
         integers : int tensor of the same shape, instead of images
 
         Returns
         -------
-        dict of int64 tensors ``(N, *layer.shape)``, the input's integers included. An unquantised output
+        dict of int64 tensors ``(N, *layer.shape)``, the inputs' integers included. An unquantised output
         gives its accumulator.
         """
-        values = {self.input.name: self.input.accept(images, integers)}
+        values = accept(self.inputs, images, integers)
         for layer in self.layers:
             acc = self.accumulate(layer, values)
             values[layer.name] = layer.round(acc) if layer.spiking else acc
@@ -378,10 +383,28 @@ class QuantGraph:
         layers = {layer.name: layer for layer in self.layers}
         return returned(self.outputs, {name: layers[name].real(values[name]) for name in self.output_names})
 
-    def predict(self, images: Tensor, batch: int = 256) -> Tensor:
-        """Arg-max class of each image, int64 ``(N,)``."""
-        parts = [self.logits(self.execute(part)).flatten(1).argmax(1) for part in images.split(batch)]
+    def predict(self, images: Batches, batch: int = 256) -> Tensor:
+        """Arg-max class of each image by the main output, int64 ``(N,)``."""
+        parts = [self.logits(self.execute(part)).flatten(1).argmax(1) for part in split(images, batch)]
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+
+
+def _check_edges(layer: Layer, shapes: Mapping[str, Shape], silent: set[str]) -> None:
+    """Raise a ConversionError unless a layer is fed by those in front of it, ``shapes``, which spike, and fits them."""
+    if layer.name in shapes:
+        raise ConversionError(layer.name, "the name twice", "names must be unique")
+    if not layer.synapses:
+        raise ConversionError(layer.name, "no synapses", "every layer needs an input")
+    for synapse in layer.synapses:
+        for name in synapse.sources:
+            if name not in shapes:
+                raise ConversionError(layer.name, f"an edge from {name!r}", "sources must come before their targets")
+            if name in silent:
+                todo = "quantise its output: only its membrane can be read"
+                raise ConversionError(layer.name, f"an edge from {name!r}, which does not spike", todo)
+        shape = synapse.output_shape(*(shapes[name] for name in synapse.sources))
+        if shape != layer.shape:
+            raise ConversionError(layer.name, f"a synapse of shape {shape}", f"the layer has {layer.shape}")
 
 
 def check_images(images: Tensor, shape: Shape) -> None:

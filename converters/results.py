@@ -164,14 +164,16 @@ def make_result(
     values : dict of tensors, optional
         The same of any outputs, by their layers' names.
     """
-    name, out = network.encoder_name, network.output
+    out = network.output
     macs = torch.zeros(len(integers), dtype=torch.float64, device=integers.device)
-    fan_out = network.fan_out[name].to(integers.device)
-    everything = dict(sent)
-    if network.encoder.coding == "direct":
-        macs = ((integers != 0) * fan_out).flatten(1).sum(1)
-    else:
-        everything = {name: emitted(integers.abs(), integers, fan_out), **sent}
+    everything: dict[str, Emitted] = {}
+    for name, given in network.by_input(integers).items():
+        fan_out = network.fan_out[name].to(integers.device)
+        if network.coding == "direct":
+            macs = macs + ((given != 0) * fan_out).flatten(1).sum(1)
+        else:
+            everything[name] = emitted(given.abs(), given, fan_out)
+    everything |= sent
     sops = torch.stack([e.operations.to(torch.float64) for e in everything.values()]).sum(0)
     read = network.output_stages
     kept = network.stages if record != "output" else read

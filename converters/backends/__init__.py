@@ -15,6 +15,7 @@ from converters.backends.contract import Backend, Settings, backend_for, backend
 from converters.backends.self_check import compare_with_closed_form, has_closed_form, sample_of, spread
 from converters.errors import ConversionError
 from converters.exact_sums import exact
+from converters.inputs import Batches
 from converters.network import Network
 from converters.results import RECORDS, RunResult, merge
 
@@ -24,13 +25,13 @@ __all__ = ["Backend", "Settings", "backend_names", "register", "run", "unregiste
 @exact
 def run(
     graph: nir.NIRGraph | Network,
-    images: Tensor | None = None,
+    images: Batches | None = None,
     *,
     backend: str | Backend = "auto",
     phase: Phase = "settle",
     settle_from: int | None = None,
     record: str = "counts",
-    integers: Tensor | None = None,
+    integers: Batches | None = None,
     batch: int | None = None,
     device: str | torch.device | None = None,
     check: bool | int | None = None,
@@ -44,7 +45,8 @@ def run(
     graph : nir.NIRGraph
         From :func:`converters.to_nir` or :func:`converters.read`.
     images : float tensor ``(N, *input shape)``
-        In the range that the network was trained on.
+        In the range that the network was trained on. Of several inputs a tensor for each, in their order or in a
+        dictionary by name.
     backend : {"auto", "fast", "snntorch", "brian2", "closed_form"}
         ``fast`` is this package's own simulator; ``snntorch`` and ``brian2`` are theirs, stepped with the networks of
         :func:`converters.to_snntorch` and :func:`converters.to_brian2`; ``closed_form`` computes the final counts.
@@ -96,11 +98,11 @@ def run(
     if settle_from is None:
         settle_from = network.window
     _refuse(phase, record, settle_from, network.window)
-    integers = network.spec.accept(images, integers)
+    given = network.accept(images, integers)
     if device is not None:
-        integers = integers.to(device)
-    settings = Settings(phase, settle_from if phase == "settle" else network.window, record, integers.device)
-    chosen = backend if isinstance(backend, Backend) else backend_for(backend, integers.device)
+        given = given.to(device)
+    settings = Settings(phase, settle_from if phase == "settle" else network.window, record, given.device)
+    chosen = backend if isinstance(backend, Backend) else backend_for(backend, given.device)
     options = chosen.options_of(own)
     chosen.check(network, settings)
     if batch is None:
@@ -112,15 +114,15 @@ def run(
     parts: list[RunResult] = []
     done = 0
     with torch.no_grad():
-        for part in integers.split(batch) if len(integers) else [integers]:
+        for part in given.split(batch) if len(given) else [given]:
             parts.append(chosen.simulate(network, part, settings, options))
             done += len(part)
             if progress is not None:
-                progress(done, len(integers))
+                progress(done, len(given))
     result = merge(parts)
-    if check is False or check == 0 or not len(integers):
+    if check is False or check == 0 or not len(given):
         return result
-    return _compared(network, integers, result, check, settings, settle_from, batch)
+    return _compared(network, given, result, check, settings, settle_from, batch)
 
 
 def _refuse(phase: str, record: str, settle_from: Any, window: int) -> None:
@@ -148,6 +150,6 @@ def _compared(
 def _simulated(network: Network, integers: Tensor, result: RunResult, n: int, settle_from: int) -> RunResult:
     """The closed form's result, after as many of its images as asked for have been simulated."""
     sample = spread(len(integers), n).to(integers.device)
-    simulated = run(network, integers=integers[sample], settle_from=settle_from, check=False)
+    simulated = run(network, integers=network.by_input(integers[sample]), settle_from=settle_from, check=False)
     differing = sum(int((simulated.counts[k] != v[sample]).sum()) for k, v in result.counts.items())
     return replace(result, checked=len(sample), check_mismatches=differing)

@@ -24,6 +24,7 @@ from converters.backends.charges import Charges
 from converters.errors import ConversionError
 from converters.exact_sums import add_up, exact
 from converters.input_spikes import InputSpikes
+from converters.inputs import Batches
 from converters.network import Network, Stage, float64
 from converters.operations import Synapse
 from converters.results import RunResult, emitted, make_result, merge
@@ -113,10 +114,10 @@ BASELINES: dict[str, Baseline] = {
 @exact
 def run_baseline(
     graph: nir.NIRGraph | Network,
-    images: Tensor | None = None,
+    images: Batches | None = None,
     *,
     name: str,
-    integers: Tensor | None = None,
+    integers: Batches | None = None,
     batch: int | None = None,
 ) -> RunResult:
     """Run a converted network with another neuron in every layer.
@@ -157,7 +158,7 @@ def run_baseline(
     if name not in BASELINES:
         raise ConversionError("baseline", f"{name!r}", f"use one of {', '.join(BASELINES)}")
     network = Network.from_graph(graph)
-    values = network.spec.accept(images, integers)
+    values = network.accept(images, integers)
     size = batch or max(1, min(256, 1_000_000 // max(network.neurons, 1)))
     with torch.no_grad():
         parts = [_simulate(network, part, name) for part in (values.split(size) if len(values) else [values])]
@@ -173,7 +174,7 @@ def _simulate(network: Network, integers: Tensor, name: str) -> RunResult:
     extra = torch.zeros(n, dtype=torch.int64, device=device)
     t = 0
     while t < window or baseline.until_quiet:
-        spikes = {source.name: source.at(t)}
+        spikes = source.spikes(t)
         active = torch.zeros(n, dtype=torch.bool, device=device)
         for s in states:
             stage = s.stage

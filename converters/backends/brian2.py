@@ -80,8 +80,8 @@ class Brian2(Backend):
 def estimate(network: Network) -> int:
     """Synapses of one image's network (synapses of weight zero, which are not built, included)."""
     shapes = network.shapes
-    skip = network.encoder_name if network.encoder.coding == "direct" else None
-    counted = [s for stage in network.stages for s in stage.synapses if s.linear and s.sources != (skip,)]
+    skip = set(network.specs) if network.coding == "direct" else set()
+    counted = [s for stage in network.stages for s in stage.synapses if s.linear and not set(s.sources) <= skip]
     return int(sum(s.connections(*(shapes[name] for name in s.sources)) for s in counted))
 
 
@@ -111,7 +111,7 @@ def _prepared(network: Network, integers: Tensor, settings: Settings, target: st
             trains=settings.record == "spikes",
         )
 
-    if standalone or network.encoder.coding == "direct":  # built for these very images
+    if standalone or network.coding == "direct":  # built for these very images
         return build()
     key = ("brian2", len(integers), target, settings.phase, settings.settle_from, settings.record == "spikes")
     if not network.keeps(key):

@@ -15,6 +15,7 @@ from calif_plugins.encoding import direct_charge
 from calif_plugins.parameters import Phase
 from converters.errors import ConversionError
 from converters.input_spikes import InputSpikes
+from converters.inputs import Batches
 from converters.network import Network, Stage
 from converters.operations import Synapse
 from converters.results import RunResult, emitted, make_result
@@ -28,9 +29,9 @@ _STATE = ("V", "y", "fired", "last")
 
 def to_brian2(
     graph: nir.NIRGraph | Network,
-    images: Tensor | None = None,
+    images: Batches | None = None,
     *,
-    integers: Tensor | None = None,
+    integers: Batches | None = None,
     phase: Phase = "settle",
     settle_from: int | None = None,
     trains: bool = True,
@@ -42,7 +43,8 @@ def to_brian2(
     graph : nir.NIRGraph
         From :func:`converters.to_nir` or :func:`converters.read`.
     images : float tensor ``(N, *input shape)``
-        They stand side by side in one network.
+        They stand side by side in one network. Of several inputs a tensor for each, in their order or in a
+        dictionary by name.
     integers : int tensor, optional
         The input's integers instead of images.
     phase : {"settle", "paper", "none"}
@@ -77,7 +79,7 @@ def to_brian2(
     ([3], [1.0, 2.0], True)
     """
     network = Network.from_graph(graph)
-    counts = network.spec.accept(images, integers)
+    counts = network.accept(images, integers)
     if not len(counts):
         raise ConversionError("images", "none", "give at least one")
     start = network.window if settle_from is None else settle_from
@@ -113,9 +115,10 @@ class BrianNetwork:
         self.monitors: dict[str, tuple[Any, Any]] = {}
         source = InputSpikes(network, integers.cpu())
         if not source.coded_directly:
-            name = network.encoder_name
-            counts = integers.cpu().numpy().reshape(-1)
-            self.groups[name] = isi_group(counts, self.window, layer=self.slots[name], name="input_neurons")
+            for k, (name, given) in enumerate(network.by_input(integers.cpu()).items()):
+                group = f"input{k or ''}_neurons"
+                counts = given.numpy().reshape(-1)
+                self.groups[name] = isi_group(counts, self.window, layer=self.slots[name], name=group)
         for stage in network.stages:
             self.groups[stage.name] = self._neurons(stage, source.charges.get(stage.name))
             for k, synapse in enumerate(stage.synapses):
@@ -197,7 +200,8 @@ class BrianNetwork:
         Parameters
         ----------
         integers : int tensor ``(N, *input shape)``, optional
-            The integers of other images, as many; not for an input that is coded directly.
+            The integers of other images, as many; not for an input that is coded directly. Of several inputs as
+            :meth:`Network.accept` has them.
         standalone : bool
             Whether Brian2 builds a program of its own, which runs for a fixed time.
 
@@ -214,9 +218,9 @@ class BrianNetwork:
         if self._used:
             self._rewind()
         self._used = True
-        source = self.groups.get(self.network.encoder_name)
-        if integers is not None and source is not None:
-            source.n = integers.cpu().numpy().reshape(-1)
+        for name, given in ({} if integers is None else self.network.by_input(integers.cpu())).items():
+            if name in self.groups:
+                self.groups[name].n = given.numpy().reshape(-1)
         done, chunk = 0, self.window + {"settle": 12, "paper": 1, "none": 0}[self.phase]
         while True:
             self.net.run(chunk * dt)

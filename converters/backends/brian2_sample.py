@@ -76,7 +76,7 @@ def _layer(
     )
     objects: list[Any] = [group]
     for synapse in stage.synapses:
-        if not synapse.linear or (network.encoder.coding == "direct" and synapse.source == network.encoder_name):
+        if not synapse.linear or (network.coding == "direct" and set(synapse.sources) <= set(network.specs)):
             continue  # it is in the charge
         weights = synapse.rows(network.shapes[synapse.source], chosen).flatten(1)
         used = weights.any(0).nonzero()[:, 0]  # only what reaches one of them

@@ -53,7 +53,7 @@ class ClosedForm(Backend):
 
 
 def _counts(network: Network, integers: Tensor, options: Settings, integer: dict[str, IntegerLayer]) -> RunResult:
-    signed: dict[str, Tensor] = {network.encoder_name: integers}
+    signed: dict[str, Tensor] = network.by_input(integers)
     membranes: dict[str, Tensor] = {}
     bytes_: dict[str, Tensor] = {}
 

@@ -34,7 +34,7 @@ def integer_layers(network: Network) -> dict[str, IntegerLayer]:
 
 def _integer_layers(network: Network) -> dict[str, IntegerLayer]:
     layers: dict[str, IntegerLayer] = {}
-    ranges = {network.encoder_name: (network.spec.q_min, network.spec.q_max)}
+    ranges = {name: (spec.q_min, spec.q_max) for name, spec in network.specs.items()}
     for stage in network.stages:
         p = stage.parameters
         ranges[stage.name] = int(p.y_min.min()), int(p.y_max.max())

@@ -62,6 +62,8 @@ class Backend(ABC):
         A frozen dataclass of what it takes beside the :class:`Settings`, with defaults; it checks its values.
     phases, records, codings : tuple of str
         What it can do; all else is refused before it is asked.
+    several_inputs : bool
+        Whether it runs networks of several inputs; where it does not, they are refused.
     """
 
     name: ClassVar[str]
@@ -69,6 +71,7 @@ class Backend(ABC):
     phases: ClassVar[tuple[str, ...]] = PHASES
     records: ClassVar[tuple[str, ...]] = RECORDS
     codings: ClassVar[tuple[str, ...]] = CODINGS
+    several_inputs: ClassVar[bool] = True
 
     def unusable(self, device: torch.device) -> str:
         """Why it cannot run on this device; empty where it can."""
@@ -82,6 +85,7 @@ class Backend(ABC):
     def simulate(self, network: Network, integers: Tensor, settings: Settings, options: Any) -> RunResult:
         """Run one batch of input ``integers``, int64 ``(N, *input shape)``, perhaps an empty one.
 
+        Of several inputs they stand side by side, ``(N, values)``: ``network.by_input(integers)`` has them by name.
         ``options`` is an instance of :attr:`own_options`.
         """
 
@@ -105,10 +109,13 @@ class Backend(ABC):
         reason = self.unusable(settings.device)
         if reason:
             raise ConversionError("backend", f"{self.name!r}, which {reason}", 'use backend="auto"')
+        if len(network.specs) > 1 and not self.several_inputs:
+            found = f"{self.name!r}, for a network of {len(network.specs)} inputs ({', '.join(network.specs)})"
+            raise ConversionError("backend", found, 'it takes one: use backend="auto"')
         for what, wanted, possible in (
             ("phase", settings.phase, self.phases),
             ("record", settings.record, self.records),
-            ("coding", network.encoder.coding, self.codings),
+            ("coding", network.coding, self.codings),
         ):
             if wanted not in possible:
                 raise ConversionError(

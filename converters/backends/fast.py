@@ -71,7 +71,9 @@ class _Run:
         self.integers = integers
         self.network = plan.network
         self.source = InputSpikes(self.network, integers)
-        self.counts = last(integers).to(torch.int32).contiguous()
+        self.counts = {
+            name: last(x).to(torch.int32).contiguous() for name, x in self.network.by_input(integers).items()
+        }
         self.states = [State(layer.parameters, layer.stage.shape, self.n) for layer in plan.stages]
         self.last = torch.zeros(self.n, dtype=torch.int64)  # last step in which the image's network fired
         self.share: dict[str, float] = {}  # of neurons that fire in a step, of each layer
@@ -93,7 +95,7 @@ class _Run:
         """Run ``steps`` steps from ``t``; for each, whether anything fired."""
         if t + steps > min(self.network.window, self._half_from()):
             self._widen(t)
-        spikes = {self.source.name: self._input(t, steps)}
+        spikes = {name: self._input(name, counts, t, steps) for name, counts in self.counts.items()}
         active = torch.zeros(steps, self.n, dtype=torch.bool)
         for layer, state in zip(self.plan.stages, self.states, strict=True):
             name = layer.stage.name
@@ -154,7 +156,7 @@ class _Run:
         for given in layer.inputs:
             if given.charge is None or not given.synapse.linear:
                 parts.append(self._change(given, spikes))
-            elif not (self.source.coded_directly and given.sources == (self.source.name,)):
+            elif not (self.source.coded_directly and set(given.sources) <= set(self.counts)):
                 parts.append(given.charge(spikes[given.sources[0]]))
         if direct:
             steps_of = [self.source.direct(layer.stage.name, t + b) for b in range(steps)]
@@ -199,16 +201,16 @@ class _Run:
     def _half_from(self) -> int:
         return 2**30 if self.options.phase == "none" else self.options.settle_from
 
-    def _input(self, t: int, steps: int) -> Tensor:
-        """Spikes + 1 of the encoder, uint8 ``(steps, N, *shape)``, channels last."""
-        out = torch.empty(steps, *self.counts.shape, dtype=torch.uint8)
+    def _input(self, name: str, counts: Tensor, t: int, steps: int) -> Tensor:
+        """Spikes + 1 of an encoder, uint8 ``(steps, N, *shape)``, channels last."""
+        out = torch.empty(steps, *counts.shape, dtype=torch.uint8)
         total = 0
         if self.source.coded_directly:
             out.fill_(1)
         else:
             flat = out.flatten(1).numpy()
-            total = multistep.kernels().isi(self.counts.reshape(-1).numpy(), t, self.network.window, flat)
-        self.share[self.source.name] = total / max(out.numel(), 1)
+            total = multistep.kernels().isi(counts.reshape(-1).numpy(), t, self.network.window, flat)
+        self.share[name] = total / max(out.numel(), 1)
         return out
 
     def result(self) -> RunResult:

@@ -96,7 +96,7 @@ class SnnTorch(Backend):
 
 def _inputs(network: Network, integers: Tensor) -> Iterator[Tensor]:
     """What the network is fed with at each step, for ever."""
-    if network.encoder.coding == "direct":
+    if network.coding == "direct":
         while True:
             yield integers
     source = InputSpikes(network, integers)

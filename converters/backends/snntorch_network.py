@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import nir
 import torch
@@ -13,9 +14,11 @@ from converters.backends.charges import arithmetic_of, on_bytes
 from converters.errors import ConversionError
 from converters.exact_sums import add_up
 from converters.input_spikes import InputSpikes
+from converters.inputs import Batches, batches
 from converters.network import Network, Stage
 from converters.operations import Operation, Synapse
 from converters.operations.convolution import in_order
+from converters.outputs import mapped, returned
 
 __all__ = ["SpikingLayer", "SpikingNetwork", "to_snntorch"]
 
@@ -107,8 +110,10 @@ class SpikingNetwork(nn.Module):
         assert isinstance(found, SpikingLayer)
         return found
 
-    def encode(self, images: Tensor | None = None, *, integers: Tensor | None = None) -> Tensor:
+    def encode(self, images: Batches | None = None, *, integers: Batches | None = None) -> Tensor | dict[str, Tensor]:
         """What to feed the network with for ``window`` steps: float32 ``(T, N, *input shape)``.
+
+        Of several inputs a dictionary of them, by name.
 
         Parameters
         ----------
@@ -118,42 +123,68 @@ class SpikingNetwork(nn.Module):
         Signed spikes in {-1, 0, 1}, or with coding ``direct`` the integers themselves at every step, of which the first
         layer takes an even share.
         """
-        counts = self.network.spec.accept(images, integers)
-        if self.network.encoder.coding == "direct":
-            return counts.to(torch.float32).expand(self.window, *counts.shape)
-        source = InputSpikes(self.network, counts)
-        return torch.stack([source.at(t) for t in range(self.window)])
+        counts = self.network.accept(images, integers)
+        if self.network.coding == "direct":
+            fed = counts.to(torch.float32).expand(self.window, *counts.shape)
+        else:
+            source = InputSpikes(self.network, counts)
+            fed = torch.stack([source.at(t) for t in range(self.window)])
+        return fed if len(self.network.specs) == 1 else self.network.by_input(fed)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Signed spikes of the output layer, for one step ``(N, ...)`` or a block of steps ``(steps, N, ...)``."""
-        rank = len(self.network.spec.shape)
-        if tuple(x.shape[x.ndim - rank :]) != self.network.spec.shape or x.ndim - rank not in (1, 2):
-            shape = ", ".join(map(str, self.network.spec.shape))
-            raise ConversionError("input", f"shape {tuple(x.shape)}", f"give (N, {shape}) or (steps, N, {shape})")
-        last = self.network.output.name
-        if x.ndim == rank + 1:
-            return self.step(x)[last]
-        return torch.stack([self.step(one)[last] for one in x])
+    def forward(self, x: Batches) -> Any:
+        """Signed spikes of the output layer, for one step ``(N, ...)`` or a block of steps ``(steps, N, ...)``.
 
-    def step(self, x: Tensor) -> dict[str, Tensor]:
-        """One step; the signed spikes ``(N, *shape)`` of every layer, by its name."""
+        Of several inputs take a tensor for each, in their order or by name; of several outputs there is a tensor for
+        each, in the structure that the model returns.
+        """
+        given = batches(list(self.network.specs), x, "input")
+        steps = {self._steps(name, one) for name, one in given.items()}
+        if len(steps) > 1:
+            raise ConversionError("input", "blocks of different lengths", "give as many steps of each input")
+        if steps == {None}:
+            spikes = self.step(given)
+        else:
+            each = [self.step(dict(zip(given, one, strict=True))) for one in zip(*given.values(), strict=True)]
+            spikes = {s.name: torch.stack([now[s.name] for now in each]) for s in self.network.output_stages}
+        return self._returned(spikes)
+
+    def _steps(self, name: str, x: Tensor) -> int | None:
+        """How many steps of an input there are; None of a single one without an axis for them."""
+        shape = self.network.specs[name].shape
+        rank = len(shape)
+        if tuple(x.shape[x.ndim - rank :]) != shape or x.ndim - rank not in (1, 2):
+            n = ", ".join(map(str, shape))
+            raise ConversionError(name, f"shape {tuple(x.shape)}", f"give (N, {n}) or (steps, N, {n})")
+        return None if x.ndim == rank + 1 else len(x)
+
+    def _returned(self, values: Mapping[str, Tensor]) -> Any:
+        return mapped(lambda output: values[output.layer], self.network.outputs)
+
+    def step(self, x: Batches) -> dict[str, Tensor]:
+        """One step; the signed spikes ``(N, *shape)`` of every layer, by its name.
+
+        ``x`` is a tensor, of several inputs one for each, or all of them side by side as :meth:`Network.accept` has
+        them.
+        """
+        given = self.network.by_input(x) if isinstance(x, Tensor) else batches(list(self.network.specs), x, "input")
+        images = len(next(iter(given.values())))
         running = self.layer(self.network.stages[0].name).neurons.v
-        if self.t and running.numel() and len(running) != len(x):
-            found = f"{len(x)} images after {self.t} steps of {len(running)}"
+        if self.t and running.numel() and len(running) != images:
+            found = f"{images} images after {self.t} steps of {len(running)}"
             raise ConversionError("input", found, "call reset() before other images")
         leaking, halved = self.t < self.window, self.t >= self.settle_from
-        direct = self.network.encoder.coding == "direct"
-        name = self.network.encoder_name
-        spikes = {name: torch.zeros_like(x) if direct else x}
+        direct = self.network.coding == "direct"
+        key = (x,) if isinstance(x, Tensor) else tuple(given.values())
+        spikes = {name: torch.zeros_like(one) if direct else one for name, one in given.items()}
         for stage in self.network.stages:
             layer = self.layer(stage.name)
             layer.neurons.leaking, layer.neurons.halved = leaking, halved
-            share = layer.share(name, x, self.t, self.window) if direct and leaking else None
+            share = layer.share(key, given, self.t, self.window) if direct and leaking else None
             spikes[stage.name] = layer(spikes, share)
         self.t += 1
         return spikes
 
-    def settle(self, *, max_steps: int = 10_000) -> list[Tensor]:
+    def settle(self, *, max_steps: int = 10_000) -> list[Any]:
         """The rounding phase: silent steps until no neuron fires; the output's spikes, the last, silent step left out.
 
         Raises
@@ -164,18 +195,25 @@ class SpikingNetwork(nn.Module):
         if self.t < self.window:
             raise ConversionError("settle", f"step {self.t} of {self.window}", "feed the whole window first")
         first = self.layer(self.network.stages[0].name).neurons
-        silence = torch.zeros(len(first.v), *self.network.spec.shape, device=first.v.device)
-        outputs: list[Tensor] = []
+        n, device = len(first.v), first.v.device
+        silence = {name: torch.zeros(n, *spec.shape, device=device) for name, spec in self.network.specs.items()}
+        outputs: list[Any] = []
         while len(outputs) < max_steps:
             spikes = self.step(silence)
             if not any(bool(spikes[s.name].any()) for s in self.network.stages):
                 return outputs
-            outputs.append(spikes[self.network.output.name])
+            outputs.append(self._returned(spikes))
         raise ConversionError("settle", f"neurons that still fire after {max_steps} steps", "reset, and start again")
 
-    def read_out(self) -> Tensor:
-        """The output in real units, float64 ``(N, *output shape)``: of counts, or of a membrane that never fires."""
-        stage, neurons = self.network.output, self.layer(self.network.output.name).neurons
+    def read_out(self) -> Any:
+        """The output in real units, float64 ``(N, *output shape)``: of counts, or of a membrane that never fires.
+
+        Of several outputs all, as :attr:`converters.RunResult.outputs` has them, functions behind them included.
+        """
+        return returned(self.network.outputs, {stage.name: self._real(stage) for stage in self.network.output_stages})
+
+    def _real(self, stage: Stage) -> Tensor:
+        neurons = self.layer(stage.name).neurons
         if not stage.readout:
             return neurons.y.to(torch.float64) * stage.scale
         threshold = neurons.threshold.reshape(-1).expand(stage.shape[0])
@@ -193,7 +231,7 @@ class SpikingNetwork(nn.Module):
         ConversionError
             If a layer is not fed by the one before it alone, or the input is coded directly.
         """
-        if self.network.encoder.coding == "direct":
+        if self.network.coding == "direct":
             raise ConversionError("input", "coding 'direct'", "convert with coding isi")
         self.reset()
         row = nn.Sequential()
@@ -222,7 +260,8 @@ class SpikingNetwork(nn.Module):
                 module.neurons.leaking, module.neurons.halved = True, False  # as in the first step of a window
 
     def extra_repr(self) -> str:
-        return f"input of shape {self.network.spec.shape}, coding {self.network.encoder.coding}, T = {self.window}"
+        inputs = [f"input of shape {spec.shape}" for spec in self.network.specs.values()]
+        return f"{', '.join(inputs)}, coding {self.network.coding}, T = {self.window}"
 
 
 class SpikingLayer(nn.Module):
@@ -241,7 +280,7 @@ class SpikingLayer(nn.Module):
             self.add_module(child, module)
             self.sources[child], self._kinds[child] = synapse.sources, kind
         self.neurons = CaLIF.from_parameters(stage.parameters, init_hidden=True).to(device)
-        self._shared: tuple[Tensor, Tensor | None] | None = None
+        self._shared: tuple[tuple[Tensor, ...], Tensor | None] | None = None
 
     def forward(self, spikes: Mapping[str, Tensor], share: Tensor | None = None) -> Tensor:
         """Signed spikes ``(N, *shape)``, from the sources' in this step, and what a directly coded input adds."""
@@ -272,13 +311,13 @@ class SpikingLayer(nn.Module):
             return parameter.dtype
         return self._kinds[child]
 
-    def share(self, name: str, integers: Tensor, t: int, window: int) -> Tensor | None:
-        """What a directly coded input ``name`` brings at step ``t``: ``floor((t+1) c / T) - floor(t c / T)`` of ``c``.
+    def share(self, key: tuple[Tensor, ...], integers: Mapping[str, Tensor], t: int, window: int) -> Tensor | None:
+        """What directly coded inputs bring at step ``t``: ``floor((t+1) c / T) - floor(t c / T)`` of ``c``.
 
-        ``c`` is the whole charge. Gradients are those of ``c / T``.
+        ``c`` is the whole charge, computed once for each ``key``. Gradients are those of ``c / T``.
         """
-        if torch.is_grad_enabled() or self._shared is None or self._shared[0] is not integers:
-            self._shared = integers, self._whole(name, integers)
+        if torch.is_grad_enabled() or self._shared is None or list(map(id, self._shared[0])) != list(map(id, key)):
+            self._shared = key, self._whole(integers)
         total = self._shared[1]
         if total is None:
             return None
@@ -288,22 +327,22 @@ class SpikingLayer(nn.Module):
         smooth = total / window
         return (now - before).detach() + (smooth - smooth.detach())
 
-    def _whole(self, name: str, integers: Tensor) -> Tensor | None:
-        """The whole charge of a directly coded input ``name``, in float64: its counts are no spikes."""
+    def _whole(self, integers: Mapping[str, Tensor]) -> Tensor | None:
+        """The whole charge of directly coded inputs, in float64: their counts are no spikes."""
         parts = []
         for child, sources in self.sources.items():
-            if sources == (name,):
+            if set(sources) <= set(integers):
                 module = getattr(self, child)
+                x = [integers[name].to(torch.float64) for name in sources]
                 if isinstance(module, Remembering):  # at the first step it brings its result for silence
-                    x = integers.to(torch.float64)
-                    parts.append(module.whole(x) - module.whole(torch.zeros_like(x)))
+                    parts.append(module.whole(*x) - module.whole(*map(torch.zeros_like, x)))
                 else:
-                    parts.append(_in_float64(module, integers))
-            elif name in sources:
+                    parts.append(_in_float64(module, *x))
+            elif set(sources) & set(integers):
                 raise ConversionError(
                     "input", f"an operation on the directly coded input and {sources}", "use coding isi"
                 )
-        return add_up(parts, name) if parts else None
+        return add_up(parts, "input") if parts else None
 
 
 class OnBytes(nn.Module):

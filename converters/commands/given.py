@@ -82,7 +82,17 @@ class Given:
         return Network.from_graph(self.graph(window)) if self.file is None else in_file(self.file, Path(self.source))
 
     def images(self, dataset: str | None, root: Path | None, count: int | None) -> tuple[Images, str]:
-        """Test images of the data set asked for, or of the one that the network was trained on, and its name."""
+        """Test images of the data set asked for, or of the one that the network was trained on, and its name.
+
+        Raises
+        ------
+        ConversionError
+            If the network has several inputs, or nobody says which images.
+        """
+        inputs = [spec.name for spec in self.q.inputs] if self.q is not None else list(self.network(None).specs)
+        if len(inputs) > 1:
+            found = f"{len(inputs)} inputs ({', '.join(inputs)}), where a data set has one picture for each label"
+            raise ConversionError(self.source, found, "give a tensor for each to converters.run, from Python")
         return images_for(dataset, self.notes, root, count)
 
 
@@ -111,7 +121,7 @@ def given(
         return Given(str(checkpoint), q, notes, coding)
     file = file or open_file(target, allow_large)
     network = in_file(file, target)
-    own, its_coding = network.window, network.encoder.coding
+    own, its_coding = network.window, network.coding
     for window in windows:
         if window not in (None, own):
             todo = f"{target} was converted for T = {own}; use --checkpoint for others"

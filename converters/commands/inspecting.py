@@ -80,7 +80,7 @@ def _read(target: str, window: int | None, allow_large: bool) -> _Inspected:
     if not target.endswith(".nir"):
         q, notes = load_checkpoint(str(find_checkpoint(target)))
         network = Network.from_graph(to_nir(q, T=window, coding="auto"))
-        certified = certificates(q.at_window(network.window, network.encoder.coding))
+        certified = certificates(q.at_window(network.window, network.coding))
         return _Inspected(network, notes, q.checked, certified)
     network = in_file(open_file(Path(target), allow_large), Path(target))
     if window not in (None, network.window):
@@ -91,7 +91,13 @@ def _read(target: str, window: int | None, allow_large: bool) -> _Inspected:
 
 def _describe(target: str, found: _Inspected) -> dict[str, Any]:
     """All there is to say, for JSON."""
-    network, encoder = found.network, found.network.encoder
+    from converters.outputs import described
+
+    network = found.network
+    inputs = [
+        {"name": name, "shape": list(spec.shape), "scale": spec.scale, "range": [spec.q_min, spec.q_max]}
+        for name, spec in network.specs.items()
+    ]
     integers, missing = _integers(network)
     rows = []
     for stage in network.stages:
@@ -110,8 +116,10 @@ def _describe(target: str, found: _Inspected) -> dict[str, Any]:
     return {
         "file": target,
         "T": network.window,
-        "coding": encoder.coding,
-        "input": {"shape": list(network.spec.shape), "scale": encoder.scale, "range": [encoder.q_min, encoder.q_max]},
+        "coding": network.coding,
+        "input": {k: v for k, v in inputs[0].items() if k != "name"},
+        "inputs": inputs,
+        "outputs": described(network.outputs),
         "neurons": network.neurons,
         "synapses": sum(r["synapses"] for r in rows),
         "weights": sum(r["weights"] for r in rows),
@@ -158,6 +166,13 @@ def _show(about: dict[str, Any], found: _Inspected) -> None:
     title = f"{Path(about['file']).name}: T = {window}, {about['neurons']:,} neurons, {about['synapses']:,} synapses, "
     title += f"{about['weights']:,} weights, {about['macs']:,} MACs"
     common.show(common.table(title, list(_COLUMNS), [[cell(r) for cell in _COLUMNS.values()] for r in rows]))
+    for spec in about["inputs"] if len(about["inputs"]) > 1 else ():
+        low, high = spec["range"]
+        size = "x".join(map(str, spec["shape"]))
+        common.say(f"input {spec['name']}: {size}, {low} to {high} times {spec['scale']:.4g}")
+    if about["outputs"] != [found.network.output.name] or len(found.network.output_stages) > 1:
+        for line in about["outputs"]:
+            common.say(f"output {line}")
     if found.checked is not None:
         common.say(f"conversion: {found.checked}")
     if found.certified is not None:

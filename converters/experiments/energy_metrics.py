@@ -70,15 +70,16 @@ class SpikingMetrics:
             return
         n = len(integers)
         steps = r.latency.double()  # each image until it is quiet
-        direct = network.encoder.coding == "direct"
+        direct = network.coding == "direct"
         names = [s.name for s in network.stages]
         fired = {k: v.abs().sum(0, dtype=torch.int32) for k, v in r.spikes.items() if k in names}
-        active = {**fired, network.encoder_name: integers != 0 if direct else integers.abs()}
+        given = network.by_input(integers)
+        active = {**fired, **{name: x != 0 if direct else x.abs() for name, x in given.items()}}
         for stage in network.stages:
             for synapse in (s for s in stage.synapses if s.multiplies):
                 every = connections([synapse], network.shapes).multiplied
                 operations = _effective(synapse, network.shapes, active)
-                if direct and network.encoder_name in synapse.sources:
+                if direct and set(network.specs) & set(synapse.sources):
                     self.macs += operations
                     self.dense += every * n
                 else:

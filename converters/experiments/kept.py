@@ -22,6 +22,7 @@ import converters
 from converters.errors import FileFormatError
 from converters.files.atomic import atomic_path
 from converters.operations.node import settings_of
+from converters.outputs import to_json
 from converters.quantised import QuantGraph
 from converters.reading import parse_json, read_bytes
 from converters.zoo.images import Images
@@ -81,7 +82,7 @@ class Kept:
 
 def of_network(q: QuantGraph) -> str:
     """Digest of a quantised network: topology, integers, thresholds."""
-    digest = hashlib.sha256(repr(q.input).encode())
+    digest = hashlib.sha256(repr([q.inputs, to_json(q.outputs)]).encode())
     for layer in q.layers:
         digest.update(repr([layer.name, layer.y_min, layer.y_max, layer.scale, layer.tie, layer.spiking]).encode())
         _add(digest, layer.threshold, layer.bias)

@@ -32,7 +32,7 @@ __all__ = ["FORMAT", "load_quantised", "save_quantised"]
 
 FORMAT = "calif-quantised"
 _VERSIONS = (1, 2)
-"""Without and with outputs other than the last layer: a reader that knows no others refuses the second."""
+"""The second has several inputs, or other outputs than the last layer alone; readers that know neither refuse it."""
 _LARGEST = 1 << 30  # bytes of a file, decompressed
 _DICTIONARY = 1 << 28  # bytes that decompressing may take beside them; what xz writes takes 65 MiB at the most
 _LARGEST_TEXT = 1 << 24  # bytes of the description
@@ -82,6 +82,9 @@ def save_quantised(path: str | os.PathLike, q: QuantGraph, *, notes: dict[str, A
     topology = {"version": _VERSIONS[0], "source": q.source, "input": spec, "layers": layers, "notes": notes or {}}
     if q.outputs != Output(q.layers[-1].name):
         topology |= {"version": _VERSIONS[1], "outputs": to_json(q.outputs)}
+    if q.more_inputs:
+        more = [{f.name: getattr(spec, f.name) for f in fields(spec)} for spec in q.more_inputs]
+        topology |= {"version": _VERSIONS[1], "more_inputs": more}
     if q.checked is not None:
         topology["checked"] = q.checked.as_dict()
     metadata = {"format": FORMAT, "topology": json.dumps(topology)}
@@ -155,12 +158,14 @@ def _records(where: str, data: bytes) -> tuple[dict[str, str], dict[str, Tensor]
 
 
 def _graph(found: Description, tensors: dict[str, Tensor]) -> QuantGraph:
-    spec = found.input
-    image = InputSpec(tuple(spec.shape), spec.scale, spec.q_min, spec.q_max, spec.name)
+    first, *more = (
+        InputSpec(tuple(spec.shape), spec.scale, spec.q_min, spec.q_max, spec.name)
+        for spec in (found.input, *found.more_inputs)
+    )
     checked = Checked(**found.checked) if found.checked is not None else None
     outputs = None if found.outputs is None else from_json(found.outputs)
     layers = tuple(_layer(entry, tensors) for entry in found.layers)
-    return QuantGraph(image, layers, found.source, checked, outputs)
+    return QuantGraph(first, layers, found.source, checked, outputs, tuple(more))
 
 
 def _check_notes(where: str, notes: dict[str, Any]) -> None:

@@ -64,12 +64,14 @@ class Description(_Entry):
     layers: Annotated[list[LayerEntry], Field(max_length=10_000)]
     notes: dict[str, Any]
     checked: dict[str, Any] | None = None
+    more_inputs: Annotated[list[InputEntry], Field(max_length=1000)] = Field(default_factory=list)
     outputs: dict[str, Any] | None = None
     """As :func:`converters.outputs.to_json` has it, which checks it itself; the last layer's, where there is none."""
 
     @model_validator(mode="after")
     def _bounded(self) -> Description:
-        neurons = sum(math.prod(layer.shape) for layer in self.layers) + math.prod(self.input.shape)
+        neurons = sum(math.prod(layer.shape) for layer in self.layers)
+        neurons += sum(math.prod(spec.shape) for spec in (self.input, *self.more_inputs))
         if neurons > _LARGEST_NETWORK:
             raise ValueError(f"{neurons:,} neurons; at most {_LARGEST_NETWORK:,} are read")
         operations = sum(len(synapse.ops) for layer in self.layers for synapse in layer.synapses)

@@ -31,6 +31,7 @@ class BaseVerbs(GraphBuilder):
         super().__init__(source=source)
         self.advice = {"activation": activation, "input": unquantised_input}
         self._rectified: dict[int, tuple[Pending, Value]] = {}
+        self._inputs: dict[str, tuple[Grid, Value]] = {}
         self._membranes: dict[int, tuple[Pending, Value]] = {}
 
     # --- operands -----------------------------------------------------------------------------------
@@ -84,8 +85,7 @@ class BaseVerbs(GraphBuilder):
         ``name`` is the place of what is quantised, for a value that is only moved to another grid.
         """
         if type(x) is Raw:
-            y = self.input(x.shape, scale=grid.scale, q_min=grid.y_min, q_max=grid.y_max)
-            return self.through(y, x.move)
+            return self.through(self._given(x, grid), x.move)
         if type(x) is Pending:
             low = grid.y_min if x.low == -math.inf else max(grid.y_min, levels(x.low))
             high = grid.y_max if x.high == math.inf else min(grid.y_max, levels(x.high))
@@ -94,6 +94,16 @@ class BaseVerbs(GraphBuilder):
         if self.on_grid(value, grid):
             return value  # a quantiser shared with the input
         return self._moved(layer or name, [(value, 1.0)], grid)
+
+    def _given(self, x: Raw, grid: Grid) -> Value:
+        """The input on a grid: one encoder for each input, and so one grid."""
+        if x.name not in self._inputs:
+            y = self.input(x.shape, scale=grid.scale, q_min=grid.y_min, q_max=grid.y_max, name=x.name)
+            self._inputs[x.name] = grid, y
+        there, y = self._inputs[x.name]
+        if there != grid:
+            raise ConversionError(x.name, "an input with two quantisers that differ", "share one of them")
+        return y
 
     def emit(self, x: Pending, grid: Grid) -> Value:
         """The layer of a pending expression and the quantiser behind it (equation 5)."""

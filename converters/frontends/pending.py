@@ -28,10 +28,14 @@ class Grid:
 
 @dataclass(frozen=True)
 class Raw:
-    """The network's input before it is quantised; ``shape`` without the batch, and what it is seen through."""
+    """An input of the network before it is quantised: ``shape`` without the batch, and what it is seen through.
+
+    ``name`` is the input's, and tells it from others.
+    """
 
     shape: Shape
     move: Operation | None = None
+    name: str = "input"
 
     @property
     def seen(self) -> Shape:

@@ -53,8 +53,8 @@ def spell(graph: nir.NIRGraph, simulator: str) -> tuple[nir.NIRGraph, dict[str, 
     if simulator not in DIALECTS:
         raise ConversionError("simulator", f"{simulator!r}", f"use one of {', '.join(DIALECTS)}")
     network = Network.from_graph(graph)  # validates
-    if network.encoder.coding != "isi":
-        raise ConversionError(network.encoder_name, "coding 'direct'", "simulators are fed spikes: use coding isi")
+    if network.coding != "isi":
+        raise ConversionError(next(iter(network.specs)), "coding 'direct'", "simulators are fed spikes: use coding isi")
     graph = without_repeats(flat(graph))
     wires, sent = _Wires(graph), infer_shapes(graph)
     arrives = {b: sent[a] for a, b in graph.edges}

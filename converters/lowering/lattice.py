@@ -164,9 +164,7 @@ def charge_ranges(network: Network) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
     Interval arithmetic over the counts' ranges: int64 arrays ``(C,)`` by layer name.
     """
-    e = network.encoder
-    shape = network.spec.shape
-    here = {network.encoder_name: (_full(shape, e.q_min), _full(shape, e.q_max))}
+    here = {name: (_full(e.shape, e.q_min), _full(e.shape, e.q_max)) for name, e in network.specs.items()}
     result = {}
     for stage in network.stages:
         low = high = torch.zeros(stage.shape, dtype=torch.float64)

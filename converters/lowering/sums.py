@@ -62,7 +62,7 @@ def shorter(stage: Stage, network: Network, first: np.ndarray) -> Iterator[Short
     if largest <= 1:
         return
     ranges = {s.name: (int(np.min(s.parameters.y_min)), int(np.max(s.parameters.y_max))) for s in network.stages}
-    ranges[network.encoder_name] = network.encoder.q_min, network.encoder.q_max
+    ranges |= {name: (spec.q_min, spec.q_max) for name, spec in network.specs.items()}
     counts = [np.arange(ranges[s.source][0], ranges[s.source][1] + 1) for s in stage.synapses]
     if np.prod([float(len(n)) for n in counts]) > _GRID:
         return

@@ -26,7 +26,11 @@ def network_shape(shape: Shape, maps: bool) -> Shape:
 
 
 def require_spikes(network: Network) -> None:
-    """Stock nodes take spikes; a charge that depends on the step within the window has no node."""
+    """Stock nodes take spikes, of one Input; a charge that depends on the step within the window has no node."""
+    if len(network.specs) > 1:
+        found = f"{len(network.specs)} inputs ({', '.join(network.specs)})"
+        todo = "stock executors feed one Input: run it by backends fast, snntorch or brian2, or convert it with one"
+        raise ConversionError("network", found, todo)
     if network.encoder.coding != "isi":
         raise ConversionError(
             network.encoder_name,

@@ -61,7 +61,7 @@ def anytime_curve(
     for start in range(0, len(images), batch):
         part, truth = images[start : start + batch], labels[start : start + batch]
         r = run(network, part, record="spikes", batch=len(part), **options)
-        guesses = predictions_by_step(network, r, network.spec.quantise(part))
+        guesses = predictions_by_step(network, r, network.accept(part, None))
         right.append((guesses == truth.to(guesses.device)).sum(1))
     steps = max(len(r) for r in right)
     # a batch that is quiet earlier keeps its answer

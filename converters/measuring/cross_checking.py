@@ -16,6 +16,7 @@ from converters.backends import run
 from converters.errors import ConversionError, MissingExtraError
 from converters.exact_sums import exact
 from converters.files.atomic import atomic_path
+from converters.inputs import Batches
 from converters.measuring.replay import charges
 from converters.network import Network, Stage, float64
 from converters.printing import printable
@@ -144,10 +145,10 @@ class CrossCheck:
 @exact
 def cross_check(
     graph: nir.NIRGraph | Network,
-    images: Tensor | None = None,
+    images: Batches | None = None,
     *,
     backends: Sequence[str] = ("snntorch", "brian2"),
-    integers: Tensor | None = None,
+    integers: Batches | None = None,
     phase: Phase = "settle",
     settle_from: int | None = None,
     other: nir.NIRGraph | Network | None = None,
@@ -162,6 +163,7 @@ def cross_check(
     ----------
     graph : nir.NIRGraph
     images : float tensor ``(N, *input shape)``; or ``integers``
+        Of several inputs a tensor for each, in their order or in a dictionary by name.
     backends : names of two or more backends
         The first is what the others are held against.
     phase, settle_from
@@ -210,15 +212,16 @@ def cross_check(
         raise ConversionError("backends", "'closed_form', which has no spikes", "compare its counts with run instead")
     if sample is not None and (sample < 1 or names[1:] != ("brian2",)):
         raise ConversionError("sample", f"{sample} with {list(names)}", "at least 1, with backends ('<any>', 'brian2')")
-    integers = network.spec.accept(images, integers)
+    given = network.accept(images, integers)
     if batch is None:  # trains take a byte for each neuron and step, and there are two sets
         steps = (network.window + 32) * sum(int(torch.Size(s).numel()) for s in network.shapes.values())
-        batch = max(1, min(len(integers) or 1, 500_000_000 // steps))
+        batch = max(1, min(len(given) or 1, 500_000_000 // steps))
     total = _Totals(network, names[1:])
-    for start in range(0, len(integers), batch):
-        part = integers[start : start + batch]
+    for start in range(0, len(given), batch):
+        part = given[start : start + batch]
+        parts = network.by_input(part)
         options: dict[str, Any] = {"phase": phase, "settle_from": settle_from, "record": "spikes"}
-        mine = run(network, integers=part, backend=names[0], **options)
+        mine = run(network, integers=parts, backend=names[0], **options)
         for name in names[1:]:
             if sample is not None:
                 from converters.backends.brian2_sample import sample_neurons
@@ -226,15 +229,15 @@ def cross_check(
                 rows = sample_neurons(second, mine, part, sample=sample, seed=seed, settle_from=settle_from)
                 total.add_sample(name, mine, rows, (network, second), part, start)
             else:
-                theirs = run(second, integers=part, backend=name, **options)
+                theirs = run(second, integers=parts, backend=name, **options)
                 total.add(name, mine, theirs, (network, second), part, start)
         if progress is not None:
-            progress(min(start + batch, len(integers)), len(integers))
+            progress(min(start + batch, len(given)), len(given))
     return CrossCheck(
         names,
         network.window,
         phase,
-        len(integers),
+        len(given),
         total.layers(),
         total.first,
         total.predictions,
@@ -350,7 +353,7 @@ def _explain(
     """Membranes and charges of one neuron on both sides, from each side's own spikes and parameters."""
     step, image, *index = (int(k) for k in place)
     spikes = tuple(int(t[layer][tuple(place)]) for t in trains)
-    if layer == networks[0].encoder_name:
+    if layer in networks[0].specs:
         zero = (0.0, 0.0)
         return Difference(layer, offset + image, tuple(index), step, spikes, zero, (0, 0), zero, zero)  # type: ignore[arg-type]
     sides = []

@@ -279,7 +279,7 @@ def _exact(
             return r.counts, r.predictions
 
         return closed_form
-    shrunk = q.at_window(network.window, network.encoder.coding)
+    shrunk = q.at_window(network.window, network.coding)
 
     def integers(pixels: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
         values = shrunk.execute(pixels)

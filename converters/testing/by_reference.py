@@ -46,7 +46,7 @@ class Expected:
 def by_reference(
     network: Network, integers: Tensor, *, phase: Phase = "settle", settle_from: int | None = None
 ) -> Expected:
-    """Run ``integers`` ``(N, *input shape)``, N of at least 1, with nothing of a backend's.
+    """Run ``integers`` as :meth:`Network.accept` has them, N images of at least 1, with nothing of a backend's.
 
     >>> from converters.testing.networks import NETWORKS, images, network
     >>> q = NETWORKS["dense"]()
@@ -56,40 +56,47 @@ def by_reference(
     (True, [...])
     """
     charges = {s: _Charges(s, network) for stage in network.stages for s in stage.synapses}
-    traces = [_one(network, charges, image.numpy(), phase, settle_from) for image in integers]
+    given = network.by_input(integers)
+    each = [{name: x[k].numpy() for name, x in given.items()} for k in range(len(integers))]
+    traces = [_one(network, charges, image, phase, settle_from) for image in each]
     steps = max(len(image[0].spikes) for image in traces)
-    trains = {network.encoder_name: torch.stack([_sent(network, i.numpy(), steps) for i in integers], 1)}
+    trains = {name: torch.stack([_sent(network, image[name], steps) for image in each], 1) for name in given}
     for k, stage in enumerate(network.stages):
         trains[stage.name] = torch.stack([_padded(image[k].spikes, steps) for image in traces], 1)
-    direct = network.encoder.coding == "direct"
+    direct = network.coding == "direct"
     leaving = _leaving(network)
     fired = {name: train.abs().sum(0, dtype=torch.float64) for name, train in trains.items()}
-    nonzero = (integers != 0).to(torch.float64) * leaving[network.encoder_name]
+    nonzero = sum(((x != 0).to(torch.float64) * leaving[name]).flatten(1).sum(1) for name, x in given.items())
     return Expected(
         trains,
         {s.name: torch.stack([torch.from_numpy(i[k].y) for i in traces]) for k, s in enumerate(network.stages)},
         {s.name: torch.stack([torch.from_numpy(i[k].v) for i in traces]) for k, s in enumerate(network.stages)},
         torch.tensor([i[0].extra_steps if phase != "none" else 0 for i in traces]),
         torch.stack([(fired[name] * leaving[name]).flatten(1).sum(1) for name in trains]).sum(0),
-        nonzero.flatten(1).sum(1) * direct,
+        torch.as_tensor(nonzero) * direct,
     )
 
 
 def _one(
-    network: Network, charges: dict[Synapse, _Charges], image: np.ndarray, phase: Phase, settle_from: int | None
+    network: Network,
+    charges: dict[Synapse, _Charges],
+    image: dict[str, np.ndarray],
+    phase: Phase,
+    settle_from: int | None,
 ) -> list[reference.LayerTrace]:
-    train = _sent(network, image, network.window).numpy().astype(np.int64)
-    silence = np.zeros_like(image)
-    direct = image if network.encoder.coding == "direct" else None
+    trains = {name: _sent(network, x, network.window).numpy().astype(np.int64) for name, x in image.items()}
+    direct = network.coding == "direct"
     for charge in charges.values():
         charge.reset()
 
     def of(stage: Stage) -> Callable[[int, list[np.ndarray]], Any]:
         def at(t: int, spikes: list[np.ndarray]) -> np.ndarray:
-            now = dict(zip(network.shapes, [train[t] if t < network.window else silence, *spikes], strict=False))
+            inputs = {name: x[t] if t < network.window else np.zeros_like(x[0]) for name, x in trains.items()}
+            now = inputs | dict(zip([s.name for s in network.stages], spikes, strict=False))
             total = sum(charges[s].of(now) for s in stage.synapses)
-            if direct is not None and t < network.window:
-                whole = sum(charges[s].whole(direct) for s in stage.synapses if s.sources == (network.encoder_name,))
+            if direct and t < network.window:
+                own = [s for s in stage.synapses if set(s.sources) <= set(image)]
+                whole = sum(charges[s].whole(*(image[name] for name in s.sources)) for s in own)
                 total = total + direct_charge(whole, t, network.window)
             return np.asarray(total).reshape(stage.shape).astype(np.float64)
 
@@ -127,11 +134,11 @@ class _Charges:
         change, self.before = result - self.before, result
         return change
 
-    def whole(self, integers: np.ndarray) -> np.ndarray:
-        """What the integers of a directly coded input bring in all, beyond silence."""
+    def whole(self, *integers: np.ndarray) -> np.ndarray:
+        """What the integers of directly coded inputs bring in all, beyond silence."""
         if self.matrix is not None:
-            return np.asarray(self.matrix @ integers.reshape(-1))
-        return self._result(integers) - self._result(np.zeros_like(integers))
+            return np.asarray(self.matrix @ integers[0].reshape(-1))
+        return self._result(*integers) - self._result(*map(np.zeros_like, integers))
 
     def _result(self, *counts: np.ndarray) -> np.ndarray:
         return self.synapse(*(torch.from_numpy(n)[None] for n in counts)).numpy().reshape(-1)
@@ -139,7 +146,7 @@ class _Charges:
 
 def _sent(network: Network, image: np.ndarray, steps: int) -> Tensor:
     """The input's spikes, silent after the window."""
-    if network.encoder.coding == "direct":
+    if network.coding == "direct":
         return torch.zeros(steps, *image.shape, dtype=torch.int8)
     return _padded(isi_encode(counts=image, window=network.window), steps)
 

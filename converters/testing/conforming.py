@@ -110,7 +110,9 @@ def conformance(backend: str | Backend, **options: Any) -> list[Case]:
         Case(f"{name}, {scenario.name}", partial(suite.every_number, name, scenario))
         for name in NETWORKS
         for scenario in SCENARIOS
-        if scenario.phase in chosen.phases and scenario.coding in chosen.codings
+        if scenario.phase in chosen.phases
+        and scenario.coding in chosen.codings
+        and (chosen.several_inputs or name != "two inputs")
     ]
     for name in ("pooled", "counting"):
         cases.append(Case(f"{name}, one image at a time", partial(suite.batches, name)))
@@ -125,6 +127,8 @@ def conformance(backend: str | Backend, **options: Any) -> list[Case]:
             Case(f"refuses {what} {value!r}", partial(suite.refusal, what, value)) for value in known
             if value not in possible
         ]  # fmt: skip
+    if not chosen.several_inputs:
+        cases.append(Case("refuses two inputs", suite.two_inputs))
     return [*cases, Case("refuses unknown options", suite.unknown_options)]
 
 
@@ -135,7 +139,7 @@ class _Suite:
 
     def run(self, net: Network, integers: Tensor, **settings: Any) -> RunResult:
         settings = {"record": self.most, "phase": self.phase, "check": False, **settings}
-        return run(net, integers=integers, backend=self.backend, **settings, **self.options)
+        return run(net, integers=net.by_input(integers), backend=self.backend, **settings, **self.options)
 
     @property
     def phase(self) -> Phase:
@@ -151,7 +155,7 @@ class _Suite:
         compared = _compare(result, net, integers, _expected(name, how), self.backend.name, how.phase, self.most)
         if how.phase != "settle":
             return compared
-        values = q.execute(integers=integers)
+        values = q.execute(integers=net.by_input(integers))
         for layer in q.layers:
             if layer.spiking and (self.most != "output" or layer.name in q.output_names):
                 compared += _same(f"counts of {layer.name}", result.counts[layer.name], values[layer.name])
@@ -196,6 +200,11 @@ class _Suite:
         self._refused(net, integers, **({} if what == "coding" else {what: value}))
         return 1
 
+    def two_inputs(self) -> int:
+        _, net, integers = _made("two inputs", LEVELS, self.coding)
+        self._refused(net, integers)
+        return 1
+
     def unknown_options(self) -> int:
         _, net, integers = _made("dense", LEVELS, self.coding)
         self._refused(net, integers, an_option_that_no_backend_has=1)
@@ -206,13 +215,14 @@ class _Suite:
             self.run(net, integers, **settings)
         except ConversionError:
             return
-        raise AssertionError(f"{settings or net.encoder.coding}: accepted; a ConversionError is due")
+        raise AssertionError(f"{settings or net.coding}: accepted; a ConversionError is due")
 
 
 @cache
 def _made(name: str, window: int, coding: str) -> tuple[QuantGraph, Network, Tensor]:
     q = NETWORKS[name]().at_window(window, coding)
-    return q, network(q, window, coding), q.input.quantise(images(q, _IMAGES))
+    net = network(q, window, coding)
+    return q, net, net.accept(images(q, _IMAGES), None)
 
 
 @cache
@@ -244,7 +254,7 @@ def _compare(
         _equal("spikes of a closed form", said, (None, {}, {}, None, None))
         return compared
     _equal("exact_from", r.exact_from, "simulation")
-    sending = list(net.shapes) if net.encoder.coding != "direct" else [s.name for s in net.stages]
+    sending = list(net.shapes) if net.coding != "direct" else [s.name for s in net.stages]
     for sign, totals in ((1, r.positive), (-1, r.negative)):
         _equal("layers with spikes by sign", sorted(totals), sorted(sending))
         for name in sending:

@@ -157,6 +157,18 @@ def heads() -> QuantGraph:
     return QuantGraph(b.build(raw).input, tuple(b.layers), outputs=outputs)
 
 
+def two_inputs() -> QuantGraph:
+    """Two inputs of other shapes and scales, one of them signed: each into a layer, and both into one, twice."""
+    r, b = _Random(9), GraphBuilder()
+    x = b.input((1, 4, 4), scale=1 / LEVELS, q_min=0, q_max=LEVELS, name="picture")
+    y = b.input((3,), scale=0.4, q_min=-LEVELS, q_max=LEVELS - 2, name="about")
+    c = b.layer("conv", [(x, Conv2d(r.weights(2, 1, 3, 3)))], threshold=[5.0, 6.5], bias=2.5, **_SIGNED)
+    parts = [(b.flatten(c), Linear(r.weights(4, 8))), (y, Linear(r.weights(4, 3))), (y, Linear(r.weights(4, 3)))]
+    joined = b.layer("joined", parts, threshold=r.between(4, 5, 9), bias=-1.0, **_SIGNED)
+    last = [(joined, Linear(r.weights(3, 4))), (b.flatten(x), Linear(r.weights(3, 16)))]
+    return b.build(b.layer("fc", last, threshold=7.3, **_SIGNED))
+
+
 NETWORKS: dict[str, Callable[[], QuantGraph]] = {
     "dense": dense,
     "pooled": pooled,
@@ -166,6 +178,7 @@ NETWORKS: dict[str, Callable[[], QuantGraph]] = {
     "membrane": membrane,
     "counting": counting,
     "heads": heads,
+    "two inputs": two_inputs,
 }
 
 
@@ -185,9 +198,15 @@ def _known(operation: type[Operation]) -> Iterator[None]:
         OPERATIONS.pop(operation.__name__, None)
 
 
-def images(q: QuantGraph, n: int) -> Tensor:
-    """Random pixels over the whole range; the first image is silent, the second as bright as can be."""
-    x = torch.rand(n, *q.input.shape, generator=torch.Generator().manual_seed(n))
-    x = 2 * x - 1 if q.input.q_min < 0 else x
-    x[0], x[1] = 0.0, 1.0
-    return x
+def images(q: QuantGraph, n: int) -> Any:
+    """Random pixels over the whole range; the first image is silent, the second as bright as can be.
+
+    A tensor, or a tuple of one for each of several inputs.
+    """
+    found = []
+    for k, spec in enumerate(q.inputs):
+        x = torch.rand(n, *spec.shape, generator=torch.Generator().manual_seed(n + 1000 * k))
+        x = 2 * x - 1 if spec.q_min < 0 else x
+        x[0], x[1] = 0.0, 1.0
+        found.append(x)
+    return found[0] if len(found) == 1 else tuple(found)

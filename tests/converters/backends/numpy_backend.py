@@ -38,7 +38,7 @@ class NumpyBackend(Backend):
         last = {"settle": 10_000, "paper": window + 1, "none": window}[settings.phase]
         for t in range(last):
             half, leak = self.clock(t, window, settings)
-            spikes = {network.encoder_name: source.at(t)}
+            spikes = source.spikes(t)
             for stage in network.stages:
                 for k, s in spikes.items():
                     if len(trains[k]) == t:
@@ -54,7 +54,7 @@ class NumpyBackend(Backend):
                 state[stage.name] = v, y
                 spikes[stage.name] = torch.from_numpy(ternary).movedim(0, 1).to(torch.float64)
                 fired[stage.name] += spikes[stage.name].abs()
-            out = network.output.name
+            out = network.stages[-1].name
             trains[out].append(spikes[out].to(torch.int8))
             active = torch.stack([spikes[s.name].flatten(1).any(1) for s in network.stages]).any(0)
             if t >= window:
