@@ -124,6 +124,8 @@ def _describe(target: str, found: _Inspected) -> dict[str, Any]:
         "synapses": sum(r["synapses"] for r in rows),
         "weights": sum(r["weights"] for r in rows),
         "macs": sum(r["macs"] for r in rows),
+        "comparisons": sum(r["comparisons"] for r in rows),
+        "lookups": sum(r["lookups"] for r in rows),
         "notes": found.notes,
         "checked": found.checked and found.checked.as_dict(),
         "layers": rows,
@@ -145,7 +147,7 @@ _COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "layer": lambda r: r["name"],
     "shape": lambda r: "x".join(map(str, r["shape"])),
     "from": lambda r: ", ".join(r["sources"]),
-    "neurons": lambda r: f"{r['neurons']:,}",
+    "neurons": lambda r: "-" if r["passes_on"] else f"{r['neurons']:,}",
     "fan-in": lambda r: f"{r['fan_in']:,}",
     "synapses": lambda r: f"{r['synapses']:,}",
     "weights": lambda r: f"{r['weights']:,}",
@@ -165,6 +167,7 @@ def _show(about: dict[str, Any], found: _Inspected) -> None:
     rows, window = about["layers"], about["T"]
     title = f"{Path(about['file']).name}: T = {window}, {about['neurons']:,} neurons, {about['synapses']:,} synapses, "
     title += f"{about['weights']:,} weights, {about['macs']:,} MACs"
+    title += "".join(f", {about[k]:,} {k}" for k in ("comparisons", "lookups") if about[k])
     common.show(common.table(title, list(_COLUMNS), [[cell(r) for cell in _COLUMNS.values()] for r in rows]))
     for spec in about["inputs"] if len(about["inputs"]) > 1 else ():
         low, high = spec["range"]
@@ -248,15 +251,19 @@ def _row(stage: Stage, network: Network) -> dict[str, Any]:
         "name": stage.name,
         "shape": list(stage.shape),
         "sources": sorted({name for s in stage.synapses for name in s.sources}),
-        "neurons": stage.size,
+        "neurons": 0 if stage.relay else stage.size,
+        "operations": [type(op).__name__ for s in stage.synapses for op in s.ops],
         "fan_in": round(synapses.total / stage.size),
         "synapses": int(synapses.total),
         "weights": sum(w.numel() for w in weights),
         "macs": int(synapses.multiplied),
+        "comparisons": int(synapses.compared),
+        "lookups": int(synapses.looked_up),
         "weight_bits": int(np.ceil(np.log2(largest + 1))) + 1,
         "threshold": [float(p.threshold.min()), float(p.threshold.max())],
         "leak": [float(p.leak.min()), float(p.leak.max())],
         "range": [int(p.y_min.min()), int(p.y_max.max())],
         "tie": p.tie,
         "read_from": "membrane" if stage.readout else "spikes",
+        "passes_on": stage.relay,
     }

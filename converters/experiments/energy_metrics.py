@@ -85,7 +85,8 @@ class SpikingMetrics:
                 else:
                     self.acs += operations
                     self.dense += every * float(steps.sum())
-        self.spikes += sum(int(v.sum()) for v in fired.values())
+        relays = {s.name for s in network.stages if s.relay}  # which are no sites either
+        self.spikes += sum(int(v.sum()) for name, v in fired.items() if name not in relays)
         self.sites += int(network.neurons * float(steps.sum()))
         self.images += n
 

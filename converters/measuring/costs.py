@@ -19,17 +19,28 @@ class Connections:
     Attributes
     ----------
     multiplied : float
-        Those with weights other than 1 and -1: multiply-accumulates of a dense pass.
+        Those with weights other than 1 and -1: multiply-accumulates of a dense pass. Products of counts and norms are
+        among them: a connection for each factor, and for each pair that a norm takes together.
     added : float
         All others, of pools, identities and moves: a dense pass only adds there.
+    compared : float
+        Those of maxima: a dense pass compares there.
+    looked_up : float
+        Results read from tables, of activations; no connections of their own.
+
+    An operation with a memory is not a free synapse. A spike that arrives there is counted as one synaptic operation
+    for every result that it may change, as at any other connection; that the result then costs a comparison, a look-up,
+    a product with the other factor's count or a root is what these numbers say beside it.
     """
 
     multiplied: float
     added: float
+    compared: float = 0.0
+    looked_up: float = 0.0
 
     @property
     def total(self) -> float:
-        return self.multiplied + self.added
+        return self.multiplied + self.added + self.compared
 
 
 def connections(synapses: Iterable[Synapse], shapes: Mapping[str, Shape]) -> Connections:
@@ -39,12 +50,15 @@ def connections(synapses: Iterable[Synapse], shapes: Mapping[str, Shape]) -> Con
     >>> from converters.operations import Linear, SumPool2d
     >>> pool, dense = Synapse(("a",), (SumPool2d((2, 2), (2, 2)),)), Synapse(("b",), (Linear(torch.ones(3, 4).int()),))
     >>> connections([pool, dense], {"a": (1, 4, 4), "b": (4,)})
-    Connections(multiplied=12.0, added=16.0)
+    Connections(multiplied=12.0, added=16.0, compared=0.0, looked_up=0.0)
     """
-    found = {True: 0.0, False: 0.0}
+    found = {"multiplied": 0.0, "added": 0.0, "compared": 0.0, "looked_up": 0.0}
     for synapse in synapses:
-        found[synapse.multiplies] += synapse.connections(*(shapes[name] for name in synapse.sources))
-    return Connections(found[True], found[False])
+        here = [shapes[name] for name in synapse.sources]
+        kind = "compared" if synapse.passes else "multiplied" if synapse.multiplies else "added"
+        found[kind] += synapse.connections(*here)
+        found["looked_up"] += synapse.lookups(*here)
+    return Connections(**found)
 
 
 def stored_weights(synapses: Iterable[Synapse]) -> Iterator[Tensor]:

@@ -95,6 +95,10 @@ class Operation(ABC):
     """Whether ``op(a + b) = op(a) + op(b)``; otherwise it counts what its sources have sent."""
     rewires: ClassVar[bool] = False
     """Whether it only renames places: one neuron to one, with weight 1."""
+    pointwise: ClassVar[bool] = False
+    """Whether each result depends on the count in its place alone, and so has one connection."""
+    looks_up: ClassVar[bool] = False
+    """Whether it reads each of its results from a table."""
     passes: ClassVar[bool] = False
     """Whether every result is one of the counts, and moves by at most 1 where they do: a maximum."""
     slack: ClassVar[float] = 0.0

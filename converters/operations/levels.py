@@ -74,6 +74,8 @@ class Levels(Counting):
     breakpoints: Tensor
     values: Tensor
 
+    pointwise: ClassVar[bool] = True
+    looks_up: ClassVar[bool] = True
     limits: ClassVar[dict[str, int]] = {"breakpoints": _FARTHEST + 1, "limit": _FARTHEST}
 
     @classmethod

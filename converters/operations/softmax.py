@@ -44,6 +44,7 @@ class Softmax(Counting):
     bits: int
     table: Tensor
 
+    looks_up: ClassVar[bool] = True
     slack: ClassVar[float] = 1.0  # half of a unit of the division, and far less of the table
     limits: ClassVar[dict[str, int]] = {"table": _ONE}
 

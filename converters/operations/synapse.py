@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -127,7 +128,7 @@ class Synapse:
 
         A chain counts as the one connection that it is: ones are pulled back through every operation.
         """
-        weighted = [k for k, op in enumerate(self.ops) if not op.rewires]
+        weighted = [k for k, op in enumerate(self.ops) if not (op.rewires or op.pointwise)]
         if not weighted:
             return tuple(torch.ones(shape, dtype=torch.float64) for shape in shapes)
         if len(weighted) == 1:
@@ -141,6 +142,14 @@ class Synapse:
     def connections(self, *shapes: Shape) -> float:
         """Number of connections in all, those of weight zero included."""
         return float(sum(float(f.sum()) for f in self.fan_out(*shapes)))
+
+    def lookups(self, *shapes: Shape) -> float:
+        """Number of values that its operations read from tables."""
+        found = 0.0
+        for op in self.ops:
+            shapes = (op.output_shape(*shapes),)
+            found += math.prod(shapes[0]) if op.looks_up else 0
+        return found
 
     def structure(self, *shapes: Shape) -> Synapse:
         """The same connections with weight 1 where there is one, and 0 where it is a placed 0.

@@ -134,16 +134,18 @@ def _layer(stage: Stage, network: Network) -> dict[str, Any]:
     synapses = connections(stage.synapses, network.shapes)
     return {
         "name": stage.name,
-        "kind": "membrane" if stage.readout else "spikes",
+        "kind": "membrane" if stage.readout else "maximum" if stage.relay else "spikes",
         "shape": list(stage.shape),
-        "neurons": stage.size,
+        "neurons": 0 if stage.relay else stage.size,
         "fan_in": synapses.total / stage.size,
         "threshold": [float(p.threshold.min()), float(p.threshold.max())],
         "leak": [float(p.leak.min()), float(p.leak.max())],
         "range": [int(p.y_min.min()), int(p.y_max.max())],
         "tie": p.tie,
         "macs": synapses.multiplied,
-        "adds": synapses.added,
+        "adds": synapses.added + synapses.compared,  # a comparison is a subtraction
+        "comparisons": synapses.compared,
+        "lookups": synapses.looked_up,
     }
 
 

@@ -85,6 +85,8 @@ class _Layer(_Part):
     threshold: Pair = []
     macs: Amount = 0
     adds: Amount = 0
+    comparisons: Amount = 0
+    lookups: Amount = 0
     sops: Amount = 0
     counts_compared: Count = 0
     mismatches: Count = 0

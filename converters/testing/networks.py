@@ -13,7 +13,23 @@ from torch import Tensor
 from converters.errors import ConversionError
 from converters.network import Network
 from converters.nir_export import to_nir
-from converters.operations import OPERATIONS, Conv2d, Linear, Operation, Shape, register
+from converters.operations import (
+    OPERATIONS,
+    Add,
+    Conv2d,
+    Levels,
+    Linear,
+    MatMul,
+    MaxOver,
+    MaxPool,
+    Minimum,
+    Normalise,
+    Operation,
+    Product,
+    Shape,
+    Softmax,
+    register,
+)
 from converters.outputs import Output
 from converters.quantised import GraphBuilder, QuantGraph, average_pool
 from converters.tails import Tail
@@ -169,6 +185,62 @@ def two_inputs() -> QuantGraph:
     return b.build(b.layer("fc", last, threshold=7.3, **_SIGNED))
 
 
+def maxima() -> QuantGraph:
+    """Max pools that overlap, of signed counts with padding; a minimum of two layers; a maximum over places."""
+    r, b = _Random(9), GraphBuilder()
+    x = b.input((2, 5, 4), scale=1 / LEVELS, q_min=-LEVELS, q_max=LEVELS)
+    c = b.layer("conv", [(x, Conv2d(r.weights(3, 2, 2, 2)))], threshold=r.between(3, 5, 9), bias=1.5, **_SIGNED)
+    pool = MaxPool((3, 2), (2, 1), (1, 1), (1, 1), ceil_mode=True)
+    p = b.layer("pool", [(c, pool)], threshold=1.0, **_SIGNED)
+    d = b.layer("other", [(c, Conv2d(r.weights(3, 3, 2, 1), stride=(1, 1), padding=(0, 0)))], threshold=6.0, **_SIGNED)
+    wide = b.layer("wide", [(d, MaxPool((1, 2), (1, 1), (0, 1), (1, 1)))], threshold=1.0, **_SIGNED)
+    low = b.layer("lowest", [((p, wide), Minimum())], threshold=1.0, **_SIGNED)
+    over = b.layer("over", [(low, MaxOver((1,)))], threshold=1.0, **_SIGNED)
+    return b.build(b.layer("fc", [(b.flatten(over), Linear(r.weights(3, 12)))], threshold=4.3, bias=0.5, **_SIGNED))
+
+
+def levels() -> QuantGraph:
+    """Activations with a valley, of units and signs that differ by channel; one on counts alone; one behind a sum."""
+    r, b = _Random(10), GraphBuilder()
+    x = b.input((2, 4, 4), scale=1 / LEVELS, q_min=-LEVELS, q_max=LEVELS)
+    silu = Levels.of(
+        "silu", units=(0.04, -0.05, 0.07), offsets=(0.2, -0.5, 0.0), scale=0.3, y_min=-1, y_max=LEVELS, limit=200
+    )
+    behind: dict[str, Any] = {"threshold": 1.0, "y_min": -1, "y_max": LEVELS, "scale": 0.3}
+    c = b.layer("conv", [(x, (Conv2d(r.weights(3, 2, 3, 3)), silu))], **behind)
+    square = Levels.of("square", units=(0.3,), offsets=(-0.4,), scale=0.3, y_min=0, y_max=LEVELS, limit=LEVELS)
+    q = b.layer("square", [(c, square)], **{**behind, "y_min": 0})
+    tanh = Levels.of("tanh", units=(0.1,), offsets=(0.0,), scale=0.25, y_min=-4, y_max=4, limit=4 * LEVELS)
+    s = b.layer("sum", [((c, q), (Add((3, -1)), tanh))], threshold=1.0, y_min=-4, y_max=4, scale=0.25)
+    return b.build(b.layer("fc", [(b.flatten(s), Linear(r.weights(3, 12)))], threshold=4.1, bias=-1.7, **_SIGNED))
+
+
+def gated() -> QuantGraph:
+    """A product of maps and of a gate for each channel, and a matrix product of a layer with itself."""
+    r, b = _Random(11), GraphBuilder()
+    x = b.input((2, 4, 4), scale=1 / LEVELS, q_min=0, q_max=LEVELS)
+    c = b.layer("conv", [(x, Conv2d(r.weights(3, 2, 3, 3)))], threshold=r.between(3, 5, 9), bias=1.5, **_SIGNED)
+    g = b.layer("gate", [(c, Conv2d(r.weights(3, 3, 2, 2)))], threshold=4.0, **_GATED)
+    y = b.layer("gated", [((c, g), Product())], threshold=2.5, bias=0.5, **_SIGNED)
+    scores = b.layer("scores", [((y, y), MatMul(2, transposed=True))], threshold=4.0, **_SIGNED)
+    return b.build(b.layer("fc", [(b.flatten(scores), Linear(r.weights(3, 12)))], threshold=5.3, bias=0.5, **_SIGNED))
+
+
+def normed() -> QuantGraph:
+    """A group norm with gains and biases of its own, with and without an activation behind it, and a softmax."""
+    r, b = _Random(12), GraphBuilder()
+    x = b.input((2, 4, 4), scale=1 / LEVELS, q_min=-LEVELS, q_max=LEVELS)
+    c = b.layer("conv", [(x, Conv2d(r.weights(4, 2, 3, 3)))], threshold=r.between(4, 5, 9), bias=1.5, **_SIGNED)
+    norm = Normalise((0, 1, 2), 8, groups=2, eps=0.1, bits=16)
+    n = b.layer("norm", [(c, norm)], threshold=r.between(4, 2e4, 4e4), bias=r.between(4, -3e4, 3e4), **_SIGNED)
+    unit = 2.0**-16
+    gelu = Levels.of("gelu", units=(unit,), offsets=(0.25,), scale=0.3, y_min=-1, y_max=LEVELS, limit=2**19)
+    h = b.layer("active", [(n, (norm, gelu))], threshold=1.0, y_min=-1, y_max=LEVELS, scale=0.3)
+    soft = Softmax.of(scale=0.3, axis=0, bits=16, largest=LEVELS + 1)
+    s = b.layer("softmax", [(h, soft)], threshold=2.0**16 / 8, y_min=0, y_max=LEVELS, scale=1 / 8)
+    return b.build(b.layer("fc", [(b.flatten(s), Linear(r.weights(3, 16)))], threshold=3.3, bias=0.5, **_SIGNED))
+
+
 NETWORKS: dict[str, Callable[[], QuantGraph]] = {
     "dense": dense,
     "pooled": pooled,
@@ -179,6 +251,10 @@ NETWORKS: dict[str, Callable[[], QuantGraph]] = {
     "counting": counting,
     "heads": heads,
     "two inputs": two_inputs,
+    "maxima": maxima,
+    "levels": levels,
+    "gated": gated,
+    "normed": normed,
 }
 
 
