@@ -158,7 +158,7 @@ def test_faults_in_norms_are_found(fault: str) -> None:
     form, change = FAULTS[fault]
     make, function, scale = FORMS[form]
     op, unit = make()
-    q = network(replace(op, **change), unit, scale)
+    q = network(replace(op, **change), unit, scale)  # type: ignore[type-var]
     with pytest.raises(ConversionError, match=r"^op: found that"):
         check_layers(q, images(), shown(q, images(), function))
 
