@@ -22,7 +22,7 @@ from converters.quantised import InputSpec, Layer, QuantGraph
 from converters.tails import Tail
 from converters.values import Part, Value, concatenated, moved, places
 
-__all__ = ["GraphBuilder", "Operands", "Part", "Returned", "Value"]
+__all__ = ["GraphBuilder", "Operands", "Part", "Returned", "Value", "common_unit"]
 
 Operands: TypeAlias = "tuple[Value | tuple[Value, ...], Operation | Sequence[Operation]]"
 """What feeds a layer: a value, or several for an operation that takes several; and an operation or a chain of them."""
@@ -118,16 +118,8 @@ class GraphBuilder:
         A residual addition, a subtraction, a change of scale. Synapses get the integers nearest to the ratio
         of the branch scales, 1 where they are shared.
         """
-        steps = [value.scale * factor for value, factor in inputs]
-        largest = max(abs(s) for s in steps)
-        if all(abs(s) == largest for s in steps):
-            unit = largest
-        else:
-            _, exponent = math.frexp(largest)
-            unit = math.ldexp(1.0, exponent - 30)  # 30 bits each: sums stay far below 2^53
-        pairs: list[tuple[Value, Operation]] = [
-            (value, Scale(round(s / unit))) for (value, _), s in zip(inputs, steps, strict=True)
-        ]
+        unit, weights = common_unit([value.scale * factor for value, factor in inputs])
+        pairs: list[tuple[Value, Operation]] = [(v, Scale(k)) for (v, _), k in zip(inputs, weights, strict=True)]
         return self.layer(name, pairs, threshold=scale / unit, y_min=y_min, y_max=y_max, scale=scale, tie=tie)
 
     def operands_of(self, name: str, value: Value | tuple[Value, ...]) -> tuple[Value, ...]:
@@ -204,6 +196,17 @@ class GraphBuilder:
         """A valid, unused node name, as near to ``name`` as can be: no two layers ever share one."""
         taken = {layer.name for layer in self.layers} | {spec.name for spec in self.specs}
         return Names(taken).take(name)
+
+
+def common_unit(steps: Sequence[float]) -> tuple[float, list[int]]:
+    """A unit and whole numbers of it nearest to ``steps``: 1 and -1 where all have one size."""
+    largest = max(abs(s) for s in steps)
+    if all(abs(s) == largest for s in steps):
+        unit = largest
+    else:
+        _, exponent = math.frexp(largest)
+        unit = math.ldexp(1.0, exponent - 30)  # 30 bits each: sums stay far below 2^53
+    return unit, [round(s / unit) for s in steps]
 
 
 def _chain(ops: Operation | Sequence[Operation]) -> tuple[Operation, ...]:

@@ -169,8 +169,8 @@ NODES: dict[str, type[nir.NIRNode]] = {"CaLIF": CaLIF, "CaLIFOperation": CaLIFOp
 
 def _shape(where: str, value: Any) -> np.ndarray:
     array = np.asarray(value)
-    if array.ndim != 1 or array.size not in (1, 2, 3) or array.dtype.kind not in "iu" or (array < 1).any():
-        raise ConversionError(f"{where}.shape", f"{value!r}", "give 1 to 3 positive whole numbers, channels first")
+    if array.ndim != 1 or array.size not in (1, 2, 3, 4) or array.dtype.kind not in "iu" or (array < 1).any():
+        raise ConversionError(f"{where}.shape", f"{value!r}", "give 1 to 4 positive whole numbers, channels first")
     return array.astype(np.int64)
 
 

@@ -154,7 +154,7 @@ def _rounding(stage: Stage, window: int, low: int, high: int, reach: int) -> tup
     doubt = np.float32((max(-low, high) + 2 + 2 * np.abs(offset).max()) * 2.0**-21)
     if not doubt < 0.1:
         return None
-    places = stage.shape[2] if len(stage.shape) == 3 else 1
+    places = stage.shape[-1] if len(stage.shape) > 1 else 1
 
     def row(x: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(np.tile(x, (places,) + (1,) * (x.ndim - 1)))

@@ -62,7 +62,7 @@ class PlannedLayer:
             self.pool_events = _PoolEvents.of(self.pool, network.shapes[stage.synapses[0].source], stage.shape)
         self.inputs = [self._input(s, network) for s in stage.synapses]
         # a row of the kernels is a row of the image, channels last: long enough to be vectorised
-        repeat = stage.shape[2] if len(stage.shape) == 3 else 1
+        repeat = stage.shape[-1] if len(stage.shape) > 1 else 1
         direct = network.coding == "direct" and any(set(network.specs) & set(s.sources) for s in stage.synapses)
         self.parameters = Parameters.of(stage, repeat, network.window, None if direct else change)
         self.events = _Events.of(stage, network)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
-from converters.frontends.pending import Grid, Pending, Raw, Weight, describe, times
-from converters.graph_builder import GraphBuilder, Returned, Value
-from converters.operations import Levels, Operation, Synapse
+from converters.frontends.pending import Grid, Pending, Raw, Weight, describe, settled, unmoved
+from converters.graph_builder import GraphBuilder, Returned, Value, common_unit
+from converters.operations import Levels, Operation, Scale, Synapse
 from converters.operations.moving import index_of
 from converters.outputs import placed
 from converters.tails import Tail
@@ -75,6 +75,29 @@ class BaseVerbs(GraphBuilder):
         low, high = self.range_of(value)
         return value.scale == grid.scale and grid.y_min <= low and high <= grid.y_max
 
+    def lifted(self, name: str, x: Any) -> Pending:
+        """``x`` as a sum of chains of operations, whose unit and bias may still change: an operand of ``name``."""
+        if type(x) is not Pending:
+            base, move = unmoved(self.value(name, x))
+            return Pending(name, inputs=((base, ()),), unit=base.scale, move=move)
+        if x.clamped or x.function:
+            raise ConversionError(x.name, f"an unquantised activation, used by {name}", self.advice["activation"])
+        if x.terms:
+            unit, weights = common_unit([v.scale * f for v, f in x.terms])
+            inputs = tuple((v, (Scale(k),)) for (v, _), k in zip(x.terms, weights, strict=True))
+            return replace(x, inputs=inputs, terms=(), unit=unit)
+        if x.parts:
+            unit, weights = common_unit([v.scale for v in x.parts])
+            whole, start, found = torch.arange(math.prod(x.layer_shape)).reshape(x.layer_shape), 0, []
+            for v, k in zip(x.parts, weights, strict=True):
+                own = torch.arange(math.prod(v.shape)).reshape(v.shape)
+                index = torch.full_like(whole, -1)
+                index.narrow(x.axis, start, v.shape[x.axis]).copy_(own)
+                found.append((moved(v, index), (Scale(k),)))
+                start += v.shape[x.axis]
+            return replace(x, inputs=tuple(found), parts=(), unit=unit)
+        return x
+
     # --- quantisers, outputs ------------------------------------------------------------------------
 
     def quantise(
@@ -116,8 +139,10 @@ class BaseVerbs(GraphBuilder):
         elif x.terms:
             y = self._moved(x.name, x.terms, grid)
         elif x.function:
+            x = settled(x)
             y = self._levelled(x, grid)
         else:
+            x = settled(x)
             y = self._summed(x, grid, spiking=True)
         return self.through(y, x.move)
 
@@ -142,9 +167,10 @@ class BaseVerbs(GraphBuilder):
             return Returned(self._output(place, x.value), x.tail)
         if type(x) is Pending and x.inputs and not (x.clamped or x.function):
             if id(x) not in self._membranes:  # one layer, however often it is returned
-                unit = torch.as_tensor(x.unit, dtype=torch.float64)
-                y = self._summed(x, Grid(float(unit.max()), 0, 0), spiking=False)
-                self._membranes[id(x)] = x, self.through(y, x.move)
+                last = settled(x)
+                unit = torch.as_tensor(last.unit, dtype=torch.float64)
+                y = self._summed(last, Grid(float(unit.max()), 0, 0), spiking=False)
+                self._membranes[id(x)] = x, self.through(y, last.move)
             return self._membranes[id(x)][1]
         return self.value(".".join(["output", *map(str, place)]), x)
 
@@ -157,8 +183,6 @@ class BaseVerbs(GraphBuilder):
 
     def _levelled(self, x: Pending, grid: Grid) -> Value:
         """The layer of an activation: a table of levels behind its sum, passed on by neurons of threshold 1."""
-        if x.divided is not None:
-            x = times(x, 1 / x.divided.double())
         unit, bias = (torch.as_tensor(t, dtype=torch.float64).flatten() for t in (x.unit, x.bias))
         ((values, ops),) = x.inputs
         chain = (ops,) if isinstance(ops, Operation) else tuple(ops)
@@ -178,8 +202,6 @@ class BaseVerbs(GraphBuilder):
         )
 
     def _summed(self, x: Pending, grid: Grid, *, spiking: bool) -> Value:
-        if x.divided is not None:
-            x = times(x, 1 / x.divided.double())
         unit, bias = (torch.as_tensor(t, dtype=torch.float64) for t in (x.unit, x.bias))
         if unit.numel() == 1:  # rounded once, so a pool's threshold is its area where the scales are shared
             ratio = Fraction(grid.scale) / Fraction(float(unit))

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from converters.errors import ConversionError
 from converters.frontends.base_verbs import BaseVerbs
-from converters.frontends.pending import Pending
-from converters.graph_builder import Part, Value
-from converters.operations import Operation
+from converters.frontends.pending import Pending, unmoved
+from converters.graph_builder import Value
 
 __all__ = ["JoiningVerbs"]
 
@@ -54,16 +53,5 @@ class JoiningVerbs(BaseVerbs):
         value = self.value(name, x)
         if high == math.inf and self.range_of(value)[0] >= 0:
             return value
-        base, move = self.unmoved(value)
+        base, move = unmoved(value)
         return Pending(name, terms=((base, 1.0),), low=0.0, high=high, move=move, base=base)
-
-    @staticmethod
-    def unmoved(value: Value) -> tuple[Value, Operation | None]:
-        """The layer itself and the move that it is seen through, if all of it is seen once; else as it is."""
-        part = value.parts[0]
-        if len(value.parts) > 1 or part.move is None:
-            return value, None
-        places = part.places.reshape(-1)
-        if len(places) != math.prod(part.shape) or not torch.equal(places.sort().values, torch.arange(len(places))):
-            return value, None
-        return Value((Part(part.name, part.shape),), value.scale), part.move

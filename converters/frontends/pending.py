@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,11 +11,26 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
-from converters.graph_builder import Operands, Value
-from converters.operations import Operation, Shape
+from converters.graph_builder import Operands, Part, Value
+from converters.operations import Operation, Scale, Shape, Weigh
+from converters.operations.moving import index_of, move_of, through
 from converters.operations.weights import Weighted
 
-__all__ = ["Grid", "Pending", "Raw", "Weight", "describe", "pair", "times"]
+__all__ = [
+    "Grid",
+    "Pending",
+    "Raw",
+    "Weight",
+    "chain_of",
+    "compact",
+    "describe",
+    "numbers",
+    "pair",
+    "settled",
+    "spread",
+    "times",
+    "unmoved",
+]
 
 
 @dataclass(frozen=True)
@@ -63,10 +79,12 @@ class Pending:
         A sum of chains of operations on values: ``unit / area * sum_k ops_k(n_k) + bias``. Each is a value, or several
         for an operation that takes several, and an operation, or a tuple of them
         (:data:`~converters.graph_builder.Operands`).
-    unit : float or float64 tensor ``(C,)``
+    unit : float or float64 tensor
+        One for all, ``(C,)``, or with all axes of :attr:`layer_shape`, to which it broadcasts.
     area : int
         Of a pool; a whole number, apart from the unit, so that it is never rounded.
-    bias : float or float64 tensor ``(C,)``
+    bias : float or float64 tensor
+        Of such a shape too.
     terms : tuple of (Value, float)
         Instead of inputs, for an addition: quantised values and their factors.
     parts : tuple of Value
@@ -114,8 +132,11 @@ class Pending:
         if self.inputs:
             values, ops = self.inputs[0]
             shapes = tuple(v.shape for v in (values if isinstance(values, tuple) else (values,)))
-            for op in (ops,) if isinstance(ops, Operation) else ops:
-                shapes = (op.output_shape(*shapes),)
+            try:
+                for op in chain_of(ops):
+                    shapes = (op.output_shape(*shapes),)
+            except ConversionError as error:
+                raise ConversionError(self.name, error.found, error.todo) from None
             return shapes[0]
         if self.terms:
             return self.terms[0][0].shape
@@ -128,21 +149,104 @@ class Pending:
         return self.layer_shape if self.move is None else self.move.output_shape(self.layer_shape)
 
 
-def times(x: Pending, factor: Tensor) -> Pending:
-    """A weighted sum times a float64 factor per channel, its bias left alone. A negative one turns the row round."""
-    ((value, op),) = x.inputs
-    if not isinstance(op, Weighted):
-        raise ConversionError(x.name, "a batch norm that follows no convolution or linear layer", "move it there")
-    sign = torch.sign(factor)  # 0 cuts the row off
-    weight = op.weight * sign.to(op.weight.dtype).reshape(-1, *[1] * (op.weight.ndim - 1))
-    unit = torch.where(sign == 0, 1.0, factor.abs()) * x.unit
-    return replace(x, inputs=((value, op.with_weight(weight)),), unit=unit, divided=None)
+def spread(t: Tensor | float, rank: int) -> Tensor:
+    """Numbers of a unit or bias, float64, with ``rank`` axes: one for all, one per channel, or as they are."""
+    t = torch.as_tensor(t, dtype=torch.float64)
+    return t if t.ndim == rank else t.reshape(-1, *[1] * (rank - 1))
+
+
+def compact(t: Tensor) -> Tensor:
+    """The same with one number along an axis where all are equal; per channel, ``(C,)``, where that suffices."""
+    for a in range(t.ndim):
+        if t.shape[a] > 1 and bool((t == t.narrow(a, 0, 1)).all()):
+            t = t.narrow(a, 0, 1)
+    return t.reshape(-1) if t.numel() == t.shape[0] else t
+
+
+def times(x: Pending, factor: Tensor | float) -> Pending:
+    """A sum of chains times a factor, float64, one or per channel or place; its bias is left alone.
+
+    Negative ones turn weights round, and 0 cuts them off.
+    """
+    rank = len(x.layer_shape)
+    by = spread(factor, rank)
+    sign = torch.sign(by)
+    unit = compact(torch.where(sign == 0, 1.0, by.abs()) * spread(x.unit, rank))
+    inputs = x.inputs if bool((sign > 0).all()) else tuple((v, _signed(chain_of(ops), sign)) for v, ops in x.inputs)
+    return replace(x, inputs=inputs, unit=unit, divided=None)
+
+
+def chain_of(ops: Operation | Sequence[Operation]) -> tuple[Operation, ...]:
+    return (ops,) if isinstance(ops, Operation) else tuple(ops)
+
+
+def _signed(ops: tuple[Operation, ...], sign: Tensor) -> Operation | tuple[Operation, ...]:
+    """A chain times -1, 0 or 1, where it can be in the weights of its last operation."""
+    last = ops[-1] if ops else None
+    if isinstance(last, Weighted) and all(n == 1 for a, n in enumerate(sign.shape) if a != last.rows):
+        row = sign.to(last.weight.dtype).reshape(-1, *[1] * (last.weight.ndim - 1))
+        turned = last.with_weight(last.weight * row)
+        return turned if len(ops) == 1 else (*ops[:-1], turned)
+    if sign.numel() == 1:
+        return (*ops, Scale(int(sign)))
+    return (*ops, Weigh(sign.to(torch.int8)))
+
+
+def settled(x: Pending) -> Pending:
+    """The same with a unit and a bias per channel of the layer, or one for all.
+
+    Where they differ along another axis, or from place to place, the layer has that axis first, or all in one, and is
+    seen as before through a move.
+    """
+    if x.divided is not None:
+        x = times(x, 1 / x.divided.double())
+    parts = [torch.as_tensor(t, dtype=torch.float64) for t in (x.unit, x.bias)]
+    if not x.inputs or all(t.ndim < 2 for t in parts):
+        return x
+    shape = x.layer_shape
+    unit, bias = (spread(compact(spread(t, len(shape))), len(shape)) for t in parts)
+    places = torch.arange(math.prod(shape)).reshape(shape)
+    varies = [a for a in range(len(shape)) if unit.shape[a] > 1 or bias.shape[a] > 1]
+    if not set(varies) - {0}:
+        return replace(x, unit=unit.reshape(-1), bias=bias.reshape(-1))
+    if len(varies) == 1:
+        index = places.movedim(varies[0], 0)
+        unit, bias = unit.reshape(-1), bias.reshape(-1)
+    else:
+        index = places.reshape(-1)
+        unit, bias = (t.expand(shape).reshape(-1) for t in (unit, bias))
+    turn = move_of(index, shape)
+    assert turn is not None
+    back = index.reshape(-1).argsort().reshape(shape)
+    if x.move is not None:
+        back = through(back, index_of(x.move, shape))
+    inputs = tuple((v, (*chain_of(ops), turn)) for v, ops in x.inputs)
+    return replace(x, inputs=inputs, unit=unit, bias=bias, move=move_of(back, tuple(index.shape)))
+
+
+def unmoved(value: Value) -> tuple[Value, Operation | None]:
+    """The layer itself and the move that it is seen through, if all of it is seen once; else the value as it is."""
+    part = value.parts[0]
+    if len(value.parts) > 1 or part.move is None:
+        return value, None
+    places = part.places.reshape(-1)
+    if len(places) != math.prod(part.shape) or not torch.equal(places.sort().values, torch.arange(len(places))):
+        return value, None
+    return Value((Part(part.name, part.shape),), value.scale), part.move
 
 
 def pair(value: Any) -> tuple[Any, Any]:
     """One number for both axes, or one for each."""
     values = list(value) if isinstance(value, tuple | list) else [value]
     return values[0], values[-1]
+
+
+def numbers(name: str, value: Any, count: int) -> tuple[int, ...]:
+    """One number for every axis, or one for each of ``count``."""
+    values = list(value) if isinstance(value, tuple | list) else [value]
+    if len(values) not in (1, count):
+        raise ConversionError(name, f"{len(values)} numbers for {count} axes", "give one, or one for each")
+    return tuple(int(v) for v in (values if len(values) == count else values * count))
 
 
 def describe(x: Any) -> str:

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from converters.frontends.counting_verbs import CountingVerbs
 from converters.frontends.joining_verbs import JoiningVerbs
-from converters.frontends.moving_verbs import MovingVerbs
 from converters.frontends.pending import Grid, Pending, Raw, Weight, describe, pair
 from converters.frontends.pooling_verbs import PoolingVerbs
-from converters.frontends.weighted_verbs import WeightedVerbs, convolution
+from converters.frontends.weighted_verbs import WeightedVerbs, convolution, transposed
 
-__all__ = ["Grid", "Pending", "Raw", "Verbs", "Weight", "convolution", "describe", "pair"]
+__all__ = ["Grid", "Pending", "Raw", "Verbs", "Weight", "convolution", "describe", "pair", "transposed"]
 
 
-class Verbs(WeightedVerbs, PoolingVerbs, JoiningVerbs, MovingVerbs, CountingVerbs):
+class Verbs(WeightedVerbs, PoolingVerbs, JoiningVerbs, CountingVerbs):
     """A :class:`~converters.graph_builder.GraphBuilder` that front-ends talk to.
 
     Every verb takes ``name``, the place in the user's model for the layer and for errors, and operands as they were

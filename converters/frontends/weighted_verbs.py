@@ -1,55 +1,102 @@
-"""Verbs of layers with weights, and of what is folded into them."""
+"""Verbs of layers with weights, and of constants that are added and multiplied."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from converters.errors import ConversionError
-from converters.frontends.base_verbs import BaseVerbs
-from converters.frontends.pending import Pending, pair, times
-from converters.operations import Conv2d
+from converters.frontends.moving_verbs import MovingVerbs
+from converters.frontends.pending import Pending, Weight, compact, numbers, spread, times, unmoved
+from converters.graph_builder import Value
+from converters.operations import Linear, Mix, Operation
+from converters.operations.convolution import Conv1d, Conv2d, Conv3d, Kernels, convolution_of
+from converters.operations.moving import index_of, move_of
+from converters.operations.transposed import from_pytorch, transposed_of
 from converters.operations.weights import Weighted
 
-__all__ = ["WeightedVerbs", "convolution"]
+__all__ = ["WeightedVerbs", "convolution", "transposed"]
 
 
-class WeightedVerbs(BaseVerbs):
+class WeightedVerbs(MovingVerbs):
     """Layers with weights, batch norms, constants."""
 
     def weigh(self, name: str, x: Any, op: Weighted, scale: Tensor, bias: Tensor | None) -> Pending:
-        """A convolution or dense layer: ``scale`` of its integer weights and ``bias`` in real units, per channel."""
+        """A convolution or dense layer: ``scale`` of its integer weights and ``bias`` in real units, per row of them.
+
+        A dense layer acts on the last axis of an image of any rank.
+        """
         value = self.value(name, x)
         b = torch.zeros(1, dtype=torch.float64) if bias is None else bias.detach().double().cpu()
-        return Pending(name, ((value, op),), scale.double().cpu() * value.scale, bias=b)
+        move: Operation | None = None
+        if type(op) is Linear and len(value.shape) > 1:
+            value, op, move = _along_last(value, op)
+        unit = scale.double().cpu() * value.scale
+        if op.rows:
+            rank = len(value.shape)
+            unit, b = (spread(t, rank).movedim(0, op.rows) for t in (unit, b))
+        return Pending(name, ((value, op),), unit, bias=b, move=move)
+
+    def convolve(
+        self,
+        name: str,
+        x: Any,
+        weight: Weight,
+        bias: Tensor | None,
+        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        mode: str = "zeros",
+    ) -> Pending:
+        """A convolution of one to three axes, padded in numbers or by name, in any of PyTorch's padding modes."""
+        rank = weight.integers.ndim - 2
+        around = _around(name, weight.integers, padding, numbers(name, dilation, rank))
+        if mode == "zeros" and all(a == b for a, b in around):
+            inside = tuple(a for a, _ in around)
+        else:
+            inside = (0,) * rank
+            amounts = [n for pair in reversed(around) for n in pair]
+            how = "constant" if mode == "zeros" else mode
+            x = self.move(name, x, lambda t: F.pad(t, amounts, mode=how))
+        op = convolution(name, weight.integers, stride, inside, dilation, groups)
+        return self.weigh(name, x, op, weight.scale, bias)
+
+    # --- constants ----------------------------------------------------------------------------------
 
     def batch_norm(
         self, name: str, x: Any, mean: Tensor | None, variance: Tensor | None, eps: float, gamma: Any, beta: Any
     ) -> Pending:
         """Behind the accumulator, in float64: ``gamma (z - mean) / sqrt(variance + eps) + beta``.
 
-        Merged into the weights it would change what they round to. Gamma and beta are tensors or None.
+        Merged into the weights it would change what they round to. Gamma and beta are tensors or None. It may stand
+        behind anything that no ReLU has clamped.
         """
-        if type(x) is not Pending or not x.weighted:
-            raise ConversionError(
-                name, "a batch norm that follows no unquantised convolution or linear layer", "move it there"
-            )
         if mean is None or variance is None:
             raise ConversionError(
                 name,
                 "a batch norm without running statistics, whose output depends on the batch",
                 "build it with track_running_stats=True",
             )
+        x = self.lifted(name, x)
+        if x.divided is not None and x.move is not None:
+            x = times(x, 1 / x.divided.double())
         mean, variance = mean.detach().double().cpu(), variance.detach().cpu()
         factor = 1 / torch.sqrt(variance.double() + float(eps))
         if gamma is not None:
             factor = factor * gamma.detach().double().cpu()
-        bias = (torch.as_tensor(x.bias) - mean) * factor
-        if beta is not None:
-            bias = bias + beta.detach().double().cpu()
+        offset = torch.zeros_like(factor) if beta is None else beta.detach().double().cpu()
+        if x.move is None:
+            bias = (torch.as_tensor(x.bias) - mean) * factor + offset if _per_channel(x) else None
+        if x.move is not None or bias is None:
+            rows = [t.reshape(-1, *[1] * (len(x.shape) - 1)) for t in (mean, factor, offset)]
+            return self.shift(name, self.scale(name, self.shift(name, x, -rows[0]), rows[1]), rows[2])
         if x.divided is not None:  # by the same factor in the toolkit's own precision, which is then 1 exactly
             short = (torch.ones_like(variance) if gamma is None else gamma.detach().cpu()) / torch.sqrt(variance + eps)
             factor = torch.where(short == x.divided, 1.0, factor / x.divided.double())
@@ -62,25 +109,102 @@ class WeightedVerbs(BaseVerbs):
         by = factor.detach().cpu().flatten()
         return replace(x, bias=torch.as_tensor(x.bias) / by.double(), divided=by)
 
-    def shift(self, name: str, x: Any, constant: Tensor) -> Pending:
-        """A constant per channel, added to a layer that has no quantiser yet: part of its bias."""
-        if type(x) is not Pending or not x.inputs or x.clamped:
-            raise ConversionError(
-                name,
-                f"a constant of shape {tuple(constant.shape)} as an operand",
-                "let it be the bias of the layer before it, or of a batch norm",
-            )
-        return replace(x, bias=torch.as_tensor(x.bias) + constant.flatten().double())
+    def scale(self, name: str, x: Any, constant: Tensor | float) -> Pending:
+        """Times a constant: a number, or a tensor that broadcasts to a batch of ``x``."""
+        x = self.lifted(name, x)
+        if x.divided is not None:
+            x = times(x, 1 / x.divided.double())
+        factor = self._constant(name, x, constant, 1.0)
+        rank = len(x.layer_shape)
+        bias = compact(spread(x.bias, rank) * spread(factor, rank))
+        return replace(times(x, factor), bias=bias)
+
+    def shift(self, name: str, x: Any, constant: Tensor | float) -> Pending:
+        """Plus a constant: a number, or a tensor that broadcasts to a batch of ``x``. It becomes bias."""
+        x = self.lifted(name, x)
+        if x.divided is not None and torch.as_tensor(constant).numel() > 1 and x.move is not None:
+            x = times(x, 1 / x.divided.double())
+        more = self._constant(name, x, constant, 0.0)
+        if more.ndim < 2 and torch.as_tensor(x.bias).ndim < 2:
+            return replace(x, bias=torch.as_tensor(x.bias, dtype=torch.float64) + more)
+        rank = len(x.layer_shape)
+        return replace(x, bias=compact(spread(x.bias, rank) + spread(more, rank)))
+
+    def _constant(self, name: str, x: Pending, constant: Tensor | float, elsewhere: float) -> Tensor:
+        """A constant that broadcasts to what is seen of ``x``, for the layer that ``x`` becomes, as a unit is."""
+        shape, own = x.shape, x.layer_shape
+        given = torch.as_tensor(constant).detach().double().cpu()
+        inner = given[0] if given.ndim == len(shape) + 1 and given.shape[0] == 1 else given
+        fits = inner.ndim <= len(shape) and all(
+            n in (1, m) for n, m in zip(inner.shape[::-1], shape[::-1], strict=False)
+        )
+        if not fits or not bool(torch.isfinite(inner).all()):
+            what = f"a constant of shape {tuple(given.shape)} as an operand"
+            raise ConversionError(name, what, f"give a finite one that broadcasts to {shape}")
+        if inner.numel() == 1 and not (elsewhere == 0 and x.move is not None):
+            return inner.reshape(1)
+        inner = inner.reshape(*[1] * (len(shape) - inner.ndim), *inner.shape)
+        if x.move is None:
+            return compact(inner)
+        index, every = index_of(x.move, own).reshape(-1), inner.expand(shape).reshape(-1)
+        found = torch.full((math.prod(own),), elsewhere, dtype=torch.float64)
+        found[index[index >= 0]] = every[index >= 0]
+        back = torch.where(index < 0, elsewhere if elsewhere == 0 else every, found[index.clamp(min=0)])
+        if not torch.equal(back, every):
+            todo = self.advice["activation"]
+            raise ConversionError(x.name, f"a padded or repeated sum, to which {name} adds a constant", todo)
+        return compact(found.reshape(own))
 
 
-def convolution(name: str, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> Conv2d:
-    """A convolution of integer ``weight``, with padding in numbers or by name."""
-    by = pair(dilation)
+def _per_channel(x: Pending) -> bool:
+    return torch.as_tensor(x.bias).ndim < 2 and torch.as_tensor(x.unit).ndim < 2
+
+
+def _along_last(value: Value, op: Linear) -> tuple[Value, Weighted, Operation | None]:
+    """A dense layer on the last axis: the value and the operation that it is, and what the result is seen through.
+
+    Tokens that are a feature map with its channels last take it as a convolution of one place.
+    """
+    base, move = unmoved(value)
+    last = len(value.shape) - 1
+    if move is not None and len(base.shape) in (2, 3, 4):
+        places = index_of(move, base.shape).movedim(-1, 0)
+        if len(places) == base.shape[0] and torch.equal(places.reshape(-1), torch.arange(places.numel())):
+            rank, out = len(base.shape) - 1, op.weight.shape[0]
+            one = op.weight.reshape(*op.weight.shape, *[1] * rank)
+            after = (out, *base.shape[1:])
+            index = torch.arange(math.prod(after)).reshape(out, *places.shape[1:]).movedim(0, -1)
+            ones, zeros = (1,) * rank, (0,) * rank
+            return base, convolution_of(rank, one, ones, zeros, ones, 1), move_of(index, after)
+    return value, Mix(op.weight, last), None
+
+
+def convolution(
+    name: str, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Conv1d | Conv2d | Conv3d:
+    """A convolution of integer ``weight``, with padding in numbers or by name, the same on both sides."""
+    rank = weight.ndim - 2
+    by = numbers(name, dilation, rank)
+    around = _around(name, weight, padding, by)
+    if any(a != b for a, b in around):
+        raise ConversionError(name, 'padding="same" with an even kernel', "use an odd kernel or numbers")
+    return convolution_of(rank, weight, numbers(name, stride, rank), tuple(a for a, _ in around), by, groups)
+
+
+def transposed(
+    name: str, weight: Tensor, stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: int
+) -> Kernels:
+    """A transposed convolution of integer ``weight`` as PyTorch has it, ``(C_in, C_out / groups, *kernel)``."""
+    rank = weight.ndim - 2
+    given = (numbers(name, v, rank) for v in (stride, padding, dilation))
+    return transposed_of(rank, from_pytorch(weight, groups), *given, groups, numbers(name, output_padding, rank))
+
+
+def _around(name: str, weight: Tensor, padding: Any, dilation: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Padding before and behind each axis."""
     if padding == "valid":
         padding = 0
     elif padding == "same":
-        total = [d * (k - 1) for d, k in zip(by, weight.shape[2:], strict=True)]
-        if any(t % 2 for t in total):
-            raise ConversionError(name, 'padding="same" with an even kernel', "use an odd kernel or numbers")
-        padding = (total[0] // 2, total[1] // 2)
-    return Conv2d(weight, pair(stride), pair(padding), by, groups)
+        totals = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        return [(t // 2, t - t // 2) for t in totals]
+    return [(p, p) for p in numbers(name, padding, weight.ndim - 2)]

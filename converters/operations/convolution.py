@@ -1,10 +1,12 @@
-"""Convolutions of feature maps."""
+"""Convolutions of feature maps, of one to three axes."""
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import nir
 import numpy as np
@@ -15,12 +17,14 @@ from torch import Tensor, nn
 
 from converters.errors import ConversionError
 from converters.operations.contract import Operation, Range, Shape, adjoint_of_ones, check_steps, register
-from converters.operations.node_fields import channel_bias, whole_pair, whole_weights
+from converters.operations.moving import placed
+from converters.operations.node_fields import channel_bias, whole_numbers, whole_weights
 from converters.operations.weights import Weighted, float_parameter, for_node
 
-__all__ = ["Conv2d", "Pair", "in_order"]
+__all__ = ["Conv1d", "Conv2d", "Conv3d", "Kernels", "Pair", "Triple", "convolution_of", "in_order"]
 
 Pair: TypeAlias = tuple[int, int]
+Triple: TypeAlias = tuple[int, int, int]
 
 
 def in_order(x: Tensor) -> Tensor:
@@ -34,98 +38,74 @@ def in_order(x: Tensor) -> Tensor:
     return x.new_empty(x.shape).copy_(x)
 
 
-@register
-@dataclass(frozen=True, eq=False)
-class Conv2d(Weighted):
-    """2-d convolution; ``weight`` of shape ``(C_out, C_in / groups, kH, kW)``."""
+class Kernels(Weighted):
+    """What convolutions and their transposes share; ``weight`` is ``(C_out, C_in / groups, *kernel)`` in both."""
 
+    rank: ClassVar[int]
+    """How many axes a map has beside its channels."""
     weight: Tensor
-    stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
-    dilation: Pair = (1, 1)
-    groups: int = 1
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
 
     def __post_init__(self) -> None:
-        self.check_weight(4)
+        self.check_weight(self.rank + 2)
         least = {"stride": (self.stride, 1), "padding": (self.padding, 0), "dilation": (self.dilation, 1)}
-        check_steps("Conv2d", **least, groups=((self.groups,), 1))
+        kind = type(self).__name__
+        check_steps(kind, **least, groups=((self.groups,), 1))
+        for name, (values, _) in least.items():
+            if len(values) != self.rank:
+                raise ConversionError(kind, f"{name} {values}", f"give {self.rank} numbers")
         if self.weight.shape[0] % self.groups:
-            raise ConversionError("Conv2d", f"{self.weight.shape[0]} channels in {self.groups} groups", "divide evenly")
+            raise ConversionError(kind, f"{self.weight.shape[0]} channels in {self.groups} groups", "divide evenly")
 
-    @property
-    def _geometry(self) -> dict[str, Any]:
-        return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
+    @abstractmethod
+    def sizes(self, here: Shape) -> Shape:
+        """Of a map's axes, from those of what it takes."""
+
+    def with_weight(self, weight: Tensor) -> Self:
+        return replace(self, weight=weight)  # type: ignore[type-var]  # every subclass is a dataclass
 
     def output_shape(self, *shapes: Shape) -> Shape:
         (shape,) = shapes
-        if len(shape) != 3 or shape[0] != self.weight.shape[1] * self.groups:
+        if len(shape) != self.rank + 1 or shape[0] != self.weight.shape[1] * self.groups:
             raise ConversionError(
-                "Conv2d",
+                type(self).__name__,
                 f"an input of shape {shape} for weights of shape {tuple(self.weight.shape)} in {self.groups} groups",
                 "channels must agree",
             )
-        size = tuple(
-            (shape[1 + a] + 2 * self.padding[a] - self.dilation[a] * (self.weight.shape[2 + a] - 1) - 1)
-            // self.stride[a]
-            + 1
-            for a in (0, 1)
-        )
+        size = self.sizes(shape[1:])
         if min(size) < 1:
-            raise ConversionError("Conv2d", f"an input of shape {shape}", "it is smaller than the kernel")
+            raise ConversionError(type(self).__name__, f"an input of shape {shape}", "it is smaller than the kernel")
         return (self.weight.shape[0], *size)
-
-    def __call__(self, *counts: Tensor) -> Tensor:
-        (x,) = counts
-        return F.conv2d(in_order(x), in_order(self.weight_as(x)), **self._geometry)
-
-    def with_weight(self, weight: Tensor) -> Conv2d:
-        return replace(self, weight=weight)
 
     def interval(self, *ranges: Range) -> Range:
         ((low, high),) = ranges
-        up, down = (replace(self, weight=w) for w in (self.weight.clamp(min=0), self.weight.clamp(max=0)))
+        up, down = (self.with_weight(w) for w in (self.weight.clamp(min=0), self.weight.clamp(max=0)))
         low, high = low[None], high[None]
         return (up(low) + down(high))[0], (up(high) + down(low))[0]
 
-    def matrix(self, shape: Shape) -> sparse.csr_array:
-        weight = self.weight.cpu().numpy().astype(np.int64)
-        out_channels, per_group, kh, kw = weight.shape
-        _, h, w = shape
-        _, oh, ow = self.output_shape(shape)
-        y, x = (a.ravel() for a in np.mgrid[:oh, :ow])
-        out_pixel = y * ow + x
-        o = np.arange(out_channels)
-        first = (o // (out_channels // self.groups)) * per_group  # first input channel of each output channel's group
-        channel = first[:, None] + np.arange(per_group)[None]
-        data, row, column = [], [], []
-        for a, b in product(range(kh), range(kw)):
-            iy = y * self.stride[0] - self.padding[0] + a * self.dilation[0]
-            ix = x * self.stride[1] - self.padding[1] + b * self.dilation[1]
-            inside = (iy >= 0) & (iy < h) & (ix >= 0) & (ix < w)
-            pixel, source = out_pixel[inside], (iy * w + ix)[inside]
-            full = (out_channels, per_group, len(pixel))
-            data.append(np.broadcast_to(weight[:, :, a, b, None], full).ravel())
-            row.append(np.broadcast_to(o[:, None, None] * (oh * ow) + pixel, full).ravel())
-            column.append(np.broadcast_to(channel[:, :, None] * (h * w) + source, full).ravel())
-        size = (out_channels * oh * ow, int(np.prod(shape)))
-        entries = (np.concatenate(data), (np.concatenate(row), np.concatenate(column)))
-        return sparse.csr_array(sparse.coo_array(entries, shape=size))
-
     def structure(self, *shapes: Shape) -> Operation:
-        return replace(self, weight=(self.weight != 0).to(torch.int8))
+        return self.with_weight((self.weight != 0).to(torch.int8))
 
     def absolute(self, *shapes: Shape) -> Operation:
-        return replace(self, weight=self.weight.to(torch.int64).abs())  # int8 has no 128
+        return self.with_weight(self.weight.to(torch.int64).abs())  # int8 has no 128
 
     def fan_out(self, *shapes: Shape) -> tuple[Tensor, ...]:
-        return adjoint_of_ones(replace(self, weight=torch.ones_like(self.weight)), *shapes)
+        return adjoint_of_ones(self.with_weight(torch.ones_like(self.weight)), *shapes)
 
     def on_part(self, shape: Shape, start: int, total: int) -> tuple[Operation, ...]:
+        out, per_group = self.weight.shape[0], self.weight.shape[1]
+        if self.groups > 1 and not start % per_group and not shape[0] % per_group:  # whole groups
+            first, last = (k // per_group * (out // self.groups) for k in (start, start + shape[0]))
+            groups = replace(self, weight=self.weight[first:last].contiguous(), groups=shape[0] // per_group)  # type: ignore[type-var]
+            return (groups, placed(groups.output_shape(shape), first, out))
         dense = self.ungrouped()
-        return (replace(dense, weight=dense.weight[:, start : start + shape[0]].contiguous()),)
+        return (dense.with_weight(dense.weight[:, start : start + shape[0]].contiguous()),)
 
-    def ungrouped(self) -> Conv2d:
-        """The same convolution in one group, with zeros where channels do not meet."""
+    def ungrouped(self) -> Self:
+        """The same in one group, with zeros where channels do not meet."""
         if self.groups == 1:
             return self
         out, per_group = self.weight.shape[:2]
@@ -133,17 +113,64 @@ class Conv2d(Weighted):
         for k in range(self.groups):
             rows = slice(k * out // self.groups, (k + 1) * out // self.groups)
             dense[rows, k * per_group : (k + 1) * per_group] = self.weight[rows]
-        return replace(self, weight=dense, groups=1)
+        return replace(self, weight=dense, groups=1)  # type: ignore[type-var]
 
-    node_types = (nir.Conv2d,)
+    @property
+    def _geometry(self) -> dict[str, Any]:
+        return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
+
+
+class _Convolution(Kernels):
+    """Of any rank."""
+
+    _act: ClassVar[Any]
+    _module: ClassVar[type[nn.Module]]
+    _node: ClassVar[type[nir.NIRNode] | None] = None
+
+    def sizes(self, here: Shape) -> Shape:
+        kernel = self.weight.shape[2:]
+        return tuple(
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, p, d, k, s in zip(here, self.padding, self.dilation, kernel, self.stride, strict=True)
+        )
+
+    def __call__(self, *counts: Tensor) -> Tensor:
+        (x,) = counts
+        return self._act(in_order(x), in_order(self.weight_as(x)), **self._geometry)
+
+    def matrix(self, shape: Shape) -> sparse.csr_array:
+        weight = self.weight.cpu().numpy().astype(np.int64)
+        out_channels, per_group, *kernel = weight.shape
+        here, there = shape[1:], self.output_shape(shape)[1:]
+        target = np.indices(there).reshape(self.rank, -1)
+        place = np.arange(math.prod(there))
+        o = np.arange(out_channels)
+        first = (o // (out_channels // self.groups)) * per_group  # first input channel of each output channel's group
+        channel = first[:, None] + np.arange(per_group)[None]
+        data, row, column = [], [], []
+        for tap in product(*(range(k) for k in kernel)):
+            steps = zip(target, tap, self.stride, self.padding, self.dilation, strict=True)
+            source = np.stack([t * s - p + k * d for t, k, s, p, d in steps])
+            inside = ((source >= 0) & (source < np.reshape(here, (-1, 1)))).all(0)
+            pixel, origin = place[inside], np.ravel_multi_index(tuple(source[:, inside]), here)
+            full = (out_channels, per_group, len(pixel))
+            data.append(np.broadcast_to(weight[(..., *tap, None)], full).ravel())
+            row.append(np.broadcast_to(o[:, None, None] * len(place) + pixel, full).ravel())
+            column.append(np.broadcast_to(channel[:, :, None] * math.prod(here) + origin, full).ravel())
+        size = (out_channels * len(place), math.prod(shape))
+        entries = (np.concatenate(data), (np.concatenate(row), np.concatenate(column)))
+        return sparse.csr_array(sparse.coo_array(entries, shape=size))
 
     def to_node(self, *shapes: Shape) -> nir.NIRNode:
-        return nir.Conv2d(
-            input_shape=np.array(shapes[0][1:]),
+        if self._node is None:
+            return super().to_node(*shapes)
+        here: Any = np.array(shapes[0][1:]) if self.rank > 1 else int(shapes[0][1])
+        plain = {k: np.array(v) if self.rank > 1 else v[0] for k, v in self._geometry.items() if k != "groups"}
+        make: Any = self._node
+        return make(
+            input_shape=here,
             weight=for_node(self),
-            stride=np.array(self.stride),
-            padding=np.array(self.padding),
-            dilation=np.array(self.dilation),
+            **plain,
             groups=self.groups,
             bias=np.zeros(self.weight.shape[0], dtype=np.float32),
         )
@@ -156,18 +183,69 @@ class Conv2d(Weighted):
         given = np.asarray(node.groups)
         if given.size != 1 or given.dtype.kind not in "iu":
             raise ConversionError(name, f"groups of {given.reshape(-1)[:4].tolist()}", "give one whole number")
-        groups = int(given.item())
-        if groups < 1 or weight.ndim != 4 or weight.shape[0] % groups:
+        groups, rank = int(given.item()), cls.rank
+        if groups < 1 or weight.ndim != rank + 2 or weight.shape[0] % groups:
             raise ConversionError(name, f"weights {tuple(weight.shape)} in {groups} groups", "they must divide evenly")
-        stride, dilation = whole_pair(name, node.stride, 1), whole_pair(name, node.dilation, 1)
-        return cls(weight, stride, whole_pair(name, node.padding), dilation, groups), channel_bias(node.bias)
+        stride, dilation = whole_numbers(name, node.stride, rank, 1), whole_numbers(name, node.dilation, rank, 1)
+        make: Any = cls
+        op = make(weight, stride, whole_numbers(name, node.padding, rank), dilation, groups)
+        return op, channel_bias(node.bias)
 
     def module(self) -> nn.Module:
         out, per_group, *kernel = self.weight.shape
-        layer = nn.Conv2d(per_group * self.groups, out, (kernel[0], kernel[1]), bias=False, **self._geometry)
+        make: Any = self._module
+        layer: nn.Module = make(per_group * self.groups, out, tuple(kernel), bias=False, **self._geometry)
         layer.weight = float_parameter(in_order(self.weight))
         return layer
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class Conv1d(_Convolution):
+    """1-d convolution; ``weight`` of shape ``(C_out, C_in / groups, k)``."""
+
+    weight: Tensor
+    stride: tuple[int] = (1,)
+    padding: tuple[int] = (0,)
+    dilation: tuple[int] = (1,)
+    groups: int = 1
+
+    rank, _act, _module, _node, node_types = 1, F.conv1d, nn.Conv1d, nir.Conv1d, (nir.Conv1d,)
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class Conv2d(_Convolution):
+    """2-d convolution; ``weight`` of shape ``(C_out, C_in / groups, kH, kW)``."""
+
+    weight: Tensor
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+    rank, _act, _module, _node, node_types = 2, F.conv2d, nn.Conv2d, nir.Conv2d, (nir.Conv2d,)
 
     def stock(self, shape: Shape, *, flattened: Shape | None, maps: bool) -> Conv2d:
         # most importers take the weight's second axis for the number of input channels, whatever the groups
         return self.ungrouped()
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class Conv3d(_Convolution):
+    """3-d convolution; ``weight`` of shape ``(C_out, C_in / groups, kD, kH, kW)``."""
+
+    weight: Tensor
+    stride: Triple = (1, 1, 1)
+    padding: Triple = (0, 0, 0)
+    dilation: Triple = (1, 1, 1)
+    groups: int = 1
+
+    rank, _act, _module = 3, F.conv3d, nn.Conv3d
+
+
+def convolution_of(rank: int, weight: Tensor, *geometry: Any) -> Conv1d | Conv2d | Conv3d:
+    """The convolution of a ``rank`` from 1 to 3, of ``stride``, ``padding``, ``dilation`` and ``groups``."""
+    kinds: dict[int, Any] = {1: Conv1d, 2: Conv2d, 3: Conv3d}
+    return kinds[rank](weight, *geometry)

@@ -270,7 +270,11 @@ def placed(shape: Shape, start: int, total: int) -> Operation:
     from converters.operations.convolution import Conv2d
     from converters.operations.dense import Linear
 
-    size = shape[0]
+    size, plane = shape[0], math.prod(shape[1:])
+    if len(shape) not in (1, 3):
+        index = torch.full((total * plane,), -1, dtype=torch.int32)
+        index[start * plane : (start + size) * plane] = torch.arange(size * plane, dtype=torch.int32)
+        return Move(index.reshape(total, *shape[1:]), size * plane)
     place = torch.zeros(total, size, dtype=torch.int8)
     place[start : start + size] = torch.eye(size, dtype=torch.int8)
     return Linear(place) if len(shape) == 1 else Conv2d(place[:, :, None, None])

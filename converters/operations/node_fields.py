@@ -10,19 +10,25 @@ from torch import Tensor
 
 from converters.errors import ConversionError
 
-__all__ = ["LARGEST_WEIGHT", "channel_bias", "whole_pair", "whole_weights"]
+__all__ = ["LARGEST_WEIGHT", "channel_bias", "whole_numbers", "whole_pair", "whole_weights"]
 
 LARGEST_WEIGHT = 2**24
 """float32 holds whole numbers up to there, and files are of float32."""
 
 
-def whole_pair(name: str, value: Any, least: int = 0) -> tuple[int, int]:
-    """Two whole numbers from ``least`` to 2**20, of one or two; else a ConversionError at ``name``."""
+def whole_numbers(name: str, value: Any, count: int, least: int = 0) -> tuple[int, ...]:
+    """So many whole numbers from ``least`` to 2**20, of one or as many; else a ConversionError at ``name``."""
     array = np.asarray(value)
-    if array.dtype.kind not in "iu" or array.size not in (1, 2) or (array < least).any() or (array > 2**20).any():
-        raise ConversionError(name, f"a geometry of {value!r}", f"give two whole numbers of at least {least}")
-    pair = np.broadcast_to(array.reshape(-1), (2,))
-    return int(pair[0]), int(pair[1])
+    if array.dtype.kind not in "iu" or array.size not in (1, count) or (array < least).any() or (array > 2**20).any():
+        words = {1: "one whole number", 2: "two whole numbers", 3: "three whole numbers"}
+        raise ConversionError(name, f"a geometry of {value!r}", f"give {words[count]} of at least {least}")
+    return tuple(int(n) for n in np.broadcast_to(array.reshape(-1), (count,)))
+
+
+def whole_pair(name: str, value: Any, least: int = 0) -> tuple[int, int]:
+    """Two of :func:`whole_numbers`."""
+    first, second = whole_numbers(name, value, 2, least)
+    return first, second
 
 
 def whole_weights(name: str, value: Any, most: int = LARGEST_WEIGHT) -> Tensor:

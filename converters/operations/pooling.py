@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import nir
 import numpy as np
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from converters.errors import ConversionError
 from converters.operations.contract import Operation, Range, Shape, adjoint_of_ones, check_steps, register
-from converters.operations.convolution import Conv2d, Pair
+from converters.operations.convolution import Conv1d, Conv2d, Conv3d, Pair, Triple, convolution_of
 from converters.operations.moving import placed
 from converters.operations.node_fields import whole_pair
 
@@ -23,37 +25,49 @@ if TYPE_CHECKING:
     from calif_plugins.parameters import TieRule
     from converters.graph_builder import GraphBuilder, Value
 
-__all__ = ["SumPool2d", "average_pool"]
+__all__ = ["SumPool1d", "SumPool2d", "SumPool3d", "average_pool", "divisors", "pool_of"]
 
 
-@register
-@dataclass(frozen=True, eq=False)
-class SumPool2d(Operation):
-    """Sum over a window: average pooling with the division left to the threshold (equation 6)."""
+def _sums(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
+    # divisor_override=1 makes the average a plain sum, in integers
+    if len(kernel) == 3:
+        return F.avg_pool3d(x, kernel, stride, padding, divisor_override=1)
+    if len(kernel) == 2:
+        return F.avg_pool2d(x, kernel, stride, padding, divisor_override=1)
+    return F.avg_pool2d(x.unsqueeze(2), (1, *kernel), (1, *stride), (0, *padding), divisor_override=1).squeeze(2)
 
-    kernel: Pair
-    stride: Pair
-    padding: Pair = (0, 0)
+
+class _SumPool(Operation):
+    """Of any rank."""
+
+    rank: ClassVar[int]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        check_steps("SumPool2d", kernel=(self.kernel, 1), stride=(self.stride, 1), padding=(self.padding, 0))
+        kind = type(self).__name__
+        check_steps(kind, kernel=(self.kernel, 1), stride=(self.stride, 1), padding=(self.padding, 0))
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        (shape,) = shapes
-        if len(shape) != 3:
-            raise ConversionError("SumPool2d", f"an input of shape {shape}", "it needs channels, height and width")
-        size = tuple((shape[1 + a] + 2 * self.padding[a] - self.kernel[a]) // self.stride[a] + 1 for a in (0, 1))
+        (shape,), kind = shapes, type(self).__name__
+        if len(shape) != self.rank + 1:
+            axes = {1: "channels and length", 2: "channels, height and width", 3: "channels, depth, height and width"}
+            raise ConversionError(kind, f"an input of shape {shape}", f"it needs {axes[self.rank]}")
+        size = tuple(
+            (n + 2 * p - k) // s + 1
+            for n, p, k, s in zip(shape[1:], self.padding, self.kernel, self.stride, strict=True)
+        )
         if min(size) < 1:
-            raise ConversionError("SumPool2d", f"an input of shape {shape}", "it is smaller than the window")
+            raise ConversionError(kind, f"an input of shape {shape}", "it is smaller than the window")
         return (shape[0], *size)
 
     def __call__(self, *counts: Tensor) -> Tensor:
-        # divisor_override=1 makes the average a plain sum, in integers
-        return F.avg_pool2d(counts[0], self.kernel, self.stride, self.padding, divisor_override=1)
+        return _sums(counts[0], self.kernel, self.stride, self.padding)
 
     @property
     def gain(self) -> int:
-        return self.kernel[0] * self.kernel[1]
+        return math.prod(self.kernel)
 
     def interval(self, *ranges: Range) -> Range:
         ((low, high),) = ranges
@@ -74,7 +88,33 @@ class SumPool2d(Operation):
     def on_part(self, shape: Shape, start: int, total: int) -> tuple[Operation, ...]:
         return (self, placed(self.output_shape(shape), start, total))
 
-    node_types = (nir.SumPool2d,)
+    def _convolution(self, channels: int) -> Conv1d | Conv2d | Conv3d:
+        ones = torch.ones(channels, 1, *self.kernel, dtype=torch.int64)
+        return convolution_of(self.rank, ones, self.stride, self.padding, (1,) * self.rank, channels)
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class SumPool1d(_SumPool):
+    """Sums over windows of ``(C, L)``."""
+
+    kernel: tuple[int]
+    stride: tuple[int]
+    padding: tuple[int] = (0,)
+
+    rank = 1
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class SumPool2d(_SumPool):
+    """Sum over a window: average pooling with the division left to the threshold (equation 6)."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair = (0, 0)
+
+    rank, node_types = 2, (nir.SumPool2d,)
 
     def to_node(self, *shapes: Shape) -> nir.NIRNode:
         return nir.SumPool2d(
@@ -93,11 +133,37 @@ class SumPool2d(Operation):
         return nn.AvgPool2d(self.kernel, self.stride, self.padding, divisor_override=1)
 
     def stock(self, shape: Shape, *, flattened: Shape | None, maps: bool) -> Conv2d:
-        return self._convolution(shape[0]).ungrouped()
+        found = self._convolution(shape[0]).ungrouped()
+        assert isinstance(found, Conv2d)
+        return found
 
-    def _convolution(self, channels: int) -> Conv2d:
-        ones = torch.ones(channels, 1, *self.kernel, dtype=torch.int64)
-        return Conv2d(ones, self.stride, self.padding, (1, 1), channels)
+
+@register
+@dataclass(frozen=True, eq=False)
+class SumPool3d(_SumPool):
+    """Sums over windows of ``(C, D, H, W)``."""
+
+    kernel: Triple
+    stride: Triple
+    padding: Triple = (0, 0, 0)
+
+    rank = 3
+
+
+def pool_of(kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]) -> _SumPool:
+    """The sum pool of one to three axes."""
+    kinds: dict[int, Any] = {1: SumPool1d, 2: SumPool2d, 3: SumPool3d}
+    found: _SumPool = kinds[len(kernel)](kernel, stride, padding)
+    return found
+
+
+def divisors(pool: Callable[..., Tensor], shape: Shape) -> Tensor:
+    """What an average pool divides each of its sums by: int64 of its result's shape, without batch and channels.
+
+    ``pool`` is the framework's own, called as ``pool(x, divisor_override=...)``.
+    """
+    ones = torch.ones(1, 1, *shape[1:], dtype=torch.float64)
+    return (pool(ones, divisor_override=1) / pool(ones, divisor_override=None)).round().to(torch.int64)[0, 0]
 
 
 def average_pool(

@@ -21,6 +21,11 @@ class Weighted(Operation):
 
     weight: Tensor
 
+    @property
+    def rows(self) -> int:
+        """The axis of the result, of one image, along which its rows of weights lie."""
+        return 0
+
     def check_weight(self, ndim: int) -> None:
         """Raise a ConversionError unless the weights are integers with ``ndim`` axes."""
         kind = self.weight.dtype

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from converters.errors import ConversionError
-from converters.frontends.verbs import Grid, Pending, Verbs, Weight, convolution, pair
+from converters.frontends.verbs import Grid, Pending, Raw, Verbs, Weight, convolution, pair
 from converters.graph_builder import Part, Value
 from converters.operations import Conv2d, Linear, SumPool2d
 
@@ -86,9 +86,13 @@ def test_what_a_batch_norm_may_not_follow() -> None:
     clamped = builder.rectify(
         "relu", builder.weigh("a", x, Conv2d(torch.ones(2, 2, 1, 1, dtype=torch.int8)), torch.ones(1), None)
     )
-    for wrong in (x, builder.average_pool("pool", x, 2), builder.add("sum", (x, 1.0), (x, 1.0)), clamped):
-        with pytest.raises(ConversionError, match=r"^bn: found a batch norm that follows no unquantised"):
-            builder.batch_norm("bn", wrong, ones, ones, 0.1, ones, ones)
+    with pytest.raises(ConversionError, match=r"^a: found an unquantised activation, used by bn; quantise it"):
+        builder.batch_norm("bn", clamped, ones, ones, 0.1, ones, ones)
+    with pytest.raises(ConversionError, match=r"^bn: found the unquantised input; quantise the input"):
+        builder.batch_norm("bn", Raw((2, 4, 4)), ones, ones, 0.1, ones, ones)
+    padded = builder.move("pad", builder.average_pool("pool", x, 2), lambda t: F.pad(t, (1, 1)))
+    with pytest.raises(ConversionError, match=r"^pool: found a padded or repeated sum, to which bn adds a constant"):
+        builder.batch_norm("bn", padded, ones, ones, 0.1, ones, ones)
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
