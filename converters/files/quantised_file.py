@@ -60,7 +60,7 @@ def save_quantised(path: str | os.PathLike, q: QuantGraph, *, notes: dict[str, A
     Raises
     ------
     ConversionError
-        If the folder does not exist.
+        If the folder does not exist, or notes are no JSON (NaN is none).
     """
     tensors: dict[str, Tensor] = {}
     layers = []
@@ -87,12 +87,21 @@ def save_quantised(path: str | os.PathLike, q: QuantGraph, *, notes: dict[str, A
         topology |= {"version": _VERSIONS[1], "more_inputs": more}
     if q.checked is not None:
         topology["checked"] = q.checked.as_dict()
-    metadata = {"format": FORMAT, "topology": json.dumps(topology)}
+    metadata = {"format": FORMAT, "topology": _json(topology)}
     data = _in_order(save({k: t.contiguous() for k, t in tensors.items()}, metadata))
     if Path(path).suffix == ".xz":
         data = lzma.compress(data, preset=9)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def _json(topology: dict[str, Any]) -> str:
+    """Text that the reader takes; of all that is in it, only the notes can be what JSON does not have."""
+    try:
+        return json.dumps(topology, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        todo = "give text, finite numbers, lists and dictionaries of them"
+        raise ConversionError("notes", f"what JSON cannot hold ({error})", todo) from None
 
 
 def _in_order(data: bytes) -> bytes:

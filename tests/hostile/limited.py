@@ -1,11 +1,14 @@
-"""Reading files in another process whose memory is limited, and what came of each."""
+"""Reading files in another process whose memory is limited, and what came of each; and a disk without room."""
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,3 +56,14 @@ def read_limited(good: Path, files: list[tuple[Path, int]], *, timeout: float = 
         command, input=jobs, env=env, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
     )
     return [Outcome(*json.loads(line)) for line in done.stdout.splitlines()]
+
+
+@contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """No file grows past so many bytes: to whoever writes, a disk without room."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

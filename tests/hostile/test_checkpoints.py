@@ -24,6 +24,7 @@ from converters.operations.dense import Linear
 from converters.operations.pooling import SumPool2d
 from tests.converters.graphs import lenet
 from tests.hostile.kills import in_a_child
+from tests.hostile.limited import full_disk
 
 Entry = dict[str, Any]
 
@@ -226,6 +227,54 @@ def test_any_entry_replaced_by_any_value(
     path = written(tmp_path_factory.mktemp("x") / "q.safetensors", whole, change)
     with suppress(FileFormatError):  # no other error
         load_quantised(path)
+
+
+def _spoilt(header: dict[str, Any], tensors: dict[str, torch.Tensor], place: str, value: float) -> None:
+    if place.startswith("/"):
+        key = next(key for key in tensors if key.endswith(place))
+        tensors[key] = torch.full_like(tensors[key], value)
+    else:
+        where = header
+        *before, last = place.split(".")
+        for key in before:
+            where = where[int(key)] if isinstance(where, list) else where[key]
+        where[last] = value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    "place", ["/threshold", "/bias", "layers.0.scale", "input.scale", "notes.float_accuracy", "notes.mine"]
+)
+def test_what_is_not_finite_is_not_shown_as_json(
+    calif: Any, tmp_path: Path, whole: Whole, place: str, value: float
+) -> None:
+    """NaN is no JSON: neither the description that has it nor what ``calif inspect --json`` would print of it."""
+    tensors = dict(whole[1])
+    path = written(tmp_path / "q.safetensors", whole, lambda t: _spoilt(t, tensors, place, value), tensors)
+    if place.startswith("/"):
+        path = written(path, whole, tensors=tensors)
+    code, out, err = calif("inspect", path, "--json")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"calif: {path}: ")
+
+
+def test_notes_that_no_reader_would_take_are_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "q.safetensors"
+    for notes in ({"a": [{"b": float("nan")}]}, {"a": float("inf")}, {"a": {1, 2}}, {"a": torch.ones(1)}):
+        with pytest.raises(
+            ConversionError, match=r"notes: found .*; give text, finite numbers, lists and dict"
+        ) as told:
+            save_quantised(path, lenet(), notes=notes)
+        assert "\n" not in str(told.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "q.safetensors"
+    for room in (0, 1000):
+        with full_disk(room), pytest.raises(ConversionError, match=f"{path}: found that it cannot be written"):
+            save_quantised(path, lenet())
+    assert not list(tmp_path.iterdir())
 
 
 def test_operations_refuse_them_from_python_too() -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import resource
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +20,7 @@ import converters
 from converters.errors import ConversionError, warn
 from converters.network import Network
 from tests.converters.graphs import lenet
+from tests.hostile.limited import full_disk
 
 
 @pytest.fixture(autouse=True)
@@ -90,17 +88,6 @@ def test_warnings_of_ours_are_a_line_and_those_of_libraries_are_not(
 
 
 # --- a full disk -----------------------------------------------------------------------------------------
-
-
-@contextmanager
-def full_disk(room: int) -> Iterator[None]:
-    """No file grows past so many bytes: to whoever writes, a disk without room."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 RUN = '{"windows": [{"T": 8, "phase": "settle", "quantised_accuracy": 1, "snn_accuracy": 1, "counts_compared": 8'
@@ -187,6 +174,7 @@ RUNS = """
 import sys, torch, converters
 from calif_plugins.multistep import available
 from tests.converters.graphs import lenet
+from tests.hostile.limited import full_disk
 q = lenet()
 pixels = torch.rand(2, 1, 8, 8)
 for backend in ("snntorch", "closed_form"):
