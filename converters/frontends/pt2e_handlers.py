@@ -18,9 +18,9 @@ from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
 from converters.errors import ConversionError
-from converters.frontends import aten, verbs
+from converters.frontends import aten
 from converters.frontends.aten import Kind, arguments, where
-from converters.frontends.verbs import Weight, convolution
+from converters.frontends.verbs import Verbs, Weight, transposed
 from converters.graph_builder import Value
 from converters.operations import Linear
 
@@ -50,7 +50,7 @@ class Several:
 class Reader(Protocol):
     """What handlers ask of whoever reads the graph."""
 
-    builder: Any
+    builder: Verbs
     values: dict[fx.Node, Any]
 
 
@@ -64,25 +64,19 @@ def _plain(r: Reader, value: Any) -> Any:
 
 def _weighted(r: Reader, node: fx.Node) -> Any:
     a = arguments(node)
-    name, weight = where(node), r.values[a["weight"]]
+    name, weight, x = where(node), r.values[a["weight"]], r.values[a["input"]]
     if not isinstance(weight, Weight):
         raise ConversionError(name, "weights that forward computes", "give the layer weights of its own")
     bias = r.values[a["bias"]] if a["bias"] is not None else None
     if node.target is _a.linear.default:
-        op: Any = Linear(weight.integers)
-    elif node.target in aten.TRANSPOSED:
-        op = _transposed(name, weight.integers, a)
-    else:
-        op = convolution(name, weight.integers, a["stride"], a["padding"], a["dilation"], int(a["groups"]))
-    scale = weight.scale
-    if node.target in aten.TRANSPOSED and scale.numel() > 1:  # of the channels of one group
-        scale = scale.repeat(int(a["groups"]))
-    return r.builder.weigh(name, r.values[a["input"]], op, scale, bias)
-
-
-def _transposed(name: str, weight: Tensor, a: dict[str, Any]) -> Any:
-    make: Any = getattr(verbs, "transposed", None)
-    return make(name, weight, a["stride"], a["padding"], a["output_padding"], a["dilation"], int(a["groups"]))
+        return r.builder.weigh(name, x, Linear(weight.integers), weight.scale, bias)
+    if node.target not in aten.TRANSPOSED:
+        steps = {k: a[k] for k in ("stride", "padding", "dilation", "groups")}
+        return r.builder.convolve(name, x, weight, bias, **steps)
+    groups, scale = int(a["groups"]), weight.scale
+    scale = scale.repeat(groups) if scale.numel() > 1 else scale  # those of one group
+    op = transposed(name, weight.integers, a["stride"], a["padding"], a["output_padding"], a["dilation"], groups)
+    return r.builder.weigh(name, x, op, scale, bias)
 
 
 def _batch_norm(r: Reader, node: fx.Node) -> Any:
@@ -179,11 +173,9 @@ def _pool(r: Reader, node: fx.Node) -> Any:
 def _interpolate(r: Reader, node: fx.Node) -> Any:
     a, kind = arguments(node), aten.operation(node)
     mode = next(m for m in ("bilinear", "trilinear", "bicubic", "linear") if m in kind)
-    if kind.endswith("_aa"):
-        raise ConversionError(where(node), "interpolation with antialias=True", "interpolate without")
     return r.builder.interpolate(
         where(node), r.values[a["input"]], size=a["output_size"], scale_factor=a["scale_factors"], mode=mode,
-        align_corners=bool(a["align_corners"]),
+        align_corners=bool(a["align_corners"]), antialias=kind.endswith("_aa"),
     )  # fmt: skip
 
 
@@ -194,12 +186,12 @@ def _max(r: Reader, node: fx.Node) -> Any:
     name, kind = where(node), aten.operation(node)
     x = r.values[node.args[0]]
     if kind in ("maximum", "minimum"):
-        verb = r.builder.maximum if kind == "maximum" else r.builder.minimum
-        return verb(name, x, r.values[node.args[1]])
+        of_two = r.builder.maximum if kind == "maximum" else r.builder.minimum
+        return of_two(name, x, r.values[node.args[1]])
     a = arguments(node)
     if kind in ("amax", "amin"):
-        verb = r.builder.amax if kind == "amax" else r.builder.amin
-        return verb(name, x, a["dim"], keepdim=bool(a["keepdim"]))
+        over = r.builder.amax if kind == "amax" else r.builder.amin
+        return over(name, x, a["dim"], keepdim=bool(a["keepdim"]))
     if kind.startswith("adaptive"):
         return r.builder.adaptive_max_pool(name, x, a["output_size"])
     return r.builder.max_pool(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -237,10 +238,13 @@ def _activation_spec(levels: int, signed: bool) -> QuantizationSpec:
 
 def _weight_spec(bits: int, axis: int | None) -> QuantizationSpec:
     largest = 2 ** (bits - 1) - 1
-    observer = MinMaxObserver if axis is None else PerChannelMinMaxObserver
+    # torchao hands the axis on to classes with "PerChannel" in their names alone
+    observer: dict[str, Any] = {"observer": MinMaxObserver}
+    if axis is not None:
+        observer = {"observer": PerChannelMinMaxObserver, "ch_axis": axis}
     return QuantizationSpec(
         dtype=torch.int8,
-        observer_or_fake_quant_ctr=LevelQuantiser.with_args(observer=observer),
+        observer_or_fake_quant_ctr=LevelQuantiser.with_args(**observer),
         quant_min=-largest,
         quant_max=largest,
         qscheme=torch.per_tensor_symmetric if axis is None else torch.per_channel_symmetric,

@@ -17,7 +17,7 @@ from converters.frontends.weighted_verbs import WeightedVerbs, convolution, tran
 __all__ = ["Grid", "Pending", "Raw", "Verbs", "Weight", "convolution", "describe", "pair", "transposed"]
 
 
-class Verbs(WeightedVerbs, PoolingVerbs, JoiningVerbs, CountingVerbs):
+class Verbs(CountingVerbs, WeightedVerbs, PoolingVerbs, JoiningVerbs):
     """A :class:`~converters.graph_builder.GraphBuilder` that front-ends talk to.
 
     Every verb takes ``name``, the place in the user's model for the layer and for errors, and operands as they were
