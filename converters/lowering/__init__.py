@@ -6,7 +6,8 @@
     converters.write("stock.nir", s)              # nir.read in any simulator
 
 Targets: ``chain`` and ``primitives`` are exact, with rounding phase, gate and ceiling; ``plain_if`` is one IF per
-neuron, and loses what its report says.
+neuron, and loses what its report says. Maxima become pairs of layers (:mod:`converters.lowering.maxima`); other
+operations that remember counts have no form in stock nodes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import nir
 
 from converters.errors import ConversionError
 from converters.lowering.lattice import LayerLattice, certify, with_lattice
+from converters.lowering.maxima import spelled_out
 from converters.network import Network
 
 __all__ = ["TARGETS", "certify", "lattice_network", "lower"]
@@ -81,7 +83,7 @@ def lower(
         raise ConversionError("target", f"{target!r}", f"use one of {', '.join(TARGETS)}")
     module, name = TARGETS[target]
     function: Callable[[Network, dict[str, LayerLattice]], Any] = getattr(import_module(module), name)
-    network = Network.from_graph(graph)
+    network = spelled_out(Network.from_graph(graph))
     if set(own) - _OWN.get(target, set()):
         raise ConversionError("options", f"{sorted(own)}", f"target {target} takes {sorted(_OWN.get(target, set()))}")
     if target == "plain_if":
@@ -94,7 +96,7 @@ def lattice_network(graph: nir.NIRGraph | Network, *, bits: int | dict[str, int]
     """The Ca-LIF network that a lowered one equals spike for spike: ``graph`` on its shortest certified lattice.
 
     Its final counts are those of ``graph``; single spikes inside the window may come at another step, since its
-    thresholds and leaks are rounded. :func:`converters.run` takes it like any graph.
+    thresholds and leaks are rounded, and maxima are sums of layers. :func:`converters.run` takes it like any graph.
     """
-    network = Network.from_graph(graph)
+    network = spelled_out(Network.from_graph(graph))
     return with_lattice(network, certify(network, bits=bits))

@@ -70,11 +70,11 @@ def synapse_nodes(
     result = Synapses()
     for j, synapse in enumerate(stage.synapses):
         if not synapse.linear:
-            kind = type(next(op for op in synapse.ops if not op.linear)).__name__
+            kind = type(next((op for op in synapse.ops if not op.linear), synapse.ops[0])).__name__
             raise ConversionError(
                 stage.name,
                 f"{kind}, an operation that remembers counts, which has no stock NIR node",
-                "run the network on a backend of this package",
+                "run the network on fast, snntorch or brian2, which have it as it is",
             )
         before, here = outputs[synapse.source], shapes[synapse.source]
         ops = _simplified(stage, synapse, logical[synapse.source], maps=len(here) == 3)
