@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
-from converters.frontends.pending import Grid, Pending, Raw, Weight, describe, settled, unmoved
+from converters.frontends.pending import Grid, Pending, Raw, Weight, chain_of, describe, settled, unmoved
 from converters.graph_builder import GraphBuilder, Returned, Value, common_unit
-from converters.operations import Levels, Operation, Scale, Synapse
+from converters.operations import Add, Levels, Operation, Scale, Synapse
 from converters.operations.moving import index_of
 from converters.outputs import placed
 from converters.tails import Tail
@@ -80,7 +80,7 @@ class BaseVerbs(GraphBuilder):
         if type(x) is not Pending:
             base, move = unmoved(self.value(name, x))
             return Pending(name, inputs=((base, ()),), unit=base.scale, move=move)
-        if x.clamped or x.function:
+        if x.clamped or x.function or x.then or x.joined is not None:
             raise ConversionError(x.name, f"an unquantised activation, used by {name}", self.advice["activation"])
         if x.terms:
             unit, weights = common_unit([v.scale * f for v, f in x.terms])
@@ -135,16 +135,26 @@ class BaseVerbs(GraphBuilder):
                 v if self.on_grid(v, grid) else self._moved(f"{x.name}_{k}", [(v, 1.0)], grid)
                 for k, v in enumerate(x.parts)
             ]
-            y = self.concat(x.name, parts, x.axis)
+            y = self.concat(x.name, parts, x.axis) if x.joined is None else self.passed(x.name, tuple(parts), x.joined)
         elif x.terms:
             y = self._moved(x.name, x.terms, grid)
         elif x.function:
-            x = settled(x)
+            x = self._turned(x)
             y = self._levelled(x, grid)
         else:
             x = settled(x)
             y = self._summed(x, grid, spiking=True)
-        return self.through(y, x.move)
+        y = self.through(y, x.move)
+        for name, op in x.then:
+            y = self.through(y, op) if op.linear else self.passed(name, (y,), op)
+        return y
+
+    def passed(self, name: str, values: tuple[Value, ...], op: Operation) -> Value:
+        """A layer of a maximum, on its sources' scale: neurons of threshold 1, which pass spikes on."""
+        ranges = [self.range_of(v) for v in values]
+        low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
+        operands = values[0] if len(values) == 1 else values
+        return self.layer(name, [(operands, op)], threshold=1.0, y_min=low, y_max=high, scale=values[0].scale)
 
     def tail(self, name: str, x: Any, function: str, parameters: Mapping[str, Any] | None = None) -> Returned:
         """A function of :data:`converters.tails.TAILS` that runs in float on what the network returns.
@@ -165,7 +175,7 @@ class BaseVerbs(GraphBuilder):
     def _output(self, place: tuple[str | int, ...], x: Any) -> Value | Returned:
         if type(x) is Returned:
             return Returned(self._output(place, x.value), x.tail)
-        if type(x) is Pending and x.inputs and not (x.clamped or x.function):
+        if type(x) is Pending and x.inputs and not (x.clamped or x.function or x.then):
             if id(x) not in self._membranes:  # one layer, however often it is returned
                 last = settled(x)
                 unit = torch.as_tensor(last.unit, dtype=torch.float64)
@@ -181,11 +191,18 @@ class BaseVerbs(GraphBuilder):
     def _moved(self, name: str, terms: Sequence[tuple[Value, float]], grid: Grid) -> Value:
         return self.requantise(name, terms, y_min=grid.y_min, y_max=grid.y_max, scale=grid.scale)
 
+    def _turned(self, x: Pending) -> Pending:
+        """With units and biases per channel; parameters of a function are so already, and cannot be moved about."""
+        found = settled(x)
+        if found.inputs is not x.inputs and found.move is not x.move and any(len(p) > 1 for p in x.parameters):
+            todo = self.advice["activation"]
+            raise ConversionError(x.name, f"{x.function} with parameters per channel behind others per place", todo)
+        return found
+
     def _levelled(self, x: Pending, grid: Grid) -> Value:
         """The layer of an activation: a table of levels behind its sum, passed on by neurons of threshold 1."""
         unit, bias = (torch.as_tensor(t, dtype=torch.float64).flatten() for t in (x.unit, x.bias))
-        ((values, ops),) = x.inputs
-        chain = (ops,) if isinstance(ops, Operation) else tuple(ops)
+        values, chain = self._one_chain(x)
         reach = tuple(max(map(abs, self.range_of(v))) for v in (values if isinstance(values, tuple) else (values,)))
         table = Levels.of(
             x.function,
@@ -200,6 +217,22 @@ class BaseVerbs(GraphBuilder):
         return self.layer(
             x.name, [(values, (*chain, table))], threshold=1.0, y_min=grid.y_min, y_max=grid.y_max, scale=grid.scale
         )
+
+    def _one_chain(self, x: Pending) -> tuple[Value | tuple[Value, ...], tuple[Operation, ...]]:
+        """A sum as one chain of operations: a function acts on all of it at once."""
+        if len(x.inputs) == 1:
+            values, ops = x.inputs[0]
+            return values, chain_of(ops)
+        sources: list[Value] = []
+        weights: list[int] = []
+        for values, ops in x.inputs:
+            first, *rest = chain_of(ops)
+            alike = all(a is b for a, b in zip(rest, chain_of(x.inputs[0][1])[1:], strict=True))
+            if type(first) is not Scale or isinstance(values, tuple) or not alike:
+                raise ConversionError(x.name, f"{x.function} of a sum of layers", self.advice["activation"])
+            sources.append(values)
+            weights.append(first.weight)
+        return tuple(sources), (Add(tuple(weights)), *chain_of(x.inputs[0][1])[1:])
 
     def _summed(self, x: Pending, grid: Grid, *, spiking: bool) -> Value:
         unit, bias = (torch.as_tensor(t, dtype=torch.float64) for t in (x.unit, x.bias))

@@ -61,6 +61,9 @@ class MovingVerbs(BaseVerbs):
         """``x`` seen through ``index``, places in what is seen of it now."""
         if type(x) not in (Raw, Pending):
             return moved(x, index)
+        if type(x) is Pending and x.then:
+            turn = move_of(index, x.shape)
+            return x if turn is None else replace(x, then=(*x.then, ("", turn)))
         own = x.shape if type(x) is Raw else x.layer_shape
         here = index if x.move is None else through(index_of(x.move, own), index)
         return replace(x, move=move_of(here, own))

@@ -99,6 +99,10 @@ class Pending:
         Set where a value on a grid is merely clamped: its ReLU is on that grid again, and may do without a quantiser.
     function, parameters
         A pointwise function behind it, by name, whose quantised values become a table of levels.
+    joined : Operation, optional
+        Of ``parts``: their maximum or minimum instead of their concatenation.
+    then : tuple of (str, Operation)
+        Maxima, and moves behind them, with the names of their layers: they commute with rounding, and wait for it.
     """
 
     name: str
@@ -116,6 +120,8 @@ class Pending:
     base: Value | None = None
     function: str = ""
     parameters: tuple[tuple[float, ...], ...] = ()
+    joined: Operation | None = None
+    then: tuple[tuple[str, Operation], ...] = ()
 
     @property
     def clamped(self) -> bool:
@@ -124,7 +130,8 @@ class Pending:
     @property
     def weighted(self) -> bool:
         """Whether it is one layer with weights, not yet clamped or moved: what a batch norm can stand behind."""
-        return len(self.inputs) == 1 and isinstance(self.inputs[0][1], Weighted) and not (self.clamped or self.function)
+        closed = self.clamped or self.function or self.then
+        return len(self.inputs) == 1 and isinstance(self.inputs[0][1], Weighted) and not closed
 
     @property
     def layer_shape(self) -> Shape:
@@ -141,12 +148,17 @@ class Pending:
         if self.terms:
             return self.terms[0][0].shape
         shapes, a = tuple(v.shape for v in self.parts), self.axis
+        if self.joined is not None:
+            return self.joined.output_shape(*shapes)
         return (*shapes[0][:a], sum(s[a] for s in shapes), *shapes[0][a + 1 :])
 
     @property
     def shape(self) -> Shape:
         """Shape of an image as it is seen."""
-        return self.layer_shape if self.move is None else self.move.output_shape(self.layer_shape)
+        shape = self.layer_shape if self.move is None else self.move.output_shape(self.layer_shape)
+        for _, op in self.then:
+            shape = op.output_shape(shape)
+        return shape
 
 
 def spread(t: Tensor | float, rank: int) -> Tensor:

@@ -9,15 +9,14 @@ about them stand in the verbs, one file per group.
 from __future__ import annotations
 
 from converters.frontends.counting_verbs import CountingVerbs
-from converters.frontends.joining_verbs import JoiningVerbs
 from converters.frontends.pending import Grid, Pending, Raw, Weight, describe, pair
 from converters.frontends.pooling_verbs import PoolingVerbs
-from converters.frontends.weighted_verbs import WeightedVerbs, convolution, transposed
+from converters.frontends.weighted_verbs import convolution, transposed
 
 __all__ = ["Grid", "Pending", "Raw", "Verbs", "Weight", "convolution", "describe", "pair", "transposed"]
 
 
-class Verbs(CountingVerbs, WeightedVerbs, PoolingVerbs, JoiningVerbs):
+class Verbs(CountingVerbs, PoolingVerbs):
     """A :class:`~converters.graph_builder.GraphBuilder` that front-ends talk to.
 
     Every verb takes ``name``, the place in the user's model for the layer and for errors, and operands as they were

@@ -104,7 +104,7 @@ class WeightedVerbs(MovingVerbs):
 
     def divide(self, name: str, x: Any, factor: Any) -> Pending:
         """A division per channel, which a batch norm behind it takes back."""
-        if type(x) is not Pending or not isinstance(factor, Tensor) or x.divided is not None:
+        if type(x) is not Pending or not isinstance(factor, Tensor) or x.divided is not None or x.function or x.then:
             raise ConversionError(name, "a division", "scale the weights instead")
         by = factor.detach().cpu().flatten()
         return replace(x, bias=torch.as_tensor(x.bias) / by.double(), divided=by)

@@ -2,8 +2,8 @@
 
 Stock nodes have no maximum that remembers counts. But a layer of threshold 1 and range ``[0, ...]`` that is fed with
 ``b`` and ``-a`` ends on ``relu(b - a)``, and the sum of that and of ``a`` is the maximum; its spikes may come later
-than those of the maximum itself, its final counts are the same. A minimum is ``a - relu(a - b)``. The values of a window
-are spelled out as convolutions that each take one of them.
+than those of the maximum itself, its final counts are the same. A minimum is ``a - relu(a - b)``. The values of a
+window are spelled out as convolutions that each take one of them.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _taps(stage: Stage, op: Operation, shape: Shape, low: int) -> list[tuple[Ope
 
 def _tap(op: MaxPool, channels: int, place: tuple[int, ...]) -> Conv2d:
     weight = torch.zeros(channels, 1, *op.kernel, dtype=torch.int8)
-    weight[(slice(None), 0, *place)] = 1
+    weight[:, 0, place[0], place[1]] = 1
     stride, padding, dilation = ((t[0], t[1]) for t in (op.stride, op.padding, op.dilation))
     return Conv2d(weight, stride, padding, dilation, channels)
 
