@@ -9,7 +9,7 @@ from norse.torch.module.snn import SNN, SNNCell
 from torch import Tensor
 
 from calif_plugins.parameters import CaLIFParameters
-from calif_plugins.torch_step import Layer
+from calif_plugins.torch_step import NeuronLayer
 
 __all__ = ["CaLIF", "CaLIFCell", "CaLIFState", "calif_feed_forward_step"]
 
@@ -23,14 +23,14 @@ class CaLIFState(NamedTuple):
 
 
 def calif_feed_forward_step(
-    input_tensor: Tensor, state: CaLIFState, p: Layer, dt: float = 0.001
+    input_tensor: Tensor, state: CaLIFState, p: NeuronLayer, dt: float = 0.001
 ) -> tuple[Tensor, CaLIFState]:
     """One step in Norse's form; charge arrives per step, so ``dt`` changes nothing."""
     spikes, state_after = p(input_tensor, state)
     return spikes, CaLIFState(*state_after)
 
 
-def _initial_state(p: Layer, input_tensor: Tensor) -> CaLIFState:
+def _initial_state(p: NeuronLayer, input_tensor: Tensor) -> CaLIFState:
     return CaLIFState(*p.initial(input_tensor), 0)
 
 
@@ -41,7 +41,7 @@ class CaLIFCell(SNNCell):
     ----------
     parameters : CaLIFParameters
     window : int, optional
-        Steps until the rounding phase (see :class:`calif_plugins.torch_step.Layer`).
+        Steps until the rounding phase (see :class:`calif_plugins.torch_step.NeuronLayer`).
 
     Examples
     --------
@@ -52,7 +52,7 @@ class CaLIFCell(SNNCell):
     """
 
     def __init__(self, parameters: CaLIFParameters, window: int | None = None, dt: float = 0.001) -> None:
-        super().__init__(calif_feed_forward_step, self.initial_state, Layer(parameters, window), dt)
+        super().__init__(calif_feed_forward_step, self.initial_state, NeuronLayer(parameters, window), dt)
 
     def initial_state(self, input_tensor: Tensor) -> CaLIFState:
         """State before the first step."""
@@ -68,7 +68,7 @@ class CaLIF(SNN):
     """
 
     def __init__(self, parameters: CaLIFParameters, window: int | None = None, dt: float = 0.001) -> None:
-        super().__init__(calif_feed_forward_step, self.initial_state, Layer(parameters, window), dt)
+        super().__init__(calif_feed_forward_step, self.initial_state, NeuronLayer(parameters, window), dt)
 
     def initial_state(self, input_tensor: Tensor) -> CaLIFState:
         """State before the first step."""

@@ -22,7 +22,7 @@ class CaLIF(Rule, StatefulLayer):
     ----------
     parameters : CaLIFParameters
     window : int, optional
-        Steps until the rounding phase (see :class:`calif_plugins.torch_step.Layer`).
+        Steps until the rounding phase (see :class:`calif_plugins.torch_step.NeuronLayer`).
 
     Examples
     --------

@@ -21,6 +21,8 @@ from calif_plugins.torch_step import calif_step, shaped, state_dtype
 
 __all__ = ["CaLIF", "calif_step", "reset", "settle"]
 
+_UNSEEN = 1e-6  # of a threshold: a starting membrane that is not shown
+
 
 class CaLIF(Citizen):
     """Calcium-gated bipolar leaky integrate-and-fire neurons, batch first: ``(N, C, ...)``.
@@ -159,8 +161,8 @@ class CaLIF(Citizen):
 
     def extra_repr(self) -> str:
         shown = {name: _shown(getattr(self, name)) for name in ("threshold", "leak", "y_min", "y_max", "v_init")}
-        if shown["v_init"] == "0":
-            del shown["v_init"]
+        if bool((self.v_init.detach().abs() <= _UNSEEN * self.threshold.detach().abs()).all()):
+            del shown["v_init"]  # of a converted layer it is what float64 rounds off the leak of a whole window
         return ", ".join([*(f"{name}={value}" for name, value in shown.items()), f"tie={self.tie}"])
 
     def reset(self) -> None:
@@ -307,7 +309,7 @@ def settle(net: nn.Module, silence: Any, *, max_steps: int = 10_000) -> list[Any
 
 def _shown(value: Tensor) -> str:
     """One number, or the range of several."""
-    low, high = float(value.detach().min()), float(value.detach().max())
+    low, high = float(value.detach().min()) + 0.0, float(value.detach().max()) + 0.0  # -0 is 0
     return f"{low:g}" if low == high else f"{low:g}..{high:g}"
 
 

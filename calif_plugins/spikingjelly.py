@@ -9,7 +9,7 @@ from spikingjelly.activation_based import base
 from torch import Tensor
 
 from calif_plugins.parameters import CaLIFParameters
-from calif_plugins.torch_step import Layer, state_dtype
+from calif_plugins.torch_step import NeuronLayer, state_dtype
 
 __all__ = ["CaLIFNode"]
 
@@ -21,7 +21,7 @@ class CaLIFNode(base.MemoryModule):
     ----------
     parameters : CaLIFParameters
     window : int, optional
-        Steps until the rounding phase (see :class:`calif_plugins.torch_step.Layer`).
+        Steps until the rounding phase (see :class:`calif_plugins.torch_step.NeuronLayer`).
     step_mode : {"s", "m"}
         One step, ``(N, C, ...)``, or all, ``(steps, N, C, ...)``.
 
@@ -45,7 +45,7 @@ class CaLIFNode(base.MemoryModule):
 
     def __init__(self, parameters: CaLIFParameters, window: int | None = None, step_mode: str = "s") -> None:
         super().__init__()
-        self.rule = Layer(parameters, window)
+        self.rule = NeuronLayer(parameters, window)
         self.register_memory("v", None)
         self.register_memory("y", None)
         self.register_memory("steps", 0)

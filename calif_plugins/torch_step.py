@@ -1,6 +1,6 @@
 """The Ca-LIF rule in PyTorch, once, for every simulator that is built on it.
 
-:func:`calif_step` is the rule; :class:`Layer` is the rule with one layer's parameters, for the plugins whose
+:func:`calif_step` is the rule; :class:`NeuronLayer` is the rule with one layer's parameters, for the plugins whose
 simulators hold a torch module per layer (:mod:`~calif_plugins.norse`, :mod:`~calif_plugins.spikingjelly`,
 :mod:`~calif_plugins.sinabs`).
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from calif_plugins.parameters import CaLIFParameters, TieRule
 
-__all__ = ["Exact", "Layer", "Rule", "calif_step", "shaped", "state_dtype"]
+__all__ = ["Exact", "NeuronLayer", "Rule", "calif_step", "shaped", "state_dtype"]
 
 _HALVES = (torch.float16, torch.bfloat16)
 
@@ -160,7 +160,7 @@ class Exact:
 class Rule(Exact):
     """What a module of one layer holds, and its step as a pure function of input and state; to be mixed into a module.
 
-    For modules that must have no submodules; others take a :class:`Layer`.
+    For modules that must have no submodules; others take a :class:`NeuronLayer`.
     """
 
     threshold: Tensor
@@ -205,7 +205,7 @@ class Rule(Exact):
         return s.to(x.dtype), (v, y, t + 1)
 
 
-class Layer(Rule, nn.Module):
+class NeuronLayer(Rule, nn.Module):
     """A layer's parameters, and its step as a pure function of input and state.
 
     Parameters
@@ -222,7 +222,7 @@ class Layer(Rule, nn.Module):
 
     Examples
     --------
-    >>> layer = Layer(CaLIFParameters(threshold=2.0), window=1)
+    >>> layer = NeuronLayer(CaLIFParameters(threshold=2.0), window=1)
     >>> state = None
     >>> for x in (1.5, 0.0, 0.0):
     ...     s, state = layer(torch.tensor([[x]]), state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -269,7 +270,7 @@ class SpikingLayer(nn.Module):
 
     def __init__(self, network: Network, stage: Stage, dtype: str, device: torch.device, exact: bool) -> None:
         super().__init__()
-        self.exact = exact
+        self.exact, self.name = exact, stage.name
         self.sources: dict[str, tuple[str, ...]] = {}
         self._kinds: dict[str, torch.dtype] = {}
         taken = set(dir(self))
@@ -286,6 +287,10 @@ class SpikingLayer(nn.Module):
         """Signed spikes ``(N, *shape)``, from the sources' in this step, and what a directly coded input adds."""
         parts = [self._part(child, spikes) for child in self.sources]
         return self.neurons(add_up(parts if share is None else [share, *parts], "charge")).to(torch.float32)
+
+    def extra_repr(self) -> str:
+        """Which module of the model it was, where its own name had to begin with an underscore before a number."""
+        return f"module {self.name[1:]} of the model" if re.match(r"_[0-9]", self.name) else ""
 
     def _part(self, child: str, spikes: Mapping[str, Tensor]) -> Tensor:
         module, given = getattr(self, child), [spikes[name] for name in self.sources[child]]

@@ -10,6 +10,7 @@ as close to its threshold as rounding reaches; the layer then follows the given 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -81,7 +82,7 @@ def compare_trains(
     ConversionError
         Naming the first layer, in the network's order, that differs, and how.
     """
-    layers = [_Layer(stage, first_only) for stage in network.stages]
+    layers = [_Followed(stage, first_only) for stage in network.stages]
     for t, step in enumerate(steps):
         for layer in layers:
             layer.follow(step, t)
@@ -93,7 +94,7 @@ def compare_trains(
     return sum(layer.compared for layer in layers), sum(layer.near_ties for layer in layers)
 
 
-class _Layer:
+class _Followed:
     """One converted layer on the given network's spikes. Membranes are in whole units of charge."""
 
     def __init__(self, stage: Stage, first_only: bool) -> None:
@@ -103,7 +104,7 @@ class _Layer:
         self.y_min, self.y_max = float64(p.y_min), float64(p.y_max)
         self.v, self.y = float64(p.v_init).expand(stage.shape), torch.zeros(stage.shape, dtype=torch.float64)
         scale = sum(s.gain for s in stage.synapses) + self.leak.abs() + self.threshold
-        self.reach = (_rounding(stage) + _NOISE * scale) / self.threshold  # of one step, in thresholds
+        self.slack = (_rounding(stage) + _NOISE * scale) / self.threshold  # of one step, in thresholds
         self.open: Tensor | None = None
         self.compared = self.near_ties = 0
         self.wrong = ""
@@ -112,11 +113,11 @@ class _Layer:
         """One step, and what differs in it, unless something did before."""
         given, drive = step.spikes[self.stage.name].double(), step.drive[self.stage.name].double()
         charge = self.stage.charge({k: v.double() for k, v in step.spikes.items()}) - self.leak
-        off = (charge / self.threshold - drive).abs() > self.reach * (1 + drive.abs())
+        off = (charge / self.threshold - drive).abs() > self.slack * (1 + drive.abs())
         self.v = self.v + charge
         s = ((self.v >= self.threshold) & (self.y < self.y_max)).double()
         s -= ((self.v <= -self.threshold) & (self.y > self.y_min)).double()
-        near = (self.v.abs() / self.threshold - 1).abs() <= self.reach * (t + 1)
+        near = (self.v.abs() / self.threshold - 1).abs() <= self.slack * (t + 1)
         differ = s != given
         if self.first_only:
             self.open = torch.ones_like(differ) if self.open is None else self.open
@@ -150,7 +151,7 @@ def _range(mine: CaLIFParameters, given: CaLIFParameters) -> str:
 
 
 def _rounding(stage: Stage) -> float:
-    """How far, in units of charge, the rounding of weights to whole numbers can reach in a step.
+    """How far off, in units of charge, the rounding of weights to whole numbers can be in a step.
 
     Weights are rounded only where the largest takes all bits there are; each by half a unit at most.
     """
@@ -160,8 +161,5 @@ def _rounding(stage: Stage) -> float:
             weight = op.stored
             if weight is not None and weight.numel() and int(weight.abs().max()) >= 2**22:
                 others = [o.gain for j, o in enumerate(synapse.ops) if j != k]
-                reach = 0.5 * weight[0].numel()
-                for gain in others:
-                    reach *= gain
-                total += reach
+                total += 0.5 * weight[0].numel() * math.prod(others)
     return total

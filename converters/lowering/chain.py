@@ -52,7 +52,7 @@ __all__ = ["chain", "precision_of"]
 
 def precision_of(lattices: dict[str, LayerLattice]) -> tuple[int, str]:
     """Bits of the floats that hold every layer exactly, 32 or 64, and the layer that needs most."""
-    name, most = max(((k.name, int(k.reach.max())) for k in lattices.values()), key=lambda item: item[1])
+    name, most = max(((k.name, int(k.largest.max())) for k in lattices.values()), key=lambda item: item[1])
     return (32 if most <= 2**23 - 2 else 64), name
 
 
@@ -205,7 +205,7 @@ class _Rule:
         if self.stage.readout:
             return m
         k = self.lattice
-        most = int(k.reach.max()) + 1
+        most = int(k.largest.max()) + 1
         gain = 2.0 ** -most.bit_length() if most < 2**22 else 2.0
         half = k.threshold // 2
         # in the rounding phase: V >= Vth/2 + strict, -V >= Vth/2 + strict

@@ -74,7 +74,7 @@ class LayerLattice:
     weights: tuple[int, ...] | None = None
 
     @property
-    def reach(self) -> np.ndarray:
+    def largest(self) -> np.ndarray:
         """Bound of ``|V| + Vth``, and of all partial sums on the way: what a comparator must hold. int64 ``(C,)``."""
         membrane = np.maximum(np.abs(self.lowest), np.abs(self.highest))
         return membrane + self.threshold + np.abs(self.leak) + np.abs(self.v_init)
@@ -342,7 +342,7 @@ def _bounded(
     lattice = LayerLattice(
         stage.name, bits, threshold, leak, v_init, ties, (q.low, q.high), lowest, highest, q.first.size
     )
-    wide = int(np.argmax(lattice.reach))
-    if int(lattice.reach[wide]) >= 2**_ROOM:
-        raise _too_wide(stage, wide, int(lattice.reach[wide]).bit_length() + 1)
+    wide = int(np.argmax(lattice.largest))
+    if int(lattice.largest[wide]) >= 2**_ROOM:
+        raise _too_wide(stage, wide, int(lattice.largest[wide]).bit_length() + 1)
     return lattice

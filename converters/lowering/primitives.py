@@ -38,7 +38,7 @@ __all__ = ["primitives", "torch_map"]
 def primitives(network: Network, lattices: dict[str, LayerLattice]) -> nir.NIRGraph:
     """The network in stock nodes (see the module's text)."""
     require_spikes(network)
-    most = max(int(k.reach.max()) for k in lattices.values())
+    most = max(int(k.largest.max()) for k in lattices.values())
     builder = _Builder(network, lattices)
     for k, stage in enumerate(network.stages):
         builder.layer(numbered("l", k, len(network.stages), least=3), stage)

@@ -73,7 +73,7 @@ class _Window(_Part):
         return self
 
 
-class _Layer(_Part):
+class _LayerRow(_Part):
     name: str
     kind: str
     shape: Shape
@@ -106,7 +106,7 @@ class _Detail(_Part):
     compared_with: str
     neurons: Count
     coding: str
-    layers: Many[_Layer]
+    layers: Many[_LayerRow]
 
 
 class _Train(_Part):

@@ -14,7 +14,7 @@ from torch import nn
 
 from calif_plugins import CaLIFParameters, reference
 from calif_plugins.snntorch import CaLIF, calif_step
-from calif_plugins.torch_step import Layer, shaped
+from calif_plugins.torch_step import NeuronLayer, shaped
 
 HALVES = [torch.bfloat16, torch.float16]
 
@@ -42,7 +42,7 @@ def by_packed_state(p: CaLIFParameters, x: torch.Tensor, dtype: torch.dtype) -> 
 
 
 def by_layer(p: CaLIFParameters, x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    layer, state, spikes = Layer(p).to(dtype), None, []
+    layer, state, spikes = NeuronLayer(p).to(dtype), None, []
     for step in x:
         s, state = layer(step, state)
         spikes.append(s)
@@ -218,7 +218,7 @@ def test_parameters_never_make_neurons(name: str, shape: Any) -> None:
     with pytest.raises(ValueError, match=f"^{name}: values for 3 channels do not fit an input of shape"):
         layer(torch.zeros(shape))
     with pytest.raises(ValueError, match=f"^{name}: values for 3 channels"):
-        Layer(layer.parameters_of_neuron())(torch.zeros(shape))
+        NeuronLayer(layer.parameters_of_neuron())(torch.zeros(shape))
 
 
 @settings(max_examples=100, deadline=None)

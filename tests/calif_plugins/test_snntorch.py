@@ -261,3 +261,12 @@ def test_bad_parameters_and_calls() -> None:
         CaLIF(init_hidden=True)(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 1))
     with pytest.raises(TypeError, match="expected v and y"):
         CaLIF()(torch.zeros(1, 1), torch.zeros(1, 1))
+
+
+def test_what_is_printed_is_what_a_person_needs() -> None:
+    """Numbers and ranges; no sign of a zero, and no starting membrane that is what float64 rounds off."""
+    shown = repr(CaLIF(threshold=torch.tensor([2.0, 4.0]), leak=-0.0, y_max=7, v_init=torch.tensor([0.0, 3e-10])))
+    assert shown == "CaLIF(threshold=2..4, leak=0, y_min=0, y_max=7, tie=even)"
+    assert "v_init=1" in repr(CaLIF(threshold=2.0, v_init=1.0))
+    assert "v_init=0..1e-05" in repr(CaLIF(threshold=2.0, v_init=torch.tensor([0.0, 1e-5])))
+    assert "v_init=2e-08" in repr(CaLIF(threshold=1e-3, v_init=2e-8))

@@ -13,7 +13,7 @@ import torch
 from calif_plugins import CaLIFParameters
 from calif_plugins.parameters import TieRule
 from calif_plugins.reference import run
-from calif_plugins.torch_step import Layer
+from calif_plugins.torch_step import NeuronLayer
 
 T, N, SHAPE = 9, 3, (4, 2, 2)
 
@@ -134,7 +134,7 @@ def test_every_form_is_the_reference(form: Callable[..., Any], tie: TieRule) -> 
 def test_without_a_window_there_is_no_rounding() -> None:
     p, x = parameters(), charges()
     right = np.stack([run(x[:, n].numpy(), p, phase="none").spikes for n in range(N)], axis=1)
-    layer, state, out = Layer(p), None, []
+    layer, state, out = NeuronLayer(p), None, []
     for step in x:
         s, state = layer(step, state)
         out.append(s)
@@ -145,7 +145,7 @@ def test_bad_windows() -> None:
     from calif_plugins.snntorch import CaLIF
 
     with pytest.raises(ValueError, match="window: must be at least one step, found 0"):
-        Layer(parameters(), 0)
+        NeuronLayer(parameters(), 0)
     with pytest.raises(ValueError, match="window: 4 with init_hidden=False"):
         CaLIF(window=4)
     with pytest.raises(ValueError, match="start from one state"):

@@ -125,6 +125,18 @@ def test_it_is_printed_as_the_network_it_is() -> None:
     assert [type(m) for m in neurons] == [CaLIF] * 4
 
 
+def test_modules_of_a_sequential_are_printed_by_their_numbers_too() -> None:
+    """Their names in files and results begin with an underscore, since names there are identifiers."""
+    b = GraphBuilder()
+    x = b.input((2,), scale=0.25, q_min=0, q_max=4)
+    w = Linear(torch.tensor([[1, 2], [3, 4]]))
+    h = b.layer("_3.0", [(x, w)], threshold=3.0, bias=0.0, y_min=0, y_max=4, scale=1.0)
+    y = b.layer("_out", [(h, w)], threshold=3.0, bias=0.0, y_min=0, y_max=4, scale=1.0)
+    lines = str(converters.to_snntorch(converters.to_nir(b.build(y), T=4))).splitlines()
+    assert lines[2:4] == ["  (_3_0): SpikingLayer(", "    module 3.0 of the model"]
+    assert sum("of the model" in line for line in lines) == 1
+
+
 def test_only_chains_are_one_row() -> None:
     net = converters.to_snntorch(converters.to_nir(GRAPHS["residual"]()))
     with pytest.raises(ConversionError, match=r"shortcut: found edges from stem; only chains of layers are one row"):
