@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 from enum import Enum
 from typing import Any
 
@@ -217,12 +218,15 @@ def data_users(node: fx.Node) -> list[fx.Node]:
     return [n for n in node.users if kind_of(n) not in (Kind.SIZE, Kind.IGNORED)]
 
 
-def check_nodes(model: fx.GraphModule) -> None:
-    """Raise a ConversionError for the first operation of a functional graph that has no Ca-LIF counterpart."""
+def check_nodes(model: fx.GraphModule, behind: Collection[fx.Node] = ()) -> None:
+    """Raise a ConversionError for the first operation of a functional graph that has no Ca-LIF counterpart.
+
+    Those of ``behind`` need none: they run in float on what the network returns.
+    """
     inputs = [n for n in model.graph.nodes if n.op == "placeholder"]
     if len(inputs) != 1:
         raise ConversionError("forward", f"{len(inputs)} inputs", "networks with one input tensor can be converted")
-    fixed = constants(model.graph)
+    fixed = constants(model.graph) | set(behind)
     unknown = [
         n
         for n in model.graph.nodes
@@ -240,8 +244,6 @@ def check_nodes(model: fx.GraphModule) -> None:
                 "a batch norm without running statistics, whose output depends on the batch",
                 "build it with track_running_stats=True",
             )
-        if node.op == "output" and len(_flat(node.args)) != 1:
-            raise ConversionError("forward", f"{len(_flat(node.args))} outputs", "return one tensor")
 
 
 def is_relu(node: fx.Node) -> bool:
@@ -268,7 +270,3 @@ def is_counter(node: fx.Node) -> bool:
     buffer, one = node.args
     plain = isinstance(one, bool | int) or (isinstance(one, fx.Node) and one.target == "training")
     return isinstance(buffer, fx.Node) and buffer.op == "get_attr" and plain
-
-
-def _flat(value: Any) -> list[Any]:
-    return [x for v in value for x in _flat(v)] if isinstance(value, tuple | list) else [value]

@@ -16,13 +16,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
 from converters.frontends.probes import probes
+from converters.outputs import Output, leaves
 from converters.quantised import Checked, Layer, QuantGraph
+from converters.tails import apply
 
 __all__ = ["Comparison", "Shown", "check_conversion", "check_layers", "left_alone"]
 
@@ -41,11 +45,11 @@ class Shown:
     """What the toolkit's own forward pass gave on a batch: real values, quantisation's zero points taken off.
 
     ``values`` are pairs of a layer's name (or the input's) and its values ``(N, ...)``, in the order in which they
-    came; a layer may come several times. ``output`` is what the model returned.
+    came; a layer may come several times. ``output`` is what the model returned, in its structure.
     """
 
     values: Sequence[tuple[str, Tensor]]
-    output: Tensor
+    output: Any
 
 
 @dataclass
@@ -158,11 +162,18 @@ def check_layers(
     theirs: dict[str, list[Tensor]] = {}
     for name, real in shown.values:
         theirs.setdefault(name, []).append(real)
-    theirs.setdefault(q.output.name, [shown.output])
+    pairs = list(zip_longest(leaves(q.outputs), leaves(shown.output)))
+    if any(output is None or real is None for output, real in pairs):
+        counts = (len(list(leaves(outputs))) for outputs in (shown.output, q.outputs))
+        raise ConversionError("output", "{} outputs of the model, {} of its conversion".format(*counts), _TODO)
+    for output, real in pairs:
+        if not output.tail:
+            theirs.setdefault(output.layer, [real])
     values = {q.input.name: judge.input(images, theirs.get(q.input.name, []))}
     for layer in q.layers:
         values[layer.name] = judge.layer(layer, values, theirs.get(layer.name, []))
-    judge.output(values, shown.output)
+    for output, real in pairs:
+        judge.output(output, values, real)
     return account
 
 
@@ -202,10 +213,12 @@ class _Judge:
             forced = theirs if k == 0 else forced
         return forced
 
-    def output(self, values: dict[str, Tensor], real: Tensor) -> None:
-        """What the model returned, against the last layer."""
-        last = self.q.output
-        if last.spiking:
+    def output(self, output: Output, values: dict[str, Tensor], real: Tensor) -> None:
+        """What the model returned, against the layer that it is read from, and the functions behind that."""
+        last = next(layer for layer in self.q.layers if layer.name == output.layer)
+        if output.tail:
+            self._compare_behind(output, last.real(values[last.name]), real)
+        elif last.spiking:
             theirs = self._integers(last.name, real, last.scale, values[last.name].shape)
             wrong = theirs != values[last.name]
             if bool(wrong.any()):
@@ -213,6 +226,25 @@ class _Judge:
             self.account.integers += wrong.numel()
         else:
             self._compare_real(last, values[last.name], self._sources(last, values), real)
+
+    def _compare_behind(self, output: Output, x: Tensor, real: Tensor) -> None:
+        """What functions made of a layer's real values; the toolkit's float sums and functions are those of its own."""
+        *before, last = output.tail
+        v = apply(before, x)
+        ours, theirs = last(v), real.detach().cpu()
+        if ours.shape != theirs.shape:
+            found = f"values of shape {tuple(theirs.shape)} in the model and {tuple(ours.shape)} in its conversion"
+            raise ConversionError("output", found, _TODO)
+        if last.function in ("argmax", "argmin"):  # of values that are as good as equal, any is the largest
+            dim = last.parameters["dim"]
+            ours, theirs = (
+                v.gather(dim, i if last.parameters.get("keepdim") else i.unsqueeze(dim)) for i in (ours, theirs)
+            )
+        size = float(v.abs().max()) if v.numel() else 0.0
+        wrong = ~((ours - theirs.to(ours.dtype)).abs() <= self.eps**0.5 * (1 + size))  # also where one is no number
+        if bool(wrong.any()):
+            raise ConversionError("output", _differ(wrong, ours.double(), theirs.double()), _TODO)
+        self.account.integers += wrong.numel()
 
     def _sources(self, layer: Layer, values: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: values[name] for s in layer.synapses for name in s.sources}

@@ -160,8 +160,7 @@ class _Recorder(fx.Interpreter):
         self.values: list[tuple[str, Tensor]] = []
 
     def show(self, images: Tensor) -> Shown:
-        output = next(t for t in tree_leaves(self.run(images)) if isinstance(t, Tensor))
-        return Shown(self.values, output)
+        return Shown(self.values, self.run(images))
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)

@@ -12,6 +12,7 @@ expression that one reader takes into its own layer. One walk in graph order dec
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -77,8 +78,9 @@ class _Open:
 class Placement:
     """One walk over a functional graph, which annotates its nodes for torchao."""
 
-    def __init__(self, graph: fx.Graph, specs: Specs) -> None:
-        self.graph, self.specs = graph, specs
+    def __init__(self, graph: fx.Graph, specs: Specs, behind: Collection[fx.Node] = ()) -> None:
+        """``behind`` are the nodes that run in float behind the network."""
+        self.graph, self.specs, self.behind = graph, specs, behind
         self.fixed = constants(graph)
         self.order = {node: k for k, node in enumerate(graph.nodes)}
         self.open: dict[fx.Node, _Open] = {}
@@ -86,12 +88,13 @@ class Placement:
         self.sign: dict[fx.Node, bool] = {}
 
     def run(self) -> None:
-        last = {source for node in self.graph.nodes if node.op == "output" for source in node.all_input_nodes}
+        ends = [node for node in self.graph.nodes if node.op == "output" or node in self.behind]
+        last = {source for node in ends for source in node.all_input_nodes}
         for node in self.graph.nodes:
             if node.op == "placeholder":
                 self._close(node, self.specs.signed_input)
                 _annotation(node).output_qspec = self.specs.input
-            elif node.op == "call_function" and node not in self.fixed:
+            elif node.op == "call_function" and node not in self.fixed and node not in self.behind:
                 kind = kind_of(node)
                 if kind is not None and kind not in (Kind.SIZE, Kind.IGNORED):
                     self._place(node, kind, last)
@@ -123,15 +126,17 @@ class Placement:
         if len(users) != 1 or users[0].op != "call_function":
             return False
         (user,) = users
-        kind = kind_of(user)
+        kind = None if user in self.behind else kind_of(user)
         if kind in (Kind.ADD, Kind.MULTIPLY) and not self._with_constant(user):
             return False
         return kind in _TAKES[found.kind]
 
     def _is_last(self, node: fx.Node, last: set[fx.Node]) -> bool:
         """Whether nothing but moves stands between a node and the output."""
-        while node not in last:
+        while True:
             users = data_users(node)
+            if node in last:
+                return all(n.op == "output" or n in self.behind for n in users)
             if len(users) != 1 or kind_of(users[0]) not in (Kind.MOVE, Kind.IDENTITY):
                 return False
             (node,) = users

@@ -12,14 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
+from torch.utils._pytree import tree_unflatten
 
 from converters.errors import ConversionError
 from converters.frontends import aten
 from converters.frontends.aten import constants, is_counter, kind_of, where
 from converters.frontends.pt2e_handlers import BY_TARGET, HANDLERS
+from converters.frontends.pt2e_tails import tails
 from converters.frontends.quantizer import LevelQuantiser
 from converters.frontends.verbs import Grid, Pending, Raw, Verbs, Weight
-from converters.graph_builder import Value
+from converters.graph_builder import Returned, Value
+from converters.outputs import mapped
 from converters.quantised import QuantGraph
 
 __all__ = ["read_prepared"]
@@ -58,6 +61,7 @@ class _Reader:
         self.made_up: dict[LevelQuantiser, float] = {}
         self.shown: dict[fx.Node, str] = {}
         self.fixed = constants(model.graph)
+        self.behind = tails(model.graph)
         self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
     @torch.no_grad()
@@ -91,6 +95,8 @@ class _Reader:
             return value
         if is_counter(node):
             return None
+        if node in self.behind:
+            return self.builder.tail(where(node), self.values[node.args[0]], *self.behind[node])
         if node in self.fixed:
             args, kwargs = map_arg((node.args, node.kwargs), lambda n: self.values[n])
             return node.target(*args, **kwargs)
@@ -102,13 +108,24 @@ class _Reader:
             )
         return handler(self, node)
 
-    def _output(self, node: fx.Node) -> Value:
-        (result,) = node.all_input_nodes
-        value = self.values[result]
-        if isinstance(value, Pending) and (value.clamped or not value.inputs):
-            what = "a ReLU" if value.clamped else "an addition"
-            raise ConversionError(value.name, f"{what} as unquantised output", "use quantise_output=True")
-        return self.builder.output(value)
+    def _output(self, node: fx.Node) -> Any:
+        """What is returned, in the structure that the model has it in."""
+        results: Any = node.args[0]
+        for result in node.all_input_nodes:
+            value = self.values[result]
+            value = value.value if isinstance(value, Returned) else value
+            if isinstance(value, Pending) and (value.clamped or not value.inputs):
+                what = "a ReLU" if value.clamped else "an addition"
+                raise ConversionError(value.name, f"{what} as unquantised output", "use quantise_output=True")
+        info = getattr(self.model.graph._codegen, "pytree_info", None)
+        if info is not None and info.out_spec is not None:
+            results = tree_unflatten(list(results), info.out_spec)
+        return self.builder.output(mapped(self._returned, results))
+
+    def _returned(self, leaf: Any) -> Any:
+        if not isinstance(leaf, fx.Node):
+            raise ConversionError("forward", f"{str(leaf)[:60]!r} among its outputs", "return tensors that it computes")
+        return self.values[leaf]
 
     def _quantise(self, node: fx.Node, fake: Any) -> Value | Weight:
         if type(fake) is not LevelQuantiser:

@@ -29,6 +29,7 @@ from torchao.quantization.pt2e.quantizer import QuantizationSpec, Quantizer
 from converters.errors import ConversionError, warn
 from converters.frontends.aten import check_nodes
 from converters.frontends.pt2e_placement import Placement
+from converters.frontends.pt2e_tails import tails
 from converters.input_range import SHARE
 
 __all__ = ["CaLIFQuantizer", "LevelQuantiser", "RangeObserver", "bypassed", "in_memory_order", "sample_step"]
@@ -213,8 +214,9 @@ class CaLIFQuantizer(Quantizer):
         return None
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
-        check_nodes(model)
-        Placement(model.graph, self).run()
+        behind = tails(model.graph)
+        check_nodes(model, behind)
+        Placement(model.graph, self, behind).run()
         return model
 
     def weight(self, axis: int) -> QuantizationSpec:
