@@ -21,8 +21,8 @@ class ConversionError(ValueError):
     todo : str
         The way out.
 
-    >>> print(ConversionError("features.pool", "a max pool", "use nn.AvgPool2d"))
-    features.pool: found a max pool; use nn.AvgPool2d
+    >>> print(ConversionError("head.rnn", "an LSTM", "unroll it"))
+    head.rnn: found an LSTM; unroll it
     """
 
     def __init__(self, where: str, found: str, todo: str) -> None:

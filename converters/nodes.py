@@ -2,8 +2,8 @@
 
 NIR has no neuron with a calcium gate, a soft reset or signed spikes, so there is a node of our own,
 :class:`CaLIF`, and one for what turns an image into spikes, :class:`SpikeEncoder`. Everything that
-defines behaviour is a typed field. Between them stand stock nodes: ``Conv2d``, ``Linear``,
-``SumPool2d``, ``Flatten``, ``Scale``. Several edges into one CaLIF node add up.
+defines behaviour is a typed field. Between them stand nodes of operations: stock ones where
+there are (``Conv2d``, ``Linear``, ``Scale``...). Several edges into one CaLIF node add up.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from calif_plugins import multistep
 from converters.backends.integer_kernels import Kernel, convolution, dense, int8_kernels, reordered
 from converters.lattice import first_integers
 from converters.network import Network, Stage, float64
-from converters.operations import Conv2d, Linear, SumPool2d
+from converters.operations import Conv2d, Linear
 
 __all__ = ["IntegerLayer", "integer_layers"]
 
@@ -88,8 +88,8 @@ class IntegerLayer:
             len(ops) == 1 or (len(ops) == 2 and ops[0].rewires)
         ):  # fmt: skip
             kernel = dense(reordered(ops[-1].weight, network.shapes[synapse.source]), -least)
-        elif len(ops) == 1 and type(ops[0]) is SumPool2d:
-            pool = (np.int32(-least), *ops[0].kernel, *ops[0].stride, *ops[0].padding)
+        elif len(ops) == 1 and ops[0].window is not None:
+            pool = (np.int32(-least), *(n for pair in ops[0].window for n in pair))
         else:
             return None
         return cls(synapse.source, -least, shape, kernel, pool, rounding, low, kernel is not None and reach < _EXACT)

@@ -143,7 +143,7 @@ class _Run:
                 k.pool_event_scan(x.reshape(-1), *events.arguments, *common)
                 return
             pool, (_, height, width) = layer.pool, layer.stage.shape
-            k.pool_scan(x, *pool.kernel, *pool.stride, *pool.padding, height, width, *common)
+            k.pool_scan(x, *(n for pair in pool for n in pair), height, width, *common)
             return
         if layer.events is not None and not direct:
             (source,) = layer.inputs[0].sources

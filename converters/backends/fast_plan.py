@@ -15,7 +15,8 @@ from converters.backends.fast_state import Parameters
 from converters.backends.integer_kernels import convolution, dense, int8_kernels, reordered
 from converters.exact_sums import whole_dtype
 from converters.network import Network, Stage
-from converters.operations import Conv2d, Linear, Shape, SumPool2d, Synapse
+from converters.operations import Conv2d, Linear, Shape, Synapse
+from converters.operations.contract import Window
 
 __all__ = ["Input", "Plan", "PlannedLayer", "first", "last", "places"]
 
@@ -53,10 +54,10 @@ class PlannedLayer:
         self.stage = stage
         change = network.changes[stage.name]
         self.dtype = torch.float32 if change < _EXACT else torch.float64
-        self.pool: SumPool2d | None = None
+        self.pool: Window | None = None
         ops = [s.ops for s in stage.synapses]
-        if len(ops) == 1 and len(ops[0]) == 1 and type(ops[0][0]) is SumPool2d:
-            self.pool = ops[0][0] if change < 2**15 else None
+        if len(ops) == 1 and len(ops[0]) == 1 and change < 2**15:
+            self.pool = ops[0][0].window
         self.pool_events = None
         if self.pool is not None:
             self.pool_events = _PoolEvents.of(self.pool, network.shapes[stage.synapses[0].source], stage.shape)
@@ -101,12 +102,13 @@ class _PoolEvents:
     share: float
 
     @classmethod
-    def of(cls, op: SumPool2d, shape: Shape, out: Shape) -> _PoolEvents | None:
-        if any(s < k for s, k in zip(op.stride, op.kernel, strict=True)):
+    def of(cls, window: Window, shape: Shape, out: Shape) -> _PoolEvents | None:
+        kernel, stride, padding = window
+        if any(s < k for s, k in zip(stride, kernel, strict=True)):
             return None
         c, h, w = (k.reshape(-1) for k in np.indices(shape).transpose(0, 2, 3, 1))  # channels last
-        (y, below), (x, right) = (np.divmod(k + p, s) for k, p, s in zip((h, w), op.padding, op.stride, strict=True))
-        inside = (y < out[1]) & (x < out[2]) & (below < op.kernel[0]) & (right < op.kernel[1])
+        (y, below), (x, right) = (np.divmod(k + p, s) for k, p, s in zip((h, w), padding, stride, strict=True))
+        inside = (y < out[1]) & (x < out[2]) & (below < kernel[0]) & (right < kernel[1])
         nowhere = int(np.prod(out))
         place = np.where(inside, (y * out[2] + x) * out[0] + c, nowhere).astype(np.int32)
         # sums over a window are vectors of channels: with few, they cost as much as a good many spikes

@@ -22,7 +22,6 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
 # fields of each node: required, then optional
 _FIELDS: dict[str, tuple[set[str], set[str]]] = {
     "Affine": ({"weight", "bias"}, set()),
-    "AvgPool2d": ({"kernel_size", "stride", "padding"}, set()),
     "CaLIF": ({"shape", "v_threshold", "leak", "v_init", "y_min", "y_max", "tie", "window", "scale"}, set()),
     "CaLIFOperation": ({"operation", "settings"}, {"arrays", "sources"}),
     "Conv1d": ({"weight", "stride", "padding", "dilation", "groups", "bias"}, {"input_shape"}),
@@ -40,8 +39,14 @@ _FIELDS: dict[str, tuple[set[str], set[str]]] = {
     "Output": ({"shape"}, set()),
     "Scale": ({"scale"}, set()),
     "SpikeEncoder": ({"shape", "scale", "q_min", "q_max", "window", "coding"}, set()),
-    "SumPool2d": ({"kernel_size", "stride", "padding"}, set()),
     "Threshold": ({"threshold"}, set()),
+}
+_WINDOW = {"kernel_size", "stride", "padding"}
+_FIELDS |= {
+    name: (_WINDOW, set())
+    for name, node in vars(nir).items()
+    if isinstance(node, type) and issubclass(node, nir.NIRNode) and set(node.__annotations__) >= _WINDOW
+    if name not in _FIELDS
 }
 _AXES = {"Affine": 2, "Conv1d": 3, "Conv2d": 4, "Linear": 2}  # of a weight, at least
 _TEXT = {"tie", "coding", "operation", "settings", "sources"}

@@ -19,11 +19,12 @@ from converters.errors import ConversionError, MissingExtraError
 from converters.frontends.checking import check_conversion, left_alone
 from converters.frontends.in_place_proxies import InPlaceTracer
 from converters.frontends.operations import FUNCTIONS, METHODS, MODULES, add
+from converters.frontends.pending import chain_of
 from converters.frontends.tracing import Traced, check_example, record, traced_graph, where_is
-from converters.frontends.verbs import Grid, Pending, Raw, Weight, convolution, pair
+from converters.frontends.verbs import Grid, Pending, Raw, Weight, convolution
 from converters.frontends.walker import Handler, Walker
 from converters.frontends.watching import show
-from converters.operations import Linear, SumPool2d
+from converters.operations import Linear
 from converters.operations.weights import Weighted
 from converters.quantised import QuantGraph, Value
 
@@ -223,23 +224,20 @@ def _trunc_pool(walker: _BrevitasWalker, node: fx.Node, module: Any, x: Any) -> 
     from brevitas.core.function_wrapper import FloorSte
 
     where, value = where_is(node), walker.value(node, x)
-    if getattr(module, "ceil_mode", False) or getattr(module, "divisor_override", None):
-        raise ConversionError(where, "a pool whose windows have different divisors", "use the plain one")
     if hasattr(module, "output_size"):
-        target, size = pair(module.output_size), value.shape[1:]
-        if any(s % t for s, t in zip(size, target, strict=True)):
-            raise ConversionError(where, f"a pool from {size} to {target}", "the output must divide the input")
-        kernel = (size[0] // target[0], size[1] // target[1])
-        stride, padding = kernel, (0, 0)
+        pooled = walker.builder.adaptive_pool(where, value, module.output_size)
     else:
-        kernel, padding = pair(module.kernel_size), pair(getattr(module, "padding", 0))
-        stride = pair(module.stride or module.kernel_size)
+        pooled = walker.builder.average_pool(
+            where, value, module.kernel_size, module.stride, module.padding, ceil_mode=module.ceil_mode,
+            count_include_pad=module.count_include_pad,
+        )  # fmt: skip
+    if getattr(module, "divisor_override", None) or len(chain_of(pooled.inputs[0][1])) > 1:
+        raise ConversionError(where, "a pool whose windows have different divisors", "use the plain one")
     out = walker.traced.results[node]
     if not module.is_trunc_quant_enabled or not hasattr(out, "bit_width"):
         raise ConversionError(where, "a pool that does not round", "give it a trunc_quant, and a quantised input")
     quant = module.trunc_quant.tensor_quant
-    area = kernel[0] * kernel[1]
-    divisor = float(out.scale) * area / value.scale  # of the sum
+    divisor = float(out.scale) * pooled.area / value.scale  # of the sum
     if abs(divisor - round(divisor)) > 1e-5 * divisor:
         raise ConversionError(where, f"a sum divided by {divisor}", "truncate by a power of two")
     divisor = float(round(divisor))
@@ -251,7 +249,7 @@ def _trunc_pool(walker: _BrevitasWalker, node: fx.Node, module: Any, x: Any) -> 
     low, high = int(quant.min_int(out.bit_width, out.signed)), int(quant.max_int(out.bit_width, out.signed))
     return walker.builder.layer(
         where,
-        [(value, SumPool2d(kernel, stride, padding))],
+        pooled.inputs,
         threshold=divisor,
         bias=bias,
         y_min=low,

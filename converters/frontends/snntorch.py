@@ -44,7 +44,7 @@ def from_snntorch(
     Parameters
     ----------
     model : nn.Sequential
-        ``Linear``, ``Conv2d``, ``AvgPool2d``, ``Flatten``, ``Dropout``, ``Identity``, and ``CaLIF`` with
+        ``Linear``, ``Conv2d``, pools that average, ``Flatten``, ``Dropout``, ``Identity``, and ``CaLIF`` with
         ``init_hidden=True``; nested ``Sequential`` too, and layers at several places. The last one is a ``CaLIF``.
     input_shape : sequence of int
         Of one image, without batch: ``(C, H, W)`` or ``(n,)``.

@@ -90,7 +90,9 @@ def check_size(graph: nir.NIRGraph, *, most: int = MOST_VALUES, window: int = LA
     for name, shape in infer_shapes(graph).items():
         node: Any = graph.nodes[name]
         size = math.prod(shape)
-        if type(node) in (nir.SumPool2d, nir.AvgPool2d):
+        if type(node) is CaLIFOperation:
+            size += node.build(name).held
+        elif hasattr(node, "kernel_size"):
             size += math.prod(whole_pair(name, node.kernel_size, 1))
         total += size
         if total > most:
@@ -112,9 +114,10 @@ def _ints(value: Any) -> Shape:
 
 
 def _sent(name: str, node: Any, shape: Shape) -> Shape:
-    if type(node) not in _SENT:
+    known = _SENT.get(type(node), _pool if hasattr(node, "kernel_size") else None)
+    if known is None:
         raise ConversionError(name, f"a {type(node).__name__} node", "its shape is not known: replace it")
-    result = _SENT[type(node)](name, node, shape)
+    result = known(name, node, shape)
     if not result or min(result) < 1:
         raise ConversionError(
             name, f"an input of shape {shape}", "nothing of it is left: it is smaller than the kernel"
@@ -228,7 +231,6 @@ def _flatten(name: str, node: Any, shape: Shape) -> Shape:
 
 _SENT: dict[type, Callable[[str, Any, Shape], Shape]] = {
     nir.Affine: _dense,
-    nir.AvgPool2d: _pool,
     nir.Conv1d: _conv(1),
     nir.Conv2d: _conv(2),
     nir.CubaLI: _elementwise("v_leak"),
@@ -243,7 +245,6 @@ _SENT: dict[type, Callable[[str, Any, Shape], Shape]] = {
     nir.Linear: _dense,
     nir.Output: _output,
     nir.Scale: _elementwise("scale"),
-    nir.SumPool2d: _pool,
     nir.Threshold: _elementwise("threshold"),
     CaLIF: _own,
     SpikeEncoder: _own,

@@ -4,7 +4,7 @@ NIR fixes equations, not a simulation. What is left open is decided here, and sa
 length ``dt`` per time step; all nodes act within the same step, in graph order; then a neuron above its threshold
 (strictly, as NIR has it) fires and is set to ``v_reset``. A file does not hold its ``dt``. For IF nodes alone it
 follows from ``r dt = 1``, which both conventions of exporters mean: one unit of input adds one to the membrane.
-A LIF node needs to be told. Average pools divide nothing: the sums go on as they are, with their divisor beside
+A LIF node needs to be told. Pools that average divide nothing: the sums go on as they are, with their divisor beside
 them, to the next threshold; so whole numbers stay whole, and a sum that is a threshold is one.
 
 What tools do with a file can differ from this: SpikingJelly and Sinabs fire on ``>=`` (``strict=False``),
@@ -60,8 +60,8 @@ def simulate_stock(graph: nir.NIRGraph, inputs: Tensor, *, dt: float | None = No
     Parameters
     ----------
     graph : nir.NIRGraph
-        Of ``Affine``, ``Linear``, ``Conv2d``, ``AvgPool2d``, ``SumPool2d``, ``Flatten``, ``Scale``, ``IF``, ``LIF``,
-        ``LI``, ``I`` and ``Threshold`` nodes, and of graphs of these, with one Input and one Output.
+        Of ``Affine``, ``Linear``, ``Conv2d``, ``Flatten``, ``Scale``, ``IF``, ``LIF``, ``LI``, ``I`` and ``Threshold``
+        nodes, pools that add or average, and of graphs of these, with one Input and one Output.
     inputs : tensor ``(steps, N, *input shape)``
         Input at each step: spikes, or currents.
     dt : float, optional

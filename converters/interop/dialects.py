@@ -21,6 +21,7 @@ from converters.graphs.shapes import infer_shapes
 from converters.naming import Names
 from converters.network import Network
 from converters.nodes import CaLIF, SpikeEncoder
+from converters.operations import OPERATIONS
 
 __all__ = ["DIALECTS", "spell"]
 
@@ -186,7 +187,7 @@ def _pool(node: Any, place: _Place) -> list[nir.NIRNode]:
     kernel = _pair(node.kernel_size)
     size = kernel[0] * kernel[1]
     if size & (size - 1) == 0 and not np.asarray(node.padding).any():
-        return [nir.SumPool2d(np.array(kernel), np.array(_pair(node.stride)), np.array((0, 0)))]
+        return [type(node)(np.array(kernel), np.array(_pair(node.stride)), np.array((0, 0)))]
     channels = place.shape[0]
     weight = np.zeros((channels, channels, *kernel), dtype=np.float32)
     weight[range(channels), range(channels)] = 1
@@ -199,6 +200,6 @@ _REWRITES: dict[type, Callable[[Any, _Place], list[nir.NIRNode]]] = {
     nir.Linear: _affine,
     nir.Flatten: _flatten,
     nir.Conv2d: _conv,
-    nir.SumPool2d: _pool,
+    **{node: _pool for op in OPERATIONS.values() for node in op.node_types if "kernel_size" in node.__annotations__},
     nir.Scale: _scale,
 }

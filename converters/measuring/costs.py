@@ -47,15 +47,15 @@ def connections(synapses: Iterable[Synapse], shapes: Mapping[str, Shape]) -> Con
     """Count the connections of ``synapses`` between layers of these ``shapes``.
 
     >>> import torch
-    >>> from converters.operations import Linear, SumPool2d
-    >>> pool, dense = Synapse(("a",), (SumPool2d((2, 2), (2, 2)),)), Synapse(("b",), (Linear(torch.ones(3, 4).int()),))
-    >>> connections([pool, dense], {"a": (1, 4, 4), "b": (4,)})
+    >>> from converters.operations import Flatten, Linear
+    >>> flat, dense = Synapse(("a",), (Flatten(),)), Synapse(("b",), (Linear(torch.ones(3, 4).int()),))
+    >>> connections([flat, dense], {"a": (1, 4, 4), "b": (4,)})
     Connections(multiplied=12.0, added=16.0, compared=0.0, looked_up=0.0)
     """
     found = {"multiplied": 0.0, "added": 0.0, "compared": 0.0, "looked_up": 0.0}
     for synapse in synapses:
         here = [shapes[name] for name in synapse.sources]
-        kind = "compared" if synapse.passes else "multiplied" if synapse.multiplies else "added"
+        kind = "compared" if synapse.passes and not synapse.linear else "multiplied" if synapse.multiplies else "added"
         found[kind] += synapse.connections(*here)
         found["looked_up"] += synapse.lookups(*here)
     return Connections(**found)

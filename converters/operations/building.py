@@ -59,8 +59,8 @@ def build_operation(where: str, name: str, plain: Mapping[str, Any], tensors: Ma
         If there is no such operation, or it does not take such fields; if weights are no integers, or beyond
         :data:`LARGEST_WEIGHT` (or the operation's own :attr:`~converters.operations.Operation.limits`).
 
-    >>> build_operation("pool", "SumPool2d", {"kernel": [2, 2], "stride": [2, 2]}, {})
-    SumPool2d(kernel=(2, 2), stride=(2, 2), padding=(0, 0))
+    >>> build_operation("both", "Concatenate", {"axis": 1}, {})
+    Concatenate(flat=False, axis=1)
     """
     known = tensor_fields(where, name)
     cls = OPERATIONS[name]

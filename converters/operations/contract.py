@@ -42,6 +42,7 @@ __all__ = [
     "Operation",
     "OperationModule",
     "Shape",
+    "Window",
     "adjoint_of_ones",
     "check_steps",
     "register",
@@ -49,6 +50,7 @@ __all__ = [
 
 Shape: TypeAlias = tuple[int, ...]
 Range: TypeAlias = tuple[Tensor, Tensor]
+Window: TypeAlias = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 OPERATIONS: dict[str, type[Operation]] = {}
 """Every operation, by the name that files call it."""
@@ -132,6 +134,16 @@ class Operation(ABC):
     def change(self, *reach: int) -> int:
         """Largest size of the charge of one step, for counts within these sizes that move by one at most."""
         return self.gain if self.linear else 2 * self.reach(*reach)
+
+    @property
+    def held(self) -> int:
+        """Numbers that it may hold in memory beside its stored weights, however short its fields are: of a window."""
+        return 0
+
+    @property
+    def window(self) -> Window | None:
+        """``kernel, stride, padding`` of a plain sum over windows of height and width; None for anything else."""
+        return None
 
     # --- what follows from it -----------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from converters.errors import ConversionError
-from converters.operations.contract import Operation, Range, Shape, adjoint_of_ones, check_steps, register
+from converters.operations.contract import Operation, Range, Shape, Window, adjoint_of_ones, check_steps, register
 from converters.operations.convolution import Conv1d, Conv2d, Conv3d, Pair, Triple, convolution_of
 from converters.operations.moving import placed
 from converters.operations.node_fields import whole_pair
@@ -48,6 +48,8 @@ class _SumPool(Operation):
     def __post_init__(self) -> None:
         kind = type(self).__name__
         check_steps(kind, kernel=(self.kernel, 1), stride=(self.stride, 1), padding=(self.padding, 0))
+        if any(2 * p > k for p, k in zip(self.padding, self.kernel, strict=True)):
+            raise ConversionError(kind, f"padding {self.padding}", "at most half of the window")
 
     def output_shape(self, *shapes: Shape) -> Shape:
         (shape,), kind = shapes, type(self).__name__
@@ -67,6 +69,10 @@ class _SumPool(Operation):
 
     @property
     def gain(self) -> int:
+        return math.prod(self.kernel)
+
+    @property
+    def held(self) -> int:
         return math.prod(self.kernel)
 
     def interval(self, *ranges: Range) -> Range:
@@ -116,6 +122,10 @@ class SumPool2d(_SumPool):
 
     rank, node_types = 2, (nir.SumPool2d,)
 
+    @property
+    def window(self) -> Window:
+        return self.kernel, self.stride, self.padding
+
     def to_node(self, *shapes: Shape) -> nir.NIRNode:
         return nir.SumPool2d(
             kernel_size=np.array(self.kernel), stride=np.array(self.stride), padding=np.array(self.padding)
@@ -124,10 +134,10 @@ class SumPool2d(_SumPool):
     @classmethod
     def from_node(cls, name: str, node: Any) -> tuple[Operation, np.ndarray | None]:
         kernel, stride = whole_pair(name, node.kernel_size, 1), whole_pair(name, node.stride, 1)
-        padding = whole_pair(name, node.padding)
-        if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
-            raise ConversionError(name, f"padding {padding}", "at most half of the window")
-        return cls(kernel, stride, padding), None
+        try:
+            return cls(kernel, stride, whole_pair(name, node.padding)), None
+        except ConversionError as error:
+            raise ConversionError(name, error.found, error.todo) from None
 
     def module(self) -> nn.Module:
         return nn.AvgPool2d(self.kernel, self.stride, self.padding, divisor_override=1)

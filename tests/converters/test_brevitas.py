@@ -295,7 +295,7 @@ ERRORS = [
     (lambda: [identity(), conv(1, 2, 3, weight_quant=None)], r"^1: found unquantised weights; give"),
     (lambda: [identity(), conv(1, 2, 3, padding_mode="reflect", padding=1)], r"^1: found padding_mode='reflect'"),
     (lambda: [identity(float_to_int_impl_type=FloatToIntImplType.FLOOR), conv(1, 2, 3)], r"^0: found a quantiser that"),
-    (lambda: [identity(), nn.BatchNorm2d(1), conv(1, 2, 3)], r"^1: found a batch norm that follows no unquantised"),
+    (lambda: [identity(), nn.BatchNorm2d(1), conv(1, 2, 3)], r"^1: found an unquantised activation, used by 2"),
     (lambda: [identity(), conv(1, 2, 3), relu(), nn.AvgPool2d(2), conv(2, 2, 1)], r"^3: found an unquantised act"),
 ]  # fmt: skip
 
