@@ -45,28 +45,12 @@ def module(make: Callable[[], nn.Module], found: str, todo: str, kinds: tuple[st
 
 
 _AO = ("eager", "fx")
-_AXES = "average over height and width: dim=(2, 3)"
 
 REFUSED = {
-    "ceil mode": module(
-        lambda: nn.AvgPool2d(3, ceil_mode=True), "an average pool with ceil_mode", "pad the image instead"),
-    "padding not counted": module(
-        lambda: nn.AvgPool2d(3, padding=1, count_include_pad=False),
-        "an average pool with count_include_pad=False", "count the padding"),
-    "adaptive pool that does not divide": module(
-        lambda: nn.AdaptiveAvgPool2d(3),
-        "an adaptive pool from (4, 4) to (3, 3)", "let the input be a multiple of the output"),
-    "adaptive pool that grows": module(
-        lambda: nn.AdaptiveAvgPool2d((2, 8)),
-        "an adaptive pool from (4, 4) to (2, 8)", "let the input be a multiple of the output"),
-    "mean over channels": Refused(lambda net, x: x.mean(1), "a mean over the axes [1]", _AXES),
-    "mean over rows": Refused(lambda net, x: x.mean(dim=(2,), keepdim=True), "a mean over the axes [2]", _AXES),
-    "mean over all of an image": Refused(lambda net, x: x.mean([1, -2, 3]), "a mean over the axes [1, -2, 3]", _AXES),
+    "mean over images": Refused(
+        lambda net, x: x.mean(0), "a mean over the axes [0]", "leave the axis of the images alone"),
     "concatenation of images": Refused(
         lambda net, x: net.cat([x, x], 0), "a concatenation along axis 0", "leave the axis of the images alone"),
-    "batch norm behind a quantiser": module(
-        lambda: nn.BatchNorm2d(4), "a batch norm that follows no unquantised convolution or linear layer",
-        "move it there", tuple(kind for kind in TOOLKITS if kind not in _AO)),
     # the toolkit merges the others itself
     "batch norm that is not fused": module(
         lambda: nn.BatchNorm2d(4), "a batch norm on its own",
