@@ -55,8 +55,12 @@ def show(model: nn.Module, places: Iterable[tuple[Place, Value]], images: Tensor
 
 
 def plain(x: Any) -> Any:
-    """The real values of a toolkit's wrapper of a tensor, or the tensor itself."""
-    return x if isinstance(x, Tensor) else getattr(x, "value", x)
+    """The real values of a toolkit's wrapper of a tensor, or the tensor itself; also of several, in their structure."""
+    if isinstance(x, Tensor) or hasattr(x, "value"):  # a wrapper may be a named tuple
+        return x if isinstance(x, Tensor) else x.value
+    if isinstance(x, Mapping):
+        return {key: plain(part) for key, part in x.items()}
+    return [plain(part) for part in x] if isinstance(x, list | tuple) else x
 
 
 class _Watch:

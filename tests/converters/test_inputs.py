@@ -88,10 +88,10 @@ def test_against_a_module_with_two_arguments() -> None:
     expected = model(x, y)
     assert torch.equal(q.logits(q.execute((x, y))), expected)
     graph = converters.to_nir(q)
-    for given_as in ((x, y), [x, y], {"numbers": y, "picture": x}):
-        for backend in BACKENDS:
-            r = converters.run(graph, given_as, backend=backend)
-            assert torch.equal(r.outputs, expected)
+    for backend in BACKENDS:
+        assert torch.equal(converters.run(graph, (x, y), backend=backend).outputs, expected)
+    for given_as in ([x, y], {"numbers": y, "picture": x}):
+        assert torch.equal(converters.run(graph, given_as, backend="snntorch").outputs, expected)
     assert q.predict((x, y), batch=4).tolist() == expected.argmax(1).tolist()
 
 
