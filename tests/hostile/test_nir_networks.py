@@ -32,7 +32,7 @@ def branched(path: Path) -> None:
 def text(path: Path) -> None:
     """20 MB of metadata, in one text and in many."""
     graph = converters.to_nir(lenet(), T=4)
-    graph.metadata = {"one": "x" * 10**7, **{f"n{k}": "x" * 1000 for k in range(10**4)}}
+    graph.metadata = {"one": "x" * 10**7, **{f"n{k}": "x" * 5000 for k in range(2000)}}
     nir.write(path, graph)
 
 

@@ -67,10 +67,14 @@ def end_of(child: int) -> int:
 
 # it holds the lock of the whole run; that of the float phase, which runs of other levels share; of the quantised one
 @pytest.mark.parametrize(
-    ("opening", "shared"),
-    [("/.lenet5-data.float.pt.lock", False), ("/.lenet5-data.float.pt.", True), ("/.lenet5-data-7.qat.pt.", False)],
+    ("opening", "shared", "levels"),
+    [
+        ("/.lenet5-data.float.pt.lock", False, "3"),
+        ("/.lenet5-data.float.pt.", True, "3"),
+        ("/.lenet5-data.float.pt.", True, "7"),
+        ("/.lenet5-data-7.qat.pt.", False, "7"),
+    ],
 )
-@pytest.mark.parametrize("levels", ["7", "3"])
 def test_the_second_is_told(calif: Calif, command: list[str], opening: str, shared: bool, levels: str) -> None:
     """Of the same run always, and of one of other levels while the first trains what both begin with."""
     assert calif(*command[:-1], "alone")[0] == 0

@@ -127,7 +127,7 @@ LARGE = ("{net}", "--dataset", "digits", "--images", 2)
 
 @pytest.mark.parametrize(
     "command",
-    [("run", *LARGE), ("cross-check", *LARGE), ("cross-check", *LARGE, "--against", "{net}"), ("inspect", "{net}"),
+    [("run", *LARGE), (*CHECK, *LARGE), (*CHECK, *LARGE, "--against", "{net}"), ("inspect", "{net}"),
      ("lower", "{net}", "--target", "plain_if", "--out", "{folder}/s.nir"),
      ("interop", *LARGE, "--simulator", "snntorch", "--route", "native"),
      ("report", "{folder}/run.json", "--nir", "{net}", "--dataset", "digits", "--images", 2)],
