@@ -255,7 +255,7 @@ POOLS = {
         nn.ReLU, lambda: nn.AdaptiveAvgPool2d(1), nn.Flatten, lambda: nn.Linear(4, 3), levels=15
     ),
     "mean over channels": then(lambda x: x.mean(1)),
-    "mean over all axes": then(lambda x: x.mean((1, 2, 3))),
+    "mean over all axes": then(lambda x: x.mean((1, 2, 3), keepdim=True)),
     "mean over tokens": step(
         lambda n, x: n.b(F.relu(n.a(x)).mean(1)), a=lambda: nn.Linear(8, 6), b=lambda: nn.Linear(6, 2), shape=TOKENS
     ),
