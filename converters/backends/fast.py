@@ -162,7 +162,7 @@ class _Run:
             steps_of = [self.source.direct(layer.stage.name, t + b) for b in range(steps)]
             silence = torch.zeros(self.n, *layer.stage.shape, dtype=torch.int64)
             parts.append(places(torch.stack([last(silence if d is None else d) for d in steps_of]).to(torch.float64)))
-        k.scan(add_up(parts, layer.stage.name).reshape(-1).numpy(), *common)
+        k.scan(add_up(parts, layer.stage.name).reshape(-1).contiguous().numpy(), *common)  # a slice has strides
 
     def _change(self, given: Input, spikes: dict[str, Tensor]) -> Tensor:
         """The charges of a synapse that counts, for a block of steps at once: float64 ``(steps, places, C)``.

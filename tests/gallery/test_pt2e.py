@@ -20,6 +20,8 @@ from converters.operations import Operation
 from converters.results import compare_counts
 from tests.gallery.networks import GALLERY, Case
 
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
+
 WINDOW = 8
 BACKENDS = ("closed_form", "fast", "snntorch")
 # each kind of operation, at least once, in Brian2's own groups
