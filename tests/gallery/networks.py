@@ -210,6 +210,7 @@ ACTIVATIONS = {
     "SiLU behind an addition": step(lambda n, x: F.silu(n.a(x) + n.b(x)), a=c(), b=c()),
     "SiLU with two levels": behind(nn.SiLU, lambda: conv(2, 4, 3), levels=2, bits=4),
     "SiLU saturated": step(lambda n, x: F.silu(40 * n.a(x)), a=c(), levels=3),
+    "sigmoid saturated": step(lambda n, x: torch.sigmoid(40 * n.a(x)), a=c(), levels=3),
     "SiLU in place": behind(lambda: nn.SiLU(inplace=True), lambda: conv(2, 4, 3)),
 }
 

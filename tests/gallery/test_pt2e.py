@@ -16,6 +16,7 @@ from torch import Tensor
 
 import converters
 from converters import QuantGraph
+from converters.frontends.quantizer import LevelQuantiser
 from converters.operations import Operation
 from converters.results import compare_counts
 from tests.gallery.networks import GALLERY, Case
@@ -24,13 +25,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even k
 
 WINDOW = 8
 BACKENDS = ("closed_form", "fast", "snntorch")
-# each kind of operation, at least once, in Brian2's own groups
+# each kind of operation in Brian2's own groups: the first of them in every run, the others in the long one
 BRIAN2 = (
-    "conv 1d", "conv transposed 2d", "conv dilated 3d", "linear on tokens", "two bits", "batch norm behind a ReLU",
-    "LeakyReLU", "SiLU", "GELU alone", "PReLU per channel", "SiLU saturated", "max pool 1d", "max pool 2d",
-    "max pool padded", "max over the map", "minimum of two", "average pool 2d", "mean over channels", "residual",
-    "difference", "product of two", "squeeze and excite", "layer norm of tokens", "group norm", "softmax over channels",
-    "permute", "pixel shuffle", "bilinear", "concatenation of rows", "stochastic depth", "ShuffleNet block",
+    "conv transposed 2d", "linear on tokens", "SiLU", "max pool 2d", "max over the map", "average pool 2d",
+    "difference", "squeeze and excite", "layer norm of tokens", "softmax over channels", "pixel shuffle", "bilinear",
+)  # fmt: skip
+MORE_IN_BRIAN2 = (
+    "conv 1d", "conv dilated 3d", "two bits", "batch norm behind a ReLU", "LeakyReLU", "GELU alone",
+    "PReLU per channel", "SiLU saturated", "max pool 1d", "max pool padded", "minimum of two", "mean over channels",
+    "residual", "product of two", "group norm", "permute", "concatenation of rows", "stochastic depth",
+    "ShuffleNet block", "U-Net", "ConvNeXt block", "local response norm", "RMS norm", "inception", "a dense block",
 )  # fmt: skip
 
 
@@ -79,7 +83,7 @@ def test_counts_are_the_toolkits_integers(name: str, tmp_path: Path) -> None:
         assert [row for row in rows if row.differing] == [], backend
 
 
-@pytest.mark.parametrize("name", BRIAN2)
+@pytest.mark.parametrize("name", [*BRIAN2, *(pytest.param(n, marks=pytest.mark.slow) for n in MORE_IN_BRIAN2)])
 def test_counts_in_brian2(name: str) -> None:
     q = converted(name)
     window = min(q.levels, 3)
@@ -92,7 +96,7 @@ def test_counts_in_brian2(name: str) -> None:
 
 def test_there_is_one_for_each_kind() -> None:
     assert len(GALLERY) >= 120
-    assert set(BRIAN2) <= set(GALLERY)
+    assert {*BRIAN2, *MORE_IN_BRIAN2} <= set(GALLERY)
 
 
 def _operations(q: QuantGraph, layer: str) -> list[Operation]:
@@ -108,8 +112,6 @@ def _met(name: str) -> Counter[str]:
     result = converters.run(converters.to_nir(q, min(q.levels, WINDOW)), x, backend="snntorch", record="spikes")
     for layer in q.layers:
         kinds = {type(op).__name__ for op in _operations(q, layer.name)}
-        exact = layer.quotient(q.accumulate(layer, values))
-        found["ties"] += int((exact - exact.floor() == 0.5).sum())
         if kinds & {"MaxPool", "AdaptiveMaxPool", "MaxOver", "Maximum", "Minimum"}:
             found["negative spikes through a max"] += int((result.spikes[layer.name] < 0).sum())
         if kinds & {"MaxPool", "AdaptiveMaxPool"}:
@@ -120,10 +122,29 @@ def _met(name: str) -> Counter[str]:
 
 
 def test_what_is_rare_happens() -> None:
-    """Maxima that sink, windows without a spike, tables at their end, quotients halfway between two counts."""
-    names = ("max pool 2d", "minimum of two", "max pool of the input", "SiLU saturated", "residual of both signs")
+    """Maxima that sink, windows without a spike, tables at their end."""
+    names = ("max pool 2d", "minimum of two", "max pool of the input", "sigmoid saturated")
     found = sum((_met(name) for name in names), Counter[str]())
-    assert found["negative spikes through a max"] > 50
-    assert found["empty windows"] > 10
+    assert found["negative spikes through a max"] > 500
+    assert found["empty windows"] > 20
     assert found["saturated levels"] > 50
-    assert found["ties"] > 0
+
+
+def test_exact_ties_are_torchaos_own() -> None:
+    """A pool on its input's scale: one sum in four lies halfway between two levels, and all go as the model's do."""
+    torch.manual_seed(0)
+    x = torch.randint(-7, 8, (6, 3, 8, 8)) / 4
+    prepared = converters.prepare_qat(torch.nn.AvgPool2d(2), x, levels=7).train()
+    prepared(x)
+    for quantiser in prepared.modules():
+        if isinstance(quantiser, LevelQuantiser):
+            quantiser.scale.fill_(0.25)
+    q = converters.from_pt2e(prepared, check=x)
+    assert q.checked is not None
+    assert q.checked.near_ties == 0
+    layer, values = q.output, q.execute(x)
+    exact = layer.quotient(q.accumulate(layer, values))
+    assert int((exact - exact.floor() == 0.5).sum()) > 50
+    for backend in BACKENDS:
+        result = converters.run(converters.to_nir(q, WINDOW), x, backend=backend)
+        assert [row for row in compare_counts(result, values) if row.differing] == [], backend
