@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from converters.errors import ConversionError
+from converters.frontends.counting_operations import COUNTING_FUNCTIONS, COUNTING_METHODS, COUNTING_MODULES
+from converters.frontends.handlers import of_module, refuse
 from converters.frontends.tracing import where_is
 from converters.frontends.walker import Handler, Walker
 
@@ -83,16 +85,13 @@ def _subtract(walker: Walker, node: fx.Node, input: Any, other: Any, *, alpha: f
 
 
 def _multiply(walker: Walker, node: fx.Node, input: Any, other: Any) -> Any:
-    """By a constant, or of two values where the builder has a verb for that."""
+    """By a constant, or of two values."""
     where = where_is(node)
     if constant(other) and not constant(input):
         return walker.builder.scale(where, input, other)
     if constant(input) and not constant(other):
         return walker.builder.scale(where, other, input)
-    product = getattr(walker.builder, "multiply", None)
-    if product is None:
-        raise ConversionError(where, "a product of two activations", "multiply by a constant")
-    return product(where, input, other)
+    return walker.builder.multiply(where, input, other)
 
 
 def _divide(walker: Walker, node: fx.Node, input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
@@ -196,24 +195,7 @@ def _relu6(walker: Walker, node: fx.Node, input: Any, inplace: bool = False) -> 
     return walker.builder.rectify(where_is(node), input, 6.0)
 
 
-def refuse(found: str, todo: str) -> Handler:
-    def handler(walker: Walker, node: fx.Node, *_: Any, **__: Any) -> Any:
-        raise ConversionError(where_is(node), found, todo)
-
-    return handler
-
-
-def of_module(function: Handler, *names: str) -> Handler:
-    """A module as the function that it calls, with its attributes as arguments."""
-
-    def handler(walker: Walker, node: fx.Node, module: nn.Module, x: Any) -> Any:
-        return function(walker, node, x, **{name: getattr(module, name) for name in names})
-
-    return handler
-
-
-_MAX_POOL = refuse("a max pool", "use an average pool (nn.AvgPool2d) or a strided convolution")
-_SOFTMAX = refuse("a softmax", "leave it out of the model: the arg-max is the same")
+_LOG_SOFTMAX = refuse("a log-softmax", "leave it out of the model: the arg-max is the same")
 _MOVING_MODULES = (
     nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, nn.ReflectionPad1d,
     nn.ReflectionPad2d, nn.ReflectionPad3d, nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d,
@@ -247,8 +229,8 @@ MODULES: dict[type, Handler] = {
     **dict.fromkeys(
         (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout), of_module(same)
     ),
-    **dict.fromkeys((nn.MaxPool2d, nn.AdaptiveMaxPool2d), _MAX_POOL),
-    **dict.fromkeys((nn.Softmax, nn.LogSoftmax), _SOFTMAX),
+    **COUNTING_MODULES,
+    nn.LogSoftmax: _LOG_SOFTMAX,
 }
 
 FUNCTIONS: dict[Any, Handler] = {
@@ -273,8 +255,8 @@ FUNCTIONS: dict[Any, Handler] = {
     **dict.fromkeys((*_DROPOUTS, F.alpha_dropout, F.feature_alpha_dropout), _dropout),
     **dict.fromkeys((torch.dropout, torch.alpha_dropout, torch.feature_dropout, torch.feature_alpha_dropout), _dropout),
     **dict.fromkeys((torch.clone, torch.detach), same),
-    **dict.fromkeys((F.max_pool2d, torch.max_pool2d, F.adaptive_max_pool2d), _MAX_POOL),
-    **dict.fromkeys((F.softmax, F.log_softmax, torch.softmax, torch.log_softmax), _SOFTMAX),
+    **COUNTING_FUNCTIONS,
+    **dict.fromkeys((F.log_softmax, torch.log_softmax), _LOG_SOFTMAX),
 }
 
 METHODS: dict[str, Handler] = {
@@ -290,4 +272,5 @@ METHODS: dict[str, Handler] = {
     **dict.fromkeys({f.__name__ for f in _MOVING if hasattr(Tensor, f.__name__)} | {"expand", "repeat"}, _move),
     **dict.fromkeys((f.__name__ for f in _PARTS), _parts),
     **dict.fromkeys(("contiguous", "clone", "detach"), same),
+    **COUNTING_METHODS,
 }
