@@ -22,6 +22,8 @@ from converters.naming import Names
 from converters.network import Network
 from converters.nodes import CaLIF, SpikeEncoder
 from converters.operations import OPERATIONS
+from converters.operations.node import CaLIFOperation
+from converters.operations.weights import for_node
 
 __all__ = ["DIALECTS", "spell"]
 
@@ -194,6 +196,18 @@ def _pool(node: Any, place: _Place) -> list[nir.NIRNode]:
     return [_conv2d(weight, node.stride, node.padding, (1, 1))]
 
 
+def _operation(node: Any, place: _Place) -> list[nir.NIRNode]:
+    """A convolution or dense layer, where one does the same."""
+    if node.order:
+        return [node]
+    try:
+        found = node.build("operation").stock(place.shape, flattened=None, maps=False)
+    except ConversionError:
+        return [node]
+    weight = for_node(found)
+    return [_dense(weight) if weight.ndim == 2 else _conv2d(weight, found.stride, found.padding, found.dilation)]
+
+
 # a node to the nodes that stand for it side by side; none where it only passes on what it gets
 _REWRITES: dict[type, Callable[[Any, _Place], list[nir.NIRNode]]] = {
     SpikeEncoder: lambda node, place: [],
@@ -202,4 +216,5 @@ _REWRITES: dict[type, Callable[[Any, _Place], list[nir.NIRNode]]] = {
     nir.Conv2d: _conv,
     **{node: _pool for op in OPERATIONS.values() for node in op.node_types if "kernel_size" in node.__annotations__},
     nir.Scale: _scale,
+    CaLIFOperation: _operation,
 }

@@ -145,7 +145,7 @@ class Move(_Move):
 
     def __call__(self, *counts: Tensor) -> Tensor:
         x, out = counts[0], tuple(self.index.shape)
-        if len(counts) == 1 and self._channels is not None and tuple(x.shape[2:]) == out[1:]:
+        if len(counts) == 1 and not self._gaps and self._channels is not None and tuple(x.shape[2:]) == out[1:]:
             first, last = int(self._channels[0]), int(self._channels[-1])
             if last - first + 1 == len(self._channels) and bool((self._channels.diff() == 1).all()):
                 return x[:, first : last + 1]
@@ -163,12 +163,12 @@ class Move(_Move):
 
     @cached_property
     def _channels(self) -> Tensor | None:
-        """The channel that each channel of the result is, if whole channels are all that moves."""
+        """The channel that each channel of the result is, or -1, if whole channels are all that moves."""
         plane = math.prod(self.index.shape[1:])
         rows = self.index.to(torch.int64).reshape(len(self.index), -1)
-        channels = rows[:, 0] // plane
-        whole = channels[:, None] * plane + torch.arange(plane)
-        return channels if not self._gaps and torch.equal(rows, whole) else None
+        channels = torch.where(rows[:, 0] < 0, -1, rows[:, 0] // plane)
+        whole = torch.where(channels[:, None] < 0, -1, channels[:, None] * plane + torch.arange(plane))
+        return channels if torch.equal(rows, whole) else None
 
     @cached_property
     def _copies(self) -> dict[Any, tuple[Tensor, Tensor, Tensor]]:
@@ -198,6 +198,16 @@ class Move(_Move):
         index = self.index.to(torch.int64) - start * plane
         size = shape[0] * plane
         return (Move(torch.where((index < 0) | (index >= size), -1, index), size),)
+
+    def stock(self, shape: Shape, *, flattened: Shape | None, maps: bool) -> Any:
+        from converters.operations.dense import Linear
+
+        if len(shape) == 1 or self._channels is None or shape[1:] != tuple(self.index.shape[1:]):
+            return super().stock(shape, flattened=flattened, maps=maps)
+        weight = torch.zeros(len(self._channels), shape[0], dtype=torch.int8)
+        (kept,) = (self._channels >= 0).nonzero(as_tuple=True)
+        weight[kept, self._channels[kept]] = 1
+        return Linear(weight).stock(shape[:1], flattened=flattened, maps=True)
 
 
 @register
@@ -267,14 +277,7 @@ def through(first: Tensor, then: Tensor) -> Tensor:
 
 def placed(shape: Shape, start: int, total: int) -> Operation:
     """Channels of a part put in their place among ``total``, the others 0: a layer of that part's ``shape``."""
-    from converters.operations.convolution import Conv2d
-    from converters.operations.dense import Linear
-
     size, plane = shape[0], math.prod(shape[1:])
-    if len(shape) not in (1, 3):
-        index = torch.full((total * plane,), -1, dtype=torch.int32)
-        index[start * plane : (start + size) * plane] = torch.arange(size * plane, dtype=torch.int32)
-        return Move(index.reshape(total, *shape[1:]), size * plane)
-    place = torch.zeros(total, size, dtype=torch.int8)
-    place[start : start + size] = torch.eye(size, dtype=torch.int8)
-    return Linear(place) if len(shape) == 1 else Conv2d(place[:, :, None, None])
+    index = torch.full((total * plane,), -1, dtype=torch.int32)
+    index[start * plane : (start + size) * plane] = torch.arange(size * plane, dtype=torch.int32)
+    return Move(index.reshape(total, *shape[1:]), size * plane)

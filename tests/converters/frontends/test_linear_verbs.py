@@ -21,6 +21,7 @@ from converters.results import compare_counts
 
 GRID = Grid(0.0371234, -99, 99)
 STEP = 0.5
+HALF = Grid(0.31, -9, 9)
 ONE = torch.ones(1)
 BACKENDS = ("snntorch", "fast", "closed_form", "brian2")
 
@@ -222,6 +223,16 @@ CASES = {
         (2, 2, 2),
         lambda b, x: b.interpolate("up", _conv_then(b, x), scale_factor=2),
         lambda x: F.interpolate(F.conv2d(x, W.double(), padding=1), scale_factor=2),
+    ),
+    "norm of a concatenation": norm(
+        (3, 2, 2),
+        lambda b, x: b.concatenate("cat", [x, b.move("flip", x, lambda t: t.flip(3))], 1, 4),
+        lambda x: torch.cat([x, x.flip(3)], 1),
+    ),
+    "norm of a concatenation of unequal scales": norm(
+        (3, 2, 2),
+        lambda b, x: b.concatenate("cat", [x, b.quantise("q", b.scale("half", x, 0.5), HALF, round)], 1, 4),
+        lambda x: torch.cat([x, torch.round(x / 2 / HALF.scale) * HALF.scale], 1),
     ),
     "two norms": norm(
         (2, 3, 3),

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import converters
 from converters.errors import ConversionError
 from converters.graph_builder import GraphBuilder, Value
-from converters.operations import Flatten, Linear, Move, Reshape
+from converters.network import Network
+from converters.operations import Conv2d, Flatten, Linear, Move, Operation, Reshape, Scale, SumPool2d
 from converters.operations.building import build_operation
 from converters.operations.moving import folded, move_of
 from converters.operations.node import settings_of
@@ -158,3 +160,19 @@ def test_what_a_move_refuses() -> None:
         Move(torch.ones(3), 3)
     with pytest.raises(ConversionError, match="it becomes"):
         Reshape((2, 2)).output_shape((5,))
+
+
+@pytest.mark.parametrize("op", [Scale(3), SumPool2d((2, 2), (2, 2)), Conv2d(torch.ones(4, 1, 1, 1).int(), groups=4)])
+def test_parts_of_a_concatenation_cost_what_they_do(op: Operation) -> None:
+    """A part's neurons reach their own places among the others' channels, and no more."""
+    b, x = builder()
+    half = b.moved("half", x, lambda t: t[:, :2])
+    other = b.layer("other", [(half, Scale(1))], threshold=1.0, y_min=-9, y_max=9, scale=1.0)
+    both = b.concat("cat", [half, other])
+    y = b.layer("y", [(both, op)], threshold=1.0, y_min=-99, y_max=99, scale=1.0)
+    graph = converters.to_nir(b.build(y))
+    assert Network.from_graph(graph).fan_out["other"].unique().tolist() == [1.0]
+    images = torch.randint(-9, 10, (2, *SHAPE)).double()
+    seen = torch.cat([images[:, :2]] * 2, 1)
+    assert torch.equal(converters.run(graph, images).counts["y"].double(), op(seen))
+    assert converters.lower(graph).nodes  # whole channels have a stock form
