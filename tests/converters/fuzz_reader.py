@@ -30,6 +30,7 @@ import numpy as np
 import converters
 from converters.errors import ConversionError, FileFormatError
 from converters.network import Network
+from converters.testing.networks import NETWORKS
 from tests.converters.fuzz_mutations import FAMILIES
 from tests.converters.graphs import GRAPHS
 from tests.hostile.digests import digest
@@ -37,6 +38,7 @@ from tests.hostile.digests import digest
 LIMIT = 64 * 2**20  # what read() may allocate here
 SLOW = 5.0
 FORMATS = ("earliest", "v108", "latest")
+COUNTING = ("heads", "two inputs", "maxima", "levels", "gated", "normed")  # what has tables, indices and outputs
 assert encodings.ascii  # imported when they are first used
 assert encodings.latin_1
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "exec", "compile", "pickle.find_class",
@@ -106,7 +108,7 @@ def outcome(path: Path) -> str:
 def good_files(folder: Path) -> list[Path]:
     """Networks of all kinds, in all formats, in many chunks and in few."""
     found = []
-    for name, make in GRAPHS.items():
+    for name, make in {**GRAPHS, **{name: NETWORKS[name] for name in COUNTING}}.items():
         path = folder / f"{name}.nir"
         converters.write(path, converters.to_nir(make(), T=15))
         for libver in FORMATS:
