@@ -151,11 +151,16 @@ def compare_with_simulators(
     Raises
     ------
     ConversionError
-        For an unknown route or simulator, one that is not installed, or a stock file of another network.
+        For an unknown route or simulator, one that is not installed, or a stock file of another network; for a network
+        of several inputs or outputs.
     """
     here = installed()
     chosen = chosen_names(simulators, routes)
     network = network or Network.from_graph(graph)
+    if len(network.specs) > 1 or len(network.output_stages) > 1:
+        found = f"{len(network.specs)} inputs and {len(network.output_stages)} outputs"
+        todo = "importers of other simulators know one of each: compare this package's backends with cross_check"
+        raise ConversionError("network", found, todo)
     size = max(1, _BYTES // (max(network.neurons, 1) * (network.window + 16)))
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -364,6 +364,17 @@ def test_lowering_and_pictures_say_the_way_out(tmp_path: Path) -> None:
         read_given(path, None).images("digits", None, 3)
 
 
+@pytest.mark.parametrize("name", ["heads", "two inputs"])
+def test_other_simulators_are_asked_for_one_input_and_one_output(name: str) -> None:
+    from converters.interop.comparing import compare_with_simulators
+
+    q = NETWORKS[name]()
+    with pytest.raises(
+        ConversionError, match=r"network: found \d inputs and \d outputs; importers of other simulators"
+    ):
+        compare_with_simulators(converters.to_nir(q, T=5), images(q, 2))
+
+
 def test_inspect_names_inputs_and_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from converters.cli import main
 
