@@ -26,9 +26,13 @@ __all__ = ["BaseVerbs"]
 class BaseVerbs(GraphBuilder):
     """A builder that knows its toolkit's way out of a missing quantiser, and sets quantisers."""
 
-    def __init__(self, source: str, *, activation: str, unquantised_input: str) -> None:
-        """``activation`` and ``unquantised_input``: what the toolkit's user does about an operand without quantiser."""
+    def __init__(self, source: str, *, activation: str, unquantised_input: str, sums: bool = False) -> None:
+        """``activation`` and ``unquantised_input``: what the toolkit's user does about an operand without quantiser.
+
+        ``sums``: whether the toolkit takes sums of values on one scale for quantised ones, on that scale.
+        """
         super().__init__(source=source)
+        self.sums = sums
         self.advice = {"activation": activation, "input": unquantised_input}
         self._rectified: dict[int, tuple[Pending, Value]] = {}
         self._inputs: dict[str, tuple[Grid, Value]] = {}
@@ -45,6 +49,12 @@ class BaseVerbs(GraphBuilder):
                 low, high = self.range_of(x.base)
                 y = self.emit(x, Grid(x.base.scale, max(low, 0), max(high, 1)))
                 self._rectified[id(x)] = x, y
+            return self._rectified[id(x)][1]
+        if type(x) is Pending and self.sums and self._on_one_scale(x):
+            if id(x) not in self._rectified:
+                ranges = [[f * n for n in self.range_of(v)] for v, f in x.terms]
+                grid = Grid(x.terms[0][0].scale, int(sum(map(min, ranges))), int(sum(map(max, ranges))))
+                self._rectified[id(x)] = x, self.emit(x, grid)
             return self._rectified[id(x)][1]
         if type(x) is Pending:
             raise ConversionError(x.name, f"an unquantised activation, used by {name}", self.advice["activation"])
@@ -63,6 +73,12 @@ class BaseVerbs(GraphBuilder):
                 "let it be the bias of the layer before it, or of a batch norm",
             )
         raise ConversionError(name, f"the operand {describe(x)}", "only quantised activations can spike")
+
+    @staticmethod
+    def _on_one_scale(x: Pending) -> bool:
+        """Whether it is a sum or difference of values that share their scale, which rounding would leave as it is."""
+        shared = len({v.scale for v, _ in x.terms}) == 1 and all(abs(f) == 1 for _, f in x.terms)
+        return shared and not x.clamped and not x.function
 
     def operands(self, name: str, *given: Any) -> list[Value]:
         """All operands of ``name`` as quantised values; what can never be one is refused first."""

@@ -44,10 +44,12 @@ def from_snntorch(
     Parameters
     ----------
     model : nn.Sequential
-        ``Linear``, ``Conv2d``, pools that average, ``Flatten``, ``Dropout``, ``Identity``, and ``CaLIF`` with
-        ``init_hidden=True``; nested ``Sequential`` too, and layers at several places. The last one is a ``CaLIF``.
+        ``Linear``, convolutions, transposed ones and average pools of one to three axes, whatever moves values
+        (``Flatten``, padding, ``PixelShuffle``, ``Upsample`` to the nearest...), ``Dropout``, ``Identity``, and
+        ``CaLIF`` with ``init_hidden=True``; nested ``Sequential`` too, and layers at several places. The last one is
+        a ``CaLIF``. A bias may have average pools and moves behind it.
     input_shape : sequence of int
-        Of one image, without batch: ``(C, H, W)`` or ``(n,)``.
+        Of one image, without batch: ``(C, H, W)``, ``(n,)``...
     T : int
         Window in steps.
     scale : float
@@ -124,7 +126,7 @@ def graph_of(
     nodes: dict[str, nir.NIRNode] = {source: nir.Input(input_type={"input": np.array(shape)})}
     nodes[before] = SpikeEncoder(np.array(shape), scale, -levels if signed else 0, levels, T)
     edges = [(source, before)]
-    chain, last = Chain(), ""
+    chain, last = Chain(shape), ""
     seen: dict[int, str] = {}
     for name, (path, module) in zip(own, modules, strict=True):
         if type(module) is not Neuron:
@@ -139,14 +141,10 @@ def graph_of(
             here = names.take(f"{name}.s0.{k}_{type(op).__name__.lower()}")
             nodes[here] = op.to_node(shape)
             edges.append((before, here))
-            before = here
-            try:
-                shape = op.output_shape(shape)
-            except ConversionError as error:
-                raise ConversionError(path, error.found, error.todo) from None
+            before, shape = here, op.output_shape(shape)
         edges.append((before, name))
         nodes[name] = _neuron(path or "model", module, chain, shape, T)
-        before, chain, last = name, Chain(), path or "model"
+        before, chain, last = name, Chain(shape), path or "model"
     if not last or chain.ops:
         raise ConversionError(chain.path or "model", "no Ca-LIF layer at the end", "end the model with one")
     nodes[sink] = nir.Output(output_type={"output": np.array(shape)})
@@ -215,7 +213,7 @@ def _neuron(path: str, module: Neuron, chain: Chain, shape: Shape, window: int) 
     low, high = float(p.y_min.min()), float(p.y_max.max())
     if low != float(p.y_min.max()) or high != float(p.y_max.min()):
         raise ConversionError(path, "a calcium range per channel", "NIR's CaLIF has one for the layer")
-    bias = 0.0 if chain.bias is None else chain.bias.detach().double().cpu().numpy()
+    bias = chain.bias_of_rows.numpy()
     leaks = [Fraction(float(a)) - Fraction(float(b)) for a, b in np.broadcast(np.atleast_1d(p.leak), bias)]
     bound = 2**31 - 1  # no count comes near it
     return CaLIF(

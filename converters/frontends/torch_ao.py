@@ -6,21 +6,20 @@ kernels of the toolkit's ``convert`` round differently, and recompute scales; th
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from converters.errors import ConversionError
 from converters.frontends.checking import check_conversion, left_alone
 from converters.frontends.operations import FUNCTIONS, METHODS, MODULES, of_module, refuse, same
 from converters.frontends.torch_ao_quantisers import TorchAoWalker, fake_quantise
 from converters.frontends.torch_ao_trace import evaluated, quiet, toolkit, trace
-from converters.frontends.torch_ao_weights import functional_conv, functional_linear, layer
-from converters.frontends.tracing import check_example, where_is
-from converters.frontends.walker import Handler, Walker
+from converters.frontends.torch_ao_weights import functional_conv, functional_linear, functional_transposed, layer
+from converters.frontends.tracing import check_example
+from converters.frontends.walker import Handler
 from converters.frontends.watching import show
 from converters.quantised import QuantGraph
 
@@ -50,9 +49,9 @@ def from_torch_ao(model: nn.Module, example: Tensor, *, check: bool | Tensor = T
     Raises
     ------
     ConversionError
-        For what is not converted: an activation without fake-quantiser, a max pool, an unknown
-        module... The message names the module's path and the way out. And for a difference from the model that is no
-        near-tie of its float sums, naming the first layer that has one.
+        For what is not converted: an activation without fake-quantiser, an unknown module... The message names the
+        module's path and the way out. And for a difference from the model that is no near-tie of its float sums,
+        naming the first layer that has one.
 
     Notes
     -----
@@ -75,8 +74,7 @@ def from_torch_ao(model: nn.Module, example: Tensor, *, check: bool | Tensor = T
     """
     check_example(model, example)
     with quiet(), left_alone(example.device):
-        functions = {**FUNCTIONS, F.conv2d: functional_conv, F.linear: functional_linear}
-        walker = TorchAoWalker(trace(model, example), _modules(), functions, METHODS, "torch_ao")
+        walker = TorchAoWalker(trace(model, example), _modules(), {**FUNCTIONS, **_WEIGHTED}, METHODS, "torch_ao")
         q = walker.walk()
         # whatever the type of the images, its fake-quantisers round in float32
         return check_conversion(
@@ -90,14 +88,15 @@ _UNPREPARED = refuse(
 )
 
 
-def _norm(walker: Walker, node: fx.Node, module: nn.Module, *_: Any) -> Any:
-    """The toolkit folds a batch norm into the layer before it, or leaves it alone."""
-    found, todo = "a batch norm on its own", "fuse it with its convolution: torch.ao.quantization.fuse_modules_qat"
-    if getattr(module, "running_mean", None) is None:
-        found, todo = "a batch norm without running statistics", "use track_running_stats=True, and fuse it"
-    elif getattr(module, "weight", None) is None:
-        found, todo = f"{found}, without weights", "use affine=True, and fuse it with its convolution"
-    raise ConversionError(where_is(node), found, todo)
+_WEIGHTED: dict[Any, Handler] = {
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), functional_conv),
+    **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), functional_transposed),
+    F.linear: functional_linear,
+}
+_NOT_IN_QAT = refuse(
+    "a transposed convolution, whose weights the toolkit's QAT leaves as they are",
+    "call F.conv_transpose2d with a parameter in FX mode, or train with converters.prepare_qat (PT2E)",
+)
 
 
 @cache
@@ -105,17 +104,18 @@ def _modules() -> dict[type, Handler]:
     """Handler of each module type."""
     ao = toolkit()
     q, i = ao.nnqat, ao.nniqat
+    conv, linear = partial(layer, False), partial(layer, True)
     return {
         **MODULES,
-        q.Conv2d: layer(linear=False, norm=False, relu=False),
-        i.ConvReLU2d: layer(linear=False, norm=False, relu=True),
-        i.ConvBn2d: layer(linear=False, norm=True, relu=False),
-        i.ConvBnReLU2d: layer(linear=False, norm=True, relu=True),
-        q.Linear: layer(linear=True, norm=False, relu=False),
-        i.LinearReLU: layer(linear=True, norm=False, relu=True),
-        i.LinearBn1d: layer(linear=True, norm=True, relu=False),
+        **dict.fromkeys((q.Conv1d, q.Conv2d, q.Conv3d), conv(norm=False, relu=False)),
+        **dict.fromkeys((i.ConvReLU1d, i.ConvReLU2d, i.ConvReLU3d), conv(norm=False, relu=True)),
+        **dict.fromkeys((i.ConvBn1d, i.ConvBn2d, i.ConvBn3d), conv(norm=True, relu=False)),
+        **dict.fromkeys((i.ConvBnReLU1d, i.ConvBnReLU2d, i.ConvBnReLU3d), conv(norm=True, relu=True)),
+        q.Linear: linear(norm=False, relu=False),
+        i.LinearReLU: linear(norm=False, relu=True),
+        i.LinearBn1d: linear(norm=True, relu=False),
         **dict.fromkeys(ao.fakes, fake_quantise),
         **dict.fromkeys((ao.stubs.QuantStub, ao.stubs.DeQuantStub), of_module(same)),
-        **dict.fromkeys((nn.Conv2d, nn.Linear), _UNPREPARED),
-        **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), _norm),
+        **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear), _UNPREPARED),
+        **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _NOT_IN_QAT),
     }

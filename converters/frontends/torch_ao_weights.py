@@ -10,12 +10,11 @@ from torch import Tensor, fx
 from converters.errors import ConversionError
 from converters.frontends.torch_ao_quantisers import quantise_weight
 from converters.frontends.tracing import where_is
-from converters.frontends.verbs import Pending, Weight, convolution
+from converters.frontends.verbs import Pending, Weight, transposed
 from converters.frontends.walker import Handler, Walker
 from converters.operations import Linear
-from converters.operations.weights import Weighted
 
-__all__ = ["functional_conv", "functional_linear", "layer"]
+__all__ = ["functional_conv", "functional_linear", "functional_transposed", "layer"]
 
 
 def layer(linear: bool, norm: bool, relu: bool) -> Handler:
@@ -24,14 +23,13 @@ def layer(linear: bool, norm: bool, relu: bool) -> Handler:
         if norm:
             weight, bias = _fold(where, module)
         w = quantise_weight(f"{where}.weight_fake_quant", module.weight_fake_quant, weight)
-        op: Weighted
         if linear:
-            op = Linear(w.integers)
+            y = walker.builder.weigh(where, x, Linear(w.integers), w.scale, bias)
         else:
-            if module.padding_mode != "zeros":
-                raise ConversionError(where, f"padding_mode={module.padding_mode!r}", 'use padding_mode="zeros"')
-            op = convolution(where, w.integers, module.stride, module.padding, module.dilation, module.groups)
-        y = walker.builder.weigh(where, x, op, w.scale, bias)
+            y = walker.builder.convolve(
+                where, x, w, bias, stride=module.stride, padding=module.padding, dilation=module.dilation,
+                groups=module.groups, mode=module.padding_mode,
+            )  # fmt: skip
         return walker.builder.rectify(where, y) if relu else y
 
     return handler
@@ -55,19 +53,23 @@ def _fold(where: str, module: Any) -> tuple[Tensor, Tensor]:
 
 
 def functional_conv(
-    walker: Walker,
-    node: fx.Node,
-    input: Any,
-    weight: Any,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Pending:
-    w = _is_weight(node, weight)
-    where = where_is(node)
-    op = convolution(where, w.integers, stride, padding, dilation, groups)
+    walker: Walker, node: fx.Node, input: Any, weight: Any, bias: Tensor | None = None, stride: Any = 1,
+    padding: Any = 0, dilation: Any = 1, groups: int = 1,
+) -> Pending:  # fmt: skip
+    return walker.builder.convolve(
+        where_is(node), input, _is_weight(node, weight), bias, stride=stride, padding=padding, dilation=dilation,
+        groups=groups,
+    )  # fmt: skip
+
+
+def functional_transposed(
+    walker: Walker, node: fx.Node, input: Any, weight: Any, bias: Tensor | None = None, stride: Any = 1,
+    padding: Any = 0, output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+) -> Pending:  # fmt: skip
+    where, w = where_is(node), _is_weight(node, weight)
+    if w.scale.numel() > 1:
+        raise ConversionError(where, "a transposed convolution quantised per channel", "use a per-tensor qscheme")
+    op = transposed(where, w.integers, stride, padding, output_padding, dilation, groups)
     return walker.builder.weigh(where, input, op, w.scale, bias)
 
 

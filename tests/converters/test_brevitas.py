@@ -289,11 +289,16 @@ ERRORS = [
     (lambda: [identity(), nn.Conv2d(1, 2, 3)], r"^1: found an unquantised Conv2d; use brevitas.nn.QuantConv2d"),
     (lambda: [conv(1, 2, 3), relu()], r"^0: found the unquantised input; put a brevitas.nn.QuantIdentity"),
     (lambda: [identity(), conv(1, 2, 3), nn.ReLU(), conv(2, 2, 1)], r"^1: found an unquantised activation, used by 3"),
-    (lambda: [identity(), conv(1, 2, 3), nn.RReLU()], r"^2: found the module RReLU"),
     (lambda: [identity(), conv(1, 2, 3), nn.GELU(), conv(2, 2, 1)], r"^1: found an unquantised activation, used by 3"),
-    (lambda: [identity(), conv(1, 2, 3), qnn.QuantSigmoid()], r"^2: found the module QuantSigmoid"),
+    (lambda: [identity(), conv(1, 2, 3), nn.GELU()], r"^1: found an unquantised activation, used by output"),
+    (lambda: [identity(), conv(1, 2, 3), qnn.QuantSigmoid(act_quant=None), conv(2, 2, 1)], r"^1: found an unquantised"),
+    (lambda: [identity(), conv(1, 2, 3), nn.Softmax2d()], r"^2: found the module Softmax2d, which is not converted"),
+    (
+        lambda: [identity(), conv(1, 2, 3), qnn.QuantHardTanh(act_quant=None, min_val=-1.0, max_val=1.0)],
+        r"^2: found an unquantised QuantHardTanh; use nn.Hardtanh",
+    ),
+    (lambda: [identity(), nn.ConvTranspose2d(1, 2, 3)], r"^1: found an unquantised ConvTranspose2d; use brevitas.nn.Q"),
     (lambda: [identity(), conv(1, 2, 3, weight_quant=None)], r"^1: found unquantised weights; give"),
-    (lambda: [identity(), conv(1, 2, 3, padding_mode="reflect", padding=1)], r"^1: found padding_mode='reflect'"),
     (lambda: [identity(float_to_int_impl_type=FloatToIntImplType.FLOOR), conv(1, 2, 3)], r"^0: found a quantiser that"),
     (lambda: [identity(), nn.BatchNorm2d(1), conv(1, 2, 3)], r"^1: found an unquantised activation, used by 2"),
     (lambda: [identity(), conv(1, 2, 3), relu(), nn.AvgPool2d(2), conv(2, 2, 1)], r"^3: found an unquantised act"),
@@ -307,6 +312,54 @@ def test_errors_name_the_module(layers: Any, message: str) -> None:
     model(x)
     with pytest.raises(ConversionError, match=message):
         from_brevitas(model, x)
+
+
+class Joined(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.input, self.cat = identity(), qnn.QuantCat()
+
+    def forward(self, x: Tensor) -> Any:
+        return self.cat([self.input(x), self.input(x)])
+
+
+def test_what_brevitas_itself_does_not_run_has_an_answer() -> None:
+    with pytest.raises(AttributeError):  # if it runs one day, it can be converted
+        Joined()(pixels(2, (1, 4, 4)))
+    with pytest.raises(
+        ConversionError, match=r"^cat: found a QuantCat, which Brevitas itself does not run .*torch.cat"
+    ):
+        from_brevitas(Joined(), pixels(2, (1, 4, 4)))
+
+
+def test_attention_and_recurrence_are_refused() -> None:
+    attention = nn.Sequential(identity(), Attention())
+    with pytest.raises(
+        ConversionError, match=r"^1.attention: found an attention of Brevitas; write it with QuantLinear"
+    ):
+        from_brevitas(attention, pixels(2, (4, 8)))
+    with pytest.raises(ConversionError, match=r"^1.lstm: found a recurrence over time; only feed-forward"):
+        from_brevitas(nn.Sequential(identity(), Recurrent()), pixels(2, (4, 8)))
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = qnn.QuantMultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Any) -> Tensor:
+        out: Tensor = self.attention(x, x, x)[0]
+        return out
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = qnn.QuantLSTM(8, 3, batch_first=True)
+
+    def forward(self, x: Any) -> Tensor:
+        out: Tensor = self.lstm(x)[0]
+        return out
 
 
 def test_per_tensor_and_bits() -> None:

@@ -110,20 +110,40 @@ def shared_neuron() -> nn.Module:
 
 ERRORS = [
     (lambda: nn.Sequential(nn.Linear(4, 3)), "0: found no Ca-LIF layer at the end"),
-    (lambda: nn.Sequential(nn.MaxPool2d(2), CaLIF(init_hidden=True)), "0: found a MaxPool2d; use Linear"),
+    (
+        lambda: nn.Sequential(nn.MaxPool1d(2), CaLIF(init_hidden=True)),
+        "0: found a MaxPool1d, which takes the maximum of each step, .*use an average pool; max pools of quantised",
+    ),
+    (lambda: nn.Sequential(nn.Softmax(1), CaLIF(init_hidden=True)), "0: found a Softmax; use Linear, convolutions"),
+    (
+        lambda: nn.Sequential(nn.Linear(4, 4), nn.ConstantPad1d(1, 0.5), CaLIF(init_hidden=True)),
+        "1: found a padding with another value than 0; pad with zeros",
+    ),
+    (
+        lambda: nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 1, 1), nn.ZeroPad2d(1), CaLIF(init_hidden=True)),
+        "2: found a bias that differs from place to place; give the layer bias=False",
+    ),
+    (
+        lambda: nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Upsample(scale_factor=2, mode="bilinear"), CaLIF()),
+        "1: found an operation that does more than to move values",
+    ),
     (
         lambda: nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2), CaLIF(init_hidden=True)),
         "1: found a layer behind a bias",
     ),
     (
-        lambda: nn.Sequential(nn.Conv2d(1, 1, 1), nn.AvgPool2d(2, divisor_override=1), CaLIF(init_hidden=True)),
-        "1: found a layer behind a bias",
+        lambda: nn.Sequential(
+            nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 1, 1), nn.AvgPool2d(2, divisor_override=1), CaLIF(init_hidden=True)
+        ),
+        "2: found a layer behind a bias",
     ),
     (
-        lambda: nn.Sequential(nn.Conv2d(1, 1, 1), nn.AvgPool2d(2, padding=1), CaLIF(init_hidden=True)),
-        "1: found a layer behind a bias",
+        lambda: nn.Sequential(
+            nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 1, 1), nn.AvgPool2d(2, padding=1), CaLIF(init_hidden=True)
+        ),
+        "2: found a layer behind a bias",
     ),
-    (lambda: nn.Sequential(nn.Linear(5, 3), CaLIF(init_hidden=True)), "1: found an input of shape"),
+    (lambda: nn.Sequential(nn.Linear(5, 3), CaLIF(init_hidden=True)), "0: found an input of shape"),
     (
         lambda: nn.Sequential(nn.Linear(4, 2), CaLIF(y_max=torch.tensor([3.0, 4.0]), init_hidden=True)),
         "1: found a calcium range per ch",
@@ -159,6 +179,49 @@ def test_a_row_of_thresholds_behind_maps_is_refused() -> None:
         ConversionError, match=r"^1: found a row of thresholds behind maps; give them shape \(C, 1, 1\)"
     ):
         from_snntorch(model, (1, 2, 2), T=4)
+
+
+# --- ranks, moves, biases in front of pools -----------------------------------------------------------
+
+NETWORKS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "one axis": (lambda: [nn.Conv1d(2, 3, 3, padding=1), CaLIF, nn.AvgPool1d(2), nn.Conv1d(3, 2, 2), CaLIF], (2, 8)),
+    "three axes": (
+        lambda: [nn.Conv3d(1, 2, 2), CaLIF, nn.AvgPool3d(3), nn.Flatten(), nn.Linear(2, 3), CaLIF], (1, 4, 4, 4)),
+    "transposed": (
+        lambda: [nn.ConvTranspose2d(1, 4, 3, 2, 1, 1), CaLIF, nn.ConvTranspose2d(4, 2, 2, groups=2), CaLIF], (1, 3, 3)),
+    "a pool in front of a bias' neuron": (
+        lambda: [nn.Conv2d(1, 3, 3), nn.AvgPool2d(2), CaLIF, nn.Flatten(), nn.Linear(12, 3), CaLIF], (1, 6, 6)),
+    "a global pool and a flatten behind a bias": (
+        lambda: [nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), CaLIF, nn.Linear(3, 2), CaLIF], (1, 6, 6)),
+    "a shuffle": (lambda: [nn.Conv2d(1, 4, 1, bias=False), nn.PixelShuffle(2), CaLIF], (1, 3, 3)),
+    "a flatten behind a bias": (lambda: [nn.Conv2d(1, 3, 3), nn.Flatten(), CaLIF], (1, 4, 4)),
+    "reflected": (
+        lambda: [nn.Conv2d(1, 2, 3, padding="same", padding_mode="reflect"), nn.Upsample(scale_factor=2), CaLIF],
+        (1, 4, 4)),
+    "an even kernel": (
+        lambda: [nn.Conv2d(1, 2, 2, padding="same"), CaLIF, nn.ZeroPad2d(1), nn.Conv2d(2, 2, 3), CaLIF], (1, 4, 4)),
+    "tokens": (lambda: [nn.Linear(4, 3, bias=False), CaLIF, nn.Flatten(), nn.Linear(6, 2), CaLIF], (2, 4)),
+    "a part of the axes": (lambda: [nn.Flatten(2), nn.Conv1d(2, 2, 3), CaLIF], (2, 2, 3)),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_ranks_and_moves(name: str) -> None:
+    """Its spike trains are compared with the graph's, layer by layer, as it is converted; the counts here once more."""
+    torch.manual_seed(0)
+    make, shape = NETWORKS[name]
+    layers = [m(threshold=0.7, y_min=-6, y_max=9, init_hidden=True) if m is CaLIF else m for m in make()]
+    model = nn.Sequential(*layers)
+    graph = from_snntorch(model, shape, T=8, scale=0.25, signed=True)
+    assert " 0 near-ties" in graph.metadata["calif_checked"]
+    x = torch.rand(3, *shape) * 4 - 2
+    spikes = converters.run(graph, x, backend="snntorch", phase="none").counts
+    for backend in ("fast", "closed_form"):
+        found = converters.run(graph, x, backend=backend).counts
+        reference = converters.run(graph, x, backend="snntorch").counts
+        assert all(torch.equal(found[k], reference[k]) for k in found), backend
+    assert all(int(v.abs().sum()) > 0 for v in spikes.values())
 
 
 # --- modules by occurrence ----------------------------------------------------------------------------

@@ -12,8 +12,16 @@ import pytest
 from torch import Tensor, nn
 
 from converters.errors import ConversionError
-from converters.frontends import brevitas, checking, torch_ao, torch_ao_quantisers, torch_ao_weights, tracing
-from converters.frontends.verbs import Grid
+from converters.frontends import (
+    brevitas_layers,
+    brevitas_quantisers,
+    checking,
+    torch_ao,
+    torch_ao_quantisers,
+    torch_ao_weights,
+    tracing,
+)
+from converters.frontends.verbs import Grid, Verbs
 from converters.frontends.walker import Walker
 from converters.graph_builder import GraphBuilder
 from converters.quantised import QuantGraph
@@ -74,9 +82,9 @@ _B, _F, _AO, _EVERY = ("brevitas",), ("fx",), ("eager", "fx"), ("brevitas", "eag
 FAULTS = [
     *VERB_FAULTS,
     Fault("a zero point forgotten", "shifted",
-          result(brevitas, "_grid", lambda g: replace(g, y_min=0, y_max=g.y_max - g.y_min)), _B),
+          result(brevitas_quantisers, "_grid", lambda g: replace(g, y_min=0, y_max=g.y_max - g.y_min)), _B),
     Fault("a bias in the units of the weights alone", "per channel",
-          wrap(brevitas, "_bias", lambda f: lambda w, n, m, scale, value: f(w, n, m, scale, value) / value.scale), _B),
+          wrap(brevitas_layers, "bias_of", lambda f: lambda w, n, m, scale, x: f(w, n, m, scale, x) / x.scale), _B),
     Fault("a pool that rounds where it truncates", "trunc", keywords(GraphBuilder, "layer", bias=lambda _: 0.0), _B),
     Fault("a zero point with the wrong sign", "conv", turned_grid, _AO),
     Fault("weights quantised before the batch norm", "norm",
@@ -86,7 +94,7 @@ FAULTS = [
     Fault("weights of the toolkit rounded down", "norm",
           result(torch_ao_weights, "quantise_weight", weights(lambda w: w - (w > 0).to(w.dtype))), _AO),
     Fault("a function's input channels turned round", "functional",
-          argument(torch_ao_weights, "convolution", lambda n, w, s, p, d, g: (n, w.flip(1), s, p, d, g)), _F),
+          argument(Verbs, "convolve", lambda s, n, x, w, b: (s, n, x, weights(lambda t: t.flip(1))(w), b)), _F),
     Fault("two layers with each other's weights", "sum", other_module, _EVERY),
     Fault("in-place operations dropped", "in place", in_place_ignored, _EVERY),
 ]  # fmt: skip

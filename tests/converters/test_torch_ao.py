@@ -538,14 +538,15 @@ EAGER_ERRORS = {
         (nn.Conv2d(1, 4, 3), nn.AvgPool2d(2), nn.Conv2d(4, 4, 3)),
         r"^2: found an unquantised activation, used by 3; .*QuantStub after it",
     ),
-    "unknown module": ((nn.Conv2d(1, 4, 3), nn.RReLU()), r"^2: found the module RReLU"),
-    "batch norm": ((nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)), r"^2: found a batch norm on its own; fuse it"),
-    "log-softmax": ((nn.Flatten(), nn.Linear(64, 10), nn.LogSoftmax(1)), r"^3: found a log-softmax; leave it out"),
-    "padding mode": (
-        (nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"),),
-        r"^1: found padding_mode='circular'",
+    "unknown module": ((nn.Conv2d(1, 4, 3), nn.Softmax2d()), r"^2: found the module Softmax2d, which is not converted"),
+    "unquantised activation": (
+        (nn.Conv2d(1, 4, 3), nn.Softplus()),
+        r"^2: found an unquantised activation, used by out",
     ),
-    "even same": ((nn.Conv2d(1, 4, 2, padding="same"),), r'^1: found padding="same" with an even kernel'),
+    "transposed": (
+        (nn.ConvTranspose2d(1, 4, 3),),
+        r"^1: found a transposed convolution, whose weights the toolkit's QAT leaves .*F.conv_transpose2d",
+    ),
 }
 
 
@@ -563,8 +564,15 @@ EAGER_CONVERTED = {
     "uneven pool": (nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(4)),
     "reshape": (nn.Conv2d(1, 4, 3), nn.Unflatten(1, (2, 2))),
     "partial flatten": (nn.Conv2d(1, 4, 3), nn.Flatten(2)),
+    "max pool": (nn.Conv2d(1, 4, 3), nn.MaxPool2d(3, 2, 1), nn.Conv2d(4, 2, 2)),
+    "softmax at the end": (nn.Flatten(), nn.Linear(64, 10), nn.Softmax(1)),
+    "padding mode": (nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"),),
+    "even same": (nn.Conv2d(1, 4, 2, padding="same"),),
+    "batch norm on its own": (nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)),
 }
 FX_CONVERTED: dict[str, Callable[[Tensor], Any]] = {
+    "max pool": lambda x: F.max_pool2d(x, 2),
+    "two outputs": lambda x: (x, F.relu(x)),
     "transpose": lambda x: x.transpose(2, 3),
     "chunk": lambda x: x.chunk(2, 1)[0],
     "scalar": lambda x: x + 1,
@@ -590,7 +598,13 @@ def test_fx_models_of_every_linear_operation(case: str) -> None:
 
 
 FX_ERRORS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
-    "unknown function": (torch.atan, r"found the function atan"),
+    "unknown function": (lambda x: torch.cumsum(x, 1), r"found the function cumsum"),
+    "unknown method": (lambda x: x.cumsum(1), r"found the method cumsum"),
+    "a part of the batch": (lambda x: x[:1], r"found a part of the batch; leave the axis"),
+    "mean": (lambda x: x.mean(0), r"found a mean over the axes \[0\]; leave the axis"),
+    "cat": (lambda x: torch.cat([x, x], 0), r"found a concatenation along axis 0"),
+    "a division": (lambda x: 1 / x, r"found a division by an activation; multiply"),
+    "a power": (lambda x: x**3, r"found the power 3; only squares"),
 }
 
 

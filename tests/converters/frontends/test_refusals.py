@@ -44,17 +44,16 @@ def module(make: Callable[[], nn.Module], found: str, todo: str, kinds: tuple[st
     return Refused(lambda net, x: net.layer(x), found, todo, make, kinds, "layer")
 
 
-_AO = ("eager", "fx")
+_IMAGES = "leave the axis of the images alone"
 
 REFUSED = {
-    "mean over images": Refused(
-        lambda net, x: x.mean(0), "a mean over the axes [0]", "leave the axis of the images alone"),
+    "mean over images": Refused(lambda net, x: x.mean(0), "a mean over the axes [0]", _IMAGES),
+    "mean over images and rows": Refused(lambda net, x: x.mean([0, -2]), "a mean over the axes [0, -2]", _IMAGES),
     "concatenation of images": Refused(
-        lambda net, x: net.cat([x, x], 0), "a concatenation along axis 0", "leave the axis of the images alone"),
-    # the toolkit merges the others itself
-    "batch norm that is not fused": module(
-        lambda: nn.BatchNorm2d(4), "a batch norm on its own",
-        "fuse it with its convolution: torch.ao.quantization.fuse_modules_qat", _AO),
+        lambda net, x: net.cat([x, x], 0), "a concatenation along axis 0", _IMAGES),
+    "padding with a number": Refused(
+        lambda net, x: F.pad(x, (1, 0), value=2.0), "a padding with another value than 0", "pad with zeros",
+        kinds=("brevitas", "eager")),
 }  # fmt: skip
 
 
