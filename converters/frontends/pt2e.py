@@ -55,7 +55,9 @@ def prepare_qat(
     Parameters
     ----------
     model : nn.Module
-        Convolutions, linear layers, batch norm, ReLU, ReLU6, average pools, additions, concatenations.
+        Any feed-forward network: convolutions and linear layers of any rank, pools, maxima, pointwise functions, norms,
+        sums, products, concatenations, changes of place and shape. Dropouts and stochastic depth are off in evaluation;
+        heads that ``forward`` returns in training alone are left out; the vectors of a spectral norm stay as they are.
     example : float tensor ``(N, C, H, W)``
         A batch of real images: its sign says whether the input is signed, its shape (but not N) is kept.
     levels : int

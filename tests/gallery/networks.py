@@ -352,8 +352,9 @@ NORMS = {
     "RMS norm of tokens": Case(lambda: nn.Sequential(nn.Linear(8, 6), nn.RMSNorm(6), nn.Linear(6, 2)), TOKENS),
     "local response norm": behind(nn.ReLU, lambda: nn.LocalResponseNorm(3, alpha=0.5, k=2.0), lambda: conv(2, 4, 2)),
     "softmax over channels": behind(lambda: nn.Softmax(1), lambda: conv(2, 4, 2)),
-    "softmax of logits": behind(lambda: nn.Softmax(1), shape=VECTOR, levels=15),
-    "softmin": behind(lambda: nn.Softmin(1)),
+    "softmax of a vector": behind(lambda: nn.Softmax(1), lambda: nn.Linear(8, 3), shape=VECTOR, levels=15),
+    "softmax of logits, in float": behind(lambda: nn.Softmax(1), shape=VECTOR),
+    "softmin": behind(lambda: nn.Softmin(1), lambda: conv(2, 4, 3)),
 }
 
 
@@ -411,7 +412,11 @@ INTERPOLATIONS = {
     "area": lambda x: F.interpolate(x, size=(4, 4), mode="area"),
 }
 PLACES = {
-    **{name: then(function) for name, function in (MOVES | JOINS | INTERPOLATIONS).items()},
+    **{name: then(function) for name, function in (MOVES | JOINS).items()},
+    **{
+        name: behind(partial(Step, partial(_apply, function)), partial(conv, 2, 4, 3))
+        for name, function in INTERPOLATIONS.items()
+    },
     **{
         f"{name} and on": behind(partial(Step, partial(_apply, MOVES[name])), partial(conv, 2, a, 2), nn.ReLU)
         for name, a in (
@@ -424,8 +429,8 @@ PLACES = {
             ("channels by number", 3),
         )
     },
-    "linear 1d": behind(lambda: nn.Upsample(scale_factor=2, mode="linear"), shape=ROW),
-    "trilinear 3d": behind(lambda: nn.Upsample(size=(3, 5, 6), mode="trilinear"), shape=CUBE),
+    "linear 1d": behind(lambda: nn.Upsample(scale_factor=2, mode="linear"), nn.ReLU, shape=ROW),
+    "trilinear 3d": behind(lambda: nn.Upsample(size=(3, 5, 6), mode="trilinear"), nn.ReLU, shape=CUBE),
     "nearest 1d": behind(lambda: nn.Upsample(scale_factor=2), shape=ROW),
     "nearest 3d": behind(lambda: nn.Upsample(size=(3, 5, 6)), shape=CUBE),
     "moves of the input": step(lambda n, x: n.a(x.flip(2).transpose(2, 3)), a=c(), signed=True),
