@@ -1,6 +1,6 @@
-"""The five networks of section 4.2 and a wide LeNet-5, as plain PyTorch modules, for any input size and class count.
+"""The five networks of section 4.2 and two relatives of LeNet-5, as plain PyTorch modules, for any input size and classes.
 
-Average pooling throughout; batch norm and ReLU after every convolution of the deep ones. What the sources fix
+Average pooling throughout, but for :class:`LeNet5SE`; batch norm and ReLU after every convolution of the deep ones. What the sources fix
 is theirs; what they leave open is said in each docstring.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from converters.errors import ConversionError
 
-__all__ = ["NETWORKS", "VGG9", "VGG16", "LeNet5", "LeNet5x4", "MobileNet20", "ResNet11H", "build"]
+__all__ = ["NETWORKS", "VGG9", "VGG16", "LeNet5", "LeNet5SE", "LeNet5x4", "MobileNet20", "ResNet11H", "build"]
 
 
 def _block(inp: int, out: int, kernel: int = 3, stride: int = 1, groups: int = 1, relu: bool = True) -> nn.Sequential:
@@ -71,6 +71,40 @@ class LeNet5x4(LeNet5):
     """
 
     width = 4
+
+
+class _SqueezeExcite(nn.Module):
+    """Channels times a gate between 0 and 1 that their means decide (Hu et al. 2018)."""
+
+    def __init__(self, channels: int, reduction: int = 4) -> None:
+        super().__init__()
+        self.squeeze = nn.AdaptiveAvgPool2d(1)
+        self.reduce = nn.Conv2d(channels, channels // reduction, 1)
+        self.relu = nn.ReLU()
+        self.expand = nn.Conv2d(channels // reduction, channels, 1)
+        self.gate = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(self.expand(self.relu(self.reduce(self.squeeze(x)))))
+
+
+class LeNet5SE(LeNet5):
+    """LeNet-5's sizes with what it has not: max pools, PReLU, and a squeeze-excite block behind the convolutions.
+
+    Not one of the paper's networks: it has an operation of each kind that remembers counts (maximum, table, product).
+    """
+
+    def __init__(self, in_channels: int = 1, classes: int = 10, size: int = 32) -> None:
+        super().__init__(in_channels, classes, size)
+        self.features = nn.Sequential(
+            nn.Conv2d(in_channels, 6, 5),
+            nn.PReLU(6),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, 5),
+            nn.PReLU(16),
+            _SqueezeExcite(16),
+            nn.MaxPool2d(2),
+        )
 
 
 class VGG9(_Classifier):
@@ -159,6 +193,7 @@ class MobileNet20(_Classifier):
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": LeNet5,
+    "lenet5se": LeNet5SE,
     "lenet5x4": LeNet5x4,
     "vgg9": VGG9,
     "resnet11h": ResNet11H,

@@ -1,0 +1,85 @@
+"""How long every spike of a torchvision network takes: this package, its step loop, and SpikingJelly's converter.
+
+    python tutorials/classifiers_speed.py     # resnet18 and mobilenet_v3_small, 64 x 64, T = 16, 16 images
+
+Seconds are medians of turns taken one after the other in one process, and are given as ratios to T passes of the float
+network. SpikingJelly's network is ``ann2snn``'s rate coding of the same float module: other counts than the network's own, so
+only its time is compared. What it cannot convert is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+import warnings
+from collections.abc import Callable
+from statistics import median
+
+import torch
+import torchvision.models as zoo
+from torch import Tensor, nn
+
+import converters
+from converters.network import Network
+
+T, SIDE = 16, 64
+
+
+def spikingjelly(model: nn.Module, x: Tensor) -> Callable[[], object]:
+    from spikingjelly.activation_based import ann2snn, functional
+
+    recipe = ann2snn.RateCodingRecipe(dataloader=[(x, torch.zeros(len(x)))], mode="Max")
+    net = ann2snn.Converter(recipe=recipe, device="cpu").convert(model)
+
+    def step() -> object:
+        functional.reset_net(net)
+        return sum(net(x) for _ in range(T))
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--turns", type=int, default=3)
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    print(f"T = {T}, {given.batch} images of {SIDE} x {SIDE}, {torch.get_num_threads()} threads, {os.cpu_count()} cores, ")
+    print(f"torch {torch.__version__}; ratios to T float passes\n\n| network | T float passes, s | fast | snntorch | closed form |")
+    print("|---|--:|--:|--:|--:|")
+    for name in ("resnet18", "mobilenet_v3_small"):
+        torch.manual_seed(0)
+        model = getattr(zoo, name)(weights=None)
+        x = torch.randn(given.batch, 3, SIDE, SIDE)
+        m = converters.prepare_qat(model.train(), x, levels=T - 1)
+        with torch.no_grad():
+            m(x)
+        network = Network.from_graph(converters.to_nir(converters.from_pt2e(m.eval()), T=T))
+        model.eval()
+        steps: dict[str, Callable[[], object]] = {"float": lambda: [model(x) for _ in range(T)]}
+        for backend in ("fast", "snntorch", "closed_form"):
+            steps[backend] = lambda backend=backend: converters.run(
+                network, x, backend=backend, batch=given.batch, check=False
+            )
+        try:
+            steps["SpikingJelly"] = spikingjelly(model, x)
+        except Exception as error:  # whatever it says
+            print(f"SpikingJelly does not convert {name}: {type(error).__name__}: {str(error).splitlines()[0][:150]}")
+        seconds: dict[str, list[float]] = {key: [] for key in steps}
+        with torch.no_grad():
+            for turn in range(given.turns + 1):
+                for key, step in steps.items():
+                    start = time.perf_counter()
+                    step()
+                    if turn:  # the first one compiles and packs
+                        seconds[key].append(time.perf_counter() - start)
+        base = median(seconds["float"])
+        ours = " | ".join(f"{median(seconds[k]) / base:.2f}" for k in ("fast", "snntorch", "closed_form"))
+        print(f"| {name} | {base:.2f} | {ours} |")
+        if "SpikingJelly" in seconds:
+            print(f"SpikingJelly's {name}: {median(seconds['SpikingJelly']) / base:.2f}")
+
+
+if __name__ == "__main__":
+    main()
