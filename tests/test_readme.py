@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands there, and its commands exist."""
+"""The Python of the README and of the pages beside it runs as it stands there, and commands and links exist."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import doctest
 import re
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -14,14 +13,21 @@ from typer.main import get_command
 from converters.cli import _app
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+PAGES = ("README.md", "docs/your_own_network.md", "docs/neuron.md", "docs/command_line.md")
+TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+TEXT = TEXTS["README.md"]
+_PYTHON = re.compile(r"```python\n(.*?)```", flags=re.DOTALL)
+BLOCKS = [(page, code) for page, text in TEXTS.items() for code in _PYTHON.findall(text)]
 
 
-@pytest.mark.parametrize("code", BLOCKS, ids=lambda code: code.splitlines()[0])
-def test_python(code: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("page", "code"), BLOCKS, ids=[f"{page}-{code.split()[1]}" for page, code in BLOCKS])
+def test_python(page: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    exec(compile(code, page, "exec"), {"__name__": "readme"})
+
+
+def test_the_readme_is_short() -> None:
+    assert len(TEXT.splitlines()) <= 150
 
 
 def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,10 +42,10 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_commands_exist() -> None:
     known = set(get_command(_app()).commands)  # type: ignore[attr-defined]
-    named = set(re.findall(r"\bcalif ([a-z-]+)", TEXT))
+    named = set(re.findall(r"\bcalif ([a-z-]+)", "".join(TEXTS.values())))
     assert named
     assert named <= known
-    assert known <= named, "a command that the README does not mention"
+    assert known <= named, "a command that no page mentions"
 
 
 def test_make_targets_exist() -> None:
@@ -49,11 +55,12 @@ def test_make_targets_exist() -> None:
 
 
 def test_local_links_and_pictures_exist() -> None:
-    targets = [t for t in re.findall(r"\]\(([^)#]+)[^)]*\)", TEXT) if not t.startswith("http")]
-    assert "docs/picture.png" in targets
-    for target in targets:
-        assert (ROOT / target).is_file(), target
+    found = [(p, t) for p, text in TEXTS.items() for t in re.findall(r"\]\(([^)#]+)[^)]*\)", text)]
+    local = [(ROOT / page).parent / target for page, target in found if not target.startswith("http")]
+    assert ROOT / "docs" / "picture.png" in local
+    for target in local:
+        assert target.is_file(), target
 
 
 def test_the_project_speaks_of_itself() -> None:
-    assert not re.search(r"file:///|/(?:root|home|tmp|work)/", TEXT)
+    assert not re.search(r"file:///|/(?:root|home|tmp|work)/", "".join(TEXTS.values()))

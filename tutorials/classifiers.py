@@ -3,8 +3,8 @@
     python tutorials/classifiers.py                      # all of them at 64 x 64, then five at 224 x 224
     python tutorials/classifiers.py --only resnet18 --side 224
 
-Each network runs in a process of its own, so that its memory is its own. Rows are kept in ``docs/results/classifiers.json``
-as they come, and found there by the next run; ``docs/results/classifiers.md`` is the table.
+Each network runs in a process of its own, so that its memory is its own. Rows are kept in
+``docs/results/classifiers.json`` as they come, and found there by the next run; ``docs/results/classifiers.md`` is the table.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent.parent / "docs" / "results"
 CLASSIFIERS = (
     "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "vgg11_bn", "densenet121", "googlenet",
-    "shufflenet_v2_x0_5", "squeezenet1_0", "efficientnet_b0", "regnet_y_400mf", "convnext_tiny", "mnasnet0_5", "alexnet",
+    "shufflenet_v2_x0_5", "squeezenet1_0", "efficientnet_b0", "regnet_y_400mf", "convnext_tiny", "mnasnet0_5",
+    "alexnet",
 )  # fmt: skip
 LARGE = ("resnet18", "resnet50", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny")
 SEGMENTERS = ("lraspp_mobilenet_v3_large",)
@@ -147,13 +148,14 @@ def page(rows: dict[str, Any]) -> str:
     lines = [
         "# Torchvision's networks, equal count for count",
         "",
-        f"`python tutorials/classifiers.py`: random weights, {WINDOW - 1} levels, T = {WINDOW}, {first['images']} images of noise,",
-        f"on {first['machine']}. Every count of every layer is compared with the quantised network's integer, in closed form and with",
-        "every spike simulated; *checked* are the integers compared with the prepared PyTorch model's own when it was converted, with",
-        "the near-ties of its float sums among them. *Extra steps* come after the window until the last neuron is quiet.",
+        f"`python tutorials/classifiers.py`: random weights, {WINDOW - 1} levels, T = {WINDOW}, images of noise (two at 64,",
+        f"one at 224), {first['machine']}. Every count of every layer is compared with the quantised network's",
+        "integer, in closed form and with every spike simulated; *checked* are the integers compared with the prepared",
+        "PyTorch model's own when it was converted, with the near-ties of its float sums among them. *Extra steps* come after",
+        "the window until the last neuron is quiet.",
         "",
-        "| network | side | layers | neurons | counts an image | differ: closed form | every spike | extra steps: mean | largest |"
-        " checked | near-ties | file, MB |",
+        "| network | side | layers | neurons | counts an image | differ: closed form | every spike | extra steps: mean |"
+        " largest | checked | near-ties | file, MB |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for key, r in rows.items():
@@ -164,7 +166,7 @@ def page(rows: dict[str, Any]) -> str:
             f"{r['checked']:,} | {r['near_ties']:,} | {r['file_mb']} |"
         )
     for what, title, form in (("seconds", "Seconds", "{:.2f}"), ("memory_mb", "Peak memory so far, MB", "{:,}")):
-        lines += ["", f"## {title}", "", "| network | side | " + " | ".join(STEPS) + " |", "|---|--:|" + "--:|" * len(STEPS)]
+        lines += ["", f"## {title}", "", f"| network | side | {' | '.join(STEPS)} |", "|---|--:|" + "--:|" * len(STEPS)]
         for key, r in rows.items():
             lines.append(f"| {' | '.join(key.split())} | " + " | ".join(form.format(r[what][s]) for s in STEPS) + " |")
     return "\n".join(lines) + "\n"

@@ -2,9 +2,9 @@
 
     python tutorials/classifiers_speed.py     # resnet18 and mobilenet_v3_small, 64 x 64, T = 16, 16 images
 
-Seconds are medians of turns taken one after the other in one process, and are given as ratios to T passes of the float
-network. SpikingJelly's network is ``ann2snn``'s rate coding of the same float module: other counts than the network's own, so
-only its time is compared. What it cannot convert is said.
+Seconds are medians of turns taken one after the other in one process, given as ratios to T passes of the float network.
+SpikingJelly's network is ``ann2snn``'s rate coding of the same float module: other counts than the network's own, so only
+its time is compared. What it cannot convert is said.
 """
 
 from __future__ import annotations
@@ -45,40 +45,46 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    print(f"T = {T}, {given.batch} images of {SIDE} x {SIDE}, {torch.get_num_threads()} threads, {os.cpu_count()} cores, ")
-    print(f"torch {torch.__version__}; ratios to T float passes\n\n| network | T float passes, s | fast | snntorch | closed form |")
-    print("|---|--:|--:|--:|--:|")
+    print(
+        f"T = {T}, {given.batch} images of {SIDE} x {SIDE}, {torch.get_num_threads()} threads, {os.cpu_count()} cores,"
+    )
+    print(f"torch {torch.__version__}; ratios to T float passes\n")
+    print("| network | T float passes, s | fast | snntorch | closed form | SpikingJelly |\n|---|--:|--:|--:|--:|--:|")
     for name in ("resnet18", "mobilenet_v3_small"):
-        torch.manual_seed(0)
-        model = getattr(zoo, name)(weights=None)
-        x = torch.randn(given.batch, 3, SIDE, SIDE)
-        m = converters.prepare_qat(model.train(), x, levels=T - 1)
-        with torch.no_grad():
-            m(x)
-        network = Network.from_graph(converters.to_nir(converters.from_pt2e(m.eval()), T=T))
-        model.eval()
-        steps: dict[str, Callable[[], object]] = {"float": lambda: [model(x) for _ in range(T)]}
-        for backend in ("fast", "snntorch", "closed_form"):
-            steps[backend] = lambda backend=backend: converters.run(
-                network, x, backend=backend, batch=given.batch, check=False
-            )
-        try:
-            steps["SpikingJelly"] = spikingjelly(model, x)
-        except Exception as error:  # whatever it says
-            print(f"SpikingJelly does not convert {name}: {type(error).__name__}: {str(error).splitlines()[0][:150]}")
-        seconds: dict[str, list[float]] = {key: [] for key in steps}
-        with torch.no_grad():
-            for turn in range(given.turns + 1):
-                for key, step in steps.items():
-                    start = time.perf_counter()
-                    step()
-                    if turn:  # the first one compiles and packs
-                        seconds[key].append(time.perf_counter() - start)
-        base = median(seconds["float"])
-        ours = " | ".join(f"{median(seconds[k]) / base:.2f}" for k in ("fast", "snntorch", "closed_form"))
-        print(f"| {name} | {base:.2f} | {ours} |")
-        if "SpikingJelly" in seconds:
-            print(f"SpikingJelly's {name}: {median(seconds['SpikingJelly']) / base:.2f}")
+        print(row(name, given.batch, given.turns), flush=True)
+
+
+def row(name: str, batch: int, turns: int) -> str:
+    torch.manual_seed(0)
+    model = getattr(zoo, name)(weights=None)
+    x = torch.randn(batch, 3, SIDE, SIDE)
+    m = converters.prepare_qat(model.train(), x, levels=T - 1)
+    with torch.no_grad():
+        m(x)
+    network = Network.from_graph(converters.to_nir(converters.from_pt2e(m.eval()), T=T))
+    model.eval()
+
+    def ours(backend: str) -> Callable[[], object]:
+        return lambda: converters.run(network, x, backend=backend, batch=batch, check=False)
+
+    steps: dict[str, Callable[[], object]] = {"float": lambda: [model(x) for _ in range(T)]}
+    steps |= {backend: ours(backend) for backend in ("fast", "snntorch", "closed_form")}
+    refused = ""
+    try:
+        steps["SpikingJelly"] = spikingjelly(model, x)
+    except Exception as error:  # whatever it says
+        refused = f"does not convert it ({type(error).__name__}: {str(error).splitlines()[0][:120]})"
+    seconds: dict[str, list[float]] = {key: [] for key in steps}
+    with torch.no_grad():
+        for turn in range(turns + 1):
+            for key, step in steps.items():
+                start = time.perf_counter()
+                step()
+                if turn:  # the first one compiles and packs
+                    seconds[key].append(time.perf_counter() - start)
+    base = median(seconds.pop("float"))
+    ratios = " | ".join(f"{median(found) / base:.2f}" for found in seconds.values())
+    return f"| {name} | {base:.2f} | {ratios} |" + (f" {refused} |" if refused else "")
 
 
 if __name__ == "__main__":

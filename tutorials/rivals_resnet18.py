@@ -2,9 +2,9 @@
 
     CALIF_DATA=... python tutorials/rivals_resnet18.py     # about 20 minutes on two cores; keeps its weights in runs/
 
-Float training, then a quantised epoch at 15 levels. Ours converts the quantised network; SpikingJelly's ``ann2snn`` (rate
-coding) converts the float one, calibrated on 512 training images, which is what it is for. Compared are predictions with the
-network that each started from, accuracy, and, where there are integers to compare with, every count.
+Float training, then a quantised epoch at 15 levels. Ours converts the quantised network; SpikingJelly's ``ann2snn``
+(rate coding) converts the float one, calibrated on 512 training images, which is what it is for. Compared are predictions
+with the network that each started from, accuracy, and, where there are integers to compare with, every count.
 """
 
 from __future__ import annotations
@@ -72,11 +72,7 @@ def main() -> None:
         torch.save(model.state_dict(), kept)
     float_says = predictions(model, images)
 
-    def line(what: str, says: Tensor, reference: Tensor, of: str) -> None:
-        print(f"{what}: accuracy {float((says == labels).double().mean()):.2%}, "
-              f"agrees with its {of} network on {float((says == reference).double().mean()):.2%}", flush=True)  # fmt: skip
-
-    line("float ResNet-18", float_says, float_says, "float")
+    print(f"float ResNet-18: accuracy {same(float_says, labels)}", flush=True)
     from spikingjelly.activation_based import ann2snn, functional
 
     loader = [(x[k : k + 128], y[k : k + 128]) for k in range(0, 512, 128)]
@@ -94,22 +90,28 @@ def main() -> None:
                         seen[t].append(total.argmax(1))
         for t, found in seen.items():
             says = torch.cat(found)
-            print(f"SpikingJelly, mode {mode}, T = {t}, 200 images: accuracy {float((says == labels[:200]).double().mean()):.2%}, "
-                  f"agrees with its float network on {float((says == float_says[:200]).double().mean()):.2%}", flush=True)  # fmt: skip
+            print(f"SpikingJelly, mode {mode}, T = {t}, 200 images: accuracy {same(says, labels)}", end=", ")
+            print(f"agrees with its float network on {same(says, float_says)}", flush=True)
     m = converters.prepare_qat(model.train(), x[:4], levels=T)
     fit(m, x, y, 1, 0.01, 2)
     q = converters.from_pt2e(m)
     g = converters.to_nir(q, T=T)
     expected = q.execute(images)
     quantised_says = q.logits(expected).argmax(1)
-    line("quantised ResNet-18, 15 levels", quantised_says, quantised_says, "quantised")
+    print(f"quantised ResNet-18, {T} levels: accuracy {same(quantised_says, labels)}", flush=True)
     for backend, n in (("closed_form", given.images), ("fast", 200)):
         r = converters.run(g, images[:n], backend=backend, record="counts")
         rows = compare_counts(r, {k: v[:n] for k, v in expected.items()})
-        print(f"ours, {backend}, T = {T}: {sum(c.compared for c in rows):,} counts, {sum(c.differing for c in rows)} differ, agrees with its "
-              f"quantised network on {float((r.predictions == quantised_says[:n]).double().mean()):.2%}, with the float one on "
-              f"{float((r.predictions == float_says[:n]).double().mean()):.2%}"
-              + ("" if r.extra_steps is None else f", {float(r.extra_steps.double().mean()):.1f} extra steps"), flush=True)  # fmt: skip
+        differ, compared = sum(row.differing for row in rows), sum(row.compared for row in rows)
+        print(f"ours, {backend}, T = {T}, {n} images: {compared:,} counts, {differ} differ", end=", ")
+        print(f"agrees with its quantised network on {same(r.predictions, quantised_says)}", end=", ")
+        print(f"with the float one on {same(r.predictions, float_says)}", end="")
+        print("" if r.extra_steps is None else f", {float(r.extra_steps.double().mean()):.1f} extra steps", flush=True)
+
+
+def same(says: Tensor, others: Tensor) -> str:
+    """How many of the first of ``others`` are the same."""
+    return f"{float((says == others[: len(says)]).double().mean()):.2%}"
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python tutorials/unet.py
 
-Pictures of 32 x 32 show four handwritten digits of scikit-learn's set on a cluttered ground; every pixel is ground, part of
-an even digit, or part of an odd one. One level of the U-Net goes up by a transposed convolution, the other by nearest
+Pictures of 32 x 32 show four handwritten digits of scikit-learn's set on a cluttered ground; every pixel is ground,
+part of an even digit, or part of an odd one. One level of the U-Net goes up by a transposed convolution, the other by nearest
 neighbours; both join what came down by concatenation, and it goes down by max pools.
 """
 
@@ -58,7 +58,10 @@ def scenes(n: int, digits: Tensor, labels: Tensor, generator: torch.Generator) -
     pictures, classes = torch.zeros(n, 1, 32, 32), torch.zeros(n, 32, 32, dtype=torch.int64)
     for k, picture in enumerate(big[:, 0].unflatten(0, (n, 4)).unbind(1)):
         top, left = (int(v) for v in torch.randint(0, 4, (2,), generator=generator))
-        rows, columns = slice(16 * (k // 2) + top, 16 * (k // 2) + top + 13), slice(16 * (k % 2) + left, 16 * (k % 2) + left + 13)
+        rows, columns = (
+            slice(16 * (k // 2) + top, 16 * (k // 2) + top + 13),
+            slice(16 * (k % 2) + left, 16 * (k % 2) + left + 13),
+        )
         pictures[:, 0, rows, columns] = picture
         kind = 1 + labels[which.flatten(1)[:, k]] % 2
         classes[:, rows, columns] = torch.where(picture > 0.35, kind[:, None, None], 0)
@@ -109,9 +112,11 @@ def main() -> None:
         r = converters.run(g, x[:n], backend=backend, record="counts")
         rows = compare_counts(r, {k: v[:n] for k, v in expected.items()})
         differ, compared = sum(row.differing for row in rows), sum(row.compared for row in rows)
-        late = "" if r.extra_steps is None else f", quiet {float(r.extra_steps.double().mean()):.1f} steps after T = {T}"
-        same = bool((r.logits == q.logits(expected)[:n]).all())
-        print(f"{backend:12}{score(r.logits, y[:n])}; {compared:,} counts, {differ} differ; the maps equal: {same}{late}")
+        print(f"{backend:12}{score(r.logits, y[:n])}; {compared:,} counts, {differ} differ", end="; ")
+        print("the maps are", "equal" if bool((r.logits == q.logits(expected)[:n]).all()) else "not equal", end="")
+        print(
+            "" if r.extra_steps is None else f", quiet {float(r.extra_steps.double().mean()):.1f} steps after T = {T}"
+        )
     print(f"({os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__})")
 
 

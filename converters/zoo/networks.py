@@ -1,7 +1,7 @@
-"""The five networks of section 4.2 and two relatives of LeNet-5, as plain PyTorch modules, for any input size and classes.
+"""The five networks of section 4.2 and two relatives of LeNet-5, as plain PyTorch modules, for any input and classes.
 
-Average pooling throughout, but for :class:`LeNet5SE`; batch norm and ReLU after every convolution of the deep ones. What the sources fix
-is theirs; what they leave open is said in each docstring.
+Average pooling throughout, but for :class:`LeNet5SE`; batch norm and ReLU after every convolution of the deep ones.
+What the sources fix is theirs; what they leave open is said in each docstring.
 """
 
 from __future__ import annotations
