@@ -4,7 +4,8 @@
     python tutorials/classifiers.py --only resnet18 --side 224
 
 Each network runs in a process of its own, so that its memory is its own. Rows are kept in
-``docs/results/classifiers.json`` as they come, and found there by the next run; ``docs/results/classifiers.md`` is the table.
+``docs/results/classifiers.json`` as they come, and found there by the next run; ``docs/results/classifiers.md`` is
+the table.
 """
 
 from __future__ import annotations
@@ -148,14 +149,14 @@ def page(rows: dict[str, Any]) -> str:
     lines = [
         "# Torchvision's networks, equal count for count",
         "",
-        f"`python tutorials/classifiers.py`: random weights, {WINDOW - 1} levels, T = {WINDOW}, images of noise (two at 64,",
-        f"one at 224), {first['machine']}. Every count of every layer is compared with the quantised network's",
+        f"`python tutorials/classifiers.py`: random weights, {WINDOW - 1} levels, T = {WINDOW}, images of noise (two at",
+        f"64, one at 224), {first['machine']}. Every count of every layer is compared with the quantised network's",
         "integer, in closed form and with every spike simulated; *checked* are the integers compared with the prepared",
-        "PyTorch model's own when it was converted, with the near-ties of its float sums among them. *Extra steps* come after",
-        "the window until the last neuron is quiet.",
+        "PyTorch model's own when it was converted, with the near-ties of its float sums among them. *Extra steps* come",
+        "after the window until the last neuron is quiet.",
         "",
-        "| network | side | layers | neurons | counts an image | differ: closed form | every spike | extra steps: mean |"
-        " largest | checked | near-ties | file, MB |",
+        "| network | side | layers | neurons | counts an image | differ: closed form | every spike | extra steps: mean "
+        "| largest | checked | near-ties | file, MB |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for key, r in rows.items():

@@ -2,9 +2,9 @@
 
     python tutorials/classifiers_speed.py     # resnet18 and mobilenet_v3_small, 64 x 64, T = 16, 16 images
 
-Seconds are medians of turns taken one after the other in one process, given as ratios to T passes of the float network.
-SpikingJelly's network is ``ann2snn``'s rate coding of the same float module: other counts than the network's own, so only
-its time is compared. What it cannot convert is said.
+Seconds are medians of turns taken one after the other in one process, given as ratios to T passes of the float
+network. SpikingJelly's network is ``ann2snn``'s rate coding of the same float module: other counts than the network's
+own, so only its time is compared. What it cannot convert is said.
 """
 
 from __future__ import annotations

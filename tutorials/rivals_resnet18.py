@@ -3,8 +3,9 @@
     CALIF_DATA=... python tutorials/rivals_resnet18.py     # about 20 minutes on two cores; keeps its weights in runs/
 
 Float training, then a quantised epoch at 15 levels. Ours converts the quantised network; SpikingJelly's ``ann2snn``
-(rate coding) converts the float one, calibrated on 512 training images, which is what it is for. Compared are predictions
-with the network that each started from, accuracy, and, where there are integers to compare with, every count.
+(rate coding) converts the float one, calibrated on 512 training images, which is what it is for. Compared are
+predictions with the network that each started from, accuracy, and, where there are integers to compare with, every
+count.
 """
 
 from __future__ import annotations

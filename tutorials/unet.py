@@ -3,8 +3,8 @@
     python tutorials/unet.py
 
 Pictures of 32 x 32 show four handwritten digits of scikit-learn's set on a cluttered ground; every pixel is ground,
-part of an even digit, or part of an odd one. One level of the U-Net goes up by a transposed convolution, the other by nearest
-neighbours; both join what came down by concatenation, and it goes down by max pools.
+part of an even digit, or part of an odd one. One level of the U-Net goes up by a transposed convolution, the other by
+nearest neighbours; both join what came down by concatenation, and it goes down by max pools.
 """
 
 from __future__ import annotations
