@@ -149,10 +149,10 @@ def page(rows: dict[str, Any]) -> str:
     lines = [
         "# Torchvision's networks, equal count for count",
         "",
-        f"`python tutorials/classifiers.py`: random weights, {WINDOW - 1} levels, T = {WINDOW}, images of noise (two at",
+        f"`python tutorials/classifiers.py`: random weights, {WINDOW - 1} levels, T = {WINDOW}, noise (two images at",
         f"64, one at 224), {first['machine']}. Every count of every layer is compared with the quantised network's",
         "integer, in closed form and with every spike simulated; *checked* are the integers compared with the prepared",
-        "PyTorch model's own when it was converted, with the near-ties of its float sums among them. *Extra steps* come",
+        "PyTorch model's own at conversion, with the near-ties of its float sums among them. *Extra steps* come",
         "after the window until the last neuron is quiet.",
         "",
         "| network | side | layers | neurons | counts an image | differ: closed form | every spike | extra steps: mean "
