@@ -96,8 +96,11 @@ def _rectify(r: Reader, node: fx.Node) -> Any:
 
 
 def _activate(r: Reader, node: fx.Node) -> Any:
-    name, parameters = activation(node)
-    return r.builder.activate(where(node), r.values[node.args[0]], name, tuple(_plain(r, p) for p in parameters))
+    function, parameters = activation(node)
+    name, x, given = where(node), r.values[node.args[0]], tuple(_plain(r, p) for p in parameters)
+    if isinstance(x, Value) and any(isinstance(p, Tensor) and p.numel() > 1 for p in given):
+        x = r.builder.relay(name, x)  # channels as they are seen have numbers of their own
+    return r.builder.activate(name, x, function, given)
 
 
 def activation(node: fx.Node) -> tuple[str, tuple[Any, ...]]:

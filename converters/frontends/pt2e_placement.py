@@ -127,9 +127,20 @@ class Placement:
             return False
         (user,) = users
         kind = None if user in self.behind else kind_of(user)
+        if user.target is _a.prelu.default and user.args[1].meta["val"].numel() > 1 and self._per_place(node):
+            return False
         if kind in (Kind.ADD, Kind.MULTIPLY) and not self._with_constant(user):
             return False
         return kind in _TAKES[found.kind]
+
+    def _per_place(self, node: fx.Node) -> bool:
+        """Whether an open expression has numbers along another axis than the channels': a layer of the last axis."""
+        while node.target is not _a.linear.default:
+            before = [n for n in node.all_input_nodes if n in self.open]
+            if not before:
+                return False
+            node = before[0]
+        return int(node.meta["val"].ndim) > 2
 
     def _is_last(self, node: fx.Node, last: set[fx.Node]) -> bool:
         """Whether nothing but moves stands between a node and the output."""

@@ -82,18 +82,6 @@ def in_place_behind_dropout(net: Any, x: Tensor) -> Tensor:
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "ceil mode": (lambda: after_a(nn.AvgPool2d(3, ceil_mode=True)), "layer: found an average pool with ceil_mode"),
-    "padding not counted": (
-        lambda: after_a(nn.AvgPool2d(3, padding=1, count_include_pad=False)), "layer: found an average pool with"),
-    "pool that does not divide": (lambda: after_a(nn.AdaptiveAvgPool2d(6)), r"layer: found an adaptive pool from"),
-    "pool that grows": (lambda: after_a(nn.AdaptiveAvgPool2d(11)), "layer: found an adaptive pool from"),
-    "norm behind a concatenation": (
-        lambda: Net(lambda n, x: n.layer(torch.cat([n.a(x), n.b(x)], 1)), layer=nn.BatchNorm2d(8)),
-        "layer: found a batch norm that follows no unquantised convolution"),
-    "norm behind a ReLU": (lambda: after_a(nn.BatchNorm2d(4)), "layer: found a batch norm that follows no unquantised"),
-    "norm behind a norm": (
-        lambda: Net(lambda n, x: n.layer(F.relu(n.norm(n.a(x)))), layer=nn.BatchNorm2d(4)),
-        "layer: found a batch norm that follows no unquantised"),
     "norm without statistics": (
         lambda: after_a(nn.BatchNorm2d(4, track_running_stats=False)),
         r"layer: found a batch norm without running statistics.*; build it with track_running_stats=True"),
@@ -106,8 +94,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "modes differ": (lambda: Net(in_place_behind_dropout), r"differs from its own \(of .*; leave branches on self"),
     "random in evaluation": (
         lambda: Net(lambda n, x: F.dropout(n.a(x), 0.2)), "its forward draws random numbers in evaluation mode; use"),
-    "mean of channels": (lambda: Net(lambda n, x: n.a(x).mean(1)), r"a mean over the axes \[1\]; average over height"),
-    "linear on a map": (lambda: after_a(nn.Linear(10, 3)), r"layer: found an input of shape \(4, 10, 10\) for 10 feat"),
     "recurrence": (lambda: Recurrent(nn.LSTM), "r: found the operation lstm; use convolutions or matrix products over"),
     "gated recurrence": (lambda: Recurrent(nn.GRU), "r: found the operation gru; use convolutions or matrix products"),
     "sorting": (lambda: Net(lambda n, x: n.a(x).sort(1)[0]), "found the operation sort; take it from the net"),
@@ -129,7 +115,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "another precision": (lambda: Net(lambda n, x: n.a(x).double()), "found a change of the numbers' type; leave"),
     "a mean over the batch": (lambda: Net(lambda n, x: n.a(x).mean()), "found the operation mean; average over"),
     "weights of the data": (lambda: Net(lambda n, x: F.conv2d(n.a(x), n.b(x))), "weights that forward computes; give"),
-    "pool of the pixels' norm": (lambda: nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1)), "0: found a batch norm"),
 }  # fmt: skip
 
 
@@ -142,7 +127,7 @@ def test_refused_before_training(name: str) -> None:
     assert error.value.todo
 
 
-OF_THE_READER = ("ceil", "padding", "pool", "mean of", "linear", "a quotient", "a part", "images mixed")
+OF_THE_READER = ("padding with", "a quotient", "a part", "images mixed", "a change")
 
 
 @pytest.mark.parametrize("name", [name for name in REFUSED if name.startswith(OF_THE_READER)])
@@ -197,6 +182,18 @@ CONVERTED: dict[str, Callable[[], nn.Module]] = {
     **{f"window of {k}": pooled(lambda k: nn.AvgPool2d(k, stride=1), k) for k in (1, 3, 6)},
     "padding counted": lambda: after_a(nn.AvgPool2d(3, 2, padding=1)),
     "x + x": lambda: Net(lambda n, x: (lambda y: y + y)(F.relu(n.a(x)))),
+    "ceil mode": lambda: after_a(nn.AvgPool2d(3, ceil_mode=True)),
+    "padding not counted": lambda: after_a(nn.AvgPool2d(3, padding=1, count_include_pad=False)),
+    "pool that does not divide": lambda: after_a(nn.AdaptiveAvgPool2d(6)),
+    "pool that grows": lambda: after_a(nn.AdaptiveAvgPool2d(11)),
+    "norm behind a concatenation": lambda: Net(
+        lambda n, x: n.layer(torch.cat([n.a(x), n.b(x)], 1)), layer=nn.BatchNorm2d(8)
+    ),
+    "norm behind a ReLU": lambda: after_a(nn.BatchNorm2d(4)),
+    "norm behind a norm": lambda: Net(lambda n, x: n.layer(F.relu(n.norm(n.a(x)))), layer=nn.BatchNorm2d(4)),
+    "mean of channels": lambda: Net(lambda n, x: n.a(x).mean(1)),
+    "linear on a map": lambda: after_a(nn.Linear(10, 3)),
+    "pool of the pixels' norm": lambda: nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1)),
     "parameter + x": lambda: Net(lambda n, x: n.p + n.a(x)),
     "x + parameter": lambda: Net(lambda n, x: n.a(x) + n.p),
     "x + 2 y": lambda: Net(lambda n, x: torch.add(n.a(x), n.b(x), alpha=2)),

@@ -32,6 +32,12 @@ def _gate() -> nn.Module:
     return Step(lambda n, x: x * torch.sigmoid(n.a(x.mean((2, 3), keepdim=True))), a=conv(2, 4, 4, 1))
 
 
+def _shifted(layer: nn.LayerNorm | nn.GroupNorm) -> nn.Module:
+    """With a bias: a norm of equal values is nothing but float noise without."""
+    nn.init.uniform_(layer.bias, -1, 1)
+    return layer
+
+
 def _dense() -> nn.Module:
     return Step(lambda n, x: n.a(torch.cat([x, F.max_pool2d(x, 3, 1, 1)], 1)), a=conv(2, 8, 4))
 
@@ -50,8 +56,8 @@ STEPS: dict[str, Callable[[], nn.Module]] = {
     "prelu": lambda: nn.PReLU(4),
     "max pool": lambda: nn.MaxPool2d(3, 1, 1),
     "average pool": lambda: nn.AvgPool2d(3, 1, 1, count_include_pad=False),
-    "layer norm": lambda: nn.LayerNorm(6),
-    "group norm": lambda: nn.GroupNorm(2, 4),
+    "layer norm": lambda: _shifted(nn.LayerNorm(6)),
+    "group norm": lambda: _shifted(nn.GroupNorm(2, 4)),
     "softmax": lambda: nn.Softmax(1),
     "dropout": nn.Dropout2d,
     "residual": _residual,
