@@ -128,7 +128,7 @@ METHODS: dict[str, Handler] = {
     **dict.fromkeys(
         ("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "flip", "fliplr", "flipud", "roll",
          "rot90", "narrow", "select", "index_select", "repeat", "repeat_interleave", "tile", "expand", "broadcast_to",
-         "diagonal", "tril", "triu"),
+         "diagonal", "tril", "triu", "unfold"),
         _move,
     ),
     **dict.fromkeys(("chunk", "split", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit"), _parts),

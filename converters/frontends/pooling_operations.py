@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from converters.frontends.handlers import of_module
-from converters.frontends.pending import Pending
+from converters.frontends.pending import Pending, Raw
 from converters.frontends.tracing import where_is
 from converters.frontends.walker import Handler, Walker
 from converters.graph_builder import Value
@@ -80,7 +80,7 @@ def _extremum(largest: bool) -> Handler:
     def handler(
         walker: Walker, node: fx.Node, input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None
     ) -> Any:
-        second = dim if type(dim) in (Value, Pending) else other
+        second = dim if type(dim) in (Value, Pending, Raw) else other
         if second is not None:
             return _of_two(largest)(walker, node, input, second)
         found = _over(largest)(walker, node, input, dim, keepdim)

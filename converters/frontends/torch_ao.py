@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from converters.frontends.checking import check_conversion, left_alone
 from converters.frontends.operations import FUNCTIONS, METHODS, MODULES, of_module, refuse, same
 from converters.frontends.torch_ao_quantisers import TorchAoWalker, fake_quantise
 from converters.frontends.torch_ao_trace import evaluated, quiet, toolkit, trace
 from converters.frontends.torch_ao_weights import functional_conv, functional_linear, functional_transposed, layer
-from converters.frontends.tracing import check_example
-from converters.frontends.walker import Handler
+from converters.frontends.tracing import check_example, where_is
+from converters.frontends.walker import Handler, Walker
 from converters.frontends.watching import show
 from converters.quantised import QuantGraph
 
@@ -99,6 +99,12 @@ _NOT_IN_QAT = refuse(
 )
 
 
+def _norm_and_relu(walker: Walker, node: fx.Node, module: Any, x: Any) -> Any:
+    """A batch norm without a layer in front of it, which the toolkit fuses with the ReLU behind it."""
+    norm = module[0]
+    return walker.builder.rectify(where_is(node), MODULES[type(norm)](walker, node, norm, x))
+
+
 @cache
 def _modules() -> dict[type, Handler]:
     """Handler of each module type."""
@@ -114,6 +120,7 @@ def _modules() -> dict[type, Handler]:
         q.Linear: linear(norm=False, relu=False),
         i.LinearReLU: linear(norm=False, relu=True),
         i.LinearBn1d: linear(norm=True, relu=False),
+        **dict.fromkeys(ao.norms, _norm_and_relu),
         **dict.fromkeys(ao.fakes, fake_quantise),
         **dict.fromkeys((ao.stubs.QuantStub, ao.stubs.DeQuantStub), of_module(same)),
         **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear), _UNPREPARED),

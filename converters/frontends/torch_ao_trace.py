@@ -44,6 +44,7 @@ def toolkit() -> SimpleNamespace:
     """
     try:
         with quiet():
+            import torch.ao.nn.intrinsic as nni
             import torch.ao.nn.intrinsic.qat as nniqat
             import torch.ao.nn.qat as nnqat
             import torch.ao.nn.quantized as nnq
@@ -62,6 +63,7 @@ def toolkit() -> SimpleNamespace:
     return SimpleNamespace(
         nnqat=nnqat,
         nniqat=nniqat,
+        norms=(nni.BNReLU2d, nni.BNReLU3d),
         fakes=fakes,
         functionals=(nnq.FloatFunctional, nnq.FXFloatFunctional),
         observer=observer.ObserverBase,
