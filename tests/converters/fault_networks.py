@@ -65,6 +65,15 @@ def six(layers: Layers) -> dict[str, Any]:
     return {"conv": wide, "six": nn.ReLU6(), "q": layers.quantise(), "fc": layers.linear(48, 4)}
 
 
+def curved(layers: Layers) -> dict[str, Any]:
+    return {"conv": layers.conv(2, 4), "curve": nn.LeakyReLU(0.2), "q": layers.quantise(), "pool": nn.MaxPool2d(2),
+            "fc": layers.linear(16, 4)}  # fmt: skip
+
+
+def _curved(net: Any, x: Tensor) -> Tensor:
+    return net.fc(torch.flatten(net.pool(net.q(net.curve(net.conv(x)))).flip(3), 1))
+
+
 def truncating(rounding: str) -> Callable[[Layers], dict[str, Any]]:
     def build(layers: Layers) -> dict[str, Any]:
         kind = {"float_to_int_impl_type": FloatToIntImplType.FLOOR} if rounding == "floor" else {}
@@ -134,6 +143,7 @@ NETS: dict[str, tuple[Callable[[Layers], dict[str, Any]], Callable[[Any, Tensor]
     "mean": (averaged, lambda net, x: net.fc(net.mean(net.q(net.conv(x)).mean((2, 3)))), {}),
     "six": (six, lambda net, x: net.fc(torch.flatten(net.q(net.six(net.conv(x))), 1)), {}),
     "coarse": (coarse, _coarse, {}),
+    "curved": (curved, _curved, {}),
     "trunc": (truncating("floor"), lambda net, x: net.pool(net.first(x)), {}),
     "round": (truncating("round"), lambda net, x: net.pool(net.first(x)), {}),
     "functional": (lambda layers: {"conv": FunctionalConv()}, lambda net, x: net.conv(x), {}),

@@ -109,6 +109,13 @@ def at_five(s: Any, n: str, x: Any, high: float = torch.inf) -> tuple[Any, ...]:
     return s, n, x, 5.0 if high == 6.0 else high
 
 
+# --- moves, maxima, activations ---------------------------------------------------------------------------------------
+
+
+def slope(s: Any, n: str, x: Any, name: str, parameters: Any = ()) -> tuple[Any, ...]:
+    return s, n, x, name, [p * 1.5 for p in parameters]
+
+
 # --- quantisers, outputs ----------------------------------------------------------------------------------------------
 
 
@@ -156,6 +163,7 @@ def weights_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 _TRACED, _FOLDS = ("brevitas", "eager", "fx"), ("brevitas", "pt2e")
+_MOVED = ("brevitas", "eager")
 _CHANNELS = ("brevitas", "pt2e")  # torch.ao is prepared with one scale for all channels here
 
 VERB_FAULTS = [
@@ -198,6 +206,15 @@ VERB_FAULTS = [
     VerbFault("alpha forgotten", "difference", factors(lambda f: f / abs(f)), ("brevitas",)),
     VerbFault("a subtraction turned round", "difference",
               argument(Verbs, "add", lambda s, n, x, y: (s, n, (y[0], x[1]), (x[0], y[1]))), ("brevitas",)),
+    VerbFault("a move forgotten", "curved",
+              argument(Verbs, "move", lambda s, n, x, f, *r: (s, n, x, lambda t: t, *r)), _MOVED),
+    VerbFault("a move along another axis", "curved",
+              argument(Verbs, "move", lambda s, n, x, f, *r: (s, n, x, lambda t: f(t.mT).mT, *r)), _MOVED),
+    VerbFault("another slope", "curved", argument(Verbs, "activate", slope), _MOVED),
+    VerbFault("another function", "curved",
+              argument(Verbs, "activate", lambda s, n, x, name, *r: (s, n, x, "silu", ())), _MOVED),
+    VerbFault("windows of a max pool, one aside", "curved",
+              argument(Verbs, "max_pool", lambda s, n, x, *r: (s, n, s.move(n, x, lambda t: t.roll(1, 3)), *r)), _MOVED),
     VerbFault("a concatenation turned round", "cat",
               argument(Verbs, "concatenate", lambda s, n, x, *r: (s, n, x[::-1], *r))),
     VerbFault("a ReLU forgotten", "in place", no_clamp),
