@@ -94,7 +94,7 @@ class Walker:
         raise ConversionError(
             where_is(node),
             f"the {kind} {what}, which is not converted",
-            "use convolutions, linear layers, ReLU, average pools, additions and concatenations",
+            "write it in operations that are: weights, pools, activations, sums, products, norms, moves",
         )
 
     def show(self, node: fx.Node, value: Value, inner: str = "", number: int = 0) -> None:
