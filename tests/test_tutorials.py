@@ -29,7 +29,7 @@ PROMISES: dict[str, tuple[str, Any]] = {
     "3": (
         "[float_accuracy, spiking, spiking2, share, wrong2, message, wrong_there]",
         lambda v: min(v[:3]) > 0.88 and v[3]["settle"] == 0 < v[3]["paper"] < v[3]["none"]
-        and v[4] == v[6] == 0 and "max" in v[5],
+        and v[4] == v[6] == 0 and "recurrence" in v[5],
     ),
     "4": (
         "[report.spikes_compared, report.spike_mismatches, broken.spike_mismatches, first.layer]",
