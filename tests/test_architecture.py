@@ -81,6 +81,7 @@ MAY_IMPORT = {
         "errors",
         "graph_builder",
         "input_range",
+        "inputs",
         "naming",
         "operations",
         "outputs",

@@ -223,9 +223,7 @@ def check_nodes(model: fx.GraphModule, behind: Collection[fx.Node] = ()) -> None
 
     Those of ``behind`` need none: they run in float on what the network returns.
     """
-    inputs = [n for n in model.graph.nodes if n.op == "placeholder"]
-    if len(inputs) != 1:
-        raise ConversionError("forward", f"{len(inputs)} inputs", "networks with one input tensor can be converted")
+    _check_inputs(model.graph)
     fixed = constants(model.graph) | set(behind)
     unknown = [
         n
@@ -244,6 +242,18 @@ def check_nodes(model: fx.GraphModule, behind: Collection[fx.Node] = ()) -> None
                 "a batch norm without running statistics, whose output depends on the batch",
                 "build it with track_running_stats=True",
             )
+
+
+def _check_inputs(graph: fx.Graph) -> None:
+    """Raise a ConversionError for an input whose values no output depends on."""
+    used: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op == "output" or (node in used and kind_of(node) is not Kind.SIZE):
+            used.update(node.all_input_nodes)
+    for node in graph.nodes:
+        if node.op == "placeholder" and node not in used:
+            todo = "leave it out of forward and of the example"
+            raise ConversionError("forward", f"that no output depends on the values of its input {node.name}", todo)
 
 
 def is_relu(node: fx.Node) -> bool:

@@ -13,7 +13,7 @@ What counts as the exact quotient is the function before any operation has round
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
@@ -23,9 +23,11 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
+from converters.frontends.examples import Given
 from converters.frontends.probes import probes
+from converters.inputs import Batches, batches, split
 from converters.outputs import Output, leaves
-from converters.quantised import Checked, Layer, QuantGraph
+from converters.quantised import Checked, InputSpec, Layer, QuantGraph
 from converters.tails import apply
 
 __all__ = ["Comparison", "Shown", "check_conversion", "check_layers", "left_alone"]
@@ -63,9 +65,9 @@ class Comparison:
 
 def check_conversion(
     q: QuantGraph,
-    run: Callable[[Tensor], Shown],
-    example: Tensor,
-    check: bool | Tensor,
+    run: Callable[[Given], Shown],
+    example: Given,
+    check: bool | Batches,
     *,
     dtype: torch.dtype | None = None,
 ) -> QuantGraph:
@@ -77,8 +79,8 @@ def check_conversion(
     run : callable
         The toolkit's forward pass on a batch, and what it shows. It is called once, on all probes together; on the
         user's own images in parts.
-    example : float tensor ``(N, *input.shape)``
-    check : bool or tensor
+    example : float tensor ``(N, *input.shape)``, or one for each of several inputs by name
+    check : bool or images
         As :func:`~converters.frontends.probes.probes` has it. False returns ``q`` as it is.
     dtype : torch.dtype, optional
         The precision of the toolkit's sums, that of the example by default.
@@ -92,26 +94,26 @@ def check_conversion(
     if wanted is None:
         return q
     start, found = time.perf_counter(), Comparison()
-    with left_alone(example.device):
-        for images in wanted.images.split(_CHUNK):
+    first = next(iter(example.values())) if isinstance(example, Mapping) else example
+    with left_alone(first.device):
+        for images in split(wanted.images, _CHUNK):
             check_layers(q, images, _run(run, images), dtype=dtype, found=found)
     seconds = time.perf_counter() - start
-    record = Checked(
-        q.source, len(wanted.images), wanted.kind, len(found.layers), found.integers, found.near_ties, seconds
-    )
+    record = Checked(q.source, len(wanted), wanted.kind, len(found.layers), found.integers, found.near_ties, seconds)
     return replace(q, checked=record)
 
 
-def _run(run: Callable[[Tensor], Shown], images: Tensor) -> Shown:
+def _run(run: Callable[[Given], Shown], images: Given) -> Shown:
     try:
         return run(images)
     except ConversionError:
         raise
     except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
+        count = len(images if isinstance(images, Tensor) else next(iter(images.values())))
         raise ConversionError(
             "check",
-            f"that the model does not run on {len(images)} images ({reason})",
+            f"that the model does not run on {count} images ({reason})",
             "let its forward take batches of any size, or give check=images, or check=False",
         ) from error
 
@@ -137,14 +139,14 @@ def left_alone(device: torch.device) -> Iterator[None]:
 
 @torch.no_grad()
 def check_layers(
-    q: QuantGraph, images: Tensor, shown: Shown, *, dtype: torch.dtype | None = None, found: Comparison | None = None
+    q: QuantGraph, images: Given, shown: Shown, *, dtype: torch.dtype | None = None, found: Comparison | None = None
 ) -> Comparison:
     """Compare every layer of ``q`` with what the toolkit gave, each on the toolkit's integers of its sources.
 
     Parameters
     ----------
     q : QuantGraph
-    images : float tensor ``(N, *input.shape)``
+    images : float tensor ``(N, *input.shape)``, or one for each of several inputs by name
         What the toolkit was shown.
     shown : Shown
     dtype : torch.dtype, optional
@@ -158,7 +160,8 @@ def check_layers(
         Naming the first layer that differs: how many integers, an example, and what to do.
     """
     account = found or Comparison()
-    judge = _Judge(q, torch.finfo(dtype or images.dtype).eps, account)
+    given = batches([spec.name for spec in q.inputs], images)
+    judge = _Judge(q, torch.finfo(dtype or given[q.input.name].dtype).eps, account)
     theirs: dict[str, list[Tensor]] = {}
     for name, real in shown.values:
         theirs.setdefault(name, []).append(real)
@@ -169,7 +172,7 @@ def check_layers(
     for output, real in pairs:
         if not output.tail:
             theirs.setdefault(output.layer, [real])
-    values = {q.input.name: judge.input(images, theirs.get(q.input.name, []))}
+    values = {spec.name: judge.input(spec, given[spec.name], theirs.get(spec.name, [])) for spec in q.inputs}
     for layer in q.layers:
         values[layer.name] = judge.layer(layer, values, theirs.get(layer.name, []))
     for output, real in pairs:
@@ -183,8 +186,7 @@ class _Judge:
     def __init__(self, q: QuantGraph, eps: float, account: Comparison) -> None:
         self.q, self.eps, self.account = q, eps, account
 
-    def input(self, images: Tensor, shown: Sequence[Tensor]) -> Tensor:
-        spec = self.q.input
+    def input(self, spec: InputSpec, images: Tensor, shown: Sequence[Tensor]) -> Tensor:
         ours = spec.nearest(images).clamp(spec.q_min, spec.q_max).cpu().long()  # no word on extremes that are cut
         exact = images.double().cpu() / spec.scale
         forced = ours

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.optim.swa_utils import AveragedModel
+from torch.utils._pytree import tree_map
 from torchao.quantization.pt2e import disable_observer, enable_observer
 from torchao.quantization.pt2e.prepare import prepare
 
 from converters.errors import ConversionError
 from converters.frontends.aten import where
-from converters.frontends.probes import check_own_images
+from converters.frontends.examples import Example, each, example_of
+from converters.frontends.probes import own_images
 from converters.frontends.pt2e_auxiliary import drop_auxiliary
 from converters.frontends.pt2e_checking import check_converted, check_prepared
 from converters.frontends.pt2e_functional import make_functional
@@ -33,6 +36,7 @@ from converters.frontends.pt2e_reader import read_prepared
 from converters.frontends.pt2e_rewriting import rewrite
 from converters.frontends.quantizer import CaLIFQuantizer, LevelQuantiser
 from converters.frontends.tracing import check_finite, first_line
+from converters.inputs import Batches, batches
 from converters.quantised import QuantGraph
 
 __all__ = ["freeze_observers", "from_pt2e", "prepare_qat", "thaw_observers"]
@@ -40,15 +44,15 @@ __all__ = ["freeze_observers", "from_pt2e", "prepare_qat", "thaw_observers"]
 
 def prepare_qat(
     model: nn.Module,
-    example: Tensor,
+    example: Batches,
     levels: int = 127,
     weight_bits: int = 8,
     *,
     per_channel: bool = True,
-    signed_input: bool | None = None,
+    signed_input: bool | Sequence[bool] | Mapping[str, bool] | None = None,
     quantise_output: bool = True,
     input_levels: int | None = None,
-    check: bool | Tensor = True,
+    check: bool | Batches = True,
 ) -> PreparedModel:
     """Make a plain PyTorch module trainable with quantised weights and activations.
 
@@ -59,7 +63,9 @@ def prepare_qat(
         sums, products, concatenations, changes of place and shape. Dropouts and stochastic depth are off in evaluation;
         heads that ``forward`` returns in training alone are left out; the vectors of a spectral norm stay as they are.
     example : float tensor ``(N, C, H, W)``
-        A batch of real images: its sign says whether the input is signed, its shape (but not N) is kept.
+        A batch of real images: its sign says whether the input is signed, its shape (but not N) is kept. For a forward
+        of several tensors a tuple of batches, or a dictionary by the names of its parameters: inputs of their own, each
+        with its own range, called as the parameters are.
     levels : int
         Largest activation level: ``0 .. levels`` after a ReLU, ``-levels .. levels`` elsewhere. Train with
         ``levels = T`` for a window of T steps.
@@ -68,16 +74,16 @@ def prepare_qat(
     per_channel : bool
         One weight scale per output channel, so one threshold per channel.
     signed_input : bool, optional
-        Whether pixels can be negative; by default as ``example`` is.
+        Whether pixels can be negative; by default as ``example`` is. Of several inputs one for each, or one for all.
     quantise_output : bool
         False leaves the logits unquantised: they are read from the membrane of the last layer.
     input_levels : int, optional
         Largest level of the input, ``levels`` by default. With more than ``levels``, convert with
         ``coding="direct"``: the first layer's charge then comes evenly over ``T = levels`` steps, however many levels
         a pixel has. (An input that is added to a layer's output keeps ``levels``.)
-    check : bool or float tensor like ``example``
+    check : bool or like ``example``
         The result, its quantisers switched off, is compared with ``model`` itself, in evaluation and in training mode:
-        on images of the example and noise of its range; on a tensor's images instead; with False not at all.
+        on images of the example and noise of its range; on images of your own instead; with False not at all.
 
     Returns
     -------
@@ -102,21 +108,13 @@ def prepare_qat(
     """
     if not isinstance(model, nn.Module):
         raise ConversionError("model", type(model).__name__, "give a torch.nn.Module")
-    if not isinstance(example, Tensor) or not example.is_floating_point() or example.ndim < 2:
-        found = (
-            f"{example.dtype} of shape {tuple(example.shape)}"
-            if isinstance(example, Tensor)
-            else type(example).__name__
-        )
-        raise ConversionError("example", found, "give a float batch of real images, (N, C, H, W)")
-    if not bool(torch.isfinite(example).all()):
-        raise ConversionError("example", "NaN or infinite pixels", "clean the data first")
-    signed = bool((example < 0).any()) if signed_input is None else signed_input
-    quantizer = CaLIFQuantizer(levels, weight_bits, per_channel, signed, quantise_output, input_levels)
+    given = example_of(model, example)
+    signs = _signs(given, signed_input)
+    quantizer = CaLIFQuantizer(levels, weight_bits, per_channel, signs, quantise_output, input_levels)
     _check_norms(model)
-    if len(example) < 2:  # a batch of one would fix the batch size
-        example = torch.cat([example, example])
-    check_own_images(example, check)
+    if len(given.tensors[0]) < 2:  # a batch of one would fix the batch size
+        given = given.map(lambda x: torch.cat([x, x]))
+    own = own_images(given.given, check)
     try:
         twin = copy.deepcopy(model).train()
     except Exception as error:
@@ -124,11 +122,21 @@ def prepare_qat(
             type(model).__name__, f"that it cannot be copied ({first_line(error)[:160]})", "let copy.deepcopy take it"
         ) from error
     _hold_spectral_norms(twin)
-    prepared = _prepared(_exported(twin, example), quantizer)
+    prepared = _prepared(_exported(twin, given), quantizer)
     read_prepared(prepared, dry=True)  # what cannot be converted is refused before it is trained
-    check_prepared(twin, prepared, example, check)
-    prepared.meta["example"] = example[:4].detach().clone()
+    if check is not False:
+        check_prepared(twin, prepared, given, own)
+    prepared.meta["example"] = each(given.given, lambda x: x[:4].detach().clone())
     return prepared.train(model.training)
+
+
+def _signs(example: Example, wanted: Any) -> list[bool]:
+    """Whether each input can be negative."""
+    if wanted is None:
+        return [bool((x < 0).any()) for x in example.tensors]
+    if isinstance(wanted, bool):
+        return [wanted] * len(example.names)
+    return [bool(sign) for sign in batches(example.names, wanted, "signed_input").values()]
 
 
 def _check_norms(model: nn.Module) -> None:
@@ -146,14 +154,16 @@ def _hold_spectral_norms(model: nn.Module) -> None:
                 norm.n_power_iterations = 0
 
 
-def _exported(model: nn.Module, example: Tensor) -> fx.GraphModule:
+def _exported(model: nn.Module, example: Example) -> fx.GraphModule:
     try:
         batch = torch.export.Dim("batch", min=1)
         with warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", message="The tensor attribute", category=UserWarning
             )  # of recurrent layers
-            program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+            example = example.map(torch.clone)  # a tensor that is given twice would be one input
+            axes = tree_map(lambda _: {0: batch}, example.arguments(model))
+            program = torch.export.export(model, example.args, dict(example.kwargs), dynamic_shapes=axes)
         exported = program.module(check_guards=False)
         drop_auxiliary(exported, model, example)
         return exported
@@ -203,16 +213,16 @@ def thaw_observers(model: nn.Module) -> None:
     model.apply(enable_observer)
 
 
-def from_pt2e(model: nn.Module, *, check: bool | Tensor = True) -> QuantGraph:
+def from_pt2e(model: nn.Module, *, check: bool | Batches = True) -> QuantGraph:
     """The integers, scales and topology of a trained model from :func:`prepare_qat`.
 
     Parameters
     ----------
     model : nn.Module
         Left as it is. It may be in a ``DataParallel``, ``DistributedDataParallel`` or ``AveragedModel``, or compiled.
-    check : bool or float tensor like the example of :func:`prepare_qat`
+    check : bool or like the example of :func:`prepare_qat`
         The result is compared with the model's own forward in evaluation mode, layer by layer, on that example, random
-        and extreme images of its range (one forward pass of at most 15 images); on a tensor's images instead; with
+        and extreme images of its range (one forward pass of at most 17 images); on images of your own instead; with
         False on none. ``checked`` of the result says what was compared.
 
     Raises

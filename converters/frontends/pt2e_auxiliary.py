@@ -10,20 +10,21 @@ from torch.utils._pytree import tree_flatten, tree_leaves
 
 from converters.errors import ConversionError
 from converters.frontends.aten import COUNT
+from converters.frontends.examples import Example
 
 __all__ = ["drop_auxiliary", "outputs_in_evaluation"]
 
 
-def outputs_in_evaluation(model: nn.Module, example: Tensor) -> Any:
+def outputs_in_evaluation(model: nn.Module, example: Example) -> Any:
     """What a model returns in evaluation; it is left in training mode."""
     try:
         with torch.no_grad(), torch.random.fork_rng():
-            return model.eval()(example)
+            return example.call(model.eval())
     finally:
         model.train()
 
 
-def drop_auxiliary(graph_module: fx.GraphModule, model: nn.Module, example: Tensor) -> None:
+def drop_auxiliary(graph_module: fx.GraphModule, model: nn.Module, example: Example) -> None:
     """Take the auxiliary heads out of a graph that was exported in training mode, in place.
 
     Where ``model`` returns one tensor in evaluation, and several in training, the first of that shape is kept, and all

@@ -13,8 +13,11 @@ from torch.utils._pytree import tree_leaves
 
 from converters.errors import ConversionError
 from converters.frontends.checking import Shown, check_conversion, left_alone
+from converters.frontends.examples import Example, Given, each
+from converters.frontends.probes import limits
 from converters.frontends.pt2e_module import PreparedModel
 from converters.frontends.quantizer import bypassed
+from converters.inputs import Batches
 from converters.quantised import QuantGraph
 
 __all__ = ["check_converted", "check_prepared"]
@@ -23,7 +26,7 @@ _MODES = {False: "evaluation", True: "training"}
 _OF_A_KIND = 2
 
 
-def check_prepared(model: nn.Module, prepared: PreparedModel, example: Tensor, check: bool | Tensor) -> None:
+def check_prepared(model: nn.Module, prepared: PreparedModel, example: Example, own: Given | None) -> None:
     """Compare a prepared model, its quantisers switched off, with the module that it was made from.
 
     In evaluation and in training mode, from the same random state: outputs, and the statistics of batch norms. Both
@@ -35,21 +38,20 @@ def check_prepared(model: nn.Module, prepared: PreparedModel, example: Tensor, c
         A copy of the user's; its training flag is moved, nothing else.
     prepared : PreparedModel
         Left as it is.
-    example : float tensor ``(N, ...)``
-    check : bool or tensor
-        True: two images of the example and two of noise in its range. A tensor is taken as it is. False: nothing.
+    example : Example
+        Two of its images are shown, and two of noise in its range.
+    own : tensor, or tensors by the inputs' names, optional
+        Images to be shown instead.
 
     Raises
     ------
     ConversionError
         Saying in which mode, and by how much, they differ; or that ``forward`` draws random numbers in evaluation.
     """
-    if check is False:
-        return
-    x = check if isinstance(check, Tensor) else _images(example)
+    x = example.replaced(_images(example) if own is None else own)
     training, name = prepared.training, type(model).__name__
     with ExitStack() as stack:
-        stack.enter_context(left_alone(x.device))
+        stack.enter_context(left_alone(x.tensors[0].device))
         stack.enter_context(bypassed(prepared))
         stack.callback(prepared.train, training)
         for mode, word in _MODES.items():
@@ -57,7 +59,7 @@ def check_prepared(model: nn.Module, prepared: PreparedModel, example: Tensor, c
                 dtype = torch.float64
                 theirs = _run(model, x, mode, dtype)
             except RuntimeError:  # constants of another precision, a device without float64
-                dtype = x.dtype
+                dtype = x.tensors[0].dtype
                 theirs = _run(model, x, mode, dtype)
             outputs, buffers, drew = theirs
             if drew and not mode:
@@ -77,24 +79,28 @@ def check_prepared(model: nn.Module, prepared: PreparedModel, example: Tensor, c
                 _compare(key, word, "statistics", [buffers[key]], [ours[1][key]], share)
 
 
-def _images(example: Tensor) -> Tensor:
+def _images(example: Example) -> list[Tensor]:
     """Some of the example and some noise, which differs from image to image as the statistics of a batch want it."""
-    low, high = (float(v) for v in example.aminmax())
-    low, high = (low, high) if low < high else (min(low, 0.0), max(high, 1.0))
-    some = example[:_OF_A_KIND].detach()
-    noise = torch.rand(some.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return torch.cat([some, (noise * (high - low) + low).to(some)])
+    found = []
+    generator = torch.Generator().manual_seed(0)
+    for x in example.tensors:
+        low, high = limits(x)
+        some = x[:_OF_A_KIND].detach()
+        noise = torch.rand(some.shape, generator=generator, dtype=torch.float64)
+        found.append(torch.cat([some, (noise * (high - low) + low).to(some)]))
+    return found
 
 
-def _run(model: nn.Module, x: Tensor, mode: bool, dtype: torch.dtype) -> tuple[list[Tensor], dict[str, Tensor], bool]:
+def _run(model: nn.Module, x: Example, mode: bool, dtype: torch.dtype) -> tuple[list[Tensor], dict[str, Tensor], bool]:
     """Outputs, buffers afterwards, and whether random numbers were drawn."""
 
     model.train(mode)
     with _own_tensors(model, dtype):
         torch.manual_seed(0)
-        before = _random_state(x)
-        output = model(x.to(dtype, copy=True))
-        drew = not torch.equal(before, _random_state(x))
+        device = x.tensors[0].device
+        before = _random_state(device)
+        output = x.map(lambda t: t.to(dtype, copy=True)).call(model)
+        drew = not torch.equal(before, _random_state(device))
         return [t for t in tree_leaves(output) if isinstance(t, Tensor)], dict(model.named_buffers()), drew
 
 
@@ -114,8 +120,8 @@ def _own_tensors(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
             tensors[key] = t
 
 
-def _random_state(x: Tensor) -> Tensor:
-    return torch.cuda.get_rng_state(x.device) if x.is_cuda else torch.get_rng_state()
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 def _compare(name: str, mode: str, what: str, theirs: list[Tensor], ours: list[Tensor], share: float) -> None:
@@ -134,7 +140,7 @@ def _compare(name: str, mode: str, what: str, theirs: list[Tensor], ours: list[T
 
 
 def check_converted(
-    q: QuantGraph, model: PreparedModel, shown: Mapping[fx.Node, str], example: Tensor, check: bool | Tensor
+    q: QuantGraph, model: PreparedModel, shown: Mapping[fx.Node, str], example: Given, check: bool | Batches
 ) -> QuantGraph:
     """``q`` with the record of its comparison with the prepared model's forward in evaluation, layer by layer.
 
@@ -145,8 +151,9 @@ def check_converted(
     twin = copy.deepcopy(model).eval()
     names = {node.name: name for node, name in shown.items()}
 
-    weight = next((p for p in model.parameters() if p.is_floating_point()), example)
-    example = example.to(weight.device, weight.dtype)
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if weight is not None:
+        example = each(example, lambda x: x.to(weight.device, weight.dtype))
     # whatever the type of the images, fake quantisers round in float32
     return check_conversion(q, lambda images: _Recorder(twin, names).show(images), example, check, dtype=torch.float32)
 
@@ -159,8 +166,8 @@ class _Recorder(fx.Interpreter):
         self.names = names
         self.values: list[tuple[str, Tensor]] = []
 
-    def show(self, images: Tensor) -> Shown:
-        return Shown(self.values, self.run(images))
+    def show(self, images: Given) -> Shown:
+        return Shown(self.values, self.run(*([images] if isinstance(images, Tensor) else images.values())))
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)

@@ -12,7 +12,7 @@ expression that one reader takes into its own layer. One walk in graph order dec
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,8 +58,8 @@ class Specs(Protocol):
 
     signed: QuantizationSpec
     unsigned: QuantizationSpec
-    input: QuantizationSpec
-    signed_input: bool
+    inputs: Sequence[QuantizationSpec]
+    """Of each input."""
     quantise_output: bool
 
     def weight(self, axis: int) -> QuantizationSpec: ...
@@ -90,10 +90,12 @@ class Placement:
     def run(self) -> None:
         ends = [node for node in self.graph.nodes if node.op == "output" or node in self.behind]
         last = {source for node in ends for source in node.all_input_nodes}
+        inputs: Iterator[Any] = iter(self.specs.inputs)
         for node in self.graph.nodes:
             if node.op == "placeholder":
-                self._close(node, self.specs.signed_input)
-                _annotation(node).output_qspec = self.specs.input
+                spec = next(inputs)
+                self._close(node, spec.quant_min < 0)
+                _annotation(node).output_qspec = spec
             elif node.op == "call_function" and node not in self.fixed and node not in self.behind:
                 kind = kind_of(node)
                 if kind is not None and kind not in (Kind.SIZE, Kind.IGNORED):

@@ -60,6 +60,7 @@ class _Reader:
         self.values: dict[fx.Node, Any] = {}
         self.made_up: dict[LevelQuantiser, float] = {}
         self.shown: dict[fx.Node, str] = {}
+        self.several = sum(node.op == "placeholder" for node in model.graph.nodes) > 1
         self.fixed = constants(model.graph)
         self.behind = tails(model.graph)
         self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
@@ -84,7 +85,8 @@ class _Reader:
 
     def _read(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
-            return Raw(tuple(node.meta["shape"][1:]))
+            shape = tuple(node.meta["shape"][1:])
+            return Raw(shape, name=node.name) if self.several else Raw(shape)
         if node.op == "get_attr":
             found = _attribute(self.model, str(node.target))
             return found.detach().cpu() if isinstance(found, Tensor) else found

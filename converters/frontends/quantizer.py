@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -178,8 +178,8 @@ class CaLIFQuantizer(Quantizer):
         2 to 8.
     per_channel : bool
         One weight scale per output channel.
-    signed_input : bool
-        Whether input pixels can be negative.
+    signed_input : bool, or sequence of bool
+        Whether input pixels can be negative: of each of several inputs.
     quantise_output : bool
         Whether the network's output gets levels too; else it is read from the membrane.
     input_levels : int, optional
@@ -191,7 +191,7 @@ class CaLIFQuantizer(Quantizer):
         levels: int = 127,
         weight_bits: int = 8,
         per_channel: bool = True,
-        signed_input: bool = False,
+        signed_input: bool | Sequence[bool] = False,
         quantise_output: bool = True,
         input_levels: int | None = None,
     ) -> None:
@@ -202,10 +202,11 @@ class CaLIFQuantizer(Quantizer):
             raise ConversionError("input_levels", f"{input_levels}", "use a whole number from 1 to 32767")
         if weight_bits not in range(2, 9):
             raise ConversionError("weight_bits", f"{weight_bits}", "use 2 to 8")
-        self.signed_input, self.quantise_output = signed_input, quantise_output
+        self.quantise_output = quantise_output
         self.weight_bits, self.per_channel = weight_bits, per_channel
         self.unsigned, self.signed = (_activation_spec(levels, signed) for signed in (False, True))
-        self.input = _activation_spec(levels if input_levels is None else input_levels, signed_input)
+        signs = signed_input if isinstance(signed_input, Sequence) else (signed_input,)
+        self.inputs = [_activation_spec(levels if input_levels is None else input_levels, sign) for sign in signs]
 
     def transform_for_annotation(self, model: fx.GraphModule) -> fx.GraphModule:
         return model

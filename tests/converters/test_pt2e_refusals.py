@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import converters
 from converters.errors import ConversionError
 from converters.frontends import pt2e
+from converters.frontends.examples import example_of
 from converters.frontends.pt2e import from_pt2e, prepare_qat
 from converters.frontends.pt2e_reader import read_prepared
 from converters.frontends.quantizer import CaLIFQuantizer
@@ -135,7 +136,7 @@ def test_the_same_words_after_training(name: str) -> None:
     """The reader itself says so, of a model that was trained all the same: there is no second list to keep."""
     make, message = REFUSED[name]
     model = make()
-    exported = pt2e._exported(copy.deepcopy(model).train(), X)
+    exported = pt2e._exported(copy.deepcopy(model).train(), example_of(model, X))
     prepared = pt2e._prepared(exported, CaLIFQuantizer())
     prepared(X)
     with pytest.raises(ConversionError, match=message) as after:

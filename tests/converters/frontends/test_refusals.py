@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from converters.errors import ConversionError
 from converters.frontends import pt2e
+from converters.frontends.examples import example_of
 from converters.frontends.pt2e_reader import read_prepared
 from converters.frontends.quantizer import CaLIFQuantizer
 from tests.converters.test_fx_frontends import SHAPE, Layers, convert, prepared
@@ -81,7 +82,7 @@ def _concatenated(net: Any, tensors: list[Tensor], axis: int) -> Tensor:
 
 def read(model: nn.Module) -> None:
     """What from_pt2e does with a model that was trained all the same."""
-    ready = pt2e._prepared(pt2e._exported(model.train(), X), CaLIFQuantizer())
+    ready = pt2e._prepared(pt2e._exported(model.train(), example_of(model, X)), CaLIFQuantizer())
     ready(X)
     read_prepared(ready)
 
