@@ -57,11 +57,15 @@ class GraphBuilder:
 
     source: str = ""
     specs: list[InputSpec] = field(default_factory=list)
+    reserved: tuple[str, ...] = ()
+    """Names of the model's inputs, in its order, for front-ends that may declare them in another one."""
     layers: list[Layer] = field(default_factory=list)
 
     def input(self, shape: Sequence[int], *, scale: float, q_min: int, q_max: int, name: str = "input") -> Value:
         """Declare an input, or the next one; ranges without zero point."""
-        spec = InputSpec(tuple(shape), float(scale), int(q_min), int(q_max), self.unique(name))
+        own = name in self.reserved and all(spec.name != name for spec in self.specs)
+        name = name if own else self.unique(name)
+        spec = InputSpec(tuple(shape), float(scale), int(q_min), int(q_max), name)
         self.specs.append(spec)
         return Value((Part(spec.name, spec.shape),), spec.scale)
 
@@ -174,7 +178,12 @@ class GraphBuilder:
         if not self.specs:
             raise ConversionError("graph", "no input", "declare one")
         outputs = placed(self._read, output)
-        first, *more = self.specs
+        found = {spec.name: spec for spec in self.specs}
+        for name in self.reserved:
+            if name not in found:
+                todo = "leave it out of forward and of the example"
+                raise ConversionError("forward", f"that no output depends on the values of its input {name}", todo)
+        first, *more = [found[name] for name in self.reserved] or self.specs
         return QuantGraph(first, tuple(self.layers), self.source, outputs=outputs, more_inputs=tuple(more))
 
     def _read(self, place: tuple[str | int, ...], output: Value | Returned) -> Output:
@@ -194,7 +203,7 @@ class GraphBuilder:
 
     def unique(self, name: str) -> str:
         """A valid, unused node name, as near to ``name`` as can be: no two layers ever share one."""
-        taken = {layer.name for layer in self.layers} | {spec.name for spec in self.specs}
+        taken = {layer.name for layer in self.layers} | {spec.name for spec in self.specs} | set(self.reserved)
         return Names(taken).take(name)
 
 

@@ -12,22 +12,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from converters.errors import ConversionError, MissingExtraError
 from converters.frontends.brevitas_layers import handlers
 from converters.frontends.brevitas_quantisers import BrevitasWalker
-from converters.frontends.checking import check_conversion, left_alone
+from converters.frontends.checking import Shown, check_conversion, left_alone
+from converters.frontends.examples import Given
 from converters.frontends.in_place_proxies import InPlaceTracer
 from converters.frontends.operations import FUNCTIONS, METHODS, MODULES
 from converters.frontends.tracing import check_example, record, traced_graph, where_is
 from converters.frontends.watching import show
+from converters.inputs import Batches
 from converters.quantised import QuantGraph
 
 __all__ = ["from_brevitas"]
 
 
-def from_brevitas(model: nn.Module, example: Tensor, *, check: bool | Tensor = True) -> QuantGraph:
+def from_brevitas(model: nn.Module, example: Batches, *, check: bool | Batches = True) -> QuantGraph:
     """Integers, scales and topology of a trained model of Brevitas layers.
 
     Parameters
@@ -38,10 +40,11 @@ def from_brevitas(model: nn.Module, example: Tensor, *, check: bool | Tensor = T
         are; batch norms, averages, sums, products, norms, any activation, with a ``QuantIdentity`` behind them. It is
         left as it is.
     example : float tensor of shape ``(N, C, H, W)``, ``(N, n)``...
-        A batch in the range of the training images.
-    check : bool or float tensor like ``example``
+        A batch in the range of the training images. For a forward of several tensors a tuple of batches, or a
+        dictionary by the names of its parameters, which become the inputs' names.
+    check : bool or like ``example``
         The result is compared with the model's own forward, layer by layer, on the example, random and extreme images
-        of its range (one forward pass of at most 15 images); on a tensor's images instead; with False on none.
+        of its range (one forward pass of at most 17 images); on images of your own instead; with False on none.
         ``checked`` of the result says what was compared.
 
     Returns
@@ -59,7 +62,7 @@ def from_brevitas(model: nn.Module, example: Tensor, *, check: bool | Tensor = T
 
     Examples
     --------
-    >>> import brevitas.nn as qnn
+    >>> import torch; import brevitas.nn as qnn
     >>> net = nn.Sequential(
     ...     qnn.QuantIdentity(return_quant_tensor=True), qnn.QuantLinear(4, 3, bias=True),
     ...     qnn.QuantReLU(return_quant_tensor=True), qnn.QuantLinear(3, 2, bias=False))
@@ -68,17 +71,19 @@ def from_brevitas(model: nn.Module, example: Tensor, *, check: bool | Tensor = T
     [('_1', (3,)), ('_3', (2,))]
     """
     qnn = _toolkit()
-    check_example(model, example)
-    with _quiet(), left_alone(example.device):
+    given = check_example(model, example)
+    with _quiet(), left_alone(given.tensors[0].device):
         twin = copy.deepcopy(model).eval()
         graph = traced_graph(_Tracer(), twin)
         _check_runs(graph, twin, qnn)
         modules = {**MODULES, **handlers(qnn)}
-        walker = BrevitasWalker(record(twin, graph, example), modules, FUNCTIONS, METHODS, "brevitas")
-        q = walker.walk()
-        return check_conversion(
-            q, lambda images: show(copy.deepcopy(model).eval(), walker.shown, images), example, check
-        )
+        walker = BrevitasWalker(record(twin, graph, given.given), modules, FUNCTIONS, METHODS, "brevitas")
+        q = walker.walk(given.names)
+
+        def run(images: Given) -> Shown:
+            return show(copy.deepcopy(model).eval(), walker.shown, given.replaced(images))
+
+        return check_conversion(q, run, given.given, check)
 
 
 @contextmanager

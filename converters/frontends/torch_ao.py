@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from converters.frontends.checking import check_conversion, left_alone
+from converters.frontends.checking import Shown, check_conversion, left_alone
+from converters.frontends.examples import Given
 from converters.frontends.operations import FUNCTIONS, METHODS, MODULES, of_module, refuse, same
 from converters.frontends.torch_ao_quantisers import TorchAoWalker, fake_quantise
 from converters.frontends.torch_ao_trace import evaluated, quiet, toolkit, trace
@@ -21,12 +22,13 @@ from converters.frontends.torch_ao_weights import functional_conv, functional_li
 from converters.frontends.tracing import check_example, where_is
 from converters.frontends.walker import Handler, Walker
 from converters.frontends.watching import show
+from converters.inputs import Batches
 from converters.quantised import QuantGraph
 
 __all__ = ["from_torch_ao"]
 
 
-def from_torch_ao(model: nn.Module, example: Tensor, *, check: bool | Tensor = True) -> QuantGraph:
+def from_torch_ao(model: nn.Module, example: Batches, *, check: bool | Batches = True) -> QuantGraph:
     """Integers, scales and topology of a model prepared for QAT by ``torch.ao.quantization``, and trained.
 
     Parameters
@@ -35,10 +37,11 @@ def from_torch_ao(model: nn.Module, example: Tensor, *, check: bool | Tensor = T
         Eager mode (``QuantStub``, ``fuse_modules_qat``, ``prepare_qat``, ``FloatFunctional``) or FX mode
         (``prepare_qat_fx``); before ``convert``. It is left as it is.
     example : float tensor of shape ``(N, C, H, W)`` or ``(N, n)``
-        A batch in the range of the training images.
-    check : bool or float tensor like ``example``
+        A batch in the range of the training images. For a forward of several tensors a tuple of batches, or a
+        dictionary by the names of its parameters, which become the inputs' names.
+    check : bool or like ``example``
         The result is compared with the model's own forward, layer by layer, on the example, random and extreme images
-        of its range (one forward pass of at most 15 images); on a tensor's images instead; with False on none.
+        of its range (one forward pass of at most 17 images); on images of your own instead; with False on none.
         ``checked`` of the result says what was compared.
 
     Returns
@@ -72,14 +75,16 @@ def from_torch_ao(model: nn.Module, example: Tensor, *, check: bool | Tensor = T
     >>> [(layer.name, layer.shape) for layer in from_torch_ao(prepared, x).layers]
     [('_0', (3,)), ('_2', (2,))]
     """
-    check_example(model, example)
-    with quiet(), left_alone(example.device):
-        walker = TorchAoWalker(trace(model, example), _modules(), {**FUNCTIONS, **_WEIGHTED}, METHODS, "torch_ao")
-        q = walker.walk()
+    given = check_example(model, example)
+    with quiet(), left_alone(given.tensors[0].device):
+        walker = TorchAoWalker(trace(model, given.given), _modules(), {**FUNCTIONS, **_WEIGHTED}, METHODS, "torch_ao")
+        q = walker.walk(given.names)
+
+        def run(images: Given) -> Shown:
+            return show(evaluated(model), walker.shown, given.replaced(images))
+
         # whatever the type of the images, its fake-quantisers round in float32
-        return check_conversion(
-            q, lambda images: show(evaluated(model), walker.shown, images), example, check, dtype=torch.float32
-        )
+        return check_conversion(q, run, given.given, check, dtype=torch.float32)
 
 
 _UNPREPARED = refuse(

@@ -15,9 +15,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from converters.errors import ConversionError
+from converters.frontends.examples import Given
 from converters.frontends.in_place_proxies import InPlaceTracer
 from converters.frontends.tracing import Traced, record, traced_graph, where_is
 
@@ -101,7 +102,7 @@ def evaluated(model: nn.Module) -> nn.Module:
     return model
 
 
-def trace(model: nn.Module, example: Tensor) -> Traced:
+def trace(model: nn.Module, example: Given) -> Traced:
     """The graph of a prepared model, run once on ``example`` in eval mode with the observers off.
 
     Works on a copy. The run yields the shapes, and refreshes the scales: the toolkit's fused

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from converters.errors import ConversionError
+from converters.frontends.examples import Example, Given, example_of
 from converters.frontends.functional import Effects, make_functional, partly_changed, version
 from converters.frontends.in_place_proxies import InPlaceTracer
 from converters.frontends.watching import call_numbers
@@ -51,20 +52,18 @@ class _Recorder(fx.Interpreter):
         return out
 
 
-def check_example(model: Any, example: Any) -> None:
-    """Raise a ConversionError unless these are a module, of finite weights, and a float batch."""
+def check_example(model: Any, example: Any) -> Example:
+    """The example of a model; a ConversionError unless these are a module, of finite weights, and float batches."""
     if not isinstance(model, nn.Module):
         raise ConversionError("model", f"{type(model).__name__}", "give a torch.nn.Module")
     check_finite(model)
-    if not isinstance(example, Tensor) or not example.is_floating_point() or example.ndim < 2:
-        found = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
-        raise ConversionError("example", f"{found}", "give a float batch of images, (N, C, H, W) or (N, n)")
+    given = example_of(model, example)
     types = {x.dtype for x in model.parameters() if x.is_floating_point()}
-    if len(types) == 1 and example.dtype not in types:
-        (dtype,) = types
-        raise ConversionError("example", f"{example.dtype} for a model in {dtype}", f"give it as {dtype}")
-    if not bool(torch.isfinite(example).all()):
-        raise ConversionError("example", "NaN or infinite pixels", "clean the data first")
+    for x in given.tensors:
+        if len(types) == 1 and x.dtype not in types:
+            (dtype,) = types
+            raise ConversionError("example", f"{x.dtype} for a model in {dtype}", f"give it as {dtype}")
+    return given
 
 
 @torch.no_grad()
@@ -94,7 +93,7 @@ def traced_graph(tracer: InPlaceTracer, model: nn.Module) -> fx.Graph:
     return graph
 
 
-def record(model: nn.Module, graph: fx.Graph, example: Tensor) -> Traced:
+def record(model: nn.Module, graph: fx.Graph, example: Given) -> Traced:
     """Make a graph of ``model`` functional, run it on ``example``, and keep what every node gave.
 
     In-place operations are written out of place, in the graph and in the modules of ``model``: give a copy. Only then
@@ -130,18 +129,34 @@ def record(model: nn.Module, graph: fx.Graph, example: Tensor) -> Traced:
     return Traced(needed(graph), modules, attribute, shapes, constants, results, calls)
 
 
-def _run(model: nn.Module, graph: fx.Graph, example: Tensor) -> _Recorder:
+def _run(model: nn.Module, graph: fx.Graph, example: Given) -> _Recorder:
     recorder = _Recorder(fx.GraphModule(model, graph))
+    given = _arguments(graph, example)
     try:
         with torch.no_grad():
-            recorder.run(example.detach().clone())
+            recorder.run(*given)
     except Exception as error:
+        shapes = ", ".join(str(tuple(x.shape)) for x in given if isinstance(x, Tensor))
         raise ConversionError(
             "example",
-            f"that the model does not run on shape {tuple(example.shape)} ({first_line(error)})",
+            f"that the model does not run on shape {shapes} ({first_line(error)})",
             "give a fitting batch",
         ) from error
     return recorder
+
+
+def _arguments(graph: fx.Graph, example: Given) -> list[Any]:
+    """What the graph's inputs are given: copies of the batches, or the defaults of what has none."""
+    if isinstance(example, Tensor):
+        return [example.detach().clone()]
+    found: list[Any] = []
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            name = str(node.target)
+            if name.startswith("*"):
+                raise ConversionError("forward", f"a parameter {name}", "give each tensor a parameter of its own")
+            found.append(example[name].detach().clone() if name in example else node.args[0])
+    return found
 
 
 def where_is(node: fx.Node) -> str:

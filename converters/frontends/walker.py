@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -43,7 +43,9 @@ class Walker:
         self.builder = Verbs(source, activation=self.advice["activation"], unquantised_input=self.advice["input"])
         self.shown: list[tuple[Place, Value]] = []
 
-    def walk(self) -> QuantGraph:
+    def walk(self, inputs: Sequence[str] = ("input",)) -> QuantGraph:
+        """The QuantGraph of the trace of a model whose forward calls its ``inputs`` so."""
+        self.builder.reserved = tuple(inputs) if len(inputs) > 1 else ()
         values: dict[fx.Node, Any] = {}
         for node in self.traced.nodes:
             args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
@@ -70,7 +72,8 @@ class Walker:
         if node in self.traced.constants:
             return self.traced.constants[node]
         if node.op == "placeholder":
-            return Raw(self.shape(node)[1:])
+            shape = self.shape(node)[1:]
+            return Raw(shape, name=str(target)) if self.builder.reserved else Raw(shape)
         if node.op == "get_attr":
             return self.traced.attribute(str(target))
         if node.op == "call_module":

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from converters.frontends.checking import Shown
+from converters.frontends.examples import Example
 from converters.quantised import Value
 
 __all__ = ["Place", "call_numbers", "show"]
@@ -38,14 +39,14 @@ def call_numbers(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> dict[fx.N
     return numbers
 
 
-def show(model: nn.Module, places: Iterable[tuple[Place, Value]], images: Tensor) -> Shown:
+def show(model: nn.Module, places: Iterable[tuple[Place, Value]], images: Example) -> Shown:
     """Run ``model`` as it is on ``images``, and take down what is put out at ``places``, layer by layer.
 
     Leaves hooks behind: give a copy. A place that the run does not come by is left out.
     """
     places = list(places)
     watch = _Watch(model, [place for place, _ in places])
-    output = plain(model(images))
+    output = plain(images.call(model))
     values: list[tuple[str, Tensor]] = []
     for place, value in places:
         real = watch.found.get(place)
