@@ -17,11 +17,14 @@ import torch
 from markupsafe import escape
 
 import converters
+from converters.errors import ConversionError
 from converters.network import Network
 from converters.reporting.charts import accuracy_chart
 from converters.reporting.details import describe, layer_rows, pack, traces, unpack
 from converters.reporting.page import load_run, render
 from converters.reporting.sections import energy_rows
+from converters.testing.networks import NETWORKS
+from converters.testing.networks import images as network_images
 from converters.zoo.datasets import Images, load
 from converters.zoo.named import load_checkpoint
 from tests.command_line import Calif
@@ -641,3 +644,22 @@ def test_the_policy_stops_what_would_get_in(browser: Any, run: dict, tmp_path: P
     assert all("Content Security Policy" in message for message in told)
     assert "taken" not in browser.title
     assert shown(browser)["step"] != "", "the page's own script runs"
+
+
+def test_several_outputs_and_inputs(tmp_path: Path) -> None:
+    """Of several outputs every layer has its row, and the first one is the prediction; several inputs are refused."""
+    q = NETWORKS["heads"]()
+    x = network_images(q, 4)
+    labels = q.predict(x)
+    run = converters.make_report(q, x, labels, tmp_path / "heads.html", checked=1)
+    (row,) = run["windows"]
+    assert row["snn_accuracy"] == 1
+    assert row["counts_compared"] > 0 == row["count_mismatches"]
+    assert {layer["name"] for layer in run["details"]["windows"][0]["layers"][1:]} == {one.name for one in q.layers}
+    assert "heads.html" in {p.name for p in tmp_path.iterdir()}
+    q = NETWORKS["two inputs"]()
+    given = network_images(q, 4)
+    wanted = r"q: found 2 inputs \(picture, about\), where a report shows one picture for each label; give a tensor"
+    for wrong in (given, given[0]):
+        with pytest.raises(ConversionError, match=wanted):
+            converters.make_report(q, wrong, labels, tmp_path / "no.html")

@@ -37,6 +37,8 @@ def make_report(
 ) -> dict[str, Any]:
     """Run a network at one window or several, compare every count, and write it all as one HTML page.
 
+    Of several outputs, accuracies and predictions are those of the main one, the first; counts are those of all layers.
+
     Parameters
     ----------
     q : QuantGraph
@@ -61,7 +63,7 @@ def make_report(
     Raises
     ------
     ConversionError
-        If images and labels do not fit the network or each other.
+        If images and labels do not fit the network or each other, or the network has several inputs.
 
     Examples
     --------
@@ -74,6 +76,13 @@ def make_report(
     >>> [(row["T"], row["count_mismatches"]) for row in run["windows"]]
     [(2, 0), (4, 0)]
     """
+    if len(q.inputs) > 1:
+        names = ", ".join(spec.name for spec in q.inputs)
+        raise ConversionError(
+            "q",
+            f"{len(q.inputs)} inputs ({names}), where a report shows one picture for each label",
+            "give a tensor for each to converters.run and converters.cross_check",
+        )
     check_images(images, q.input.shape)
     if not isinstance(labels, Tensor) or labels.shape != images.shape[:1] or not len(images):
         found = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
