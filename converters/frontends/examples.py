@@ -114,6 +114,6 @@ def _names(bound: inspect.BoundArguments) -> tuple[str, ...]:
 def _check(where: str, x: Any) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
         found = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise ConversionError(where, found, "give a float batch of real images, (N, C, H, W)")
+        raise ConversionError(where, found, "give a float batch of real images, (N, C, H, W) or (N, n)")
     if not bool(torch.isfinite(x).all()):
         raise ConversionError(where, "NaN or infinite pixels", "clean the data first")

@@ -655,7 +655,7 @@ def test_errors_of_the_call() -> None:
         from_torch_ao("lenet", x)  # type: ignore[arg-type]
     with pytest.raises(ConversionError, match=r"^example: found ndarray; give a float batch"):
         from_torch_ao(model, x.numpy())  # type: ignore[arg-type]
-    with pytest.raises(ConversionError, match=r"^example: found \(2,\); give a float batch"):
+    with pytest.raises(ConversionError, match=r"^example: found torch.float32 of shape \(2,\); give a float batch"):
         from_torch_ao(model, torch.zeros(2))
     with pytest.raises(ConversionError, match=r"^example: found that the model does not run on shape \(2, 3, 8, 8\)"):
         from_torch_ao(model, torch.zeros(2, 3, 8, 8))
