@@ -140,6 +140,7 @@ class _Clock:
 def machine(torch_version: str) -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
     name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
+    torch_version = torch_version.partition("+")[0]
     return f"{os.cpu_count()} cores, {name}, torch {torch_version}"
 
 
