@@ -194,7 +194,7 @@ MISTAKES = [
     (["run", *FAST, "--nonsense"], r"No such option: --nonsense"),
     (["fly"], r"No such command 'fly'"),
     (["train", "--toolkit", "tflite"], r"--toolkit: found 'tflite'; calif trains with pt2e, brevitas"),
-    (["train", "--network", "alexnet"], r"network: found 'alexnet'; use one of lenet5, lenet5x4, vgg9"),
+    (["train", "--network", "alexnet"], r"network: found 'alexnet'; use one of lenet5, lenet5se, lenet5x4, vgg9"),
     (["train", "--levels", "0"], r"'--levels'"),
     (["train", "--weight-bits", "9"], r"'--weight-bits'"),
     (["train", "--out", "text.safetensors"], r"text.safetensors"),

@@ -13,6 +13,7 @@ __all__ = ["DATASETS", "NETWORKS", "PAPER", "TABLE2", "TABLE3", "TABLE4", "Repor
 PAPER = "Gao et al. 2023"
 NETWORKS = {
     "lenet5": "LeNet-5",
+    "lenet5se": "LeNet-5 with max pools, PReLU and squeeze-excite",
     "lenet5x4": "LeNet-5, four times as wide",
     "vgg9": "VGG-9",
     "resnet11h": "ResNet-11H",

@@ -6,7 +6,8 @@ import io
 import json
 import os
 import pickle
-import resource
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -264,11 +265,18 @@ def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
 def test_a_full_disk(tmp_path: Path, size: int) -> None:
     """Of fewer bytes than a checkpoint: one line, and no half of a file."""
 
-    def work() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-        phase(tmp_path, 1)
-
-    message, _ = in_a_child(work)
+    # a process of its own: a fork of one whose autograd has threads cannot train
+    program = (
+        "import resource, sys\nfrom pathlib import Path\nfrom tests.hostile.test_training_files import phase\n"
+        "folder, size = Path(sys.argv[1]), int(sys.argv[2])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))\n"
+        "try:\n    phase(folder, 1)\nexcept Exception as error:\n    print(type(error).__name__, error, sep=': ')\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path), str(size)]
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
+    message = done.stdout.strip()
     assert message == (
         f"ConversionError: {tmp_path / 'x.qat.pt'}: found that it cannot be written (File too large); "
         "make room, or choose another folder"

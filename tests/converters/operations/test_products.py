@@ -16,7 +16,7 @@ import converters
 from converters.errors import ConversionError
 from converters.graph_builder import GraphBuilder
 from converters.network import Network
-from converters.operations import Add, Conv2d, Levels, Linear, MatMul, MaxOver, Operation, Product
+from converters.operations import Add, Conv2d, Levels, Linear, MatMul, MaxOver, Operation, Product, Scale
 from converters.quantised import QuantGraph
 from tests.converters.operations.everywhere import integers, simulated, written_and_read
 
@@ -158,6 +158,11 @@ def test_a_directly_coded_input_times_itself() -> None:
     b = GraphBuilder()
     x = b.input((3,), scale=0.1, q_min=-9, q_max=9)
     q = b.build(b.layer("square", [((x, x), Product())], threshold=9.0, y_min=0, y_max=4, scale=0.3))
+    simulated(q, integers(q, 5), coding="direct")
+    b = GraphBuilder()
+    x = b.input((3,), scale=0.1, q_min=-9, q_max=9)
+    y = b.layer("half", [(x, Scale(1))], threshold=2.0, y_min=-4, y_max=4, scale=0.2)
+    q = b.build(b.layer("mixed", [((x, y), Product())], threshold=9.0, y_min=0, y_max=4, scale=0.3))
     graph = converters.to_nir(q, coding="direct")
     with pytest.raises(ConversionError, match="use coding isi"):
         converters.run(graph, integers=integers(q, 2))
