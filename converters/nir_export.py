@@ -8,6 +8,7 @@ from dataclasses import replace
 import nir
 import numpy as np
 
+from converters.errors import ConversionError
 from converters.lattice import Certificate, fit
 from converters.naming import LONGEST, Names
 from converters.nodes import CaLIF, SpikeEncoder
@@ -56,6 +57,8 @@ def to_nir(q: QuantGraph, T: int | None = None, *, coding: str = "isi", bits: in
     >>> g.nodes["fc"].v_threshold, g.nodes["fc"].leak
     (array([3.]), array([-0.25]))
     """
+    if not isinstance(q, QuantGraph):
+        raise ConversionError("q", type(q).__name__, "give a quantised network, as from_pt2e returns it")
     if coding == "auto":
         coding = q.coding_for(T)
     window = q.levels_of(coding) if T is None else T

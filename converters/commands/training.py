@@ -81,7 +81,9 @@ def train_network(
 
 
 def train(
-    network: Annotated[str, typer.Option(help="lenet5, lenet5se, lenet5x4, vgg9, resnet11h, mobilenet20 or vgg16.")] = "lenet5",
+    network: Annotated[
+        str, typer.Option(help="lenet5, lenet5se, lenet5x4, vgg9, vgg16, resnet11h, mobilenet20.")
+    ] = "lenet5",
     dataset: Annotated[
         str, typer.Option(help="digits, mnist, cifar10, cifar100, caltech101, tinyimagenet, or a folder.")
     ] = "digits",

@@ -46,6 +46,8 @@ def write(path: str | os.PathLike, graph: nir.NIRGraph) -> None:
     ConversionError
         If a node's name is one that readers must refuse, the folder does not exist, or the disk is full.
     """
+    if not isinstance(graph, nir.NIRGraph):
+        raise ConversionError("graph", type(graph).__name__, "give a NIR graph: write(path, graph)")
     for name in graph.nodes:
         check_name("node", name)
     graph = without_repeats(graph)

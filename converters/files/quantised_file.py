@@ -62,6 +62,8 @@ def save_quantised(path: str | os.PathLike, q: QuantGraph, *, notes: dict[str, A
     ConversionError
         If the folder does not exist, or notes are no JSON (NaN is none).
     """
+    if not isinstance(q, QuantGraph):
+        raise ConversionError("q", type(q).__name__, "give a quantised network: save_quantised(path, q)")
     tensors: dict[str, Tensor] = {}
     layers = []
     for layer in q.layers:
@@ -88,7 +90,7 @@ def save_quantised(path: str | os.PathLike, q: QuantGraph, *, notes: dict[str, A
     if q.checked is not None:
         topology["checked"] = q.checked.as_dict()
     metadata = {"format": FORMAT, "topology": _json(topology)}
-    data = _in_order(save({k: t.contiguous() for k, t in tensors.items()}, metadata))
+    data = _in_order(save({k: t.clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}, metadata))
     if Path(path).suffix == ".xz":
         data = lzma.compress(data, preset=9)
     with atomic_path(path) as temporary:

@@ -222,7 +222,8 @@ def _chance(noise: Any) -> float | None:
     drawn, factor = noise.args
     if not isinstance(drawn, fx.Node) or drawn.target is not _a.bernoulli.p or isinstance(factor, fx.Node):
         return None
-    share = float(drawn.args[1])
+    p = arguments(drawn)["p"]
+    share = 0.5 if p is None else float(p)  # export leaves the default out, and its schema does not say it
     return share if abs(share * factor - 1) < 1e-9 else None
 
 

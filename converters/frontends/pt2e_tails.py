@@ -47,6 +47,8 @@ def _tail_of(node: fx.Node) -> tuple[str, dict[str, Any]] | None:
             return None
         return name, {"dim": a["dim"], **({"keepdim": True} if a.get("keepdim") else {})}
     if name in _INTERPOLATED:
+        if not _of_sizes_alone(node, shape):
+            return None
         size = list(shape[1:])
         corners = bool(arguments(node)["align_corners"])
         return "interpolate", {"size": size, "mode": _INTERPOLATED[name], "align_corners": corners}
@@ -62,6 +64,19 @@ def _tail_of(node: fx.Node) -> tuple[str, dict[str, Any]] | None:
             dims[i], dims[j] = dims[j], dims[i]
         return None if dims[0] else ("permute", {"dims": [d - 1 for d in dims[1:]]})
     return None
+
+
+def _of_sizes_alone(node: fx.Node, shape: tuple[int, ...]) -> bool:
+    """Whether an interpolation follows from the sizes before and behind: a factor of its own may be another ratio."""
+    given = arguments(node)
+    factors = given.get("scale_factors") or [v for k, v in given.items() if k.startswith("scales")]
+    source = node.args[0]
+    while isinstance(source, fx.Node) and source.op == "call_module":  # a quantiser, which keeps the shape
+        source = source.args[0]
+    before = _shape(source)[-len(shape[1:]) :] if isinstance(source, fx.Node) else ()
+    factors = [f for f in factors if f is not None]
+    sizes = zip(before, factors, shape[1:], strict=False)
+    return not factors or (len(before) == len(factors) and all(n * f == m for n, f, m in sizes))
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
