@@ -142,12 +142,25 @@ class SpikingNetwork(nn.Module):
         steps = {self._steps(name, one) for name, one in given.items()}
         if len(steps) > 1:
             raise ConversionError("input", "blocks of different lengths", "give as many steps of each input")
+        self._check_silence(given, steps)
         if steps == {None}:
             spikes = self.step(given)
         else:
             each = [self.step(dict(zip(given, one, strict=True))) for one in zip(*given.values(), strict=True)]
             spikes = {s.name: torch.stack([now[s.name] for now in each]) for s in self.network.output_stages}
         return self._returned(spikes)
+
+    def _check_silence(self, given: Mapping[str, Tensor], steps: set[int | None]) -> None:
+        """Refuse input after the window: it would be added to what came before, and no leak would go with it."""
+        (length,) = steps
+        late = max(0, self.window - self.t)
+        for one in given.values():
+            beyond = one if length is None and not late else one[:0] if length is None else one[late:]
+            if bool(beyond.any()):
+                found = f"input at step {max(self.t, self.window)}, after the window of {self.window} steps"
+                raise ConversionError(
+                    "input", found, "call reset() before other images; settle() takes the steps after it"
+                )
 
     def _steps(self, name: str, x: Tensor) -> int | None:
         """How many steps of an input there are; None of a single one without an axis for them."""

@@ -119,7 +119,10 @@ def prepare_qat(
         twin = copy.deepcopy(model).train()
     except Exception as error:
         raise ConversionError(
-            type(model).__name__, f"that it cannot be copied ({first_line(error)[:160]})", "let copy.deepcopy take it"
+            type(model).__name__,
+            f"that it cannot be copied ({first_line(error)[:160]})",
+            "let copy.deepcopy take it: call torch.nn.utils.prune.remove on pruned layers, and write weight norm as "
+            "torch.nn.utils.parametrizations.weight_norm",
         ) from error
     _hold_spectral_norms(twin)
     prepared = _prepared(_exported(twin, given), quantizer)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torchvision.ops import StochasticDepth
 
 import converters
@@ -102,3 +103,46 @@ def test_arguments_of_another_kind(call: Any, tmp_path: Path) -> None:
     with pytest.raises(converters.ConversionError, match="give a "):
         call(q, converters.to_nir(q), tmp_path / "x")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("coding", ["isi", "direct"])
+def test_the_module_takes_no_input_after_its_window(coding: str) -> None:
+    """Other images of the same number, without a reset, would be added to the first ones."""
+    torch.manual_seed(0)
+    x = torch.rand(4, 5)
+    q, _ = converted(Twice(), x)
+    net = converters.to_snntorch(converters.to_nir(q, coding=coding))
+    net(net.encode(x))
+    net.settle()
+    net(torch.zeros(2, 4, 5))
+    for late in (net.encode(x), net.encode(x)[0] + 1):
+        with pytest.raises(converters.ConversionError, match="after the window of 15 steps; call reset"):
+            net(late)
+    net.reset()
+    net(net.encode(x))
+    net.settle()
+    assert torch.equal(net.read_out(), q.logits(q.execute(x)))
+    net.reset()
+    with pytest.raises(converters.ConversionError, match="input at step 15"):
+        net(torch.cat([net.encode(x), net.encode(x)]))
+
+
+@pytest.mark.parametrize("what", ["prune.remove", "parametrizations.weight_norm"])
+def test_layers_that_cannot_be_copied(what: str) -> None:
+    """Their error names the way out, and that is one."""
+    net = nn.Sequential(nn.Linear(5, 3), nn.ReLU())
+    if what == "prune.remove":
+        prune.l1_unstructured(net[0], "weight", amount=0.4)
+        net(torch.rand(2, 5))
+    else:
+        with pytest.warns(FutureWarning):
+            nn.utils.weight_norm(net[0])
+        net(torch.rand(2, 5))
+    with pytest.raises(converters.ConversionError, match=what):
+        converters.prepare_qat(net, torch.rand(4, 5))
+    if what == "prune.remove":
+        prune.remove(net[0], "weight")
+    else:
+        net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(5, 3)), nn.ReLU())
+    q, _ = converted(net, torch.rand(4, 5))
+    assert q.checked is not None

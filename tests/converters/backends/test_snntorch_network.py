@@ -160,7 +160,13 @@ def test_other_images_want_a_reset() -> None:
     net = converters.to_snntorch(converters.to_nir(q, T=5))
     with torch.no_grad():
         net(net.encode(images(q, 1)))
-        with pytest.raises(ConversionError, match=r"input: found 3 images after 5 steps of 1; call reset\(\) before"):
+        with pytest.raises(
+            ConversionError, match=r"input: found input at step 5, after the window .* call reset\(\) before"
+        ):
             net(net.encode(images(q, 3)))
+        net.reset()
+        net(net.encode(images(q, 1))[:2])
+        with pytest.raises(ConversionError, match=r"input: found 3 images after 2 steps of 1; call reset\(\) before"):
+            net(net.encode(images(q, 3))[:3])
         net.reset()
         net(net.encode(images(q, 3)))
