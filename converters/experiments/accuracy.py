@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["fig4", "table2"]
 
 # Okabe and Ito, one colour for each network
-COLOURS = dict(zip(NETWORKS, ("#56B4E9", "#CC79A7", "#0072B2", "#009E73", "#E69F00", "#D55E00"), strict=True))
+_PALETTE = ("#56B4E9", "#CC79A7", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#F0E442")
+COLOURS = dict(zip(NETWORKS, _PALETTE, strict=True))
 
 
 def _rows(session: Session) -> list[dict[str, Any]]:

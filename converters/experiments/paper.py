@@ -13,12 +13,12 @@ __all__ = ["DATASETS", "NETWORKS", "PAPER", "TABLE2", "TABLE3", "TABLE4", "Repor
 PAPER = "Gao et al. 2023"
 NETWORKS = {
     "lenet5": "LeNet-5",
-    "lenet5se": "LeNet-5 with max pools, PReLU and squeeze-excite",
     "lenet5x4": "LeNet-5, four times as wide",
     "vgg9": "VGG-9",
     "resnet11h": "ResNet-11H",
     "mobilenet20": "MobileNet-20",
     "vgg16": "VGG-16",
+    "lenet5se": "LeNet-5 with max pools, PReLU and squeeze-excite",
 }
 DATASETS = {
     "mnist": "MNIST",

@@ -48,6 +48,7 @@ def test_memory_is_limited() -> None:
     assert "memory" in out
 
 
+@pytest.mark.slow
 def test_growth(tmp_path: Path) -> None:
     q = load_checkpoint("lenet5-mnist-8")[0]
     rows = []

@@ -172,6 +172,7 @@ def test_no_float_epochs_keep_the_start(tmp_path: Path) -> None:
     assert of_network(second.graph) == of_network(first.graph)  # every integer and threshold
 
 
+@pytest.mark.slow
 def test_averaged_weights(tmp_path: Path) -> None:
     """The mean of every tenth step's weights, the same bits after a stop; the quantised phase goes on from there."""
     data, test = load("digits", "train").first(160), load("digits", "test").first(12)
