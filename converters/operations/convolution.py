@@ -43,6 +43,8 @@ class Kernels(Weighted):
 
     rank: ClassVar[int]
     """How many axes a map has beside its channels."""
+    _act: ClassVar[Any]
+    _module: ClassVar[type[nn.Module]]
     weight: Tensor
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -119,12 +121,21 @@ class Kernels(Weighted):
     def _geometry(self) -> dict[str, Any]:
         return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
 
+    def _laid_out(self) -> Tensor:
+        """The weight as PyTorch's module has it."""
+        return in_order(self.weight)
+
+    def module(self) -> nn.Module:
+        out, per_group, *kernel = self.weight.shape
+        make: Any = self._module
+        layer: nn.Module = make(per_group * self.groups, out, tuple(kernel), bias=False, **self._geometry)
+        layer.weight = float_parameter(self._laid_out())
+        return layer
+
 
 class _Convolution(Kernels):
     """Of any rank."""
 
-    _act: ClassVar[Any]
-    _module: ClassVar[type[nn.Module]]
     _node: ClassVar[type[nir.NIRNode] | None] = None
 
     def sizes(self, here: Shape) -> Shape:
@@ -190,13 +201,6 @@ class _Convolution(Kernels):
         make: Any = cls
         op = make(weight, stride, whole_numbers(name, node.padding, rank), dilation, groups)
         return op, channel_bias(node.bias)
-
-    def module(self) -> nn.Module:
-        out, per_group, *kernel = self.weight.shape
-        make: Any = self._module
-        layer: nn.Module = make(per_group * self.groups, out, tuple(kernel), bias=False, **self._geometry)
-        layer.weight = float_parameter(in_order(self.weight))
-        return layer
 
 
 @register

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch.nn.functional as F
 from scipy import sparse
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from converters.errors import ConversionError
 from converters.operations.contract import Operation, Shape, register
 from converters.operations.convolution import Kernels, Pair, Triple, convolution_of
-from converters.operations.weights import float_parameter
 
 __all__ = ["ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "from_pytorch", "transposed_of"]
 
@@ -21,8 +20,6 @@ class _Transposed(Kernels):
     """Of any rank. PyTorch's own weights have the channels that come in first: see :func:`from_pytorch`."""
 
     output_padding: tuple[int, ...]
-    _act: ClassVar[Any]
-    _module: ClassVar[type[nn.Module]]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,7 +43,7 @@ class _Transposed(Kernels):
         key = "pytorch", x.dtype, x.device
         if key not in self._copies:
             self._copies[key] = _regrouped(self.weight_as(x), self.groups)
-        return self._act(x, self._copies[key], **self._geometry, output_padding=self.output_padding)
+        return self._act(x, self._copies[key], **self._geometry)
 
     def matrix(self, shape: Shape) -> sparse.csr_array:
         if any(more >= s for more, s in zip(self.output_padding, self.stride, strict=True)):
@@ -56,19 +53,12 @@ class _Transposed(Kernels):
         )
         return sparse.csr_array(back.matrix(self.output_shape(shape)).T)  # of which this is the transpose
 
-    def module(self) -> nn.Module:
-        make: Any = self._module
-        out, per_group, *kernel = self.weight.shape
-        layer: nn.Module = make(
-            per_group * self.groups,
-            out,
-            tuple(kernel),
-            bias=False,
-            output_padding=self.output_padding,
-            **self._geometry,
-        )
-        layer.weight = float_parameter(_regrouped(self.weight, self.groups))
-        return layer
+    @property
+    def _geometry(self) -> dict[str, Any]:
+        return {**super()._geometry, "output_padding": self.output_padding}
+
+    def _laid_out(self) -> Tensor:
+        return _regrouped(self.weight, self.groups)
 
 
 def _regrouped(weight: Tensor, groups: int) -> Tensor:
