@@ -16,7 +16,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from converters.notices import silenced
+from converters.console.notices import silenced
 
 _HOMES = {
     "anytime_curve": "converters.measuring.anytime",

@@ -18,9 +18,9 @@ from typing import Annotated, Any
 
 import typer
 
+from converters.console.notices import silenced
+from converters.console.printing import STANDARD_OUTPUT, printable, standard_output
 from converters.errors import ConversionError, ConversionWarning
-from converters.notices import silenced
-from converters.printing import STANDARD_OUTPUT, printable, standard_output
 
 __all__ = ["main"]
 

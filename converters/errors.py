@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from converters.printing import printable
+from converters.console.printing import printable
 
 __all__ = ["ConversionError", "ConversionWarning", "FileFormatError", "MissingExtraError", "warn"]
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from calif_plugins.parameters import TieRule
 from converters.errors import ConversionError
-from converters.exact_sums import exact
-from converters.naming import Names
+from converters.exact.sums import exact
+from converters.graphs.naming import Names
 from converters.operations import Concatenate, Flatten, Operation, Scale, Synapse
 from converters.operations.moving import Move, folded
-from converters.outputs import Output, placed
+from converters.ports.outputs import Output, placed
+from converters.ports.tails import Tail
 from converters.quantised import InputSpec, Layer, QuantGraph
-from converters.tails import Tail
 from converters.values import Part, Value, concatenated, moved, places
 
 __all__ = ["GraphBuilder", "Operands", "Part", "Returned", "Value", "common_unit"]

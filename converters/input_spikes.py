@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
-from converters.exact_sums import add_up
+from converters.exact.sums import add_up
 from converters.network import Network
 from converters.operations import Synapse
 

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from calif_plugins.parameters import CaLIFParameters
 from converters.errors import ConversionError
-from converters.exact_sums import add_up
+from converters.exact.sums import add_up
 from converters.graphs.flattening import flat
 from converters.graphs.order import in_order
 from converters.graphs.stock_files import about_stock, ways_of_stock
-from converters.inputs import Batches, accept, packed, unpacked
 from converters.nodes import CaLIF, SpikeEncoder
 from converters.operations import Operation, Scale, Shape, Synapse
 from converters.operations.node import CaLIFOperation, known_nodes, operations_by_node
-from converters.outputs import as_outputs, check_outputs, leaves
-from converters.ports import inputs_of, outputs_of
+from converters.ports.inputs import Batches, accept, packed, unpacked
+from converters.ports.metadata import inputs_of, outputs_of
+from converters.ports.outputs import as_outputs, check_outputs, leaves
 from converters.quantised import InputSpec
 
 __all__ = ["Network", "Stage", "float64"]
@@ -106,7 +106,7 @@ class Network:
         Each fed by encoders or by earlier stages.
     window : int
         ``T``.
-    outputs : structure of :class:`~converters.outputs.Output`
+    outputs : structure of :class:`~converters.ports.outputs.Output`
         What the network returns; the last stage alone, where nothing is said.
     """
 
@@ -189,7 +189,7 @@ class Network:
     def accept(self, images: Batches | None, integers: Batches | None) -> Tensor:
         """Integers of a batch, checked; of several inputs side by side, ``(N, values)``, as backends are given them.
 
-        See :func:`converters.inputs.accept`; :meth:`by_input` takes them apart.
+        See :func:`converters.ports.inputs.accept`; :meth:`by_input` takes them apart.
         """
         return packed(accept(list(self.specs.values()), images, integers))
 

@@ -9,12 +9,12 @@ import nir
 import numpy as np
 
 from converters.errors import ConversionError
+from converters.graphs.naming import LONGEST, Names
 from converters.lattice import Certificate, fit
-from converters.naming import LONGEST, Names
 from converters.nodes import CaLIF, SpikeEncoder
 from converters.operations import Scale
-from converters.outputs import places
-from converters.ports import ports_metadata
+from converters.ports.metadata import ports_metadata
+from converters.ports.outputs import places
 from converters.quantised import Layer, QuantGraph
 
 __all__ = ["certificates", "to_nir"]

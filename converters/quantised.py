@@ -23,14 +23,14 @@ from torch import Tensor
 from calif_plugins.parameters import TIE_RULES, TieRule
 from converters.checked import Checked
 from converters.errors import ConversionError
-from converters.exact_sums import add_up, exact
-from converters.input_range import warn_of_cut
-from converters.inputs import Batches, accept, split
+from converters.exact.rounding import exact_round
+from converters.exact.sums import add_up, exact
+from converters.exact.whole_charges import whole_charge
 from converters.operations import Shape, Synapse
 from converters.operations.coarsening import coarsened_range, shrunk
-from converters.outputs import as_outputs, check_outputs, leaves, returned
-from converters.rounding import exact_round
-from converters.whole_charges import whole_charge
+from converters.ports.input_range import warn_of_cut
+from converters.ports.inputs import Batches, accept, split
+from converters.ports.outputs import as_outputs, check_outputs, leaves, returned
 
 if TYPE_CHECKING:
     from converters.graph_builder import GraphBuilder
@@ -84,7 +84,7 @@ class InputSpec:
         """Integers of a batch of images ``(N, *shape)``: int64 of the same shape (ties to even).
 
         Images in half precision are taken as the float32 numbers that they are.
-        Warns, once, of images a good part of which the range cuts (:func:`~converters.input_range.warn_of_cut`).
+        Warns, once, of images a good part of which the range cuts (:func:`~converters.ports.input_range.warn_of_cut`).
         """
         n = self.nearest(images)
         if "warned" not in self.__dict__ and warn_of_cut(self.name, n, self.q_min, self.q_max):
@@ -245,8 +245,8 @@ class QuantGraph:
     checked: Checked | None = None
     """What it was compared with when it was made; None where that was switched off, or is not known."""
     outputs: Any = None
-    """What the model returns: an :class:`~converters.outputs.Output`, or tuples, lists and dictionaries of them; a
-    layer's name stands for its output. The last layer alone, where nothing is said."""
+    """What the model returns: an :class:`~converters.ports.outputs.Output`, or tuples, lists and dictionaries of
+    them; a layer's name stands for its output. The last layer alone, where nothing is said."""
     more_inputs: tuple[InputSpec, ...] = ()
     """Behind :attr:`input`, which is the first, in the order in which the model takes them."""
 
@@ -370,8 +370,8 @@ class QuantGraph:
         """What the model returns, in its structure: :attr:`outputs` in real units, from :meth:`execute`'s result.
 
         >>> from converters.operations import Linear
-        >>> from converters.outputs import Output
-        >>> from converters.tails import Tail
+        >>> from converters.ports.outputs import Output
+        >>> from converters.ports.tails import Tail
         >>> q = QuantGraph(
         ...     InputSpec((2,), 0.25, 0, 4),
         ...     (Layer("fc", (Synapse(("input",), (Linear(torch.eye(2).int()),)),), 0.8, 0.0, 0, 9, 0.5, (2,)),),

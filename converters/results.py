@@ -11,7 +11,7 @@ from torch import Tensor
 
 from converters.errors import ConversionError
 from converters.network import Network, Stage, float64
-from converters.outputs import returned
+from converters.ports.outputs import returned
 
 __all__ = [
     "RECORDS",
@@ -86,7 +86,7 @@ class RunResult:
     def outputs(self) -> Any:
         """What the model returns, in its structure: float64 tensors in real units.
 
-        Functions behind the last quantiser (:mod:`converters.tails`) have run on them, in float.
+        Functions behind the last quantiser (:mod:`converters.ports.tails`) have run on them, in float.
         """
         return self.logits if self.output_structure is None else returned(self.output_structure, self.output_values)
 

@@ -24,7 +24,7 @@ def test_brian2_still_replaces_pytests_doctest_collector() -> None:
 def test_torchao_still_logs_a_notice_when_it_is_imported() -> None:
     code = "import torchao.quantization.pt2e"
     plain = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
-    assert "register_constant" in plain.stderr, "converters.notices need not silence torch.utils._pytree any more"
+    assert "register_constant" in plain.stderr, "converters.console need not silence torch.utils._pytree any more"
     ours = [sys.executable, "-W", "ignore", "-c", "import converters; converters.prepare_qat"]
     assert subprocess.run(ours, capture_output=True, text=True, check=True).stderr == ""
 
@@ -42,7 +42,7 @@ import sys
 import numba, torch
 import converters
 from calif_plugins import multistep
-from tests.converters.graphs import GRAPHS
+from tests.converters.sample_graphs import GRAPHS
 torch.set_num_threads(1)
 if sys.argv[1] == "plain":
     multistep.use_threads_of_torch = lambda: numba.set_num_threads(1)

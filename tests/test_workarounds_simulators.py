@@ -15,7 +15,7 @@ import converters
 from converters.interop import native
 from converters.interop.dialects import spell
 from converters.interop.feeding import expected
-from tests.converters.graphs import residual
+from tests.converters.sample_graphs import residual
 
 pytestmark = pytest.mark.filterwarnings("ignore:nirtorch.load is being deprecated")
 

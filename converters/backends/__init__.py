@@ -14,9 +14,9 @@ from calif_plugins.parameters import PHASES, Phase
 from converters.backends.contract import Backend, Settings, backend_for, backend_names, register, unregister
 from converters.backends.self_check import compare_with_closed_form, has_closed_form, sample_of, spread
 from converters.errors import ConversionError
-from converters.exact_sums import exact
-from converters.inputs import Batches
+from converters.exact.sums import exact
 from converters.network import Network
+from converters.ports.inputs import Batches
 from converters.results import RECORDS, RunResult, merge
 
 __all__ = ["Backend", "Settings", "backend_names", "register", "run", "unregister"]

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from converters.backends.charges import Charges
 from converters.errors import ConversionError
-from converters.exact_sums import add_up, exact
+from converters.exact.sums import add_up, exact
 from converters.input_spikes import InputSpikes
-from converters.inputs import Batches
 from converters.network import Network, Stage, float64
 from converters.operations import Synapse
+from converters.ports.inputs import Batches
 from converters.results import RunResult, emitted, make_result, merge
 
 __all__ = ["BASELINES", "Baseline", "run_baseline"]

@@ -15,9 +15,9 @@ from calif_plugins.encoding import direct_charge
 from calif_plugins.parameters import Phase
 from converters.errors import ConversionError
 from converters.input_spikes import InputSpikes
-from converters.inputs import Batches
 from converters.network import Network, Stage
 from converters.operations import Synapse
+from converters.ports.inputs import Batches
 from converters.results import RunResult, emitted, make_result
 
 __all__ = ["BrianNetwork", "to_brian2"]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from converters.errors import ConversionError
-from converters.exact_sums import add_up, whole_dtype
+from converters.exact.sums import add_up, whole_dtype
 from converters.network import Network, Stage
 from converters.operations import Conv2d, Linear, Operation, Synapse
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from calif_plugins import multistep
 from converters.backends.closed_form_integers import IntegerLayer, integer_layers
 from converters.backends.contract import Backend, Settings
+from converters.exact.rounding import exact_round
+from converters.exact.whole_charges import whole_charge
 from converters.network import Network, Stage, float64
 from converters.results import RunResult, read_out
-from converters.rounding import exact_round
-from converters.whole_charges import whole_charge
 
 __all__ = ["BACKEND", "ClosedForm"]
 

@@ -19,7 +19,7 @@ from converters.backends.contract import Backend, NoOptions, Settings
 from converters.backends.fast_plan import Input, Plan, PlannedLayer, first, last, places
 from converters.backends.fast_state import State
 from converters.errors import MissingExtraError
-from converters.exact_sums import add_up
+from converters.exact.sums import add_up
 from converters.input_spikes import InputSpikes
 from converters.network import Network
 from converters.results import Emitted, RunResult, make_result, merge

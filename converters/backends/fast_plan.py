@@ -13,7 +13,7 @@ from torch import Tensor
 from calif_plugins import multistep
 from converters.backends.fast_state import Parameters
 from converters.backends.integer_kernels import convolution, dense, int8_kernels, reordered
-from converters.exact_sums import whole_dtype
+from converters.exact.sums import whole_dtype
 from converters.network import Network, Stage
 from converters.operations import Conv2d, Linear, Shape, Synapse
 from converters.operations.contract import Window

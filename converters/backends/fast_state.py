@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from calif_plugins import multistep
-from converters.exact_sums import adds_exactly
+from converters.exact.sums import adds_exactly
 from converters.network import Stage, float64
 
 __all__ = ["Parameters", "State"]

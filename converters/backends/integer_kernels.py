@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from converters.exact_sums import whole_dtype
+from converters.exact.sums import whole_dtype
 from converters.operations import Conv2d, Shape
 from converters.operations.convolution import Pair
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from converters.backends.closed_form import BACKEND, ClosedFormOptions
 from converters.backends.contract import Settings
 from converters.errors import ConversionError
-from converters.exact_sums import adds_exactly
+from converters.exact.sums import adds_exactly
 from converters.network import Network, Stage
 from converters.results import RunResult
 

@@ -18,7 +18,7 @@ from converters.backends.charges import DTYPES
 from converters.backends.contract import Backend, Settings
 from converters.backends.snntorch_network import SpikingNetwork
 from converters.errors import ConversionError
-from converters.exact_sums import whole_dtype
+from converters.exact.sums import whole_dtype
 from converters.input_spikes import InputSpikes
 from converters.network import Network
 from converters.results import RunResult, emitted, make_result

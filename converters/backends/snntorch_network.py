@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from calif_plugins.snntorch import CaLIF, reset
 from converters.backends.charges import arithmetic_of, on_bytes
 from converters.errors import ConversionError
-from converters.exact_sums import add_up
+from converters.exact.sums import add_up
 from converters.input_spikes import InputSpikes
-from converters.inputs import Batches, batches
 from converters.network import Network, Stage
 from converters.operations import Operation, Synapse
 from converters.operations.convolution import in_order
-from converters.outputs import mapped, returned
+from converters.ports.inputs import Batches, batches
+from converters.ports.outputs import mapped, returned
 
 __all__ = ["SpikingLayer", "SpikingNetwork", "to_snntorch"]
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from converters.commands import common
+from converters.console.printing import json_text
 from converters.errors import ConversionError, MissingExtraError
 from converters.files.atomic import atomic_path
-from converters.printing import json_text
 from converters.reading import parse_json, read_bytes
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextCol
 from rich.table import Table
 from rich.text import Text
 
+from converters.console.printing import json_text, printable, standard_output
 from converters.errors import ConversionError
 from converters.files.atomic import atomic_path
-from converters.printing import json_text, printable, standard_output
 
 if TYPE_CHECKING:
     from converters.network import Network

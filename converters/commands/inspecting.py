@@ -91,7 +91,7 @@ def _read(target: str, window: int | None, allow_large: bool) -> _Inspected:
 
 def _describe(target: str, found: _Inspected) -> dict[str, Any]:
     """All there is to say, for JSON."""
-    from converters.outputs import described
+    from converters.ports.outputs import described
 
     network = found.network
     inputs = [

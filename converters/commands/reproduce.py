@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from converters.commands import common
+from converters.console.printing import json_text
 from converters.errors import ConversionError, MissingExtraError
 from converters.files.atomic import atomic_path
-from converters.printing import json_text
 
 if TYPE_CHECKING:
     from converters.experiments.session import Outcome, Session

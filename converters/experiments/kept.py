@@ -22,7 +22,7 @@ import converters
 from converters.errors import FileFormatError
 from converters.files.atomic import atomic_path
 from converters.operations.node import settings_of
-from converters.outputs import to_json
+from converters.ports.outputs import to_json
 from converters.quantised import QuantGraph
 from converters.reading import parse_json, read_bytes
 from converters.zoo.images import Images

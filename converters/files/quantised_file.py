@@ -24,7 +24,7 @@ from converters.files.quantised_schema import Description, LayerEntry, described
 from converters.operations import Synapse
 from converters.operations.building import build_operation, tensor_fields
 from converters.operations.node import settings_of
-from converters.outputs import Output, from_json, to_json
+from converters.ports.outputs import Output, from_json, to_json
 from converters.quantised import Checked, InputSpec, Layer, QuantGraph
 from converters.reading import parse_json, read_bytes
 

@@ -66,7 +66,7 @@ class Description(_Entry):
     checked: dict[str, Any] | None = None
     more_inputs: Annotated[list[InputEntry], Field(max_length=1000)] = Field(default_factory=list)
     outputs: dict[str, Any] | None = None
-    """As :func:`converters.outputs.to_json` has it, which checks it itself; the last layer's, where there is none."""
+    """As :func:`converters.ports.outputs.to_json` has it, which checks it itself; none: the last layer's."""
 
     @model_validator(mode="after")
     def _bounded(self) -> Description:

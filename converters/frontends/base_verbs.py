@@ -16,8 +16,8 @@ from converters.frontends.pending import Grid, Pending, Raw, Weight, chain_of, d
 from converters.graph_builder import GraphBuilder, Returned, Value, common_unit
 from converters.operations import Add, Levels, Operation, Scale, Synapse
 from converters.operations.moving import index_of
-from converters.outputs import placed
-from converters.tails import Tail
+from converters.ports.outputs import placed
+from converters.ports.tails import Tail
 from converters.values import moved
 
 __all__ = ["BaseVerbs"]
@@ -173,7 +173,7 @@ class BaseVerbs(GraphBuilder):
         return self.layer(name, [(operands, op)], threshold=1.0, y_min=low, y_max=high, scale=values[0].scale)
 
     def tail(self, name: str, x: Any, function: str, parameters: Mapping[str, Any] | None = None) -> Returned:
-        """A function of :data:`converters.tails.TAILS` that runs in float on what the network returns.
+        """A function of :data:`converters.ports.tails.TAILS` that runs in float on what the network returns.
 
         Only the output may stand behind it: used anywhere else, it is an unquantised activation.
         """

@@ -23,7 +23,7 @@ from converters.frontends.in_place_proxies import InPlaceTracer
 from converters.frontends.operations import FUNCTIONS, METHODS, MODULES
 from converters.frontends.tracing import check_example, record, traced_graph, where_is
 from converters.frontends.watching import show
-from converters.inputs import Batches
+from converters.ports.inputs import Batches
 from converters.quantised import QuantGraph
 
 __all__ = ["from_brevitas"]

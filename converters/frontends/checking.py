@@ -25,10 +25,10 @@ from torch import Tensor
 from converters.errors import ConversionError
 from converters.frontends.examples import Given
 from converters.frontends.probes import probes
-from converters.inputs import Batches, batches, split
-from converters.outputs import Output, leaves
+from converters.ports.inputs import Batches, batches, split
+from converters.ports.outputs import Output, leaves
+from converters.ports.tails import apply
 from converters.quantised import Checked, InputSpec, Layer, QuantGraph
-from converters.tails import apply
 
 __all__ = ["Comparison", "Shown", "check_conversion", "check_layers", "left_alone"]
 

@@ -15,7 +15,7 @@ from converters.errors import ConversionError
 from converters.frontends.handlers import constant, last, of_module
 from converters.frontends.tracing import where_is
 from converters.frontends.walker import Handler, Walker
-from converters.tails import TAILS
+from converters.ports.tails import TAILS
 
 __all__ = ["FUNCTIONS", "METHODS", "MODULES", "activate", "clamp"]
 

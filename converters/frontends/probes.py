@@ -10,7 +10,7 @@ from torch import Tensor
 
 from converters.errors import ConversionError
 from converters.frontends.examples import Given, each
-from converters.inputs import Batches, batches
+from converters.ports.inputs import Batches, batches
 
 __all__ = ["Probes", "limits", "own_images", "probes"]
 

@@ -36,7 +36,7 @@ from converters.frontends.pt2e_reader import read_prepared
 from converters.frontends.pt2e_rewriting import rewrite
 from converters.frontends.quantizer import CaLIFQuantizer, LevelQuantiser
 from converters.frontends.tracing import check_finite, first_line
-from converters.inputs import Batches, batches
+from converters.ports.inputs import Batches, batches
 from converters.quantised import QuantGraph
 
 __all__ = ["freeze_observers", "from_pt2e", "prepare_qat", "thaw_observers"]

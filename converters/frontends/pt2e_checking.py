@@ -17,7 +17,7 @@ from converters.frontends.examples import Example, Given, each
 from converters.frontends.probes import limits
 from converters.frontends.pt2e_module import PreparedModel
 from converters.frontends.quantizer import bypassed
-from converters.inputs import Batches
+from converters.ports.inputs import Batches
 from converters.quantised import QuantGraph
 
 __all__ = ["check_converted", "check_prepared"]

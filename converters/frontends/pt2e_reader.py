@@ -22,7 +22,7 @@ from converters.frontends.pt2e_tails import tails
 from converters.frontends.quantizer import LevelQuantiser
 from converters.frontends.verbs import Grid, Pending, Raw, Verbs, Weight
 from converters.graph_builder import Returned, Value
-from converters.outputs import mapped
+from converters.ports.outputs import mapped
 from converters.quantised import QuantGraph
 
 __all__ = ["read_prepared"]

@@ -21,7 +21,7 @@ _INTERPOLATED = {
 
 
 def tails(graph: fx.Graph) -> dict[fx.Node, tuple[str, dict[str, Any]]]:
-    """Functions of :data:`converters.tails.TAILS` and their parameters, by the nodes that they are.
+    """Functions of :data:`converters.ports.tails.TAILS` and their parameters, by the nodes that they are.
 
     These are a softmax, an arg max and an interpolation of which nothing but outputs is made, and whatever moves their
     results.

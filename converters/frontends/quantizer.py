@@ -30,7 +30,7 @@ from converters.errors import ConversionError, warn
 from converters.frontends.aten import check_nodes
 from converters.frontends.pt2e_placement import Placement
 from converters.frontends.pt2e_tails import tails
-from converters.input_range import SHARE
+from converters.ports.input_range import SHARE
 
 __all__ = ["CaLIFQuantizer", "LevelQuantiser", "RangeObserver", "bypassed", "in_memory_order", "sample_step"]
 

@@ -19,7 +19,7 @@ from converters.errors import ConversionError
 from converters.frontends.checking import left_alone
 from converters.frontends.snntorch_chain import Chain
 from converters.frontends.snntorch_check import Step, compare_trains, probe_counts
-from converters.naming import Names
+from converters.graphs.naming import Names
 from converters.network import Network, float64
 from converters.nodes import CaLIF, SpikeEncoder
 from converters.operations import Shape
@@ -116,7 +116,7 @@ def graph_of(
 ) -> nir.NIRGraph:
     """The graph of modules that follow each other, each with the name that errors give it. It is not compared yet.
 
-    Neurons keep their names, made safe and told apart (:class:`converters.naming.Names`).
+    Neurons keep their names, made safe and told apart (:class:`converters.graphs.naming.Names`).
     """
     levels = T if levels is None else levels
     shape = tuple(int(n) for n in input_shape)

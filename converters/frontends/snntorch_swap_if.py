@@ -17,8 +17,8 @@ from converters.errors import ConversionError
 from converters.frontends.checking import left_alone
 from converters.frontends.snntorch import graph_of
 from converters.frontends.snntorch_check import Step, compare_trains, probe_counts
+from converters.graphs.naming import Names
 from converters.graphs.stock_simulation import simulate_stock
-from converters.naming import Names
 from converters.network import Network
 
 __all__ = ["swap_if"]

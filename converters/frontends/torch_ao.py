@@ -22,7 +22,7 @@ from converters.frontends.torch_ao_weights import functional_conv, functional_li
 from converters.frontends.tracing import check_example, where_is
 from converters.frontends.walker import Handler, Walker
 from converters.frontends.watching import show
-from converters.inputs import Batches
+from converters.ports.inputs import Batches
 from converters.quantised import QuantGraph
 
 __all__ = ["from_torch_ao"]

@@ -11,9 +11,9 @@ import nir
 import numpy as np
 
 from converters.errors import ConversionError
+from converters.graphs.naming import LONGEST, Names
 from converters.graphs.order import in_order
 from converters.graphs.shapes import infer_shapes
-from converters.naming import LONGEST, Names
 from converters.operations.node import CaLIFOperation
 
 __all__ = ["DEEPEST", "flat", "without_repeats"]

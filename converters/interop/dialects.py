@@ -17,8 +17,8 @@ from torch import fx
 
 from converters.errors import ConversionError
 from converters.graphs.flattening import flat, without_repeats
+from converters.graphs.naming import Names
 from converters.graphs.shapes import infer_shapes
-from converters.naming import Names
 from converters.network import Network
 from converters.nodes import CaLIF, SpikeEncoder
 from converters.operations import OPERATIONS

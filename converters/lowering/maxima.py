@@ -16,7 +16,7 @@ import torch
 
 from calif_plugins.parameters import CaLIFParameters
 from converters.errors import ConversionError
-from converters.naming import Names
+from converters.graphs.naming import Names
 from converters.network import Network, Stage
 from converters.operations import (
     AdaptiveMaxPool,

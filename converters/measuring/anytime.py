@@ -11,7 +11,7 @@ from torch import Tensor
 
 from converters.backends import run
 from converters.errors import ConversionError
-from converters.exact_sums import exact
+from converters.exact.sums import exact
 from converters.measuring.replay import outputs_by_step
 from converters.network import Network
 from converters.results import RunResult

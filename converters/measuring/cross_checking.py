@@ -13,13 +13,13 @@ from torch import Tensor
 
 from calif_plugins.parameters import Phase
 from converters.backends import run
+from converters.console.printing import printable
 from converters.errors import ConversionError, MissingExtraError
-from converters.exact_sums import exact
+from converters.exact.sums import exact
 from converters.files.atomic import atomic_path
-from converters.inputs import Batches
 from converters.measuring.replay import charges
 from converters.network import Network, Stage, float64
-from converters.printing import printable
+from converters.ports.inputs import Batches
 from converters.results import RunResult
 
 __all__ = ["CrossCheck", "Difference", "LayerCheck", "cross_check"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from converters.backends.charges import Charges
-from converters.exact_sums import add_up
+from converters.exact.sums import add_up
 from converters.input_spikes import InputSpikes
 from converters.network import Network, Stage, float64
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from markupsafe import escape
 
+from converters.console.printing import json_text
 from converters.errors import FileFormatError
 from converters.files.atomic import atomic_path
-from converters.printing import json_text
 from converters.reading import read_bytes
 from converters.reporting.schema import check_run
 from converters.reporting.sections import sections

@@ -16,7 +16,7 @@ from converters.backends.contract import backend_for
 from converters.errors import ConversionError
 from converters.network import Network
 from converters.nodes import CODINGS
-from converters.outputs import places, returned
+from converters.ports.outputs import places, returned
 from converters.quantised import QuantGraph
 from converters.results import RECORDS, RunResult, read_out
 from converters.testing.by_reference import Expected, by_reference

@@ -30,9 +30,9 @@ from converters.operations import (
     Softmax,
     register,
 )
-from converters.outputs import Output
+from converters.ports.outputs import Output
+from converters.ports.tails import Tail
 from converters.quantised import GraphBuilder, QuantGraph, average_pool
-from converters.tails import Tail
 
 __all__ = ["LEVELS", "NETWORKS", "images", "network"]
 

@@ -17,7 +17,7 @@ from calif_plugins.brian2 import calif_group, connect, isi_group, replay_group, 
 from calif_plugins.encoding import isi_encode
 from calif_plugins.parameters import CaLIFParameters
 from calif_plugins.reference import closed_form
-from tests.converters.graphs import GRAPHS, images
+from tests.converters.sample_graphs import GRAPHS, images
 
 CLOCKS = st.floats(1e-7, 10.0).map(lambda seconds: seconds * brian2.second)
 

@@ -18,7 +18,7 @@ from converters.lattice import first_integers, fit
 from converters.nir_export import certificates
 from converters.operations import Linear, Synapse
 from converters.quantised import Layer
-from tests.converters.graphs import GRAPHS
+from tests.converters.sample_graphs import GRAPHS
 
 
 def _layer(threshold: Any, bias: Any, y_min: int = 0, y_max: int = 7, tie: TieRule = "even") -> Layer:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 import converters
 from converters.errors import ConversionError
+from converters.exact.rounding import round_fraction
 from converters.network import Network
 from converters.operations import Linear, Synapse
 from converters.quantised import GraphBuilder, InputSpec, Layer, QuantGraph, average_pool
-from converters.rounding import round_fraction
 
 
 def two_layers(top: int, low: int, high: int) -> QuantGraph:

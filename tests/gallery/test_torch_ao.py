@@ -16,7 +16,7 @@ from torch.ao.quantization.quantize_fx import prepare_qat_fx
 from converters import QuantGraph
 from converters.errors import ConversionError
 from converters.frontends.torch_ao import from_torch_ao
-from tests.converters.test_in_place_models import qconfig
+from tests.converters.frontends.test_in_place_models import qconfig
 from tests.gallery.checks import counts_are_integers, signed_images
 from tests.gallery.networks import GALLERY
 

@@ -22,7 +22,7 @@ from converters.files.quantised_file import load_quantised, save_quantised
 from converters.operations.convolution import Conv2d
 from converters.operations.dense import Linear
 from converters.operations.pooling import SumPool2d
-from tests.converters.graphs import lenet
+from tests.converters.sample_graphs import lenet
 from tests.hostile.kills import in_a_child
 from tests.hostile.limited import full_disk
 

@@ -19,7 +19,7 @@ import torch
 import converters
 from converters.errors import ConversionError, warn
 from converters.network import Network
-from tests.converters.graphs import lenet
+from tests.converters.sample_graphs import lenet
 from tests.hostile.limited import full_disk
 
 
@@ -173,7 +173,7 @@ def test_a_full_disk_keeps_no_cache_and_does_no_harm(tmp_path: Path) -> None:
 RUNS = """
 import sys, torch, converters
 from calif_plugins.multistep import available
-from tests.converters.graphs import lenet
+from tests.converters.sample_graphs import lenet
 from tests.hostile.limited import full_disk
 q = lenet()
 pixels = torch.rand(2, 1, 8, 8)

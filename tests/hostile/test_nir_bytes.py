@@ -18,7 +18,7 @@ import converters
 from converters.files.nir_file import MAX_BYTES
 from converters.operations import Linear
 from converters.quantised import GraphBuilder
-from tests.converters.graphs import GRAPHS
+from tests.converters.sample_graphs import GRAPHS
 from tests.hostile.limited import Outcome, read_limited
 from tests.hostile.nir_files import HOSTILE, MANY, Change
 

@@ -12,7 +12,7 @@ import pytest
 
 import converters
 from converters.errors import FileFormatError
-from tests.converters.graphs import lenet
+from tests.converters.sample_graphs import lenet
 from tests.converters.test_network_reading import diamonds, row
 
 

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 import converters
 from converters.cli import main
 from converters.commands import common
+from converters.console.printing import json_text, printable
 from converters.errors import ConversionError
 from converters.files.quantised_file import save_quantised
 from converters.measuring.cross_checking import CrossCheck, Difference, plot
 from converters.operations import Linear
-from converters.printing import json_text, printable
 from converters.quantised import GraphBuilder, QuantGraph
 
 BYTES = "\udcff"  # of a path, which may be any

@@ -28,7 +28,7 @@ from converters.reporting.page import load_run, render
 from converters.reporting.schema import check_run
 from converters.reporting.sections import sections
 from converters.zoo.images import Images
-from tests.converters.graphs import lenet
+from tests.converters.sample_graphs import lenet
 
 EVIL = "\"'></title></svg></script><script>alert(1)</script><img src=x onerror=alert(1)><!--"
 Place = tuple[int | str, ...]

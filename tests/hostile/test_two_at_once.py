@@ -15,8 +15,8 @@ import torch
 
 from converters.cli import main
 from tests.command_line import Calif
+from tests.converters.zoo.picture_sets import picture
 from tests.hostile.kills import contents
-from tests.zoo.picture_sets import picture
 
 ROOT = Path(__file__).parents[2]
 

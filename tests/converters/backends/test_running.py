@@ -10,7 +10,7 @@ import torch
 import converters
 from converters.errors import ConversionError
 from converters.results import compare_counts
-from tests.converters.graphs import images, lenet
+from tests.converters.sample_graphs import images, lenet
 
 
 def test_the_other_phases_are_not_exact() -> None:

@@ -14,7 +14,7 @@ from converters.backends import Backend, fast, snntorch
 from converters.backends.self_check import EVERY, has_closed_form, sample_of
 from converters.errors import ConversionError
 from converters.network import Network
-from tests.converters.graphs import GRAPHS, images
+from tests.converters.sample_graphs import GRAPHS, images
 
 
 @pytest.mark.parametrize("backend", ["fast", "snntorch"])

@@ -19,7 +19,7 @@ from converters.network import Network
 from converters.operations import Linear
 from converters.quantised import GraphBuilder, QuantGraph
 from converters.testing import by_reference
-from tests.converters.graphs import GRAPHS, images
+from tests.converters.sample_graphs import GRAPHS, images
 
 
 def integers(q: QuantGraph, n: int = 3) -> Tensor:

@@ -11,7 +11,7 @@ import converters
 from converters.operations import Conv2d, Linear, Scale
 from converters.quantised import GraphBuilder
 from converters.results import compare_counts
-from tests.converters.graphs import images
+from tests.converters.sample_graphs import images
 
 
 @pytest.mark.parametrize("batch", [1, 4])

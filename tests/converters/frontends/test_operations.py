@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from converters.errors import ConversionError
-from tests.converters.test_fx_frontends import Layers, convert, equal_to_the_toolkit, pixels, prepared
+from tests.converters.frontends.test_fx_frontends import Layers, convert, equal_to_the_toolkit, pixels, prepared
 
 SHAPE = (2, 4, 4)
 pytestmark = pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")

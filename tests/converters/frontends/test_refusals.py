@@ -16,7 +16,7 @@ from converters.frontends import pt2e
 from converters.frontends.examples import example_of
 from converters.frontends.pt2e_reader import read_prepared
 from converters.frontends.quantizer import CaLIFQuantizer
-from tests.converters.test_fx_frontends import SHAPE, Layers, convert, prepared
+from tests.converters.frontends.test_fx_frontends import SHAPE, Layers, convert, prepared
 from tests.networks import pixels
 
 pytestmark = [

@@ -13,7 +13,7 @@ import converters
 from converters.measuring.measure import Measurement, measure
 from converters.quantised import QuantGraph
 from converters.zoo.images import Images
-from tests.converters.graphs import GRAPHS, images
+from tests.converters.sample_graphs import GRAPHS, images
 
 T = 6
 NAMES = ("lenet", "residual", "signed_input")
