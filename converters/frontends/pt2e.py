@@ -197,12 +197,17 @@ def _prepared(model: fx.GraphModule, quantizer: CaLIFQuantizer) -> PreparedModel
             "model", f"that torchao cannot place its quantisers ({first_line(error)[:160]})", "please report it"
         ) from error
     prepared = PreparedModel.of(model)
+    met: set[nn.Module] = set()
     for node in prepared.graph.nodes:
         if node.op == "call_module":
             quantiser: Any = prepared.get_submodule(str(node.target))
             source = node.args[0]
+            if quantiser in met:
+                node.args = (source, True)
+            met.add(quantiser)
             quantiser.path = str(source.target) if source.op == "get_attr" else where(source)
             quantiser.watching = quantiser.watching or source.op == "placeholder"
+    prepared.recompile()
     return prepared.train()
 
 

@@ -65,11 +65,25 @@ class RangeObserver(MovingAverageMinMaxObserver):
 
     With 127 levels that is nearly the minimum and maximum; with few, a range that clips outliers. ``sampler`` takes
     the sample: a caller whose batch lies on several processes sets its own.
+
+    Branches that meet share one observer, which sees each of them in a forward pass. The range moves once in a pass,
+    towards the largest of theirs: towards their mean, the larger branch would be clipped.
+
+    Attributes
+    ----------
+    again : bool
+        Whether what comes next belongs to the same forward pass as what came last.
     """
 
     sampler: Callable[[Tensor, int], Tensor] = staticmethod(_every_kth)
+    again = False
+    # no buffers: state_dict is as it was, and between two passes they mean nothing
+    _before: tuple[Tensor, Tensor] | None = None
+    _largest: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.again:
+            self._before = self._largest = None
         sample = self.sampler(x, 8192)
         if sample.numel() == 0:
             return x
@@ -83,6 +97,13 @@ class RangeObserver(MovingAverageMinMaxObserver):
         step = (ranges / levels).clamp(min=torch.finfo(x.dtype).tiny)[:, None]
         error = (torch.round(sample / step).clamp(low * levels, levels) * step - sample).square().sum(1)
         best = ranges[error.argmin()]
+        if self._before is None or self._largest is None:
+            self._before = self.min_val.clone(), self.max_val.clone()
+        else:
+            self.min_val.copy_(self._before[0])
+            self.max_val.copy_(self._before[1])
+            best = torch.maximum(best, self._largest)
+        self._largest = best
         super().forward(torch.stack([low * best, best]))
         return x
 
@@ -105,10 +126,12 @@ class LevelQuantiser(FakeQuantize):
     scale: Tensor
     path, bypassed, watching = "quantiser", False, False
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, again: bool = False) -> Tensor:
+        """``x`` on the levels of the range; ``again`` where it has had another tensor in the same forward pass."""
         if self.bypassed:
             return x
         if self.training:
+            self.activation_post_process.again = again
             result = super().forward(x)
         else:
             result = self.quantised(x) if bool(self.fake_quant_enabled[0]) else x
