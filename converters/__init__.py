@@ -29,6 +29,7 @@ _HOMES = {
     "from_pt2e": "converters.frontends.pt2e",
     "from_brevitas": "converters.frontends.brevitas",
     "from_torch_ao": "converters.frontends.torch_ao",
+    "from_onnx": "converters.frontends.onnx.model",
     "from_snntorch": "converters.frontends.snntorch",
     "swap_if": "converters.frontends.snntorch_swap_if",
     "to_nir": "converters.nir_export",

@@ -26,6 +26,8 @@ HOMES = {
     "spikingjelly": ("calif_plugins/spikingjelly", "converters/benchmark/simulators", "converters/interop"),
     "sinabs": ("calif_plugins/sinabs", "converters/benchmark/simulators", "converters/interop"),
     "brevitas": ("converters/frontends/brevitas", "converters/zoo/brevitas"),
+    "onnx": ("converters/frontends/onnx/",),
+    "onnxruntime": ("converters/frontends/onnx/",),
     "torchao": ("converters/frontends/pt2e", "converters/frontends/quantizer"),
 }
 
@@ -89,6 +91,7 @@ MAY_IMPORT = {
         "operations",
         "ports",
         "quantised",
+        "reading",
         "values",
     ),
     "backends": (*PIPELINE, "operations"),

@@ -81,7 +81,7 @@ class PoolingVerbs(MovingVerbs):
         matrices = [
             F.adaptive_avg_pool1d(torch.eye(s, dtype=torch.float64), t).T for s, t in zip(here, target, strict=True)
         ]
-        return self._mixed(name, value, matrices)
+        return self.mixed(name, value, matrices)
 
     def mean(self, name: str, x: Any, axes: Any, *, keepdim: bool) -> Pending:
         """A mean over ``axes`` of a batch, that of the images not among them."""
@@ -152,10 +152,11 @@ class PoolingVerbs(MovingVerbs):
             by = None if scale_factor is None else (float(of_axis(scale_factor, a)), 1.0)
             y = F.interpolate(line, there, by, kind, align_corners, recompute_scale_factor, antialias)
             matrices.append(y[:, 0, :, 0].T)
-        return self._mixed(name, value, matrices[:rank])
+        return self.mixed(name, value, matrices[:rank])
 
-    def _mixed(self, name: str, value: Value, matrices: list[Tensor]) -> Pending:
-        """Every axis but the first times a matrix of float64 weights."""
+    def mixed(self, name: str, x: Any, matrices: list[Tensor]) -> Pending:
+        """Every axis but the first times a matrix of float64 weights, from one row of it to each place."""
+        value = self.value(name, x)
         ops: list[Operation] = []
         area = 1
         for a, matrix in enumerate(matrices):

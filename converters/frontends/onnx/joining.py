@@ -1,0 +1,118 @@
+"""Several operands: sums, differences, products, maxima, concatenations; constants among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+from converters.errors import ConversionError
+from converters.frontends.onnx.call import Call, Handler, Reader
+from converters.frontends.onnx.constants import is_constant, real
+from converters.frontends.onnx.quantisers import Codes, counts_of
+
+__all__ = ["HANDLERS"]
+
+
+def _same_rank(r: Reader, c: Call, a: Any, b: Any) -> None:
+    """Two activations of other ranks would be aligned with the images of one among the places of the other."""
+    ranks = [len(r.shape(x)) for x in (a, b)]
+    if ranks[0] != ranks[1]:
+        shapes = f"{r.shape(a)} and {r.shape(b)}"
+        raise ConversionError(c.name, f"operands of shapes {shapes}", "reshape them to as many axes")
+
+
+def _sum_of_two(r: Reader, c: Call, a: Any, b: Any, sign: float = 1.0) -> Any:
+    if is_constant(b):
+        return r.builder.shift(c.name, a, sign * real(b))
+    if is_constant(a):
+        y = b if sign > 0 else r.builder.scale(c.name, b, -1.0)
+        return r.builder.shift(c.name, y, real(a))
+    _same_rank(r, c, a, b)
+    return r.builder.add(c.name, (a, 1.0), (b, sign))
+
+
+def _add(r: Reader, c: Call) -> Any:
+    return _sum_of_two(r, c, c.arg(0), c.arg(1))
+
+
+def _sub(r: Reader, c: Call) -> Any:
+    return _sum_of_two(r, c, c.arg(0), c.arg(1), -1.0)
+
+
+def _sum(r: Reader, c: Call) -> Any:
+    """Of any number of operands, or their mean."""
+    moving = [x for x in c.args if not is_constant(x)]
+    for x in moving[1:]:
+        _same_rank(r, c, moving[0], x)
+    share = 1.0 / len(c.args) if c.node.op == "Mean" else 1.0
+    y = moving[0] if len(moving) == 1 and share == 1 else r.builder.add(c.name, *((x, share) for x in moving))
+    for x in c.args:
+        if is_constant(x):
+            y = r.builder.shift(c.name, y, real(x) * share)
+    return y
+
+
+def _mul(r: Reader, c: Call) -> Any:
+    a, b = c.arg(0), c.arg(1)
+    if is_constant(b):
+        return r.builder.scale(c.name, a, real(b))
+    if is_constant(a):
+        return r.builder.scale(c.name, b, real(a))
+    _same_rank(r, c, a, b)
+    return r.builder.multiply(c.name, a, b)
+
+
+def _div(r: Reader, c: Call) -> Any:
+    a, b = c.arg(0), c.arg(1)
+    if not is_constant(b):
+        raise ConversionError(c.name, "a division by an activation", "multiply, or divide by a constant")
+    divisor = real(b)
+    if bool((divisor == 0).any()):
+        raise ConversionError(c.name, "a division by 0", "give another constant")
+    return r.builder.scale(c.name, a, 1 / divisor)
+
+
+def _extreme(r: Reader, c: Call) -> Any:
+    largest = c.node.op == "Max"
+    of_two: Callable[[str, Any, Any], Any] = r.builder.maximum if largest else r.builder.minimum
+    moving = [x for x in c.args if not is_constant(x)]
+    for x in moving[1:]:
+        _same_rank(r, c, moving[0], x)
+    y = reduce(lambda a, b: of_two(c.name, a, b), moving)
+    for x in c.args:
+        if is_constant(x):
+            bound = real(x)
+            if bound.unique().numel() != 1:
+                raise ConversionError(c.name, "a maximum with a constant of several values", "use one number")
+            value = float(bound.reshape(-1)[0])
+            y = r.builder.clamp(c.name, y, value, None) if largest else r.builder.clamp(c.name, y, None, value)
+    return y
+
+
+def _concat(r: Reader, c: Call) -> Any:
+    axis, rank = int(c.attr("axis", 0)), len(r.shape(c.arg(0)))
+    if any(is_constant(x) for x in c.args):
+        raise ConversionError(c.name, "a concatenation with a constant", "leave it out: only activations can spike")
+    if not -rank <= axis < rank:
+        raise ConversionError(c.name, f"a concatenation along axis {axis} of {rank}", "give an axis that there is")
+    if all(isinstance(x, Codes) for x in c.args):
+        first: Codes = c.arg(0)
+        if any((x.scale, x.zero, x.low, x.high) != (first.scale, first.zero, first.low, first.high) for x in c.args):
+            raise ConversionError(c.name, "a concatenation of integers on several scales", "dequantise them first")
+        parts = [counts_of(r, x) for x in c.args]
+        return r.with_source(c, first, r.builder.concatenate(c.name, parts, axis, rank))
+    return r.builder.concatenate(c.name, list(c.args), axis, rank)
+
+
+HANDLERS: dict[str, Handler] = {
+    "Add": _add,
+    "Sub": _sub,
+    "Sum": _sum,
+    "Mean": _sum,
+    "Mul": _mul,
+    "Div": _div,
+    "Max": _extreme,
+    "Min": _extreme,
+    "Concat": _concat,
+}
