@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -269,3 +270,25 @@ def test_no_print_and_no_bare_assert_on_input(path: Path) -> None:
     assert not [f for f in calls if isinstance(f, ast.Name) and f.id == "print"], (
         "output goes through rich, errors are raised"
     )
+
+
+# an average pool: what it is, its verb, and one table per front-end; beside them, two lists of names
+AVERAGE_POOLS = {
+    "operations/__init__.py",
+    "operations/pooling.py",
+    "quantised.py",
+    "frontends/brevitas_layers.py",
+    "frontends/pooling_operations.py",
+    "frontends/pooling_verbs.py",
+    "frontends/pt2e_handlers.py",
+    "frontends/snntorch_chain.py",
+}
+NETWORKS = ("benchmark/random_networks.py", "testing/", "zoo/")
+
+
+def test_what_an_average_pool_touches() -> None:
+    """But for networks that have one."""
+    there = {path.relative_to(ROOT / "converters").as_posix(): path for path in ROOT.glob("converters/**/*.py")}
+    word = re.compile(r"avg_?pool|average_?pool|SumPool", re.IGNORECASE)
+    naming = {name for name, path in there.items() if word.search(path.read_text(encoding="utf-8"))}
+    assert {name for name in naming if not name.startswith(NETWORKS)} == AVERAGE_POOLS

@@ -38,12 +38,12 @@ class _Weights(nn.Module):
         p = stage.parameters
         threshold, leak = (float64(x).to(torch.float32).reshape(-1) for x in (p.threshold, p.leak))
         for op in stage.synapses[0].ops:
-            module = op.module().float()
-            if isinstance(module, nn.AvgPool2d):
+            module: Any = op.module().float()
+            if hasattr(module, "divisor_override"):
                 module.divisor_override = None  # the average is in units of the pool's threshold, its area
             elif op.stored is not None:
                 with torch.no_grad():
-                    module.weight.div_(threshold.reshape(-1, *[1] * (op.stored.ndim - 1)))  # type: ignore[operator]
+                    module.weight.div_(threshold.reshape(-1, *[1] * (op.stored.ndim - 1)))
                 module.bias = nn.Parameter((-leak / threshold).expand(len(op.stored)).clone())
             elif not op.rewires:
                 raise ConversionError(stage.name, f"a {type(op).__name__}", "time a network of convolutions and layers")

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from converters.errors import ConversionError
+from converters.frontends.pooling_verbs import POOLS
 
 __all__ = [
     "BATCH_NORM",
@@ -19,6 +20,7 @@ __all__ = [
     "COUNT",
     "DROPOUT",
     "IDENTITY",
+    "POOLING",
     "TRANSPOSED",
     "Kind",
     "arguments",
@@ -113,10 +115,7 @@ _TABLE: dict[Kind, set[Any]] = {
     Kind.ADD: {_a.add.Tensor, _a.sub.Tensor},
     Kind.MULTIPLY: {_a.mul.Tensor, _a.div.Tensor},
     Kind.MATMUL: _overloads("matmul bmm"),
-    Kind.POOL: _overloads(
-        "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d"
-    )
-    | {_a.mean.dim, _a.sum.dim_IntList},
+    Kind.POOL: _overloads(" ".join(POOLS)) | {_a.mean.dim, _a.sum.dim_IntList},
     Kind.INTERPOLATE: _overloads(
         "upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d _upsample_bilinear2d_aa "
         "_upsample_bicubic2d_aa"
@@ -127,6 +126,7 @@ _TABLE: dict[Kind, set[Any]] = {
     Kind.IGNORED: _overloads("_assert_tensor_metadata _assert_scalar sym_constrain_range_for_size"),
 }
 _KINDS = {target: kind for kind, targets in _TABLE.items() for target in targets}
+POOLING = _TABLE[Kind.POOL]
 
 CONV = {_a.conv2d.default, _a.conv2d.padding}
 TRANSPOSED = _overloads("conv_transpose1d conv_transpose2d conv_transpose3d")

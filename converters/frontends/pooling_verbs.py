@@ -19,7 +19,10 @@ from converters.operations.mixing import whole_matrix
 from converters.operations.moving import move_of
 from converters.operations.pooling import divisors, pool_of
 
-__all__ = ["PoolingVerbs"]
+__all__ = ["POOLS", "PoolingVerbs"]
+
+POOLS = tuple(f"{kind}avg_pool{rank}d" for kind in ("", "adaptive_") for rank in (1, 2, 3))
+"""PyTorch's names of averages over windows."""
 
 
 class PoolingVerbs(MovingVerbs):
@@ -197,7 +200,7 @@ def _average(
     count_include_pad: bool,
     divisor: int | None,
 ) -> Tensor:
-    """PyTorch's own average pool, of any rank."""
+    """PyTorch's own, of any rank."""
     if len(kernel) == 3:
         return F.avg_pool3d(x, kernel, stride, padding, ceil_mode, count_include_pad, divisor)
     if len(kernel) == 2:

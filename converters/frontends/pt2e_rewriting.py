@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from converters.frontends.aten import Kind, arguments, constants, drop_images, kind_of
+from converters.frontends.aten import POOLING, Kind, arguments, constants, drop_images, kind_of
 
 __all__ = ["rewrite"]
 
@@ -252,7 +252,7 @@ def _response_norm(x: Any, y: Any) -> tuple[Any, ...] | None:
     chain: list[fx.Node] = []
     steps = [
         {_a.pow.Tensor_Scalar}, {_a.add.Tensor}, {_a.mul.Tensor}, {_a.view.default, _a.squeeze.dim},
-        {_a.squeeze.dim, _a.avg_pool3d.default, _a.avg_pool2d.default}, {_a.avg_pool3d.default, _a.pad.default},
+        {_a.squeeze.dim, *POOLING}, {_a.pad.default, *POOLING},
         {_a.pad.default, _a.unsqueeze.default, _a.view.default}, {_a.view.default, _a.mul.Tensor, _a.square.default},
         {_a.mul.Tensor, _a.square.default},
     ]  # fmt: skip
@@ -265,7 +265,7 @@ def _response_norm(x: Any, y: Any) -> tuple[Any, ...] | None:
         if squares:
             break
         node = node.args[0]
-    pool = next((n for n in chain if n.target in (_a.avg_pool3d.default, _a.avg_pool2d.default)), None)
+    pool = next((n for n in chain if n.target in POOLING), None)
     if pool is None or chain[-1].args[0] is not x:
         return None
     beta, k, alpha = (n.args[1] for n in chain[:3])

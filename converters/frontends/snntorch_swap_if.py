@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -20,6 +21,7 @@ from converters.frontends.snntorch_check import Step, compare_trains, probe_coun
 from converters.graphs.naming import Names
 from converters.graphs.stock_simulation import simulate_stock
 from converters.network import Network
+from converters.operations.pooling import STOCK_POOLS, stock_pool
 
 __all__ = ["swap_if"]
 
@@ -47,8 +49,7 @@ def swap_if(
     Parameters
     ----------
     graph : nir.NIRGraph
-        One path of ``Affine``, ``Linear``, ``Conv2d``, ``AvgPool2d``, ``SumPool2d``, ``Flatten`` and ``IF`` nodes, with
-        an IF at its end.
+        One path of ``Affine``, ``Linear``, ``Conv2d``, pool, ``Flatten`` and ``IF`` nodes, with an IF at its end.
     T : int
         Window in steps.
     scale, levels, signed
@@ -201,14 +202,12 @@ def _filled(module: Any, weight: Any, bias: Any) -> nn.Module:
     return module
 
 
-def _average(_name: str, node: Any, _shape: tuple[int, ...]) -> nn.Module:
-    return nn.AvgPool2d(_pair(node.kernel_size), _pair(node.stride), _pair(node.padding))
-
-
-def _sum(_name: str, node: Any, shape: tuple[int, ...]) -> nn.Module:
-    kernel, c = _pair(node.kernel_size), shape[0]
-    conv = nn.Conv2d(c, c, kernel, _pair(node.stride), _pair(node.padding), groups=c, bias=False)
-    return _filled(conv, np.ones((c, 1, *kernel)), None)
+def _pool(_name: str, node: Any, shape: tuple[int, ...]) -> nn.Module:
+    pool, c = stock_pool(node), shape[0]
+    if pool.divisor == math.prod(pool.kernel):
+        return pool.module()
+    conv = nn.Conv2d(c, c, pool.kernel, pool.stride, pool.padding, groups=c, bias=False)
+    return _filled(conv, np.ones((c, 1, *pool.kernel)), None)
 
 
 def _flatten(name: str, node: Any, shape: tuple[int, ...]) -> nn.Module:
@@ -226,11 +225,10 @@ _MODULES: dict[type, Callable[[str, Any, tuple[int, ...]], nn.Module]] = {
     nir.Affine: _linear,
     nir.Linear: _linear,
     nir.Conv2d: _conv,
-    nir.AvgPool2d: _average,
-    nir.SumPool2d: _sum,
+    **dict.fromkeys(STOCK_POOLS, _pool),
     nir.Flatten: _flatten,
 }
-_ONLY = "swap works on Affine, Linear, Conv2d, AvgPool2d, SumPool2d, Flatten and IF nodes"
+_ONLY = f"swap works on {', '.join(kind.__name__ for kind in _MODULES)} and IF nodes"
 _REASONS: dict[type, str] = {
     nir.LIF: "its membrane decays, where a Ca-LIF neuron leaks a constant: use IF, or run the file as it is",
 }

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from converters.errors import ConversionError
+from converters.operations.pooling import STOCK_POOLS, stock_pool
 
 __all__ = ["MAKE", "REASONS", "SPIKING", "Node", "Place"]
 
@@ -68,11 +69,10 @@ def _conv(p: Place) -> Made:
 
 
 def _pool(p: Place) -> Made:
-    kernel, stride, padding = _pair(p.node.kernel_size), _pair(p.node.stride), _pair(p.node.padding)
-    area = kernel[0] * kernel[1] if type(p.node) is nir.AvgPool2d else 1
-    if p.divisor * area >= _LARGEST_DIVISOR:  # a chain of average pools: round here, as everybody does
-        return lambda x: F.avg_pool2d(x, kernel, stride, padding), p.divisor
-    return lambda x: F.avg_pool2d(x, kernel, stride, padding, divisor_override=1), p.divisor * area
+    pool = stock_pool(p.node)
+    if p.divisor * pool.divisor >= _LARGEST_DIVISOR:  # a chain of averages: round here, as everybody does
+        return pool.averages, p.divisor
+    return pool.sums, p.divisor * pool.divisor
 
 
 def _flatten(p: Place) -> Made:
@@ -173,8 +173,7 @@ MAKE: dict[type, Callable[[Place], Made]] = {
     nir.Affine: _affine,
     nir.Linear: _affine,
     nir.Conv2d: _conv,
-    nir.AvgPool2d: _pool,
-    nir.SumPool2d: _pool,
+    **dict.fromkeys(STOCK_POOLS, _pool),
     nir.Flatten: _flatten,
     nir.Scale: _scale,
     nir.Threshold: _threshold,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import nir
 import numpy as np
@@ -25,7 +25,57 @@ if TYPE_CHECKING:
     from calif_plugins.parameters import TieRule
     from converters.graph_builder import GraphBuilder, Value
 
-__all__ = ["SumPool1d", "SumPool2d", "SumPool3d", "average_pool", "divisors", "pool_of"]
+__all__ = [
+    "STOCK_POOLS",
+    "StockPool",
+    "SumPool1d",
+    "SumPool2d",
+    "SumPool3d",
+    "average_pool",
+    "divisors",
+    "pool_of",
+    "stock_pool",
+]
+
+STOCK_POOLS = (nir.AvgPool2d, nir.SumPool2d)
+"""NIR's own pools, which other tools' files hold."""
+
+
+class StockPool(NamedTuple):
+    """One of :data:`STOCK_POOLS`: its window, and by what it divides the window's sum."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    divisor: int
+
+    def sums(self, x: Tensor) -> Tensor:
+        """The sums, not divided; ``(N, C, H, W)``."""
+        return _sums(x, self.kernel, self.stride, self.padding)
+
+    def averages(self, x: Tensor) -> Tensor:
+        """What the node gives; ``(N, C, H, W)``."""
+        return F.avg_pool2d(x, self.kernel, self.stride, self.padding, divisor_override=self.divisor)
+
+    def module(self) -> nn.AvgPool2d:
+        """The average as a module."""
+        return nn.AvgPool2d(self.kernel, self.stride, self.padding)
+
+
+def stock_pool(node: Any) -> StockPool:
+    """What a NIR pool says.
+
+    >>> import nir, numpy as np
+    >>> stock_pool(nir.AvgPool2d(kernel_size=np.array([2, 3]), stride=np.array([2]), padding=np.array([0, 0])))
+    StockPool(kernel=(2, 3), stride=(2, 2), padding=(0, 0), divisor=6)
+    """
+    kernel, stride, padding = (
+        (int(a[0]), int(a[1]))
+        for a in (
+            np.broadcast_to(np.asarray(v).reshape(-1), (2,)) for v in (node.kernel_size, node.stride, node.padding)
+        )
+    )
+    return StockPool(kernel, stride, padding, kernel[0] * kernel[1] if type(node) is nir.AvgPool2d else 1)
 
 
 def _sums(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
