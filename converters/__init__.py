@@ -26,6 +26,7 @@ _HOMES = {
     "load_quantised": "converters.files.quantised_file",
     "save_quantised": "converters.files.quantised_file",
     "prepare_qat": "converters.frontends.pt2e",
+    "quantise": "converters.calibration",
     "from_pt2e": "converters.frontends.pt2e",
     "from_brevitas": "converters.frontends.brevitas",
     "from_torch_ao": "converters.frontends.torch_ao",

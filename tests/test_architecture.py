@@ -95,6 +95,7 @@ MAY_IMPORT = {
         "reading",
         "values",
     ),
+    "calibration": ("errors", "frontends", "ports"),
     "backends": (*PIPELINE, "operations"),
     "lowering": (*PIPELINE, "graphs", "operations"),
     "measuring": (*PIPELINE, "backends", "files", "operations"),

@@ -1,0 +1,80 @@
+"""Ranges of all quantisers, from one pass of the float network over the calibration images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, fx
+
+from converters.calibration.histogram import Histogram
+from converters.calibration.ranges import activation_range, weight_ranges
+from converters.calibration.walking import Walk, quantisers, set_range
+from converters.errors import ConversionError
+from converters.frontends.examples import Example
+from converters.frontends.pt2e_module import PreparedModel
+from converters.frontends.quantizer import LevelQuantiser
+
+__all__ = ["observe"]
+
+
+@torch.no_grad()
+def observe(
+    model: PreparedModel,
+    batches: Iterable[Example],
+    *,
+    ranges: str,
+    percentile: float,
+    weights: str,
+    done: Callable[[int], None] = lambda images: None,
+) -> None:
+    """Set the ranges of all quantisers, in place. Branches that share one have the range of all their values.
+
+    Parameters
+    ----------
+    model : PreparedModel
+        In evaluation mode.
+    batches : iterable of Example
+    ranges, percentile
+        See :func:`~converters.calibration.ranges.activation_range`.
+    weights : str
+        See :func:`~converters.calibration.ranges.weight_ranges`.
+    done : callable
+        Told the number of images of each batch.
+
+    Raises
+    ------
+    ConversionError
+        For a layer whose values are not finite.
+    """
+    kinds = quantisers(model)
+    seen: dict[LevelQuantiser, Histogram] = {}
+    weighed: set[fx.Node] = set()
+
+    def at(node: fx.Node, quantiser: LevelQuantiser, x: Tensor) -> Tensor:
+        if not kinds[node]:
+            if not bool(torch.isfinite(x).all()):
+                todo = "clean the data, or mend the weights"
+                raise ConversionError(quantiser.path, "values that are not finite on calibration images", todo)
+            sizes = x.clamp(min=0) if quantiser.quant_min == 0 else x.abs()
+            seen.setdefault(quantiser, Histogram()).add(sizes)
+        elif node not in weighed:
+            weighed.add(node)
+            _set_weights(quantiser, x, weights)
+        return x
+
+    for batch in batches:
+        Walk(model, at).run(*batch.tensors)
+        done(len(batch.tensors[0]))
+    for quantiser, sizes in seen.items():
+        high = activation_range(sizes, int(quantiser.quant_max), ranges, percentile)
+        set_range(quantiser, torch.tensor(high))
+
+
+def _set_weights(quantiser: LevelQuantiser, weight: Tensor, how: str) -> None:
+    largest = int(quantiser.quant_max)
+    if quantiser.is_per_channel:
+        rows = weight.detach().movedim(quantiser.ch_axis, 0).flatten(1)
+        set_range(quantiser, weight_ranges(rows, largest, how))
+    else:
+        set_range(quantiser, weight_ranges(weight.detach().reshape(1, -1), largest, how)[0])

@@ -1,0 +1,135 @@
+"""A trained float network, quantised from some of its images: no labels, no training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import nn
+
+from converters.calibration.images import Calibration, Images
+from converters.calibration.observing import observe
+from converters.calibration.ranges import RANGES
+from converters.errors import ConversionError
+from converters.frontends.pt2e import prepare_qat
+from converters.frontends.pt2e_module import PreparedModel
+from converters.frontends.quantizer import LevelQuantiser
+from converters.frontends.tracing import check_finite
+from converters.ports.inputs import Batches
+
+__all__ = ["quantise"]
+
+Progress = Callable[[str, int, int], None]
+
+
+def quantise(
+    model: nn.Module,
+    calibration: Images,
+    levels: int = 127,
+    weight_bits: int = 8,
+    *,
+    per_channel: bool = True,
+    signed_input: bool | Sequence[bool] | Mapping[str, bool] | None = None,
+    quantise_output: bool = True,
+    input_levels: int | None = None,
+    ranges: str = "mse",
+    percentile: float = 99.99,
+    weights: str = "mse",
+    batch: int = 32,
+    check: bool | Batches = True,
+    progress: Progress | None = None,
+) -> PreparedModel:
+    """Quantise a trained float network without training it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any network that :func:`~converters.prepare_qat` takes; left as it is.
+    calibration : float tensor ``(N, C, H, W)``, or an iterable of batches
+        Some hundred images of those that the network was trained for, without labels. For a forward of several tensors
+        a tuple or dictionary of batches. An iterable that can be gone through again, such as a ``DataLoader``, is held
+        one batch at a time; labels behind its images are left out.
+    levels, weight_bits, per_channel, quantise_output, input_levels, check
+        As in :func:`~converters.prepare_qat`.
+    signed_input : bool, optional
+        Whether pixels can be negative; by default whether one of the calibration images' is.
+    ranges : {"mse", "minmax", "percentile"}
+        How the range of each layer's levels is chosen: with the least squared error, nothing clipped, or a share of
+        the values clipped.
+    percentile : float
+        The share that is not, in percent.
+    weights : {"mse", "minmax"}
+        The same of the weights' scales.
+    batch : int
+        Images at a time: what bounds the memory.
+    progress : callable ``(phase, done, total)`` in images, optional
+
+    Returns
+    -------
+    PreparedModel
+        In evaluation mode, with all ranges set; what :func:`~converters.from_pt2e` takes. It is as
+        :func:`~converters.prepare_qat` makes it: it can be saved, and trained from there.
+
+    Raises
+    ------
+    ConversionError
+        If there are no images or they do not fit, a value is not finite, or the model is prepared already; and for what
+        :func:`~converters.prepare_qat` refuses.
+
+    Examples
+    --------
+    >>> import converters, torch
+    >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
+    >>> images = torch.rand(16, 1, 4, 4)
+    >>> m = converters.quantise(net, images, levels=15)
+    >>> q = converters.from_pt2e(m)
+    >>> [layer.name for layer in q.layers], q.levels
+    (['_0', '_3'], 15)
+    """
+    _refuse(model, ranges, percentile, weights)
+    images = Calibration(model, calibration, batch)
+    prepared = prepare_qat(
+        model,
+        images.first.map(lambda x: x[:8]).given,
+        levels,
+        weight_bits,
+        per_channel=per_channel,
+        signed_input=images.signed if signed_input is None else signed_input,
+        quantise_output=quantise_output,
+        input_levels=input_levels,
+        check=check,
+    ).eval()
+    check_finite(prepared)
+    observe(
+        prepared,
+        images,
+        ranges=ranges,
+        percentile=percentile,
+        weights=weights,
+        done=_counter("ranges", images.count, progress),
+    )
+    return prepared
+
+
+def _refuse(model: nn.Module, ranges: str, percentile: float, weights: str) -> None:
+    if not isinstance(model, nn.Module):
+        raise ConversionError("model", type(model).__name__, "give a torch.nn.Module")
+    if any(isinstance(m, LevelQuantiser) for m in model.modules()):
+        raise ConversionError("model", "one that is prepared already", "give the float model that it was made from")
+    if ranges not in RANGES:
+        raise ConversionError("ranges", f"{ranges!r}", f"use one of {', '.join(RANGES)}")
+    if not 0 < percentile <= 100:
+        raise ConversionError("percentile", f"{percentile}", "use a number above 0 and at most 100")
+    if weights not in ("minmax", "mse"):
+        raise ConversionError("weights", f"{weights!r}", "use minmax or mse")
+
+
+def _counter(phase: str, total: int, progress: Progress | None) -> Callable[[int], None]:
+    done = 0
+
+    def count(images: int) -> None:
+        nonlocal done
+        done += images
+        if progress is not None:
+            progress(phase, done, total)
+
+    return count
