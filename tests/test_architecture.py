@@ -30,6 +30,8 @@ HOMES = {
     "onnx": ("converters/frontends/onnx/",),
     "onnxruntime": ("converters/frontends/onnx/",),
     "torchao": ("converters/frontends/pt2e", "converters/frontends/quantizer"),
+    "onnx": ("converters/frontends/onnx", "converters/onnx_export"),
+    "onnxruntime": ("converters/frontends/onnx",),
 }
 
 
@@ -101,6 +103,7 @@ MAY_IMPORT = {
     "measuring": (*PIPELINE, "backends", "files", "operations"),
     "zoo": (*PIPELINE, "files", "frontends", "operations"),
     "testing": (*PIPELINE, "backends", "operations"),
+    "onnx_export": (*PIPELINE, "files", "graphs", "operations"),
     "interop": (*PIPELINE, "backends", "files", "graphs", "lowering", "measuring", "operations"),
     "reporting": (*PIPELINE, "backends", "files", "graphs", "measuring", "operations", "zoo"),
     "experiments": (*PIPELINE, "backends", "files", "measuring", "operations", "zoo"),
@@ -115,6 +118,7 @@ MAY_IMPORT = {
         "interop",
         "lowering",
         "measuring",
+        "onnx_export",
         "operations",
         "reporting",
         "zoo",

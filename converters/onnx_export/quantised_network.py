@@ -1,0 +1,137 @@
+"""A network as QDQ: quantisers and dequantisers around operations on real values in float32.
+
+A level is ``round(x / scale)`` of a float32 sum, so where the exact quotient lies within that sum's rounding of a tie,
+the level may be the one beside it; nowhere else. Ties to even are ONNX's own; a layer whose ties go up has no
+quantiser there, and is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from converters.errors import ConversionError
+from converters.onnx_export import quantised_norms  # noqa: F401  it enters its operations
+from converters.onnx_export.quantised_operations import QUANTISED, Real, Unit, by_channel, in_unit, single
+from converters.onnx_export.writer import Writer, Written, naming
+from converters.operations import Levels, Operation, SumPool1d, SumPool2d, SumPool3d, Synapse
+from converters.quantised import InputSpec, Layer, QuantGraph
+
+__all__ = ["write_quantised"]
+
+F = TensorProto.FLOAT
+_TYPES: dict[Any, int] = {
+    np.int8: TensorProto.INT8,
+    np.uint8: TensorProto.UINT8,
+    np.int16: TensorProto.INT16,
+    np.uint16: TensorProto.UINT16,
+}
+_CUT = (np.int8, np.uint8)  # the types whose Clip onnxruntime has
+
+
+def write_quantised(w: Writer, q: QuantGraph) -> Written:
+    """All layers of a network."""
+    values: dict[str, Real] = {}
+    found = Written(F, {})
+    ranges = {spec.name: (spec.q_min, spec.q_max) for spec in q.inputs}
+    ranges |= {layer.name: (layer.y_min, layer.y_max) for layer in q.layers}
+    for spec in q.inputs:
+        w.prefix = f"{spec.name}/"
+        with naming(spec.name):
+            values[spec.name] = _input(w, spec, found)
+    for layer in q.layers:
+        w.prefix = f"{layer.name}/"
+        with naming(layer.name):
+            values[layer.name] = _layer(w, layer, values, ranges, found)
+    found.real.update({name: values[name].name for name in q.output_names})
+    return found
+
+
+def _input(w: Writer, spec: InputSpec, found: Written) -> Real:
+    given = Real(spec.name, spec.shape, np.asarray(spec.scale))
+    name = w.free(f"{spec.name}/integers")
+    found.integers[spec.name], real = _quantised(w, given, name, spec.q_min, spec.q_max)
+    return real
+
+
+def _layer(
+    w: Writer, layer: Layer, values: Mapping[str, Real], ranges: Mapping[str, tuple[int, int]], found: Written
+) -> Real:
+    unit = by_channel((layer.scale / layer.threshold).numpy(), layer.shape)
+    whole = bool((layer.threshold == 1).all() and (layer.bias == layer.bias.round()).all())
+    if layer.spiking and layer.tie == "up" and not whole:
+        raise ConversionError(layer.name, "ties that go up, where ONNX rounds to even", "use exact=True")
+    charges = [_charge(w, s, values, unit) for s in layer.synapses]
+    total = charges[0]
+    for charge in charges[1:]:
+        total = w.node("Add", total, charge)
+    if bool((layer.bias != 0).any()):
+        bias = by_channel((layer.bias * layer.scale / layer.threshold).numpy(), layer.shape)
+        total = w.biased(total, bias, layer.shape[0])
+    if not layer.spiking:
+        found.integers[layer.name] = (w.node("Identity", total, name=layer.name), F)
+        return Real(layer.name, layer.shape, np.asarray(layer.scale))
+    within = _stays_within(layer, ranges)
+    real = Real(total, layer.shape, np.asarray(layer.scale))
+    found.integers[layer.name], real = _quantised(w, real, layer.name, layer.y_min, layer.y_max, within)
+    return real
+
+
+def _charge(w: Writer, synapse: Synapse, values: Mapping[str, Real], unit: Unit) -> str:
+    """The sum of one synapse in the layer's unit, and float32."""
+    here, ops = [values[name] for name in synapse.sources], synapse.ops
+    if any(type(op) is Levels for op in ops[:-1]):
+        raise ConversionError("Levels", "an activation that no quantiser is right behind", "use exact=True")
+    for k, op in enumerate(ops):
+        here = [QUANTISED.of(op)(w, op, _goal(ops[k + 1 :], unit, op.output_shape(*(x.shape for x in here))), *here)]
+    return in_unit(w, here[0], unit).name
+
+
+def _goal(rest: tuple[Operation, ...], unit: Unit, shape: tuple[int, ...]) -> Unit | None:
+    """The unit in which what stands in front of ``rest`` would need no other; None where that is not known."""
+    if not rest:
+        return unit
+    if type(rest[0]) is Levels:
+        return by_channel(rest[0].units, shape)
+    moved = all(op.linear and op.passes for op in rest)
+    return unit if moved and unit.ndim == 0 else None
+
+
+def _stays_within(layer: Layer, ranges: Mapping[str, tuple[int, int]]) -> bool:
+    """Whether its sums lie between its ends anyway: maxima, moves and averages of counts that do."""
+    if bool((layer.bias != 0).any()) or len(layer.synapses) > 1:
+        return False
+    (synapse,) = layer.synapses
+    low, high = (f(ranges[name][k] for name in synapse.sources) for k, f in enumerate((min, max)))
+    means = [op for op in synapse.ops if type(op) in (SumPool1d, SumPool2d, SumPool3d)]
+    gain = math.prod(op.gain for op in means) / float(layer.threshold.min())
+    same = all(op in means or op.passes for op in synapse.ops)
+    return same and low * gain >= layer.y_min and high * gain <= layer.y_max
+
+
+def _quantised(
+    w: Writer, x: Real, name: str, low: int, high: int, within: bool = False
+) -> tuple[tuple[str, int], Real]:
+    """A quantiser, its range where its type has more, and a dequantiser: the integers' name and type, and the value.
+
+    ``within`` says that nothing lies beyond the range.
+    """
+    kind = next((t for t in _TYPES if np.iinfo(t).min <= low and high <= np.iinfo(t).max), None)
+    if kind is None:
+        raise ConversionError(name, f"levels from {low} to {high}", "ONNX quantises to 16 bits: use exact=True")
+    ends = np.iinfo(kind).min, np.iinfo(kind).max
+    real, cut = x.name, not within and (low, high) != ends
+    if cut and low == 0 and high == ends[1]:
+        real, cut = w.node("Relu", real), False
+    if cut and kind not in _CUT:
+        real, cut = w.node("Clip", real, *(single(w, k * x.unit) for k in (low, high))), False
+    scale, zero = single(w, x.unit, "scale"), w.constant(kind(0), "zero")
+    levels = w.node("QuantizeLinear", real, scale, zero, name=None if cut else name)
+    if cut:
+        levels = w.node("Clip", levels, *(w.constant(kind(k)) for k in (low, high)), name=name)
+    back = w.node("DequantizeLinear", levels, scale, zero)
+    return (levels, _TYPES[kind]), Real(back, x.shape, x.unit)

@@ -1,0 +1,80 @@
+"""Softmax and norms between dequantiser and quantiser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from converters.errors import ConversionError
+from converters.onnx_export.quantised_operations import QUANTISED, Real, Unit, in_unit, uniform
+from converters.onnx_export.writer import Writer
+from converters.operations import LocalResponse, Normalise, Softmax
+
+__all__: list[str] = []
+
+
+@QUANTISED.says(Softmax)
+def _softmax(w: Writer, op: Softmax, goal: Unit | None, x: Real) -> Real:
+    x = in_unit(w, x, np.asarray(op.scale))
+    return Real(w.node("Softmax", x.name, axis=op.axis + 1), x.shape, np.asarray(2.0**-op.bits))
+
+
+@QUANTISED.says(Normalise)
+def _normalise(w: Writer, op: Normalise, goal: Unit | None, x: Real) -> Real:
+    x = uniform(w, x)
+    eps = op.eps * float(x.unit) ** 2
+    whole = set(op.axes) == set(range(len(x.shape)))
+    if not op.centred:
+        name = _by_root_mean_square(w, op, x, eps)
+    elif op.groups == 1 and not whole:
+        name = _over_last(w, op, x, eps)
+    elif whole and op.groups == x.shape[0] and len(x.shape) > 1:
+        name = w.node("InstanceNormalization", x.name, *_neutral(w, x.shape[0]), epsilon=eps)
+    elif whole and len(x.shape) > 1:
+        name = w.node("GroupNormalization", x.name, *_neutral(w, x.shape[0]), epsilon=eps, num_groups=op.groups)
+    elif whole and op.groups == 1:
+        name = _over_last(w, op, x, eps)
+    else:
+        raise ConversionError("Normalise", f"axes {op.axes} in {op.groups} groups", "use exact=True")
+    return Real(name, x.shape, np.asarray(2.0**-op.bits))
+
+
+def _neutral(w: Writer, *shape: int) -> list[str]:
+    """A gain of 1 and a bias of 0: those of the layer are behind it."""
+    return [w.constant(np.full(shape, k, dtype=np.float32)) for k in (1, 0)]
+
+
+def _over_last(w: Writer, op: Normalise, x: Real, eps: float) -> str:
+    """As a layer norm, which is over the last axes."""
+    order = _axes_last(op.axes, len(x.shape))
+    turned = w.transposed(x.name, order)
+    sizes = [x.shape[k - 1] for k in order[-len(op.axes) :]]
+    normed = w.node("LayerNormalization", turned, *_neutral(w, *sizes), axis=-len(op.axes), epsilon=eps)
+    return w.transposed(normed, list(np.argsort(order)))
+
+
+def _axes_last(axes: Sequence[int], rank: int) -> list[int]:
+    """An order of a batch's axes with some of an image's at the end."""
+    last = sorted(a + 1 for a in axes)
+    return [k for k in range(rank + 1) if k not in last] + last
+
+
+def _by_root_mean_square(w: Writer, op: Normalise, x: Real, eps: float) -> str:
+    axes, y, shape = [a + 1 for a in op.axes], x.name, x.shape
+    if op.groups > 1:
+        y, axes = w.reshaped(y, [op.groups, shape[0] // op.groups, *shape[1:]]), [a + 1 for a in axes]
+    mean = w.node("ReduceMean", w.node("Mul", y, y), w.places(axes), keepdims=1)
+    root = w.node("Sqrt", w.node("Add", mean, w.constant(np.float32(eps))))
+    normed = w.node("Div", y, root)
+    return w.reshaped(normed, shape) if op.groups > 1 else normed
+
+
+@QUANTISED.says(LocalResponse)
+def _local_response(w: Writer, op: LocalResponse, goal: Unit | None, x: Real) -> Real:
+    if op.size % 2 == 0:  # whose extra channel ONNX has on the other side
+        raise ConversionError("LocalResponse", f"a window of {op.size} channels", "use an odd one, or exact=True")
+    x = uniform(w, x)
+    alpha = op.alpha / float(x.unit) ** 2
+    name = w.node("LRN", x.name, size=op.size, alpha=alpha, beta=op.beta, bias=op.k)
+    return Real(name, x.shape, x.unit * 2.0**-op.bits)
