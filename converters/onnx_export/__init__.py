@@ -17,8 +17,8 @@ from converters.onnx_export.whole_network import write_whole
 from converters.onnx_export.whole_operations import WHOLE, Whole
 from converters.onnx_export.writer import Writer, Written
 from converters.ports.outputs import places
-from converters.quantised import QuantGraph
 from converters.ports.tails import shape_behind
+from converters.quantised import QuantGraph
 
 __all__ = ["QUANTISED", "WHOLE", "Real", "Whole", "to_onnx"]
 

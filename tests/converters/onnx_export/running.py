@@ -48,9 +48,9 @@ def differing(q: QuantGraph, images: Any) -> dict[str, int]:
     return {name: n for name, n in counts.items() if n}
 
 
-def near_ties(q: QuantGraph, images: Any) -> Comparison:
+def near_ties(q: QuantGraph, images: Any, model: onnx.ModelProto | None = None) -> Comparison:
     """The network as QDQ against its executor, layer by layer; an error where a difference is no near-tie."""
-    found = outputs_of(converters.to_onnx(q, integers=True), q, images)
+    found = outputs_of(model or converters.to_onnx(q, integers=True), q, images)
     scales = {x.name: x.scale for x in (*q.inputs, *(layer for layer in q.layers if layer.spiking))}
     values = [(name, x.double() * scales.get(name, 1.0)) for name, x in _integers(q, found).items()]
     returned = iter(found.values())

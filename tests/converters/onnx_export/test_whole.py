@@ -69,7 +69,7 @@ def test_names_of_outputs_are_the_keys_that_lead_to_them() -> None:
     assert [o.name for o in converters.to_onnx(networks.dense()).graph.output] == ["output"]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(random_networks.graphs(), st.integers(0, 2**16))
 def test_random_networks(q: QuantGraph, seed: int) -> None:
     """Of any sources, weights up to 90,000 and counts up to 40,000, thresholds that tie often."""
@@ -78,13 +78,13 @@ def test_random_networks(q: QuantGraph, seed: int) -> None:
     assert differing(q, n.float() * spec.scale) == {}
 
 
-def _one(shape: tuple[int, ...], *ops: Operation, largest: int = 7, **layer: Any) -> QuantGraph:
-    """A network that shows the result of operations as it is."""
+def _one(shape: tuple[int, ...], op: Operation, largest: int = 7, **layer: Any) -> QuantGraph:
+    """A network that shows the result of an operation as it is."""
     b = GraphBuilder()
     x = b.input(shape, scale=1.0, q_min=-largest, q_max=largest)
-    reach = ops[0].reach(largest) if len(ops) == 1 else 2**30
+    reach = max(1, op.reach(largest))
     ends = {"y_min": -reach, "y_max": reach, "scale": 1.0, "threshold": 1.0}
-    return b.build(b.layer("one", [(x, ops)], **{**ends, **layer}))
+    return b.build(b.layer("one", [(x, op)], **{**ends, **layer}))
 
 
 def _random(q: QuantGraph, seed: int = 0, n: int = 4) -> torch.Tensor:
@@ -111,9 +111,9 @@ OF_A_KIND: dict[str, tuple[tuple[int, ...], Operation]] = {
     "adaptive max pool": ((2, 7, 5), AdaptiveMaxPool((3, 5))),
     "adaptive max pool to more": ((2, 3, 4), AdaptiveMaxPool((5, 2))),
     "local response, even": ((5, 3, 2), LocalResponse(4, alpha=0.3, beta=1.25, k=2.0, bits=12)),
-    "softmax of the middle": ((3, 4, 2), Softmax.of(scale=0.31, axis=1, bits=20)),
-    "norm without a mean": ((6, 3), Normalise((0,), 3, groups=2, centred=False, eps=0.2, bits=20)),
-    "norm of what may be 0": ((2, 3), Normalise((1,), 3, eps=0.0, bits=20)),
+    "softmax of the middle": ((3, 4, 2), Softmax.of(scale=0.31, axis=1, bits=10)),
+    "norm without a mean": ((6, 3), Normalise((0,), 3, groups=2, centred=False, eps=0.2, bits=10)),
+    "norm of what may be 0": ((2, 3), Normalise((1,), 3, eps=0.0, bits=10)),
     "one level": (
         (2, 3),
         Levels.of("identity", units=(1e-9,), offsets=(0.0,), scale=1.0, y_min=0, y_max=3, limit=7),
@@ -153,14 +153,13 @@ def test_digits_are_the_weights_and_short(weights: list[int], largest: int) -> N
         assert int(d.abs().sum()) * largest < 2**24, "float32 adds these up without rounding, in any order"
 
 
-@pytest.mark.parametrize("largest", [3, 1000, 2**20, 2**23, 2**26])
-@pytest.mark.parametrize("weight", [5, 90_000, 2**23])
+@pytest.mark.parametrize(
+    ("largest", "weight"), [(3, 5), (3, 2**23), (1000, 90_000), (2**20, 5), (2**20, 90_000), (2**23, 2**23), (2**26, 9)]
+)
 def test_sums_beyond_float32_are_exact(largest: int, weight: int) -> None:
     g = torch.Generator().manual_seed(0)
     op = Conv2d(torch.randint(-weight, weight + 1, (3, 2, 3, 3), generator=g), padding=(1, 1))
-    assert 18 * largest * weight < 2**53
-    threshold = op.reach(largest) / 1000  # below it float32 would lose levels
-    q = _one((2, 5, 5), op, largest=largest, threshold=threshold, y_min=-1000, y_max=1000)
+    q = _one((2, 5, 5), op, largest=largest, y_min=0, y_max=0, spiking=False)  # the accumulator itself
     x = torch.randint(-largest, largest + 1, (3, 2, 5, 5), generator=g).float()
     x[0] = largest
     assert differing(q, x) == {}
