@@ -27,11 +27,9 @@ HOMES = {
     "spikingjelly": ("calif_plugins/spikingjelly", "converters/benchmark/simulators", "converters/interop"),
     "sinabs": ("calif_plugins/sinabs", "converters/benchmark/simulators", "converters/interop"),
     "brevitas": ("converters/frontends/brevitas", "converters/zoo/brevitas"),
-    "onnx": ("converters/frontends/onnx/",),
+    "onnx": ("converters/frontends/onnx/", "converters/onnx_export"),
     "onnxruntime": ("converters/frontends/onnx/",),
     "torchao": ("converters/frontends/pt2e", "converters/frontends/quantizer"),
-    "onnx": ("converters/frontends/onnx", "converters/onnx_export"),
-    "onnxruntime": ("converters/frontends/onnx",),
 }
 
 
@@ -283,10 +281,12 @@ AVERAGE_POOLS = {
     "operations/pooling.py",
     "quantised.py",
     "frontends/brevitas_layers.py",
+    "frontends/onnx/pooling.py",
     "frontends/pooling_operations.py",
     "frontends/pooling_verbs.py",
     "frontends/pt2e_handlers.py",
     "frontends/snntorch_chain.py",
+    "onnx_export/pooling.py",
 }
 NETWORKS = ("benchmark/random_networks.py", "testing/", "zoo/")
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import onnx
-from onnx import TensorProto, helper
+from converters.errors import ConversionError, MissingExtraError
 
-from converters.errors import ConversionError
+try:
+    import onnx
+    from onnx import TensorProto, helper
+except ImportError as error:
+    raise MissingExtraError("onnx", "onnx", str(error)) from None
+
 from converters.files.atomic import atomic_path
+from converters.onnx_export import pooling  # noqa: F401  it enters its operations
 from converters.onnx_export.quantised_network import write_quantised
 from converters.onnx_export.quantised_operations import QUANTISED, Real
 from converters.onnx_export.tails import write_tail

@@ -7,18 +7,18 @@ quantiser there, and is refused.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from onnx import TensorProto
 
 from converters.errors import ConversionError
 from converters.onnx_export import quantised_norms  # noqa: F401  it enters its operations
 from converters.onnx_export.quantised_operations import QUANTISED, Real, Unit, by_channel, in_unit, single
 from converters.onnx_export.writer import Writer, Written, naming
-from converters.operations import Levels, Operation, SumPool1d, SumPool2d, SumPool3d, Synapse
+from converters.operations import Levels, Operation, Synapse
 from converters.quantised import InputSpec, Layer, QuantGraph
 
 __all__ = ["write_quantised"]
@@ -75,7 +75,7 @@ def _layer(
     if not layer.spiking:
         found.integers[layer.name] = (w.node("Identity", total, name=layer.name), F)
         return Real(layer.name, layer.shape, np.asarray(layer.scale))
-    within = _stays_within(layer, ranges)
+    within = _stays_within(layer, values, ranges)
     real = Real(total, layer.shape, np.asarray(layer.scale))
     found.integers[layer.name], real = _quantised(w, real, layer.name, layer.y_min, layer.y_max, within)
     return real
@@ -101,16 +101,21 @@ def _goal(rest: tuple[Operation, ...], unit: Unit, shape: tuple[int, ...]) -> Un
     return unit if moved and unit.ndim == 0 else None
 
 
-def _stays_within(layer: Layer, ranges: Mapping[str, tuple[int, int]]) -> bool:
-    """Whether its sums lie between its ends anyway: maxima, moves and averages of counts that do."""
-    if bool((layer.bias != 0).any()) or len(layer.synapses) > 1:
-        return False
-    (synapse,) = layer.synapses
-    low, high = (f(ranges[name][k] for name in synapse.sources) for k, f in enumerate((min, max)))
-    means = [op for op in synapse.ops if type(op) in (SumPool1d, SumPool2d, SumPool3d)]
-    gain = math.prod(op.gain for op in means) / float(layer.threshold.min())
-    same = all(op in means or op.passes for op in synapse.ops)
-    return same and low * gain >= layer.y_min and high * gain <= layer.y_max
+def _stays_within(layer: Layer, given: Mapping[str, Real], ranges: Mapping[str, tuple[int, int]]) -> bool:
+    """Whether its levels lie between its ends anyway: maxima, moves and averages of counts that do."""
+    if any(op.stored is not None or not (op.linear or op.passes) for s in layer.synapses for op in s.ops):
+        return False  # weights are there for another range, and a function's levels are cut by its table
+    low = high = 0.0
+    for synapse in layer.synapses:
+        ends = [
+            tuple(torch.full(given[name].shape, float(k), dtype=torch.float64) for k in ranges[name])
+            for name in synapse.sources
+        ]
+        found = synapse.interval(*ends)  # type: ignore[arg-type]  # two of each
+        low, high = low + float(found[0].min()), high + float(found[1].max())
+    sums = torch.tensor([low, high]).reshape(2, *[1] * len(layer.shape)).expand(2, *layer.shape)
+    levels = layer.quotient(sums).round()
+    return bool(levels.min() >= layer.y_min and levels.max() <= layer.y_max)
 
 
 def _quantised(

@@ -45,9 +45,6 @@ from converters.operations import (
     Reshape,
     Scale,
     Shape,
-    SumPool1d,
-    SumPool2d,
-    SumPool3d,
     Weigh,
 )
 
@@ -175,14 +172,6 @@ def _mix(w: Writer, op: Mix, goal: Unit | None, x: Real) -> Real:
     weight = _weight(w, op.weight.T, _scales(x, goal), 1)
     mixed = w.node("MatMul", w.transposed(x.name, order), weight)
     return Real(w.transposed(mixed, order), op.output_shape(x.shape), x.unit if goal is None else goal)
-
-
-@QUANTISED.says(SumPool1d, SumPool2d, SumPool3d)
-def _sum_pool(w: Writer, op: Any, goal: Unit | None, x: Real) -> Real:
-    x = uniform(w, x)
-    geometry = {"kernel_shape": op.kernel, "strides": op.stride, "pads": [*op.padding, *op.padding]}
-    name = w.node("AveragePool", x.name, count_include_pad=1, **geometry)
-    return Real(name, op.output_shape(x.shape), x.unit / math.prod(op.kernel))
 
 
 # --- moves and one by one ---------------------------------------------------------------------------

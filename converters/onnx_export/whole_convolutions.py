@@ -20,14 +20,11 @@ from converters.operations import (
     ConvTranspose1d,
     ConvTranspose2d,
     ConvTranspose3d,
-    SumPool1d,
-    SumPool2d,
-    SumPool3d,
 )
-from converters.operations.convolution import Kernels, convolution_of
+from converters.operations.convolution import Kernels
 from converters.operations.transposed import from_pytorch
 
-__all__ = ["conv_attributes", "digits", "onnx_weight"]
+__all__ = ["conv_attributes", "digits", "onnx_weight", "summed"]
 
 _EXACT = 2**24  # float32 holds whole numbers up to here, and sums of them in any order
 _LONGEST = 31
@@ -36,15 +33,12 @@ _LONGEST = 31
 @WHOLE.says(Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)
 def _convolution(w: Writer, op: Any, x: Whole) -> str:
     kind = "Conv" if type(op) in (Conv1d, Conv2d, Conv3d) else "ConvTranspose"
+    return summed(w, kind, op, x)
+
+
+def summed(w: Writer, kind: str, op: Kernels, x: Whole) -> str:
+    """``kind``, a ``Conv`` or a ``ConvTranspose``, of ``x``: exactly."""
     return _summed(w, kind, op, x.name, x.largest)
-
-
-@WHOLE.says(SumPool1d, SumPool2d, SumPool3d)
-def _sum_pool(w: Writer, op: Any, x: Whole) -> str:
-    channels, rank = x.shape[0], len(op.kernel)
-    ones = torch.ones(channels, 1, *op.kernel, dtype=torch.int8)
-    same = convolution_of(rank, ones, op.stride, op.padding, (1,) * rank, channels)
-    return _summed(w, "Conv", same, x.name, x.largest)
 
 
 def _summed(w: Writer, kind: str, op: Kernels, x: str, largest: int) -> str:

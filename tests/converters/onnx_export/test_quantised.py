@@ -266,7 +266,7 @@ def test_an_operation_of_ones_own_is_entered() -> None:
 
 def test_what_is_no_network() -> None:
     with pytest.raises(ConversionError, match="q: found str; give a quantised network"):
-        converters.to_onnx("net.nir")  # type: ignore[arg-type]
+        converters.to_onnx("net.nir")
 
 
 # --- files -------------------------------------------------------------------------------------------
