@@ -19,6 +19,7 @@ NETWORKS = {
     "mobilenet20": "MobileNet-20",
     "vgg16": "VGG-16",
     "lenet5se": "LeNet-5 with max pools, PReLU and squeeze-excite",
+    "vit6": "a vision transformer of six blocks",
 }
 DATASETS = {
     "mnist": "MNIST",

@@ -1,6 +1,7 @@
-"""The five networks of section 4.2 and two relatives of LeNet-5, as plain PyTorch modules, for any input and classes.
+"""The five networks of section 4.2, two relatives of LeNet-5 and a vision transformer, for any input and classes.
 
-Average pooling throughout, but for :class:`LeNet5SE`; batch norm and ReLU after every convolution of the deep ones.
+They are plain PyTorch modules. The paper's have average pools throughout, and the deep ones batch norm and ReLU after
+every convolution. The transformer is in :mod:`converters.zoo.transformers`.
 What the sources fix is theirs; what they leave open is said in each docstring.
 """
 
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from converters.errors import ConversionError
+from converters.zoo.transformers import ViT6
 
-__all__ = ["NETWORKS", "VGG9", "VGG16", "LeNet5", "LeNet5SE", "LeNet5x4", "MobileNet20", "ResNet11H", "build"]
+__all__ = ["NETWORKS", "VGG9", "VGG16", "LeNet5", "LeNet5SE", "LeNet5x4", "MobileNet20", "ResNet11H", "ViT6", "build"]
 
 
 def _block(inp: int, out: int, kernel: int = 3, stride: int = 1, groups: int = 1, relu: bool = True) -> nn.Sequential:
@@ -199,6 +201,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet11h": ResNet11H,
     "mobilenet20": MobileNet20,
     "vgg16": VGG16,
+    "vit6": ViT6,
 }
 
 

@@ -1,4 +1,4 @@
-"""The optimisers of a training phase: SGD, or Muon for the hidden convolutions with SGD for the rest."""
+"""The optimisers of a training phase: SGD, or Muon for the hidden layers with SGD for the rest."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from converters.errors import ConversionError
 
 __all__ = ["OPTIMISERS", "Optimisers"]
 
-OPTIMISERS = ("sgd", "muon")
+OPTIMISERS = ("sgd", "muon", "muon-dense")
 _MUON_LR = 0.02  # at an SGD rate of 0.1; per step, relative to matrices of spectral norm about 1
 _MUON_DECAY = 0.025  # decoupled: the relative step levels off near sqrt(2 * lr * decay) = 3 %, as SGD's does
 
 
 class Optimisers:
     """SGD with Nesterov momentum 0.9 for a model; with ``muon``, its hidden convolutions by Muon instead.
+
+    With ``muon-dense`` its dense layers too, but for the last one, which tells classes apart: transformers are made of
+    these.
 
     Muon (Jordan et al. 2024, ``torch.optim.Muon``) replaces a matrix's step by the nearest orthogonal one, and
     trains convolutions behind batch norms in about half of the epochs. It takes matrices: a convolution's
@@ -37,8 +40,10 @@ class Optimisers:
         if kind not in OPTIMISERS:
             raise ConversionError("optimiser", f"{kind!r}", f"use one of {', '.join(OPTIMISERS)}")
         self.hidden: list[nn.Parameter] = []
-        if kind == "muon":
+        if kind != "sgd":
             self.hidden = [p for p in model.parameters() if p.ndim == 4 and p.shape[1] > 3]  # not what sees pixels
+        if kind == "muon-dense":
+            self.hidden += [p for p in model.parameters() if p.ndim == 2][:-1]
         chosen = {id(p) for p in self.hidden}
         rest = [p for p in model.parameters() if id(p) not in chosen]
         decay, other = [p for p in rest if p.ndim > 1], [p for p in rest if p.ndim <= 1]

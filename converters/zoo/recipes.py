@@ -27,9 +27,9 @@ class Recipe:
         Mirror half of the images.
     cutout : int
         Side of a square at a random place of every image that is set to 0, in pixels (DeVries and Taylor 2017).
-    optimiser : {"sgd", "muon"}
+    optimiser : {"sgd", "muon", "muon-dense"}
         Of the float phase; see :class:`~converters.zoo.optimisers.Optimisers`.
-    qat_optimiser : {"sgd", "muon"}
+    qat_optimiser : {"sgd", "muon", "muon-dense"}
         Of the quantised phase.
     average : int
         Epochs after the float phase, at a constant rate of 0.3 ``lr``, of whose weights the mean is taken
@@ -110,6 +110,19 @@ RECIPES |= {
     f"{network}/mnist": replace(RECIPES["cifar10"], epochs=5, shift=2, flip=False, evaluate_every=1)
     for network in ("vgg9", "resnet11h", "mobilenet20", "vgg16")
 }
+
+
+# transformers are all dense layers; few epochs, for two cores
+RECIPES["vit6/cifar10"] = replace(
+    RECIPES["cifar10"],
+    epochs=12,
+    qat_epochs=2,
+    qat_lr=0.01,
+    optimiser="muon-dense",
+    qat_optimiser="muon-dense",
+    evaluate_every=2,
+)
+RECIPES["vit6/mnist"] = replace(RECIPES["vit6/cifar10"], epochs=4, shift=2, flip=False)
 
 
 def recipe_for(dataset: str, kind: str = "fast", network: str = "", levels: int = 127) -> Recipe:
