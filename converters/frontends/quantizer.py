@@ -28,6 +28,7 @@ from torchao.quantization.pt2e.quantizer import QuantizationSpec, Quantizer
 
 from converters.errors import ConversionError, warn
 from converters.frontends.aten import check_nodes
+from converters.frontends.level_rounding import round_to_levels
 from converters.frontends.pt2e_placement import Placement
 from converters.frontends.pt2e_tails import tails
 from converters.ports.input_range import SHARE
@@ -132,12 +133,23 @@ class LevelQuantiser(FakeQuantize):
             return x
         if self.training:
             self.activation_post_process.again = again
-            result = super().forward(x)
+            result = self._observed(x)
         else:
             result = self.quantised(x) if bool(self.fake_quant_enabled[0]) else x
         if self.watching and self.quant_min == 0 and x.numel():
             self._watch(x.detach())
         return result
+
+    def _observed(self, x: Tensor) -> Tensor:
+        """The same values and gradients as torchao's, whose kernel takes numbers one by one on a CPU."""
+        if self.is_per_channel or x.device.type != "cpu" or x.dtype == torch.float64:
+            return super().forward(x)
+        if bool(self.observer_enabled[0]):
+            self.activation_post_process(x.detach())
+            self.scale.copy_(self.calculate_qparams()[0])
+        if not bool(self.fake_quant_enabled[0]):
+            return x
+        return round_to_levels(x, float(self.scale), int(self.quant_min), int(self.quant_max))
 
     def _watch(self, x: Tensor) -> None:
         cut = -float(self.scale[0]) / 2

@@ -112,17 +112,11 @@ RECIPES |= {
 }
 
 
-# transformers are all dense layers; few epochs, for two cores
+# transformers are dense layers throughout
 RECIPES["vit6/cifar10"] = replace(
-    RECIPES["cifar10"],
-    epochs=12,
-    qat_epochs=2,
-    qat_lr=0.01,
-    optimiser="muon-dense",
-    qat_optimiser="muon-dense",
-    evaluate_every=2,
+    RECIPES["cifar10"], qat_lr=0.01, optimiser="muon-dense", qat_optimiser="muon-dense", evaluate_every=4
 )
-RECIPES["vit6/mnist"] = replace(RECIPES["vit6/cifar10"], epochs=4, shift=2, flip=False)
+RECIPES["vit6/mnist"] = replace(RECIPES["vit6/cifar10"], epochs=5, shift=2, flip=False, evaluate_every=1)
 
 
 def recipe_for(dataset: str, kind: str = "fast", network: str = "", levels: int = 127) -> Recipe:

@@ -45,14 +45,14 @@ class _Block(nn.Module):
 
 
 class ViT6(nn.Module):
-    """A vision transformer (Dosovitskiy et al. 2021) of six blocks, width 128, four heads, 256 hidden neurons a token.
+    """A vision transformer (Dosovitskiy et al. 2021) of six blocks, width 96, four heads, 192 hidden neurons a token.
 
     Not one of the paper's networks. One token for each 4 x 4 pixels, and a class token that the head reads. Two
     convolutions of stride 2 make the tokens, so that patches overlap: it trains in far fewer epochs for it (Xiao et
     al. 2021). Norms stand in front (pre-norm), and hidden neurons are ReLU, as in SpikeZIP-TF (You et al. 2024).
     """
 
-    width, heads, hidden, depth = 128, 4, 256, 6
+    width, heads, hidden, depth = 96, 4, 192, 6
 
     def __init__(self, in_channels: int = 1, classes: int = 10, size: int = 32) -> None:
         super().__init__()
