@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from converters.errors import ConversionError
 from converters.zoo.networks import NETWORKS, build
@@ -33,6 +33,13 @@ def residual(a: Any, b: Any) -> Any:
     return conv_bn(a, b, 3) + conv_bn(b, b, 3) + conv_bn(a, b, 1)
 
 
+def transformer(width: int, hidden: int, tokens: int, classes: int = 10) -> int:
+    stem = 3 * 32 * 9 + 2 * 32 + 32 * width * 9 + width
+    attention = dense(width, 3 * width) + dense(width, width)
+    block = 2 * width + attention + 2 * width + dense(width, hidden) + dense(hidden, width)
+    return stem + width * (1 + 1 + tokens) + 6 * block + 2 * width + dense(width, classes)
+
+
 MOBILE = [32, 64, 128, 128, 256, 256, 512, 512, 1024, 1024]
 PARAMETERS = {
     "lenet5": 61706 + 2 * 25 * 6,  # two more input channels
@@ -53,6 +60,7 @@ PARAMETERS = {
         for a, b in pairwise(MOBILE)
     )
     + dense(1024, 10),
+    "vit6": transformer(96, 192, tokens=8 * 8),
 }  # fmt: skip
 
 
@@ -69,7 +77,7 @@ def test_any_size_and_class_count(name: str, size: int, classes: int) -> None:
         assert net(torch.rand(1, 3, size, size)).shape == (1, classes)
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "lenet5se"])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("lenet5se", "vit6")])
 def test_average_pooling_throughout(name: str) -> None:
     kinds = {type(m) for m in build(name, 3).modules()}
     assert not kinds & {nn.MaxPool2d, nn.AdaptiveMaxPool2d}
@@ -88,6 +96,37 @@ def test_twenty_and_eleven_layers() -> None:
     assert len(weighted("mobilenet20")) == 20
     shortcuts = [m for m in weighted("resnet11h") if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
     assert len(weighted("resnet11h")) - len(shortcuts) == 11
+
+
+def test_the_transformer_is_made_of_attention_as_torch_computes_it() -> None:
+    torch.manual_seed(0)
+    net: Any = build("vit6", 1, 10, 16).eval()
+    x = torch.randn(2, 1 + 4 * 4, 96)
+    twin = nn.MultiheadAttention(96, 4, batch_first=True).eval()
+    block = net.blocks[0]
+    twin.load_state_dict(
+        {
+            "in_proj_weight": block.attn.qkv.weight,
+            "in_proj_bias": block.attn.qkv.bias,
+            "out_proj.weight": block.attn.proj.weight,
+            "out_proj.bias": block.attn.proj.bias,
+        }
+    )
+    y = block.norm1(x)
+    assert torch.allclose(block.attn(y), twin(y, y, y, need_weights=False)[0], atol=1e-6)
+    assert len(net.blocks) == 6
+
+
+def test_the_class_token_sees_no_pixels_before_the_first_block() -> None:
+    torch.manual_seed(0)
+    net: Any = build("vit6", 1, 10, 16).eval()
+    nn.init.normal_(net.cls_token)
+    seen: list[Tensor] = []
+    net.blocks.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    net(torch.rand(3, 1, 16, 16))
+    (tokens,) = seen
+    assert tokens.shape == (3, 1 + 4 * 4, 96)
+    assert torch.equal(tokens[:, 0], (net.cls_token + net.pos_embed[:, :1])[0].expand(3, -1))
 
 
 def test_unknown_network() -> None:

@@ -51,6 +51,21 @@ def test_what_sees_pixels_biases_and_dense_layers_are_sgds() -> None:
         assert torch.equal(p, q) == (name != "3.weight"), name
 
 
+def test_dense_layers_but_for_the_last_are_muons_where_asked_for() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(32, 4), nn.ReLU(), nn.Linear(4, 4))
+    optimiser = Optimisers(net, "muon-dense", lr=0.1, weight_decay=0.0)
+    assert [p is net[2].weight for p in optimiser.hidden] == [True]
+    before = net[2].weight.detach().clone()
+    net(torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(0))).square().sum().backward()
+    optimiser.set_rate(0.1)
+    optimiser.step()
+    moved = net[2].weight.detach() - before * (1 - 0.02 * 0.025)
+    singular = torch.linalg.svdvals(moved.double())
+    assert bool((singular > 0.5 * 0.02).all())
+    assert bool((singular < 1.35 * 0.02).all())
+
+
 @pytest.mark.parametrize("kind", ["sgd", "muon"])
 def test_memory_format_changes_nothing_but_rounding(kind: str) -> None:
     torch.manual_seed(1)
@@ -66,7 +81,7 @@ def test_memory_format_changes_nothing_but_rounding(kind: str) -> None:
         assert torch.allclose(p, q, atol=2e-4)
 
 
-@pytest.mark.parametrize("kind", ["sgd", "muon"])
+@pytest.mark.parametrize("kind", ["sgd", "muon", "muon-dense"])
 def test_resumed_as_if_never_stopped(kind: str) -> None:
     through = model()
     stopped = copy.deepcopy(through)
