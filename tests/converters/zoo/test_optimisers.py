@@ -57,7 +57,7 @@ def test_dense_layers_but_for_the_last_are_muons_where_asked_for() -> None:
     optimiser = Optimisers(net, "muon-dense", lr=0.1, weight_decay=0.0)
     assert [p is net[2].weight for p in optimiser.hidden] == [True]
     before = net[2].weight.detach().clone()
-    net(torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(0))).square().sum().backward()
+    net(torch.randn(40, 3, 4, 4, generator=torch.Generator().manual_seed(0))).square().sum().backward()
     optimiser.set_rate(0.1)
     optimiser.step()
     moved = net[2].weight.detach() - before * (1 - 0.02 * 0.025)
