@@ -17,7 +17,7 @@ from converters.graph_builder import GraphBuilder, Returned, Value, common_unit
 from converters.operations import Add, Levels, Operation, Scale, Synapse
 from converters.operations.moving import index_of
 from converters.ports.outputs import placed
-from converters.ports.tails import Tail
+from converters.ports.tails import TAILS, Tail
 from converters.values import moved
 
 __all__ = ["BaseVerbs"]
@@ -191,13 +191,15 @@ class BaseVerbs(GraphBuilder):
     def _output(self, place: tuple[str | int, ...], x: Any) -> Value | Returned:
         if type(x) is Returned:
             return Returned(self._output(place, x.value), x.tail)
-        if type(x) is Pending and x.inputs and not (x.clamped or x.function or x.then):
+        tail = _in_float(x) if type(x) is Pending and x.inputs and not x.then else None
+        if tail is not None:
             if id(x) not in self._membranes:  # one layer, however often it is returned
-                last = settled(x)
+                last = settled(replace(x, low=-math.inf, high=math.inf, function="", parameters=()))
                 unit = torch.as_tensor(last.unit, dtype=torch.float64)
                 y = self._summed(last, Grid(float(unit.max()), 0, 0), spiking=False)
                 self._membranes[id(x)] = x, self.through(y, last.move)
-            return self._membranes[id(x)][1]
+            membrane = self._membranes[id(x)][1]
+            return Returned(membrane, tail) if tail else membrane
         return self.value(".".join(["output", *map(str, place)]), x)
 
     def through(self, value: Value, move: Operation | None) -> Value:
@@ -267,3 +269,17 @@ class BaseVerbs(GraphBuilder):
             scale=grid.scale,
             spiking=spiking,
         )
+
+
+def _in_float(x: Pending) -> tuple[Tail, ...] | None:
+    """What stands behind the sum of a last layer without a quantiser, as functions that run in float on its membrane;
+    None where the table of these has no such function."""
+    found: list[Tail] = []
+    if x.function:
+        if x.function not in TAILS or x.parameters:
+            return None
+        found.append(Tail(x.function))
+    if x.clamped:
+        bounds = {"min": None if x.low == -math.inf else x.low, "max": None if x.high == math.inf else x.high}
+        found.append(Tail("relu") if (x.low, x.high) == (0, math.inf) else Tail("clamp", bounds))
+    return tuple(found)

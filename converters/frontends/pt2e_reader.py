@@ -116,9 +116,8 @@ class _Reader:
         for result in node.all_input_nodes:
             value = self.values[result]
             value = value.value if isinstance(value, Returned) else value
-            if isinstance(value, Pending) and (value.clamped or not value.inputs):
-                what = "a ReLU" if value.clamped else "an addition"
-                raise ConversionError(value.name, f"{what} as unquantised output", "use quantise_output=True")
+            if isinstance(value, Pending) and not value.inputs:
+                raise ConversionError(value.name, "an addition as unquantised output", "use quantise_output=True")
         info = getattr(self.model.graph._codegen, "pytree_info", None)
         if info is not None and info.out_spec is not None:
             results = tree_unflatten(list(results), info.out_spec)

@@ -139,6 +139,39 @@ def test_structures(returns: Any, shape: list[str] | None) -> None:
         torch.testing.assert_close(ours.double(), theirs.double(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (nn.Sigmoid(), "fc -> sigmoid()"),
+        (nn.Tanh(), "fc -> tanh()"),
+        (nn.ReLU(), "fc -> relu()"),
+        (nn.ReLU6(), "fc -> clamp(min=0.0, max=6.0)"),
+        (nn.Hardtanh(-0.2, 0.1), "fc -> clamp(min=-0.2, max=0.1)"),
+        (nn.Threshold(0.0, 0.0), None),
+    ],
+    ids=lambda v: type(v).__name__ if isinstance(v, nn.Module) else "",
+)
+def test_a_function_behind_an_open_last_layer_runs_in_float(function: nn.Module, said: str | None) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(8, 6)
+    net = nn.Sequential(OrderedDict(hidden=nn.Linear(6, 5), relu=nn.ReLU(), fc=nn.Linear(5, 4), function=function))
+    if said is None:
+        with pytest.raises(ConversionError, match="^fc: found an unquantised activation, used by output; .*quantise_o"):
+            converters.prepare_qat(net, x, levels=8, quantise_output=False)
+        return
+    model = converters.prepare_qat(net, x, levels=8, quantise_output=False)
+    model(x)
+    q = converters.from_pt2e(model.eval())
+    assert described(q.outputs) == [said]
+    assert [layer.spiking for layer in q.layers] == [True, False]
+    with torch.no_grad():
+        expected = model(x).double()
+    for backend in ("fast", "closed_form"):
+        r = converters.run(converters.to_nir(q), x, backend=backend)
+        torch.testing.assert_close(r.outputs, expected, rtol=1e-5, atol=1e-5)
+    assert len(expected.unique()) > 3
+
+
 def test_what_cannot_be_returned() -> None:
     x = torch.rand(6, 4)
     for returns, message in ((lambda y: (y, 3), "among its outputs"), (lambda y: y.argmax(), "argmax")):
