@@ -3,7 +3,8 @@
 Every node of a functional graph is either *on a grid*, its values those of one quantiser, or *open*: a real-valued
 expression that one reader takes into its own layer. One walk in graph order decides which.
 
-* A layer's sum stays open for the batch norm, the constants and the activation behind it: one quantiser for all.
+* A layer's sum stays open for the batch norm, the constants and the activation behind it, and for a batch norm or
+  constants behind that: one quantiser for all.
 * Moves, maxima and concatenations keep the grid of what they move: no quantiser stands behind them. Operands of a
   maximum, a concatenation or an addition share one, so that synapses have weight 1.
 * A product, a norm, a pool, a change of resolution, a lone activation take what is on a grid, and have a quantiser
@@ -43,10 +44,11 @@ _KEEPS_SIGN = {
     F.softsign,
 }  # fmt: skip
 """Functions that are not negative where their argument is not."""
-_WEIGHTED, _LINEAR, _SUM, _CLOSED = "weighted", "linear", "sum", "closed"
+_WEIGHTED, _LINEAR, _FUNCTION, _SUM, _CLOSED = "weighted", "linear", "function", "sum", "closed"
 _TAKES: dict[str, tuple[Kind, ...]] = {
     _WEIGHTED: (Kind.BATCH_NORM, Kind.RECTIFIER, Kind.ACTIVATION, Kind.ADD, Kind.MULTIPLY),
     _LINEAR: (Kind.BATCH_NORM, Kind.RECTIFIER, Kind.ADD, Kind.MULTIPLY),
+    _FUNCTION: (Kind.BATCH_NORM, Kind.ADD, Kind.MULTIPLY),
     _SUM: (Kind.RECTIFIER,),
     _CLOSED: (),
 }
@@ -133,16 +135,27 @@ class Placement:
             return False
         if kind in (Kind.ADD, Kind.MULTIPLY) and not self._with_constant(user):
             return False
+        if kind in (Kind.ADD, Kind.MULTIPLY) and found.kind == _FUNCTION and not self._of_channels(user):
+            return False
         return kind in _TAKES[found.kind]
 
     def _per_place(self, node: fx.Node) -> bool:
-        """Whether an open expression has numbers along another axis than the channels': a layer of the last axis."""
+        """Whether an open expression has numbers along another axis than the channels': a layer of the last axis, or
+        constants of each place."""
         while node.target is not _a.linear.default:
+            if kind_of(node) in (Kind.ADD, Kind.MULTIPLY) and not self._of_channels(node):
+                return True
             before = [n for n in node.all_input_nodes if n in self.open]
             if not before:
                 return False
             node = before[0]
         return int(node.meta["val"].ndim) > 2
+
+    def _of_channels(self, node: fx.Node) -> bool:
+        """Whether the constants that a node adds or multiplies by are one for all, or one for each channel."""
+        rank = int(node.meta["val"].ndim)
+        shapes = [tuple(x.meta["val"].shape) for x in node.args[:2] if isinstance(x, fx.Node) and x in self.fixed]
+        return all(n == 1 for s in shapes for k, n in enumerate(s, rank - len(s)) if k != 1)
 
     def _is_last(self, node: fx.Node, last: set[fx.Node]) -> bool:
         """Whether nothing but moves stands between a node and the output."""
@@ -168,14 +181,15 @@ class Placement:
             self._weights(node)
             return _Open(_WEIGHTED, True, layer=True)
         if kind is Kind.BATCH_NORM:
-            return _Open(behind, True, layer)
-        if kind is Kind.RECTIFIER:
-            return _Open(_CLOSED, False, layer)
-        if kind is Kind.ACTIVATION:
-            return _Open(_CLOSED, self._is_signed_function(node, source), layer)
+            return _Open(behind, True, layer and behind != _FUNCTION)
+        if kind in (Kind.RECTIFIER, Kind.ACTIVATION):
+            signed = kind is Kind.ACTIVATION and self._is_signed_function(node, source)
+            per_channel = before is not None and before.kind == _WEIGHTED and not self._per_place(source)
+            return _Open(_FUNCTION if per_channel else _CLOSED, signed, layer)
         if kind in (Kind.ADD, Kind.MULTIPLY):
             if self._with_constant(node):
-                return _Open(behind, self._signed(source) or not self._is_positive(node), layer)
+                signed = self._signed(source) or not self._is_positive(node)
+                return _Open(behind, signed, layer and behind != _FUNCTION)
             if kind is Kind.ADD:
                 self._share(sources[0], sources[-1])
                 difference = node.target is _a.sub.Tensor or arguments(node)["alpha"] < 0

@@ -15,6 +15,7 @@ from converters.frontends.moving_verbs import MovingVerbs
 from converters.frontends.pending import Pending, Weight, compact, numbers, spread, times, unmoved
 from converters.graph_builder import Value
 from converters.operations import Linear, Mix, Operation
+from converters.operations.activations import behind
 from converters.operations.convolution import Conv1d, Conv2d, Conv3d, Kernels, convolution_of
 from converters.operations.moving import index_of, move_of
 from converters.operations.transposed import from_pytorch, transposed_of
@@ -75,8 +76,8 @@ class WeightedVerbs(MovingVerbs):
     ) -> Pending:
         """Behind the accumulator, in float64: ``gamma (z - mean) / sqrt(variance + eps) + beta``.
 
-        Merged into the weights it would change what they round to. Gamma and beta are tensors or None. It may stand
-        behind anything that no ReLU has clamped.
+        Merged into the weights it would change what they round to. Gamma and beta are tensors or None. Behind a ReLU or
+        another pointwise function that no quantiser has seen, it becomes part of that function.
         """
         if mean is None or variance is None:
             raise ConversionError(
@@ -84,14 +85,16 @@ class WeightedVerbs(MovingVerbs):
                 "a batch norm without running statistics, whose output depends on the batch",
                 "build it with track_running_stats=True",
             )
-        x = self.lifted(name, x)
-        if x.divided is not None and x.move is not None:
-            x = times(x, 1 / x.divided.double())
         mean, variance = mean.detach().double().cpu(), variance.detach().cpu()
         factor = 1 / torch.sqrt(variance.double() + float(eps))
         if gamma is not None:
             factor = factor * gamma.detach().double().cpu()
         offset = torch.zeros_like(factor) if beta is None else beta.detach().double().cpu()
+        if _is_function(x):
+            return self._behind(name, x, factor, offset - mean * factor)
+        x = self.lifted(name, x)
+        if x.divided is not None and x.move is not None:
+            x = times(x, 1 / x.divided.double())
         if x.move is None:
             bias = (torch.as_tensor(x.bias) - mean) * factor + offset if _per_channel(x) else None
         if x.move is not None or bias is None:
@@ -111,6 +114,8 @@ class WeightedVerbs(MovingVerbs):
 
     def scale(self, name: str, x: Any, constant: Tensor | float) -> Pending:
         """Times a constant: a number, or a tensor that broadcasts to a batch of ``x``."""
+        if _is_function(x):
+            return self._behind(name, x, self._constant(name, x, constant, 1.0), torch.zeros(1, dtype=torch.float64))
         x = self.lifted(name, x)
         if x.divided is not None:
             x = times(x, 1 / x.divided.double())
@@ -121,6 +126,8 @@ class WeightedVerbs(MovingVerbs):
 
     def shift(self, name: str, x: Any, constant: Tensor | float) -> Pending:
         """Plus a constant: a number, or a tensor that broadcasts to a batch of ``x``. It becomes bias."""
+        if _is_function(x):
+            return self._behind(name, x, torch.ones(1, dtype=torch.float64), self._constant(name, x, constant, 0.0))
         x = self.lifted(name, x)
         if x.divided is not None and torch.as_tensor(constant).numel() > 1 and x.move is not None:
             x = times(x, 1 / x.divided.double())
@@ -129,6 +136,25 @@ class WeightedVerbs(MovingVerbs):
             return replace(x, bias=torch.as_tensor(x.bias, dtype=torch.float64) + more)
         rank = len(x.layer_shape)
         return replace(x, bias=compact(spread(x.bias, rank) + spread(more, rank)))
+
+    def _behind(self, name: str, x: Pending, gain: Tensor, offset: Tensor) -> Pending:
+        """A pointwise function times a gain, plus an offset, as one: of one number each, or one per channel."""
+        per_channel = {t.numel() for t in (gain, offset)} <= {1, x.layer_shape[0]} and gain.ndim == offset.ndim == 1
+        if not per_channel or x.move is not None:
+            raise ConversionError(x.name, f"an unquantised activation, used by {name}", self.advice["activation"])
+        free = replace(x, low=-math.inf, high=math.inf, function="", parameters=(), base=None)
+        if x.clamped and bool((gain > 0).all()) and not bool(offset.any()):
+            bounds = {x.low, x.high}
+            if bounds <= {0.0, math.inf} or gain.numel() == 1:  # c clamp(z, a, b) = clamp(c z, c a, c b): a range still
+                by = 1.0 if gain.numel() > 1 else float(gain)
+                scaled = self.scale(name, free, spread(gain, len(x.shape)))
+                return replace(scaled, low=x.low * by, high=x.high * by)
+        function, parameters = x.function, x.parameters
+        if x.clamped:
+            function = _CLAMPED[x.low > -math.inf, x.high < math.inf]
+            parameters = tuple((bound,) for bound in (x.low, x.high) if not math.isinf(bound))
+        function, parameters = behind(function, parameters, gain, offset)
+        return replace(self.lifted(name, free), function=function, parameters=parameters)
 
     def _constant(self, name: str, x: Pending, constant: Tensor | float, elsewhere: float) -> Tensor:
         """A constant that broadcasts to what is seen of ``x``, for the layer that ``x`` becomes, as a unit is."""
@@ -154,6 +180,15 @@ class WeightedVerbs(MovingVerbs):
             todo = self.advice["activation"]
             raise ConversionError(x.name, f"a padded or repeated sum, to which {name} adds a constant", todo)
         return compact(found.reshape(own))
+
+
+_CLAMPED = {(True, True): "clamp", (True, False): "clamp_min", (False, True): "clamp_max"}
+"""The function that a range is, by whether it has a lower and an upper bound."""
+
+
+def _is_function(x: Any) -> bool:
+    """Whether it is a pointwise function, or a range, that no quantiser has seen yet."""
+    return type(x) is Pending and (bool(x.function) != x.clamped) and not x.then and not x.parts
 
 
 def _per_channel(x: Pending) -> bool:

@@ -6,7 +6,7 @@ Integers decide in a simulation (:mod:`converters.operations.levels`); these fun
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
@@ -15,11 +15,12 @@ from torch import Tensor
 
 from converters.errors import ConversionError
 
-__all__ = ["ACTIVATIONS", "Activation", "activation", "register_activation"]
+__all__ = ["ACTIVATIONS", "Activation", "activation", "behind", "register_activation"]
 
 Activation: TypeAlias = Callable[..., Tensor]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
+_AFFINE = re.compile(r"affine\((.*)\)\Z")
 
 
 def _leaky(x: Tensor, slope: Tensor) -> Tensor:
@@ -119,15 +120,50 @@ def register_activation(name: str, function: Activation) -> None:
 
 
 def activation(name: str) -> Activation:
-    """The function of this name.
+    """The function of this name; of ``affine(name)`` the function of ``name``, times a gain, plus an offset.
+
+    Gain and offset are its last two parameters.
 
     Raises
     ------
     ConversionError
         If there is none.
+
+    >>> activation("affine(relu)")(torch.tensor([-1.0, 3.0]), torch.tensor(-2.0), torch.tensor(0.5))
+    tensor([ 0.5000, -5.5000])
     """
-    if type(name) is not str or name not in ACTIVATIONS:
+    inner = _AFFINE.match(name) if type(name) is str else None
+    known = inner[1] if inner else name
+    if type(known) is not str or known not in ACTIVATIONS:
         raise ConversionError(
-            "Levels", f"the unknown function {str(name)[:80]!r}", "register it: converters.register_activation"
+            "Levels", f"the unknown function {str(known)[:80]!r}", "register it: converters.register_activation"
         )
-    return ACTIVATIONS[name]
+    function = ACTIVATIONS[known]
+    return _affine(function) if inner else function
+
+
+def _affine(function: Activation) -> Activation:
+    def behind(x: Tensor, *parameters: Tensor) -> Tensor:
+        *own, gain, offset = parameters
+        return gain * function(x, *own) + offset
+
+    return behind
+
+
+def behind(
+    function: str, parameters: Sequence[Sequence[float]], gain: Tensor, offset: Tensor
+) -> tuple[str, tuple[tuple[float, ...], ...]]:
+    """A function by name and its parameters, times ``gain``, plus ``offset``: one number each, or one per channel.
+
+    >>> behind("leaky_relu", [(0.1,)], torch.tensor([2.0]), torch.tensor([1.0, 3.0]))
+    ('affine(leaky_relu)', ((0.1,), (2.0,), (1.0, 3.0)))
+    """
+    own = tuple(tuple(p) for p in parameters)
+    if _AFFINE.match(function):
+        *own_, before, more = own
+        own = tuple(own_)
+        offset = torch.tensor(more, dtype=torch.float64) * gain + offset
+        gain = torch.tensor(before, dtype=torch.float64) * gain
+    else:
+        function = f"affine({function})"
+    return function, (*own, tuple(gain.tolist()), tuple(offset.tolist()))

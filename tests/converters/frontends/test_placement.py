@@ -56,6 +56,16 @@ PLACES: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
     "with its batch norm and SiLU": (lambda n, x: F.silu(n.norm(n.a(x))), "-"),
     "with its sigmoid": (lambda n, x: torch.sigmoid(n.a(x)), "+"),
     "with constants": (lambda n, x: F.relu(0.5 * n.a(x) + 1), "+"),
+    "with a batch norm behind its ReLU": (lambda n, x: n.norm(F.relu(n.a(x))), "-"),
+    "with constants behind its ReLU": (lambda n, x: F.relu6(n.a(x) + 3) / 6, "+"),
+    "with a batch norm on both sides": (lambda n, x: n.norm(0.5 * F.silu(n.norm(n.a(x))) + 1), "-"),
+    "a batch norm behind a max pool": (lambda n, x: n.norm(F.max_pool2d(F.relu(n.a(x)), 2)), "+-"),
+    "a batch norm behind a sum's ReLU": (lambda n, x: n.norm(F.relu(n.a(x) + n.b(x))), "--+-"),
+    "constants of each place": (lambda n, x: F.relu(n.a(x)) * torch.arange(6), "+-"),
+    "constants of each place in front": (lambda n, x: n.norm(F.relu(n.a(x) + torch.arange(6))), "+-"),
+    "a slope per channel behind constants of each place": (
+        lambda n, x: F.prelu(n.a(x) + torch.arange(6), torch.tensor([0.1, 0.2, 0.3, 0.4])), "--"
+    ),
     "tanh of what is not negative": (lambda n, x: torch.tanh(F.max_pool2d(F.relu(n.a(x)), 2)), "++"),
     "moves and maxima": (lambda n, x: F.max_pool2d(n.a(x), 2).flip(2).flatten(1), "-"),
     "a ReLU behind a pool": (lambda n, x: F.relu(F.avg_pool2d(n.a(x), 2)), "--+"),

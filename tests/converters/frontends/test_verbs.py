@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from converters.errors import ConversionError
 from converters.frontends.verbs import Grid, Pending, Raw, Verbs, Weight, convolution, pair
 from converters.graph_builder import Part, Value
-from converters.operations import Conv2d, Linear, SumPool2d
+from converters.operations import Conv2d, Levels, Linear, SumPool2d
 
 SCALES = st.floats(2.0**-40, 2.0**40)
 WEIGHT = torch.tensor([[3, -1], [2, 5], [-4, 1]], dtype=torch.int8)
@@ -80,14 +81,74 @@ def test_a_division_that_no_batch_norm_takes_back() -> None:
     assert torch.equal(q.execute(COUNTS * 0.5)["fc"].double(), round_half_even(real, grid))
 
 
+BEHIND: dict[str, tuple[Callable[[Verbs, Pending], Any], Callable[[Tensor], Tensor]]] = {
+    "relu": (lambda b, z: b.rectify("f", z), F.relu),
+    "relu6": (lambda b, z: b.rectify("f", z, 6.0), F.relu6),
+    "clamp": (lambda b, z: b.clamp("f", z, -1.25, 2.0), lambda z: z.clamp(-1.25, 2.0)),
+    "clamp_max": (lambda b, z: b.clamp("f", z, None, 2.0), lambda z: z.clamp(max=2.0)),
+    "threshold": (lambda b, z: b.activate("f", z, "threshold", (0.5, -1.0)), lambda z: F.threshold(z, 0.5, -1.0)),
+    "silu": (lambda b, z: b.activate("f", z, "silu"), F.silu),
+    "prelu": (
+        lambda b, z: b.activate("f", z, "leaky_relu", (torch.tensor([0.5, -0.25, 2.0]),)),
+        lambda z: F.prelu(z, torch.tensor([0.5, -0.25, 2.0], dtype=torch.float64)),
+    ),
+}
+GAINS = st.lists(st.sampled_from([-1.75, -0.5, 0.0, 0.25, 1.0, 2.5]), min_size=3, max_size=3)
+
+
+@pytest.mark.parametrize("function", BEHIND)
+@given(GAINS, GAINS, GAINS, st.sampled_from([-2.0, 0.5, 3.0]), st.sampled_from([-0.75, 0.0]))
+@settings(max_examples=15, deadline=None)
+def test_what_scales_and_shifts_a_function_is_part_of_it(
+    function: str, gamma: list[float], beta: list[float], mean: list[float], number: float, plus: float
+) -> None:
+    """A batch norm behind a ReLU or any pointwise function, and constants behind that, make no layer of their own."""
+    verb, of = BEHIND[function]
+    builder, x = network((2,))
+    bias, variance = torch.tensor([0.3, -0.7, 0.2]), torch.tensor([0.5, 1.5, 0.25])
+    norm = [torch.tensor(v) for v in (gamma, beta, mean)]
+    y = verb(builder, builder.weigh("fc", x, Linear(WEIGHT), torch.tensor([0.125], dtype=torch.float64), bias))
+    y = builder.batch_norm("bn", y, norm[2], variance, 0.1, norm[0], norm[1])
+    y = builder.shift("plus", builder.scale("times", y, number), plus)
+    grid = Grid(0.37, -40, 40)
+    builder.quantise("bn", y, grid, nearest)
+    q = builder.build(Value((Part("fc", (3,)),), 0.37))
+
+    real = of((COUNTS * 0.5) @ (WEIGHT.double() * 0.125).T + bias.double())
+    g, b, m = (t.double() for t in norm)
+    real = ((real - m) / torch.sqrt(variance.double() + 0.1) * g + b) * number + plus
+    clear = ((real / 0.37).frac().abs() - 0.5).abs() > 1e-9
+    found = q.execute(COUNTS * 0.5)["fc"].double()
+    assert torch.equal(found[clear], round_half_even(real, grid)[clear])
+    assert len(q.layers) == 1
+
+
+def test_a_positive_factor_behind_a_relu_leaves_a_range() -> None:
+    """``c relu(z)`` is ``relu(c z)``: plain neurons, no table."""
+    for factor, table in (
+        (0.25, False), (torch.tensor([0.25, 2.0, 1.0]), False), (-0.25, True), (torch.tensor([0.25, 0.0, 1.0]), True)
+    ):  # fmt: skip
+        builder, x = network((2,))
+        z = builder.weigh("fc", x, Linear(WEIGHT), torch.ones(1), None)
+        y = builder.scale("times", builder.rectify("relu", z), factor)
+        q = builder.build(builder.quantise("times", y, Grid(0.11, -40, 40), lambda bound: round(bound / 0.11)))
+        (layer,) = q.layers
+        assert any(isinstance(op, Levels) for s in layer.synapses for op in s.ops) == table
+        real = torch.relu(COUNTS * 0.5 @ WEIGHT.double().T) * torch.as_tensor(factor).double()
+        assert torch.equal(q.execute(COUNTS * 0.5)["fc"].double(), round_half_even(real, Grid(0.11, -40, 40)))
+
+
 def test_what_a_batch_norm_may_not_follow() -> None:
     builder, x = network((2, 4, 4))
     ones = torch.ones(2)
     clamped = builder.rectify(
         "relu", builder.weigh("a", x, Conv2d(torch.ones(2, 2, 1, 1, dtype=torch.int8)), torch.ones(1), None)
     )
+    pooled = builder.max_pool("pool", clamped, 2)
     with pytest.raises(ConversionError, match=r"^a: found an unquantised activation, used by bn; quantise it"):
-        builder.batch_norm("bn", clamped, ones, ones, 0.1, ones, ones)
+        builder.batch_norm("bn", pooled, ones, ones, 0.1, ones, ones)
+    with pytest.raises(ConversionError, match=r"^a: found an unquantised activation, used by plus; quantise it"):
+        builder.shift("plus", clamped, torch.arange(4.0))
     with pytest.raises(ConversionError, match=r"^bn: found the unquantised input; quantise the input"):
         builder.batch_norm("bn", Raw((2, 4, 4)), ones, ones, 0.1, ones, ones)
     padded = builder.move("pad", builder.average_pool("pool", x, 2), lambda t: F.pad(t, (1, 1)))

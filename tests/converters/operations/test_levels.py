@@ -120,6 +120,31 @@ def test_exact_ties_go_to_even(name: str) -> None:
     assert int(((real / 0.5).frac().abs() == 0.5).sum()) > 10
 
 
+@pytest.mark.parametrize("name", ["relu", "silu", "clamp", "leaky_relu"])
+@settings(deadline=None, max_examples=8)
+@given(st.lists(st.tuples(st.sampled_from([-2.0, -0.7, 0.0, 0.3, 1.6]), st.floats(-2, 2)), min_size=3, max_size=3))
+def test_a_function_times_a_gain_and_an_offset(name: str, affine: list[tuple[float, float]]) -> None:
+    """Of each channel its own; the table, its file and the table for a shorter window are those of the whole."""
+    gains, offsets = zip(*affine, strict=True)
+    form: dict[str, Any] = {"units": (0.05, -0.02, 0.1), "offsets": (0.2,), "scale": 0.11}
+    op = Levels.of(
+        f"affine({name})", parameters=(*PARAMETERS[name], gains, offsets), y_min=-30, y_max=30, limit=150, **form
+    )
+    z = torch.arange(-150, 151).expand(1, 3, -1)
+    for table, factor, most in ((op, 1, 30), (op.coarsened(Fraction(1, 3)), 3, 10)):
+        x = factor * torch.tensor(form["units"], dtype=torch.float64)[:, None] * z[0] + 0.2
+        real = torch.tensor(gains, dtype=torch.float64)[:, None] * FUNCTIONS[name](x)
+        real = (real + torch.tensor(offsets, dtype=torch.float64)[:, None]) / (factor * 0.11)
+        clear = (real.frac().abs() - 0.5).abs() > 1e-9
+        assert torch.equal(table(z)[0][clear], real.round().clamp(-most, most).long()[clear])
+
+
+def test_an_affine_function_of_what_is_none() -> None:
+    for name in ("affine(nope)", "affine(affine(relu))", "affine()", "affine(relu", "affine"):
+        with pytest.raises(ConversionError, match="the unknown function"):
+            Levels.of(name, parameters=(1.0, 0.0), units=(1.0,), offsets=(0.0,), scale=1.0, y_min=0, y_max=1, limit=9)
+
+
 def test_parameters_of_each_channel() -> None:
     slopes = [0.3, -0.2, 0.3, 1.5]
     op = Levels.of(
@@ -250,8 +275,18 @@ def test_shorter_windows_have_the_table_of_the_larger_scales(window: int) -> Non
         assert torch.equal(op(z.expand(1, 3, -1))[0, c], wanted)
 
 
-def test_files(tmp_path: Path) -> None:
-    q = network("gelu")
+AFFINE: dict[str, Any] = {"parameters": ((1.5, -0.5, 0.0), (-0.25, 0.125, 0.5))}
+
+
+def test_an_affine_function_on_every_backend() -> None:
+    q = network("affine(relu)", **AFFINE)
+    runs = simulated(q, integers(q, 16), window=5)
+    assert len(runs["closed_form"].counts["conv"].unique()) > 4
+
+
+@pytest.mark.parametrize(("function", "more"), [("gelu", {}), ("affine(silu)", AFFINE)])
+def test_files(function: str, more: dict[str, Any], tmp_path: Path) -> None:
+    q = network(function, **more)
     back = written_and_read(q, integers(q, 5), tmp_path)
     a, b = (k.layers[0].synapses[0].ops[1] for k in (q, back))
     assert isinstance(a, Levels)
