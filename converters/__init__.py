@@ -27,6 +27,7 @@ _HOMES = {
     "save_quantised": "converters.files.quantised_file",
     "prepare_qat": "converters.frontends.pt2e",
     "quantise": "converters.calibration",
+    "quantisation_noise": "converters.calibration",
     "from_pt2e": "converters.frontends.pt2e",
     "from_brevitas": "converters.frontends.brevitas",
     "from_torch_ao": "converters.frontends.torch_ao",

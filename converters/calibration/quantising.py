@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
+from converters.calibration.biases import correct_biases
 from converters.calibration.images import Calibration, Images
 from converters.calibration.observing import observe
 from converters.calibration.ranges import RANGES
@@ -34,6 +36,7 @@ def quantise(
     ranges: str = "mse",
     percentile: float = 99.99,
     weights: str = "mse",
+    bias_correction: bool = True,
     batch: int = 32,
     check: bool | Batches = True,
     progress: Progress | None = None,
@@ -59,6 +62,8 @@ def quantise(
         The share that is not, in percent.
     weights : {"mse", "minmax"}
         The same of the weights' scales.
+    bias_correction : bool
+        Whether the biases make up for the mean error of each channel (:mod:`~converters.calibration.biases`).
     batch : int
         Images at a time: what bounds the memory.
     progress : callable ``(phase, done, total)`` in images, optional
@@ -99,6 +104,7 @@ def quantise(
         check=check,
     ).eval()
     check_finite(prepared)
+    reference = copy.deepcopy(prepared)
     observe(
         prepared,
         images,
@@ -107,6 +113,8 @@ def quantise(
         weights=weights,
         done=_counter("ranges", images.count, progress),
     )
+    if bias_correction:
+        correct_biases(prepared, reference, images, _counter("biases", images.count, progress))
     return prepared
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,22 +12,44 @@ from converters.frontends.aten import constants
 from converters.frontends.pt2e_module import PreparedModel
 from converters.frontends.quantizer import LevelQuantiser
 
-__all__ = ["Walk", "quantisers", "set_range"]
+__all__ = ["Walk", "as_it_is", "quantised", "quantisers", "set_range"]
 
 At = Callable[[fx.Node, LevelQuantiser, Tensor], Tensor]
+Behind = Callable[[Tensor], Tensor]
+
+
+def as_it_is(node: fx.Node, quantiser: LevelQuantiser, x: Tensor) -> Tensor:
+    """What a float network has where a quantiser stands."""
+    return x
+
+
+def quantised(node: fx.Node, quantiser: LevelQuantiser, x: Tensor) -> Tensor:
+    """What a quantised network has there, in evaluation."""
+    return quantiser.quantised(x)
 
 
 class Walk(fx.Interpreter):
-    """Runs a network's operations; ``at(node, quantiser, x)`` says what stands for the values behind a quantiser."""
+    """Runs a network's operations.
 
-    def __init__(self, model: PreparedModel, at: At) -> None:
+    Parameters
+    ----------
+    model : PreparedModel
+        In evaluation mode.
+    at : callable ``(node, quantiser, x) -> values``
+        What stands for the values behind a quantiser.
+    behind : mapping of nodes to callables ``values -> values``
+        What else stands for the values of some operations.
+    """
+
+    def __init__(self, model: PreparedModel, at: At, behind: Mapping[fx.Node, Behind] | None = None) -> None:
         super().__init__(model)
-        self.at = at
+        self.at, self.behind = at, behind or {}
         self.extra_traceback = False  # would be written into the messages of errors
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op != "call_module":
-            return super().run_node(n)
+            result = super().run_node(n)
+            return self.behind[n](result) if n in self.behind else result
         quantiser = self.fetch_attr(str(n.target))
         (x, *_), _ = self.fetch_args_kwargs_from_env(n)
         return self.at(n, quantiser, x)
