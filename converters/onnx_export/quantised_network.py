@@ -7,10 +7,11 @@ quantiser there, and is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from onnx import TensorProto
 
@@ -30,6 +31,12 @@ _TYPES: dict[Any, int] = {
     np.int16: TensorProto.INT16,
     np.uint16: TensorProto.UINT16,
 }
+_MAIN = (
+    "Conv", "ConvTranspose", "Gemm", "MatMul", "AveragePool", "LayerNormalization", "RMSNormalization",
+    "GroupNormalization", "InstanceNormalization", "LRN",
+)  # fmt: skip
+_JOINING = ("Add", "Mul", "Max", "Min")
+_AROUND = ("QuantizeLinear", "DequantizeLinear", "Clip", "Relu", "Reshape", "Transpose", "Identity")
 _CUT = (np.int8, np.uint8)  # the types whose Clip onnxruntime has
 
 
@@ -45,16 +52,32 @@ def write_quantised(w: Writer, q: QuantGraph) -> Written:
             values[spec.name] = _input(w, spec, found)
     for layer in q.layers:
         w.prefix = f"{layer.name}/"
+        first = len(w.nodes)
         with naming(layer.name):
             values[layer.name] = _layer(w, layer, values, ranges, found)
+        _entitle(w, w.nodes[first:], layer.name)
     found.real.update({name: values[name].name for name in q.output_names})
     return found
+
+
+def _entitle(w: Writer, nodes: Sequence[onnx.NodeProto], layer: str) -> None:
+    """Name one node as the layer, by which readers call it: its weights, or else what joins or makes its values."""
+
+    def joins(node: onnx.NodeProto) -> bool:
+        return node.op_type in _JOINING and sum(not w.is_constant(name) for name in node.input) > 1
+
+    rest = [node for node in nodes if node.op_type not in _AROUND]
+    main = [node for node in rest if node.op_type in _MAIN] or list(filter(joins, rest)) or rest or nodes
+    for node in nodes:
+        if node.name == layer:
+            node.name = f"{layer}/levels"
+    main[0].name = layer
 
 
 def _input(w: Writer, spec: InputSpec, found: Written) -> Real:
     given = Real(spec.name, spec.shape, np.asarray(spec.scale))
     name = w.free(f"{spec.name}/integers")
-    found.integers[spec.name], real = _quantised(w, given, name, spec.q_min, spec.q_max)
+    found.integers[spec.name], real = _quantised(w, given, name, spec.q_min, spec.q_max, rectify=False)
     return real
 
 
@@ -119,18 +142,18 @@ def _stays_within(layer: Layer, given: Mapping[str, Real], ranges: Mapping[str, 
 
 
 def _quantised(
-    w: Writer, x: Real, name: str, low: int, high: int, within: bool = False
+    w: Writer, x: Real, name: str, low: int, high: int, within: bool = False, rectify: bool = True
 ) -> tuple[tuple[str, int], Real]:
     """A quantiser, its range where its type has more, and a dequantiser: the integers' name and type, and the value.
 
-    ``within`` says that nothing lies beyond the range.
+    ``within`` says that nothing lies beyond the range; ``rectify`` lets a ReLU be the lower end.
     """
     kind = next((t for t in _TYPES if np.iinfo(t).min <= low and high <= np.iinfo(t).max), None)
     if kind is None:
         raise ConversionError(name, f"levels from {low} to {high}", "ONNX quantises to 16 bits: use exact=True")
     ends = np.iinfo(kind).min, np.iinfo(kind).max
     real, cut = x.name, not within and (low, high) != ends
-    if cut and low == 0 and high == ends[1]:
+    if cut and rectify and low == 0 and high == ends[1]:
         real, cut = w.node("Relu", real), False
     if cut and kind not in _CUT:
         real, cut = w.node("Clip", real, *(single(w, k * x.unit) for k in (low, high))), False

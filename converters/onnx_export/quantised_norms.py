@@ -13,6 +13,8 @@ from converters.operations import LocalResponse, Normalise, Softmax
 
 __all__: list[str] = []
 
+_RMS = 23  # the opset that has it
+
 
 @QUANTISED.says(Softmax)
 def _softmax(w: Writer, op: Softmax, goal: Unit | None, x: Real) -> Real:
@@ -25,16 +27,14 @@ def _normalise(w: Writer, op: Normalise, goal: Unit | None, x: Real) -> Real:
     x = uniform(w, x)
     eps = op.eps * float(x.unit) ** 2
     whole = set(op.axes) == set(range(len(x.shape)))
-    if not op.centred:
+    if not op.centred and op.groups > 1:
         name = _by_root_mean_square(w, op, x, eps)
-    elif op.groups == 1 and not whole:
+    elif op.groups == 1 and not (whole and op.centred and len(x.shape) > 1):
         name = _over_last(w, op, x, eps)
-    elif whole and op.groups == x.shape[0] and len(x.shape) > 1:
+    elif whole and op.groups == x.shape[0]:
         name = w.node("InstanceNormalization", x.name, *_neutral(w, x.shape[0]), epsilon=eps)
-    elif whole and len(x.shape) > 1:
+    elif whole:
         name = w.node("GroupNormalization", x.name, *_neutral(w, x.shape[0]), epsilon=eps, num_groups=op.groups)
-    elif whole and op.groups == 1:
-        name = _over_last(w, op, x, eps)
     else:
         raise ConversionError("Normalise", f"axes {op.axes} in {op.groups} groups", "use exact=True")
     return Real(name, x.shape, np.asarray(2.0**-op.bits))
@@ -46,12 +46,14 @@ def _neutral(w: Writer, *shape: int) -> list[str]:
 
 
 def _over_last(w: Writer, op: Normalise, x: Real, eps: float) -> str:
-    """As a layer norm, which is over the last axes."""
+    """A layer norm, or an RMS norm: of the last axes."""
     order = _axes_last(op.axes, len(x.shape))
-    turned = w.transposed(x.name, order)
-    sizes = [x.shape[k - 1] for k in order[-len(op.axes) :]]
-    normed = w.node("LayerNormalization", turned, *_neutral(w, *sizes), axis=-len(op.axes), epsilon=eps)
-    return w.transposed(normed, list(np.argsort(order)))
+    gain, bias = _neutral(w, *(x.shape[k - 1] for k in order[-len(op.axes) :]))
+    kind = "LayerNormalization" if op.centred else "RMSNormalization"
+    w.opset = w.opset if op.centred else max(w.opset, _RMS)
+    given = (gain, bias) if op.centred else (gain,)
+    normed = w.node(kind, w.transposed(x.name, order), *given, axis=-len(op.axes), epsilon=eps)
+    return w.transposed(normed, [int(k) for k in np.argsort(order)])
 
 
 def _axes_last(axes: Sequence[int], rank: int) -> list[int]:
@@ -61,13 +63,11 @@ def _axes_last(axes: Sequence[int], rank: int) -> list[int]:
 
 
 def _by_root_mean_square(w: Writer, op: Normalise, x: Real, eps: float) -> str:
-    axes, y, shape = [a + 1 for a in op.axes], x.name, x.shape
-    if op.groups > 1:
-        y, axes = w.reshaped(y, [op.groups, shape[0] // op.groups, *shape[1:]]), [a + 1 for a in axes]
-    mean = w.node("ReduceMean", w.node("Mul", y, y), w.places(axes), keepdims=1)
+    """An RMS norm of groups of channels, for which there is no node."""
+    split = w.reshaped(x.name, [op.groups, x.shape[0] // op.groups, *x.shape[1:]])
+    mean = w.node("ReduceMean", w.node("Mul", split, split), w.places([a + 2 for a in op.axes]), keepdims=1)
     root = w.node("Sqrt", w.node("Add", mean, w.constant(np.float32(eps))))
-    normed = w.node("Div", y, root)
-    return w.reshaped(normed, shape) if op.groups > 1 else normed
+    return w.reshaped(w.node("Div", split, root), x.shape)
 
 
 @QUANTISED.says(LocalResponse)

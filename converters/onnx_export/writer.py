@@ -77,6 +77,9 @@ class Writer:
         self.initialisers: list[onnx.TensorProto] = []
         self._names = Names(taken)
         self._known: dict[Any, str] = {}
+        self._constants: set[str] = set()
+        self.opset = OPSET
+        """What the nodes need at the least; a node that is younger raises it."""
         self.prefix = ""
         """In front of names that are made up: the layer that is being written."""
 
@@ -96,8 +99,13 @@ class Writer:
         key = (array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).digest())
         if key not in self._known:
             self._known[key] = self._names.new(f"{self.prefix}{name}")
+            self._constants.add(self._known[key])
             self.initialisers.append(numpy_helper.from_array(array, self._known[key]))
         return self._known[key]
+
+    def is_constant(self, name: str) -> bool:
+        """Whether it is one of the initialisers."""
+        return name in self._constants
 
     def places(self, values: Sequence[int]) -> str:
         """An int64 vector: axes, shapes, ends of slices."""
@@ -141,7 +149,10 @@ class Writer:
         """The whole, checked by ``onnx`` itself, shapes included."""
         graph = helper.make_graph(self.nodes, "network", list(inputs), list(outputs), self.initialisers)
         model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="calif-plugins"
+            graph,
+            opset_imports=[helper.make_opsetid("", self.opset)],
+            ir_version=IR_VERSION,
+            producer_name="calif-plugins",
         )
         model.doc_string = about
         if model.ByteSize() >= 2**31:

@@ -81,7 +81,7 @@ def test_what_toolkits_write() -> None:
     assert values[conv.input[2]].shape == (6,)
     before = {node.input[0]: node.op_type for node in model.graph.node}
     assert before[conv.output[0]] == "Relu"
-    assert _kinds(model).count("Clip") == 1, "of the logits, whose levels are -127 to 127; the others are all of 8 bits"
+    assert _kinds(model).count("Clip") == 2, "of the input, and of the logits, which have -127 to 127"
 
 
 def _lenet() -> QuantGraph:
