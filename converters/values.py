@@ -98,14 +98,25 @@ class Value:
 
         Layers that are not seen whole are left out.
         """
+        return {name: own for name, (own, mask) in self.partly(seen).items() if bool(mask.all())}
+
+    def partly(self, seen: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """As :meth:`unmoved`, of all layers, each with its places that are seen: bool of one image's shape.
+
+        Examples
+        --------
+        >>> first = moved(Value((Part("a", (3,)),), 1.0), torch.tensor([2]))
+        >>> first.partly(torch.tensor([[7.0]]))["a"]
+        (tensor([[7., 7., 7.]]), tensor([False, False,  True]))
+        """
         index, flat, start, found = self.index.reshape(-1), seen.flatten(1), 0, {}
         for name, shape in self.sources.items():
             size = math.prod(shape)
             where = torch.full((size,), -1)
             (place,) = ((index >= start) & (index < start + size)).nonzero(as_tuple=True)
             where[index[place] - start] = place
-            if not bool((where < 0).any()):
-                found[name] = flat[:, where.to(flat.device)].reshape(len(seen), *shape)
+            own = flat[:, where.clamp(min=0).to(flat.device)].reshape(len(seen), *shape)
+            found[name] = own, (where >= 0).reshape(shape)
             start += size
         return found
 

@@ -2,7 +2,8 @@
 
 The comparison forces each layer: it is fed with the *toolkit's* integers of its sources, so that one difference
 neither hides nor causes another, and the first layer that is wrong is named. A layer whose values the toolkit does
-not show is executed from those in front of it, and judged by what stands behind it.
+not show, or shows in part, is executed from those in front of it, and judged by what stands behind it: by a maximum or
+a move of its counts as if these were not rounded yet.
 
 The integers must be equal. One exception is arithmetic: a toolkit adds up in float32, and where the exact quotient
 lies so close to a tie that the rounding of its float sums reaches across, it may come out one level aside. Such a
@@ -47,11 +48,13 @@ class Shown:
     """What the toolkit's own forward pass gave on a batch: real values, quantisation's zero points taken off.
 
     ``values`` are pairs of a layer's name (or the input's) and its values ``(N, ...)``, in the order in which they
-    came; a layer may come several times. ``output`` is what the model returned, in its structure.
+    came; a layer may come several times. ``output`` is what the model returned, in its structure. ``partial`` are
+    those of which a part is seen, with the places that are, bool of one image's shape.
     """
 
     values: Sequence[tuple[str, Tensor]]
     output: Any
+    partial: Sequence[tuple[str, Tensor, Tensor]] = ()
 
 
 @dataclass
@@ -172,6 +175,8 @@ def check_layers(
     for output, real in pairs:
         if not output.tail:
             theirs.setdefault(output.layer, [real])
+    for name, real, mask in shown.partial:
+        judge.partial.setdefault(name, []).append((real, mask))
     values = {spec.name: judge.input(spec, given[spec.name], theirs.get(spec.name, [])) for spec in q.inputs}
     for layer in q.layers:
         values[layer.name] = judge.layer(layer, values, theirs.get(layer.name, []))
@@ -185,6 +190,9 @@ class _Judge:
 
     def __init__(self, q: QuantGraph, eps: float, account: Comparison) -> None:
         self.q, self.eps, self.account = q, eps, account
+        self.partial: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self.unseen: dict[str, tuple[Tensor, float]] = {}
+        """Quotients of layers that are not shown, within their ranges, and how far rounding can move them."""
 
     def input(self, spec: InputSpec, images: Tensor, shown: Sequence[Tensor]) -> Tensor:
         ours = spec.nearest(images).clamp(spec.q_min, spec.q_max).cpu().long()  # no word on extremes that are cut
@@ -205,15 +213,36 @@ class _Judge:
             return acc
         ours = layer.round(acc)
         forced = ours
+        for real, mask in self.partial.get(layer.name, []):
+            shown = [
+                *shown,
+                torch.where(mask.reshape(ours.shape[1:]), real.cpu().reshape(ours.shape), ours * layer.scale),
+            ]
         for k, real in enumerate(shown):
             theirs = self._integers(layer.name, real, layer.scale, ours.shape)
             if bool((ours != theirs).any()):
                 self._check_rule(layer, acc, theirs)
-                self._compare(layer.name, ours, theirs, layer.unrounded(values), self._bound(layer, values))
+                self._compare(layer.name, ours, theirs, *self._exact(layer, values))
             else:
                 self._count(layer.name, ours)
             forced = theirs if k == 0 else forced
+        if not shown:
+            exact, bound = self._exact(layer, values)
+            self.unseen[layer.name] = exact.clamp(layer.y_min, layer.y_max), float(bound.max())
         return forced
+
+    def _exact(self, layer: Layer, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What a layer rounds, and how far rounding can move it.
+
+        One that passes counts on is judged by what these were before they were rounded, where that is not shown.
+        """
+        names = {name for s in layer.synapses for name in s.sources}
+        unseen = names.intersection(self.unseen)
+        if not unseen or not all(op.passes or op.rewires for s in layer.synapses for op in s.ops):
+            return layer.unrounded(values), self._bound(layer, values)
+        before = {n: self.unseen[n][0] if n in unseen else values[n].double() for n in names}
+        exact = layer.unrounded(before)
+        return exact, torch.full_like(exact, max(self.unseen[n][1] for n in unseen))
 
     def output(self, output: Output, values: dict[str, Tensor], real: Tensor) -> None:
         """What the model returned, against the layer that it is read from, and the functions behind that."""

@@ -14,7 +14,7 @@ from converters.frontends.checking import Shown
 from converters.frontends.examples import Example
 from converters.quantised import Value
 
-__all__ = ["Place", "call_numbers", "show"]
+__all__ = ["Place", "call_numbers", "show", "shown_by"]
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,21 @@ def show(model: nn.Module, places: Iterable[tuple[Place, Value]], images: Exampl
     places = list(places)
     watch = _Watch(model, [place for place, _ in places])
     output = plain(images.call(model))
+    seen = [(watch.found[place], value) for place, value in places if place in watch.found]
+    return shown_by([(real, v) for real, v in seen if real.ndim > 1 and real[0].numel() == math.prod(v.shape)], output)
+
+
+def shown_by(seen: Iterable[tuple[Tensor, Value]], output: Any) -> Shown:
+    """Layer by layer what batches of real values say of them, each seen as a value is; and what the model returned."""
     values: list[tuple[str, Tensor]] = []
-    for place, value in places:
-        real = watch.found.get(place)
-        if real is not None and real.ndim > 1 and real[0].numel() == math.prod(value.shape):
-            values += value.unmoved(real).items()
-    return Shown(values, output)
+    partial: list[tuple[str, Tensor, Tensor]] = []
+    for real, value in seen:
+        for name, (own, mask) in value.partly(real).items():
+            if bool(mask.all()):
+                values.append((name, own))
+            else:
+                partial.append((name, own, mask))
+    return Shown(values, output, partial)
 
 
 def plain(x: Any) -> Any:

@@ -14,12 +14,14 @@ from torch import Tensor
 from converters.errors import ConversionError
 from converters.frontends.checking import Shown, check_conversion
 from converters.frontends.examples import Given
+from converters.frontends.onnx.curves import named
 from converters.frontends.onnx.expanding import expanded
 from converters.frontends.onnx.graph import Graph, Input, graph_of
 from converters.frontends.onnx.loading import load
 from converters.frontends.onnx.oracle import Oracle, tensors
 from converters.frontends.onnx.reader import GraphReader
 from converters.frontends.onnx.tensors import count_of
+from converters.frontends.watching import shown_by
 from converters.ports.inputs import Batches, batches
 from converters.quantised import QuantGraph
 
@@ -33,7 +35,7 @@ _FLOATS = {"float16": torch.float16, "float32": torch.float32, "float64": torch.
 def converted(source: Any, example: Batches | None, check: bool | Batches) -> QuantGraph:
     """What :func:`~converters.frontends.onnx.model.from_onnx` does."""
     model = load(source)
-    graph = expanded(graph_of(model))
+    graph = named(expanded(graph_of(model)))
     given = None if example is None else _given(graph, example)
     shapes = _shapes(graph, given)
     reader = GraphReader(graph, shapes)
@@ -105,18 +107,21 @@ class _Run:
 
     def __init__(self, model: ModelProto, graph: Graph, reader: GraphReader) -> None:
         self.graph, self.reader = graph, reader
+        self.scales = reader.scales()
         fixed = any(isinstance(x.dims[0], int) for x in graph.inputs)
         self.oracle = Oracle(model, [name for name, _, _ in reader.shown], reader.batch if fixed else None)
 
     def show(self, images: Given) -> Shown:
         by_name = images if isinstance(images, Mapping) else {self.graph.inputs[0].name: images}
         found = tensors(self.oracle({x.name: self._feed(x, by_name[x.name]) for x in self.graph.inputs}))
-        values: list[tuple[str, Tensor]] = []
-        for name, value, zero in self.reader.shown:
-            real = found[name] if zero is None else (found[name] - zero) * value.scale
-            values += value.unmoved(real).items()
+        seen = [
+            (found[name] / value.scale if zero is None else found[name] - zero, value)
+            for name, value, zero in self.reader.shown
+        ]
         outputs = {name: self._output(name, found[name]) for name in self.graph.outputs}
-        return Shown(values, next(iter(outputs.values())) if len(outputs) == 1 else outputs)
+        counts = shown_by(seen, next(iter(outputs.values())) if len(outputs) == 1 else outputs)
+        values = [(name, own * self.scales[name]) for name, own in counts.values]
+        return Shown(values, counts.output, [(name, own * self.scales[name], m) for name, own, m in counts.partial])
 
     def _feed(self, x: Input, images: Tensor) -> np.ndarray:
         real = images.detach().cpu()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import reduce
 from typing import Any
+
+from torch import Tensor
 
 from converters.errors import ConversionError
 from converters.frontends.onnx.call import Call, Handler, Reader
 from converters.frontends.onnx.constants import is_constant, real
 from converters.frontends.onnx.quantisers import Codes, counts_of
+from converters.graph_builder import Value
 
 __all__ = ["HANDLERS"]
 
@@ -22,12 +26,27 @@ def _same_rank(r: Reader, c: Call, a: Any, b: Any) -> None:
         raise ConversionError(c.name, f"operands of shapes {shapes}", "reshape them to as many axes")
 
 
+def _numbers(r: Reader, x: Any) -> Tensor:
+    """A constant that is the same for all images."""
+    found = real(x)
+    if found.ndim > 1 and len(found) == r.batch and bool((found == found[:1]).all()):
+        return found[:1]
+    return found
+
+
+def _scaled(r: Reader, c: Call, x: Any, factor: Tensor) -> Any:
+    """Times a constant; of counts times one positive number it is their scale that changes, and nothing is rounded."""
+    if type(x) is Value and factor.numel() == 1 and float(factor) > 0 and factor.ndim <= len(r.shape(x)):
+        return replace(x, scale=x.scale * float(factor))
+    return r.builder.scale(c.name, x, factor)
+
+
 def _sum_of_two(r: Reader, c: Call, a: Any, b: Any, sign: float = 1.0) -> Any:
     if is_constant(b):
-        return r.builder.shift(c.name, a, sign * real(b))
+        return r.builder.shift(c.name, a, sign * _numbers(r, b))
     if is_constant(a):
         y = b if sign > 0 else r.builder.scale(c.name, b, -1.0)
-        return r.builder.shift(c.name, y, real(a))
+        return r.builder.shift(c.name, y, _numbers(r, a))
     _same_rank(r, c, a, b)
     return r.builder.add(c.name, (a, 1.0), (b, sign))
 
@@ -56,9 +75,9 @@ def _sum(r: Reader, c: Call) -> Any:
 def _mul(r: Reader, c: Call) -> Any:
     a, b = c.arg(0), c.arg(1)
     if is_constant(b):
-        return r.builder.scale(c.name, a, real(b))
+        return _scaled(r, c, a, _numbers(r, b))
     if is_constant(a):
-        return r.builder.scale(c.name, b, real(a))
+        return _scaled(r, c, b, _numbers(r, a))
     _same_rank(r, c, a, b)
     return r.builder.multiply(c.name, a, b)
 
@@ -67,10 +86,10 @@ def _div(r: Reader, c: Call) -> Any:
     a, b = c.arg(0), c.arg(1)
     if not is_constant(b):
         raise ConversionError(c.name, "a division by an activation", "multiply, or divide by a constant")
-    divisor = real(b)
+    divisor = _numbers(r, b)
     if bool((divisor == 0).any()):
         raise ConversionError(c.name, "a division by 0", "give another constant")
-    return r.builder.scale(c.name, a, 1 / divisor)
+    return _scaled(r, c, a, 1 / divisor)
 
 
 def _extreme(r: Reader, c: Call) -> Any:

@@ -21,6 +21,7 @@ from converters.frontends.onnx.tails import tails
 from converters.frontends.onnx.tensors import LARGEST
 from converters.frontends.verbs import Grid, Pending, Raw, Verbs
 from converters.graph_builder import Returned, Value
+from converters.ports.tails import Tail
 from converters.quantised import QuantGraph
 
 __all__ = ["GraphReader"]
@@ -95,7 +96,16 @@ class GraphReader:
         inner = value.value if isinstance(value, Returned) else value
         if isinstance(inner, Pending) and not inner.inputs and not (inner.clamped or inner.function or inner.then):
             inner = self.builder.lifted(name, inner)
-        return replace(value, value=inner) if isinstance(value, Returned) else inner
+        tail = value.tail if isinstance(value, Returned) else ()
+        if isinstance(inner, Value) and inner.plain:
+            own = self.scales()[inner.parts[0].name]
+            if own != inner.scale:  # counts that have been taken times a number
+                return Returned(replace(inner, scale=own), (Tail("mul", {"other": inner.scale / own}), *tail))
+        return Returned(inner, tail) if tail else inner
+
+    def scales(self) -> dict[str, float]:
+        """Of the inputs and of the layers so far, by name."""
+        return {x.name: x.scale for x in (*self.builder.specs, *self.builder.layers)}
 
     # --- one node -----------------------------------------------------------------------------------
 
