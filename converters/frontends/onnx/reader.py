@@ -105,7 +105,8 @@ class GraphReader:
 
     def scales(self) -> dict[str, float]:
         """Of the inputs and of the layers so far, by name."""
-        return {x.name: x.scale for x in (*self.builder.specs, *self.builder.layers)}
+        found = {spec.name: spec.scale for spec in self.builder.specs}
+        return found | {layer.name: layer.scale for layer in self.builder.layers}
 
     # --- one node -----------------------------------------------------------------------------------
 

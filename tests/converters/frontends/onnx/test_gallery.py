@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import signature
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ Case = Callable[..., str]
 MAPS = (4, 6, 6)
 
 
-def conv(n: Net, x: str, *shape: int, zero: int | None = None, **attributes: object) -> str:
+def conv(n: Net, x: str, *shape: int, zero: int | None = None, **attributes: Any) -> str:
     return n.op(
         "Conv", x, n.weight(whole(shape), zero=zero), n.constant(np.linspace(-0.5, 0.5, shape[0])), **attributes
     )
