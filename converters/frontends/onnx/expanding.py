@@ -8,49 +8,30 @@ is left as it is, can be asked for them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from converters.errors import ConversionError
+from converters.frontends.onnx import pooling
 from converters.frontends.onnx.graph import DOMAIN, MICROSOFT, Graph, Node
+from converters.frontends.onnx.meanings import BINARY, UNARY, Meaning
 
 __all__ = ["expanded"]
 
 
-@dataclass(frozen=True)
-class _Meaning:
-    """Of an operator: the operation on real values, and where its operands stand.
-
-    ``operands`` are places of (integers, scale, zero point); -1 for a scale of 1. ``result`` is where the scale and the
-    zero point of what comes out stand, None for a result that is not rescaled. ``bias`` is the place of one on the grid
-    of the accumulator. ``rows`` is the axis of the weights, the second operand, along which scales differ.
-    """
-
-    op: str
-    operands: tuple[tuple[int, int, int], ...]
-    result: tuple[int, int] | None
-    bias: int | None = None
-    rows: int = 0
-    dropped: tuple[str, ...] = ()
-
-
-_UNARY = ((0, 1, 2),)
-_BINARY = ((0, 1, 2), (3, 4, 5))
-_MEANINGS: Mapping[tuple[str, str], _Meaning] = {
-    (DOMAIN, "QLinearConv"): _Meaning("Conv", _BINARY, (6, 7), bias=8),
-    (DOMAIN, "QLinearMatMul"): _Meaning("MatMul", _BINARY, (6, 7), rows=-1),
-    (DOMAIN, "ConvInteger"): _Meaning("Conv", ((0, -1, 2), (1, -1, 3)), None),
-    (DOMAIN, "MatMulInteger"): _Meaning("MatMul", ((0, -1, 2), (1, -1, 3)), None, rows=-1),
-    (MICROSOFT, "QLinearAdd"): _Meaning("Add", _BINARY, (6, 7)),
-    (MICROSOFT, "QLinearMul"): _Meaning("Mul", _BINARY, (6, 7)),
-    (MICROSOFT, "QLinearAveragePool"): _Meaning("AveragePool", _UNARY, (3, 4), dropped=("channels_last",)),
-    (MICROSOFT, "QLinearGlobalAveragePool"): _Meaning("GlobalAveragePool", _UNARY, (3, 4), dropped=("channels_last",)),
-    (MICROSOFT, "QLinearReduceMean"): _Meaning("ReduceMean", _UNARY, (3, 4)),
-    (MICROSOFT, "QLinearLeakyRelu"): _Meaning("LeakyRelu", _UNARY, (3, 4)),
-    (MICROSOFT, "QLinearSigmoid"): _Meaning("Sigmoid", _UNARY, (3, 4)),
-    (MICROSOFT, "QLinearSoftmax"): _Meaning("Softmax", _UNARY, (3, 4), dropped=("opset",)),
-    (MICROSOFT, "QGemm"): _Meaning("Gemm", _BINARY, (7, 8), bias=6),
+_MEANINGS: Mapping[tuple[str, str], Meaning] = {
+    (DOMAIN, "QLinearConv"): Meaning("Conv", BINARY, (6, 7), bias=8),
+    (DOMAIN, "QLinearMatMul"): Meaning("MatMul", BINARY, (6, 7), rows=-1),
+    (DOMAIN, "ConvInteger"): Meaning("Conv", ((0, -1, 2), (1, -1, 3)), None),
+    (DOMAIN, "MatMulInteger"): Meaning("MatMul", ((0, -1, 2), (1, -1, 3)), None, rows=-1),
+    (MICROSOFT, "QLinearAdd"): Meaning("Add", BINARY, (6, 7)),
+    (MICROSOFT, "QLinearMul"): Meaning("Mul", BINARY, (6, 7)),
+    (MICROSOFT, "QLinearLeakyRelu"): Meaning("LeakyRelu", UNARY, (3, 4)),
+    (MICROSOFT, "QLinearSigmoid"): Meaning("Sigmoid", UNARY, (3, 4)),
+    (MICROSOFT, "QLinearSoftmax"): Meaning("Softmax", UNARY, (3, 4), dropped=("opset",)),
+    (MICROSOFT, "QGemm"): Meaning("Gemm", BINARY, (7, 8), bias=6),
+    **{(MICROSOFT, op): meaning for op, meaning in pooling.MEANINGS.items()},
 }
 
 
@@ -77,7 +58,7 @@ class _Writer:
     def __init__(self, node: Node, constants: dict[str, np.ndarray], version: int) -> None:
         self.node, self.constants, self.version = node, constants, version
 
-    def nodes(self, meaning: _Meaning) -> list[Node]:
+    def nodes(self, meaning: Meaning) -> list[Node]:
         node, given = self.node, self.node.attributes
         if given.get("channels_last", 0):
             raise ConversionError(node.name, "channels as the last axis", "export it with channels first")
@@ -104,7 +85,7 @@ class _Writer:
             "DequantizeLinear", inputs=inputs, outputs=(output,), attributes={"axis": axis}, version=self.version
         )
 
-    def _axis(self, place: int, meaning: _Meaning) -> int:
+    def _axis(self, place: int, meaning: Meaning) -> int:
         weights = self.constants.get(_at(self.node, place))
         if meaning.op == "Gemm":
             return 0 if self.node.attributes.get("transB", 0) else 1

@@ -11,9 +11,10 @@ from converters.errors import ConversionError
 from converters.frontends.onnx.call import Call, Handler, Reader
 from converters.frontends.onnx.constants import whole_numbers
 from converters.frontends.onnx.geometry import Windows, windows_of
+from converters.frontends.onnx.meanings import UNARY, Meaning
 from converters.frontends.onnx.quantisers import Codes, counts_of
 
-__all__ = ["HANDLERS", "axes_of"]
+__all__ = ["HANDLERS", "MEANINGS", "axes_of"]
 
 
 def _max_pool(r: Reader, c: Call) -> Any:
@@ -101,3 +102,10 @@ HANDLERS: dict[str, Handler] = {
     "GlobalMaxPool": _global,
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"), _reduce),
 }
+
+MEANINGS: dict[str, Meaning] = {
+    "QLinearAveragePool": Meaning("AveragePool", UNARY, (3, 4), dropped=("channels_last",)),
+    "QLinearGlobalAveragePool": Meaning("GlobalAveragePool", UNARY, (3, 4), dropped=("channels_last",)),
+    "QLinearReduceMean": Meaning("ReduceMean", UNARY, (3, 4)),
+}
+"""onnxruntime's operators on integers."""
