@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 
 from torch import nn
 
@@ -11,6 +12,7 @@ from converters.calibration.biases import correct_biases
 from converters.calibration.images import Calibration, Images
 from converters.calibration.observing import observe
 from converters.calibration.ranges import RANGES
+from converters.calibration.reconstruction import reconstruct as fit_weights
 from converters.errors import ConversionError
 from converters.frontends.pt2e import prepare_qat
 from converters.frontends.pt2e_module import PreparedModel
@@ -37,6 +39,7 @@ def quantise(
     percentile: float = 99.99,
     weights: str = "mse",
     bias_correction: bool = True,
+    reconstruct: int = 0,
     batch: int = 32,
     check: bool | Batches = True,
     progress: Progress | None = None,
@@ -64,6 +67,10 @@ def quantise(
         The same of the weights' scales.
     bias_correction : bool
         Whether the biases make up for the mean error of each channel (:mod:`~converters.calibration.biases`).
+    reconstruct : int
+        On how many of the images the weights are fitted, layer by layer, to give the float network's results from
+        quantised inputs (:mod:`~converters.calibration.reconstruction`); 0: they are rounded as they are. It pays where
+        levels or weight bits are few, and holds what these images are between two layers in memory.
     batch : int
         Images at a time: what bounds the memory.
     progress : callable ``(phase, done, total)`` in images, optional
@@ -90,7 +97,7 @@ def quantise(
     >>> [layer.name for layer in q.layers], q.levels
     (['_0', '_3'], 15)
     """
-    _refuse(model, ranges, percentile, weights)
+    _refuse(model, ranges, percentile, weights, reconstruct)
     images = Calibration(model, calibration, batch)
     prepared = prepare_qat(
         model,
@@ -113,12 +120,17 @@ def quantise(
         weights=weights,
         done=_counter("ranges", images.count, progress),
     )
+    if reconstruct:
+        some = list(islice(images, -(-reconstruct // batch)))
+        if sum(len(x.tensors[0]) for x in some) < 2:
+            raise ConversionError("reconstruct", "one image", "give more, or leave the weights as they are")
+        fit_weights(prepared, reference, some, weights=weights)
     if bias_correction:
         correct_biases(prepared, reference, images, _counter("biases", images.count, progress))
     return prepared
 
 
-def _refuse(model: nn.Module, ranges: str, percentile: float, weights: str) -> None:
+def _refuse(model: nn.Module, ranges: str, percentile: float, weights: str, reconstruct: int) -> None:
     if not isinstance(model, nn.Module):
         raise ConversionError("model", type(model).__name__, "give a torch.nn.Module")
     if any(isinstance(m, LevelQuantiser) for m in model.modules()):
@@ -127,6 +139,8 @@ def _refuse(model: nn.Module, ranges: str, percentile: float, weights: str) -> N
         raise ConversionError("ranges", f"{ranges!r}", f"use one of {', '.join(RANGES)}")
     if not 0 < percentile <= 100:
         raise ConversionError("percentile", f"{percentile}", "use a number above 0 and at most 100")
+    if type(reconstruct) is not int or reconstruct < 0:
+        raise ConversionError("reconstruct", f"{reconstruct!r}", "use the number of images, or 0")
     if weights not in ("minmax", "mse"):
         raise ConversionError("weights", f"{weights!r}", "use minmax or mse")
 
