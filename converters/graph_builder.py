@@ -19,6 +19,7 @@ from converters.operations import Concatenate, Flatten, Operation, Scale, Synaps
 from converters.operations.moving import Move, folded
 from converters.ports.outputs import Output, placed
 from converters.ports.tails import Tail
+from converters.ports.tokens import TokenTable
 from converters.quantised import InputSpec, Layer, QuantGraph
 from converters.values import Part, Value, concatenated, moved, places
 
@@ -61,11 +62,20 @@ class GraphBuilder:
     """Names of the model's inputs, in its order, for front-ends that may declare them in another one."""
     layers: list[Layer] = field(default_factory=list)
 
-    def input(self, shape: Sequence[int], *, scale: float, q_min: int, q_max: int, name: str = "input") -> Value:
-        """Declare an input, or the next one; ranges without zero point."""
+    def input(
+        self,
+        shape: Sequence[int],
+        *,
+        scale: float,
+        q_min: int,
+        q_max: int,
+        name: str = "input",
+        table: TokenTable | None = None,
+    ) -> Value:
+        """Declare an input, or the next one; ranges without zero point. With a ``table`` it is one of tokens."""
         own = name in self.reserved and all(spec.name != name for spec in self.specs)
         name = name if own else self.unique(name)
-        spec = InputSpec(tuple(shape), float(scale), int(q_min), int(q_max), name)
+        spec = InputSpec(tuple(shape), float(scale), int(q_min), int(q_max), name, table)
         self.specs.append(spec)
         return Value((Part(spec.name, spec.shape),), spec.scale)
 

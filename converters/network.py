@@ -25,6 +25,7 @@ from converters.operations.node import CaLIFOperation, known_nodes, operations_b
 from converters.ports.inputs import Batches, accept, packed, unpacked
 from converters.ports.metadata import inputs_of, outputs_of
 from converters.ports.outputs import as_outputs, check_outputs, leaves
+from converters.ports.tokens import TokenTable
 from converters.quantised import InputSpec
 
 __all__ = ["Network", "Stage", "float64"]
@@ -177,7 +178,7 @@ class Network:
     def specs(self) -> dict[str, InputSpec]:
         """How images become integers, of every input, by name."""
         return {
-            name: InputSpec(tuple(int(n) for n in e.shape), e.scale, e.q_min, e.q_max, name)
+            name: InputSpec(_ints(e.shape), e.scale, e.q_min, e.q_max, name, _table(e.table))
             for name, e in self.encoders.items()
         }
 
@@ -461,6 +462,10 @@ def _check_sums(network: Network) -> None:
             found = f"sums of up to 2^{math.log2(charge + int(other)):.0f}"
             raise ConversionError(stage.name, found, "float64 holds whole numbers below 2^53: use smaller weights")
         largest[stage.name] = min(stage.reach, int((charge + other) / float(p.threshold.min())) + 1)
+
+
+def _table(rows: np.ndarray | None) -> TokenTable | None:
+    return None if rows is None else TokenTable(torch.from_numpy(rows))
 
 
 def _ints(value: Any) -> Shape:

@@ -70,7 +70,8 @@ def to_nir(q: QuantGraph, T: int | None = None, *, coding: str = "isi", bits: in
     for spec in q.inputs:
         image = names.new("image" if len(q.inputs) == 1 else f"image.{spec.name}")
         nodes[image] = nir.Input(input_type={"input": np.array(spec.shape)})
-        nodes[spec.name] = SpikeEncoder(np.array(spec.shape), spec.scale, spec.q_min, spec.q_max, window, coding)
+        table = None if spec.table is None else spec.table.rows.numpy()
+        nodes[spec.name] = SpikeEncoder(np.array(spec.shape), spec.scale, spec.q_min, spec.q_max, window, coding, table)
         edges.append((image, spec.name))
     shapes = q.shapes
     certified = certificates(q, bits=bits)

@@ -136,6 +136,8 @@ class SpikeEncoder(nir.NIRNode):
         With coding ``isi`` at most ``window`` in absolute value.
     window : int
     coding : {"isi", "direct"}
+    table : int array ``(vocabulary, size)``, optional
+        The input is tokens, whole numbers from 0 of shape ``shape[:-1]``, and n are their rows, ``size = shape[-1]``.
     """
 
     shape: Any
@@ -144,6 +146,7 @@ class SpikeEncoder(nir.NIRNode):
     q_max: int = 127
     window: int = 128
     coding: str = "isi"
+    table: Any = None
 
     def __post_init__(self) -> None:
         self.shape = _shape("SpikeEncoder", self.shape)
@@ -160,8 +163,15 @@ class SpikeEncoder(nir.NIRNode):
                 f"inputs up to {max(-self.q_min, self.q_max)} in a window of {self.window}",
                 "one spike per step: lengthen the window, use fewer levels or coding 'direct'",
             )
+        if self.table is not None:
+            self.table = _table(self.table, self.shape, self.q_min, self.q_max)
         self.input_type = {"input": self.shape.copy()}
         self.output_type = {"output": self.shape.copy()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields for a file; without a table there is none in it, as before there were any."""
+        found = super().to_dict()
+        return found if self.table is not None else {k: v for k, v in found.items() if k != "table"}
 
 
 NODES: dict[str, type[nir.NIRNode]] = {"CaLIF": CaLIF, "CaLIFOperation": CaLIFOperation, "SpikeEncoder": SpikeEncoder}
@@ -171,6 +181,17 @@ def _shape(where: str, value: Any) -> np.ndarray:
     array = np.asarray(value)
     if array.ndim != 1 or array.size not in (1, 2, 3, 4) or array.dtype.kind not in "iu" or (array < 1).any():
         raise ConversionError(f"{where}.shape", f"{value!r}", "give 1 to 4 positive whole numbers, channels first")
+    return array.astype(np.int64)
+
+
+def _table(value: Any, shape: np.ndarray, low: int, high: int) -> np.ndarray:
+    array = np.asarray(value)
+    if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "iu" or array.shape[1] != shape[-1]:
+        found = f"{array.dtype} of shape {array.shape}"
+        raise ConversionError("SpikeEncoder.table", found, f"give integers, a row of {shape[-1]} for each token")
+    if array.min() < low or array.max() > high:
+        found = f"integers from {array.min()} to {array.max()}"
+        raise ConversionError("SpikeEncoder.table", found, f"the input takes {low} to {high}")
     return array.astype(np.int64)
 
 

@@ -31,6 +31,7 @@ from converters.operations.coarsening import coarsened_range, shrunk
 from converters.ports.input_range import warn_of_cut
 from converters.ports.inputs import Batches, accept, split
 from converters.ports.outputs import as_outputs, check_outputs, leaves, returned
+from converters.ports.tokens import TokenTable
 
 if TYPE_CHECKING:
     from converters.graph_builder import GraphBuilder
@@ -53,7 +54,8 @@ _INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torc
 class InputSpec:
     """How an image becomes integers: ``n = clip(round(x / scale), q_min, q_max)`` (zero point removed).
 
-    ``shape`` is that of one image, ``(C, H, W)`` or ``(n,)``; ``scale`` the real value of one level.
+    ``shape`` is that of one image, ``(C, H, W)`` or ``(n,)``; ``scale`` the real value of one level. With a ``table``
+    the network is given tokens instead, whole numbers ``(N, *shape[:-1])``, and the integers are their rows.
     """
 
     shape: Shape
@@ -61,38 +63,65 @@ class InputSpec:
     q_min: int
     q_max: int
     name: str = "input"
+    table: TokenTable | None = None
 
     def __post_init__(self) -> None:
+        self._check_table()
         if not _SMALLEST <= self.scale <= 1 / _SMALLEST:  # float32 holds it and its inverse, neither rounded to 0
             todo = f"it must be a number from {_SMALLEST:.3g} to {1 / _SMALLEST:.3g}"
             raise ConversionError(self.name, f"an input scale of {self.scale}", todo)
         if not self.q_min <= 0 < self.q_max:
             raise ConversionError(self.name, f"an input range [{self.q_min}, {self.q_max}]", "it must contain 0 and 1")
 
+    def _check_table(self) -> None:
+        if self.table is None:
+            return
+        if not self.shape or self.table.size != self.shape[-1]:
+            found = f"a table with rows of {self.table.size} for tokens of shape {self.shape}"
+            raise ConversionError(self.name, found, "rows lie along the last axis")
+        low, high = self.table.limits
+        if low < self.q_min or high > self.q_max:
+            raise ConversionError(
+                self.name, f"a table of integers from {low} to {high}", f"the input takes {self.q_min} to {self.q_max}"
+            )
+
     @property
     def levels(self) -> int:
         """Largest size of a level."""
         return max(-self.q_min, self.q_max)
 
+    @property
+    def given(self) -> Shape:
+        """Shape of what the network is given for one image: of its pixels, or of its tokens."""
+        return self.shape if self.table is None else self.shape[:-1]
+
     def coarsened(self, factor: Fraction) -> InputSpec:
         """The input where every scale is ``1 / factor`` times as large: its range shrinks, to one level at least."""
         q_min, q_max = -shrunk(-self.q_min, factor), max(1, shrunk(self.q_max, factor))
-        return replace(self, scale=self.scale / float(factor), q_min=q_min, q_max=q_max)
+        table = None if self.table is None else self.table.coarsened(factor, q_min, q_max)
+        return replace(self, scale=self.scale / float(factor), q_min=q_min, q_max=q_max, table=table)
 
     @exact
     def quantise(self, images: Tensor) -> Tensor:
-        """Integers of a batch of images ``(N, *shape)``: int64 of the same shape (ties to even).
+        """Integers of a batch of images ``(N, *shape)``, or of tokens ``(N, *shape[:-1])``: int64 (ties to even).
 
         Images in half precision are taken as the float32 numbers that they are.
         Warns, once, of images a good part of which the range cuts (:func:`~converters.ports.input_range.warn_of_cut`).
         """
+        if self.table is not None:
+            return self.table.look_up("images", images, self.given)
         n = self.nearest(images)
         if "warned" not in self.__dict__ and warn_of_cut(self.name, n, self.q_min, self.q_max):
             self.__dict__["warned"] = True  # no field: it is no part of the value
         return n.clamp_(self.q_min, self.q_max).to(torch.int64)
 
     def nearest(self, images: Tensor) -> Tensor:
-        """The whole numbers nearest to a batch of images, float ``(N, *shape)``, before the range cuts them."""
+        """The whole numbers nearest to a batch of images, float ``(N, *shape)``, before the range cuts them.
+
+        Of tokens their rows.
+        """
+        if self.table is not None:
+            return self.table.look_up("images", images, self.given).to(torch.float64)
         check_images(images, self.shape)
         if images.dtype in (torch.float16, torch.bfloat16):
             images = images.to(torch.float32)

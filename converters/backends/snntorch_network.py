@@ -274,7 +274,10 @@ class SpikingNetwork(nn.Module):
                 module.neurons.leaking, module.neurons.halved = True, False  # as in the first step of a window
 
     def extra_repr(self) -> str:
-        inputs = [f"input of shape {spec.shape}" for spec in self.network.specs.values()]
+        inputs = [
+            f"input of shape {spec.shape}" + ("" if spec.table is None else f", rows of {spec.table.vocabulary} tokens")
+            for spec in self.network.specs.values()
+        ]
         return f"{', '.join(inputs)}, coding {self.network.coding}, T = {self.window}"
 
 

@@ -38,16 +38,19 @@ class Case:
 
 
 def images(network: Network, n: int, seed: int) -> torch.Tensor:
-    """Real images where there are some of this shape, in a seeded order; else random ones over the whole range."""
+    """Real images where there are some of this shape, in a seeded order; else random ones, or tokens."""
     generator = torch.Generator().manual_seed(seed)
+    spec = network.spec
+    if spec.table is not None:
+        return torch.randint(spec.table.vocabulary, (n, *spec.given), generator=generator)
     for name in ("mnist", "cifar10", "digits"):
         try:
             found = load(name, "test", download=False).pixels
         except ConversionError:
             continue
-        if found.shape[1:] == network.spec.shape:
+        if found.shape[1:] == spec.shape:
             return found[torch.randint(len(found), (n,), generator=generator)]
-    return torch.rand(n, *network.spec.shape, generator=generator) * network.spec.scale * network.spec.q_max
+    return torch.rand(n, *spec.shape, generator=generator) * spec.scale * spec.q_max
 
 
 def machine(threads: int) -> dict[str, Any]:

@@ -96,6 +96,7 @@ def _describe(target: str, found: _Inspected) -> dict[str, Any]:
     network = found.network
     inputs = [
         {"name": name, "shape": list(spec.shape), "scale": spec.scale, "range": [spec.q_min, spec.q_max]}
+        | ({} if spec.table is None else {"vocabulary": spec.table.vocabulary})
         for name, spec in network.specs.items()
     ]
     integers, missing = _integers(network)

@@ -38,7 +38,7 @@ _FIELDS: dict[str, tuple[set[str], set[str]]] = {
     "Linear": ({"weight"}, set()),
     "Output": ({"shape"}, set()),
     "Scale": ({"scale"}, set()),
-    "SpikeEncoder": ({"shape", "scale", "q_min", "q_max", "window", "coding"}, set()),
+    "SpikeEncoder": ({"shape", "scale", "q_min", "q_max", "window", "coding"}, {"table"}),
     "Threshold": ({"threshold"}, set()),
 }
 _WINDOW = {"kernel_size", "stride", "padding"}

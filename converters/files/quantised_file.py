@@ -20,11 +20,12 @@ from torch import Tensor
 
 from converters.errors import ConversionError, FileFormatError
 from converters.files.atomic import atomic_path
-from converters.files.quantised_schema import Description, LayerEntry, described
+from converters.files.quantised_schema import Description, InputEntry, LayerEntry, described
 from converters.operations import Synapse
 from converters.operations.building import build_operation, tensor_fields
 from converters.operations.node import settings_of
 from converters.ports.outputs import Output, from_json, to_json
+from converters.ports.tokens import TokenTable
 from converters.quantised import Checked, InputSpec, Layer, QuantGraph
 from converters.reading import parse_json, read_bytes
 
@@ -32,7 +33,7 @@ __all__ = ["FORMAT", "load_quantised", "save_quantised"]
 
 FORMAT = "calif-quantised"
 _VERSIONS = (1, 2)
-"""The second has several inputs, or other outputs than the last layer alone; readers that know neither refuse it."""
+"""The second has several inputs, tokens, or other outputs than the last layer alone; readers of the first refuse it."""
 _LARGEST = 1 << 30  # bytes of a file, decompressed
 _DICTIONARY = 1 << 28  # bytes that decompressing may take beside them; what xz writes takes 65 MiB at the most
 _LARGEST_TEXT = 1 << 24  # bytes of the description
@@ -80,12 +81,13 @@ def save_quantised(path: str | os.PathLike, q: QuantGraph, *, notes: dict[str, A
             synapses.append({"source": source, "ops": ops})
         plain = {n: getattr(layer, n) for n in ("name", "y_min", "y_max", "scale", "shape", "tie", "spiking")}
         layers.append({**plain, "synapses": synapses})
-    spec = {f.name: getattr(q.input, f.name) for f in fields(q.input)}
-    topology = {"version": _VERSIONS[0], "source": q.source, "input": spec, "layers": layers, "notes": notes or {}}
+    first, *more = (_entry(spec, tensors) for spec in q.inputs)
+    topology = {"version": _VERSIONS[0], "source": q.source, "input": first, "layers": layers, "notes": notes or {}}
     if q.outputs != Output(q.layers[-1].name):
         topology |= {"version": _VERSIONS[1], "outputs": to_json(q.outputs)}
-    if q.more_inputs:
-        more = [{f.name: getattr(spec, f.name) for f in fields(spec)} for spec in q.more_inputs]
+    if any(spec.table is not None for spec in q.inputs):
+        topology["version"] = _VERSIONS[1]
+    if more:
         topology |= {"version": _VERSIONS[1], "more_inputs": more}
     if q.checked is not None:
         topology["checked"] = q.checked.as_dict()
@@ -95,6 +97,15 @@ def save_quantised(path: str | os.PathLike, q: QuantGraph, *, notes: dict[str, A
         data = lzma.compress(data, preset=9)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def _entry(spec: InputSpec, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """An input's entry; its table becomes one of the tensors."""
+    entry: dict[str, Any] = {f.name: getattr(spec, f.name) for f in fields(spec) if f.name != "table"}
+    if spec.table is not None:
+        tensors[f"{spec.name}/table"] = _smallest(spec.table.rows)
+        entry["tokens"] = True
+    return entry
 
 
 def _json(topology: dict[str, Any]) -> str:
@@ -169,14 +180,21 @@ def _records(where: str, data: bytes) -> tuple[dict[str, str], dict[str, Tensor]
 
 
 def _graph(found: Description, tensors: dict[str, Tensor]) -> QuantGraph:
-    first, *more = (
-        InputSpec(tuple(spec.shape), spec.scale, spec.q_min, spec.q_max, spec.name)
-        for spec in (found.input, *found.more_inputs)
-    )
+    first, *more = (_input(spec, tensors) for spec in (found.input, *found.more_inputs))
     checked = Checked(**found.checked) if found.checked is not None else None
     outputs = None if found.outputs is None else from_json(found.outputs)
     layers = tuple(_layer(entry, tensors) for entry in found.layers)
     return QuantGraph(first, layers, found.source, checked, outputs, tuple(more))
+
+
+def _input(spec: InputEntry, tensors: dict[str, Tensor]) -> InputSpec:
+    table = None
+    if spec.tokens:
+        rows = tensors.get(f"{spec.name}/table")
+        if rows is None:
+            raise ConversionError(f"{spec.name}.table", "none", "an input of tokens has one")
+        table = TokenTable(rows)
+    return InputSpec(tuple(spec.shape), spec.scale, spec.q_min, spec.q_max, spec.name, table)
 
 
 def _check_notes(where: str, notes: dict[str, Any]) -> None:

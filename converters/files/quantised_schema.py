@@ -34,6 +34,8 @@ class InputEntry(_Entry):
     q_min: _Low
     q_max: _High
     name: _Name = "input"
+    tokens: bool = False
+    """Whether there is a table of theirs among the tensors."""
 
 
 class SynapseEntry(_Entry):

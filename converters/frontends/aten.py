@@ -33,6 +33,7 @@ __all__ = [
     "is_relu",
     "kind_of",
     "operation",
+    "tokens",
     "where",
 ]  # fmt: skip
 
@@ -67,6 +68,7 @@ class Kind(Enum):
     INTERPOLATE = "a change of resolution"
     NORM = "a norm of the present values"
     SOFTMAX = "a softmax"
+    EMBEDDING = "rows of a table, by the input's whole numbers"
     SIZE = "a number, known from the shapes"
     IGNORED = "a statement without a value"
 
@@ -122,6 +124,7 @@ _TABLE: dict[Kind, set[Any]] = {
     ),
     Kind.NORM: _overloads("layer_norm group_norm instance_norm rms_norm") | {F.local_response_norm},
     Kind.SOFTMAX: _overloads("softmax _softmax"),
+    Kind.EMBEDDING: {_a.embedding.default},
     Kind.SIZE: _overloads("sym_size") | {operator.mul, operator.add, operator.sub, operator.floordiv},
     Kind.IGNORED: _overloads("_assert_tensor_metadata _assert_scalar sym_constrain_range_for_size"),
 }
@@ -159,6 +162,10 @@ _ADVICE = {
     "std": "use a norm: nn.LayerNorm, nn.GroupNorm",
     "linalg_vector_norm": "use nn.RMSNorm, which divides by the root of the mean square",
     "cumsum": "use nn.Linear with a triangle of ones",
+}
+_OF_TOKENS = {
+    "embedding_bag": "write it as nn.Embedding and a mean",
+    "one_hot": "use nn.Embedding, whose table is the layer behind it",
 }
 _ANY = "write it with convolutions, linear layers, norms, pools, pointwise functions, sums, products and moves"
 
@@ -224,6 +231,7 @@ def check_nodes(model: fx.GraphModule, behind: Collection[fx.Node] = ()) -> None
     Those of ``behind`` need none: they run in float on what the network returns.
     """
     _check_inputs(model.graph)
+    _check_tokens(model.graph)
     fixed = constants(model.graph) | set(behind)
     unknown = [
         n
@@ -254,6 +262,37 @@ def _check_inputs(graph: fx.Graph) -> None:
         if node.op == "placeholder" and node not in used:
             todo = "leave it out of forward and of the example"
             raise ConversionError("forward", f"that no output depends on the values of its input {node.name}", todo)
+
+
+def tokens(graph: fx.Graph) -> set[fx.Node]:
+    """The inputs that are whole numbers."""
+    found = set()
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "placeholder" and isinstance(value, Tensor) and not value.is_floating_point():
+            found.add(node)
+    return found
+
+
+def _check_tokens(graph: fx.Graph) -> None:
+    """Raise a ConversionError for whole numbers that anything but one embedding reads, and for one of anything else."""
+    given, fixed = tokens(graph), constants(graph)
+    for node in graph.nodes:
+        name = operation(node) if node.op == "call_function" else ""
+        if name in _OF_TOKENS and node not in fixed:
+            raise ConversionError(where(node), f"the operation {name}", _OF_TOKENS[name])
+    for node in given:
+        readers = [n for n in data_users(node) if not operation(n).startswith("sym_")]
+        other = [n for n in readers if kind_of(n) is not Kind.EMBEDDING]
+        if other:
+            found = f"the operation {operation(other[0])} on the tokens {node.name}"
+            raise ConversionError(where(other[0]), found, "only an nn.Embedding reads them: do it to its rows")
+        if len(readers) > 1:
+            found = f"two tables for the tokens {node.name}"
+            raise ConversionError(where(readers[1]), found, "use one, with rows as long as both, and slice them")
+    for node in graph.nodes:
+        if kind_of(node) is Kind.EMBEDDING and node not in fixed and node.args[1] not in given:
+            raise ConversionError(where(node), "an embedding of computed numbers", "embed an input as it is")
 
 
 def is_relu(node: fx.Node) -> bool:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
-from converters.frontends.pending import Grid, Pending, Raw, Weight, chain_of, describe, settled, unmoved
+from converters.frontends.pending import Embedded, Grid, Pending, Raw, Weight, chain_of, describe, settled, unmoved
 from converters.graph_builder import GraphBuilder, Returned, Value, common_unit
 from converters.operations import Add, Levels, Operation, Scale, Synapse
 from converters.operations.moving import index_of
 from converters.ports.outputs import placed
 from converters.ports.tails import TAILS, Tail
+from converters.ports.tokens import TokenTable
 from converters.values import moved
 
 __all__ = ["BaseVerbs"]
@@ -63,7 +64,7 @@ class BaseVerbs(GraphBuilder):
             raise ConversionError(
                 name, found, "only the network's output may stand behind it, or put a quantiser there"
             )
-        if type(x) is Raw:
+        if type(x) in (Raw, Embedded):
             raise ConversionError(name, "the unquantised input", self.advice["input"])
         if isinstance(x, Tensor | Weight):
             shape = tuple((x.integers if isinstance(x, Weight) else x).shape)
@@ -133,6 +134,12 @@ class BaseVerbs(GraphBuilder):
         if self.on_grid(value, grid):
             return value  # a quantiser shared with the input
         return self._moved(layer or name, [(value, 1.0)], grid)
+
+    def look_up(self, x: Embedded, rows: Tensor, grid: Grid) -> Value:
+        """An input of tokens, as the integers ``rows`` ``(vocabulary, size)`` of its embedding on a grid."""
+        table = TokenTable(rows)
+        shape = (*x.shape, table.size)
+        return self.input(shape, scale=grid.scale, q_min=grid.y_min, q_max=grid.y_max, name=x.name, table=table)
 
     def _given(self, x: Raw, grid: Grid) -> Value:
         """The input on a grid: one encoder for each input, and so one grid."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from converters.errors import ConversionError
 
-__all__ = ["Example", "Given", "each", "example_of"]
+__all__ = ["Example", "Given", "each", "example_of", "is_tokens"]
 
 Given: TypeAlias = "Tensor | Mapping[str, Tensor]"
 """Batches of a network's inputs: of one as it is, of several by their names, in order."""
@@ -66,8 +66,10 @@ def each(given: Given, function: Callable[[Tensor], Tensor]) -> Given:
     return function(given) if isinstance(given, Tensor) else {name: function(x) for name, x in given.items()}
 
 
-def example_of(model: nn.Module, given: Any) -> Example:
+def example_of(model: nn.Module, given: Any, *, tokens: bool = False) -> Example:
     """The example of a model: a float batch, or one for each parameter of its forward, in order or by name.
+
+    With ``tokens`` a batch may also be of whole numbers, int64 or int32, for an embedding.
 
     Raises
     ------
@@ -91,12 +93,21 @@ def example_of(model: nn.Module, given: Any) -> Example:
         ) from None
     example = Example(_names(bound), bound.args, bound.kwargs)
     for name, x in zip(example.names, example.tensors, strict=True):
-        _check("example" if not several else f"example of {name}", x)
+        _check("example" if not several else f"example of {name}", x, tokens)
     counts = {len(x) for x in example.tensors}
     if len(counts) > 1:
         found = ", ".join(f"{len(x)} of {name}" for name, x in zip(example.names, example.tensors, strict=True))
         raise ConversionError("example", found, "give as many of each; what all images share is a buffer of the module")
     return example
+
+
+def is_tokens(x: Any) -> bool:
+    """Whether a batch is one of whole numbers, as embeddings take them.
+
+    >>> is_tokens(torch.tensor([[3, 1]])), is_tokens(torch.tensor([[3.0, 1.0]]))
+    (True, False)
+    """
+    return isinstance(x, Tensor) and x.dtype in (torch.int64, torch.int32) and x.ndim >= 1
 
 
 def _names(bound: inspect.BoundArguments) -> tuple[str, ...]:
@@ -111,7 +122,9 @@ def _names(bound: inspect.BoundArguments) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _check(where: str, x: Any) -> None:
+def _check(where: str, x: Any, tokens: bool) -> None:
+    if tokens and is_tokens(x):
+        return
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
         found = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ConversionError(where, found, "give a float batch of real images, (N, C, H, W) or (N, n)")

@@ -17,6 +17,7 @@ from converters.operations.moving import index_of, move_of, through
 from converters.operations.weights import Weighted
 
 __all__ = [
+    "Embedded",
     "Grid",
     "Pending",
     "Raw",
@@ -57,6 +58,18 @@ class Raw:
     def seen(self) -> Shape:
         """Its shape behind the move."""
         return self.shape if self.move is None else self.move.output_shape(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """Rows of a table by the tokens of an input, before they are quantised.
+
+    ``rows`` are float ``(vocabulary, size)``; ``shape`` is that of the tokens, without the batch; ``name`` the input's.
+    """
+
+    rows: Tensor
+    shape: Shape
+    name: str = "input"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
-from converters.frontends.examples import Given, each
+from converters.frontends.examples import Given, each, is_tokens
 from converters.ports.inputs import Batches, batches
 
 __all__ = ["Probes", "limits", "own_images", "probes"]
@@ -72,6 +72,8 @@ def probes(example: Given, check: bool | Batches) -> Probes | None:
 def limits(example: Tensor) -> tuple[float, float]:
     """Between what noise like the example lies."""
     low, high = (float(x) for x in example.detach().aminmax())
+    if is_tokens(example):
+        return low, high
     return (low, high) if low < high else (min(low, 0.0), max(high, 1.0))  # else nothing is known of the range
 
 

@@ -65,7 +65,8 @@ def prepare_qat(
     example : float tensor ``(N, C, H, W)``
         A batch of real images: its sign says whether the input is signed, its shape (but not N) is kept. For a forward
         of several tensors a tuple of batches, or a dictionary by the names of its parameters: inputs of their own, each
-        with its own range, called as the parameters are.
+        with its own range, called as the parameters are. For an ``nn.Embedding`` at the input, whole numbers
+        ``(N, ...)``, int64: its rows are what is quantised, to ``input_levels``.
     levels : int
         Largest activation level: ``0 .. levels`` after a ReLU, ``-levels .. levels`` elsewhere. Train with
         ``levels = T`` for a window of T steps.
@@ -108,7 +109,7 @@ def prepare_qat(
     """
     if not isinstance(model, nn.Module):
         raise ConversionError("model", type(model).__name__, "give a torch.nn.Module")
-    given = example_of(model, example)
+    given = example_of(model, example, tokens=True)
     signs = _signs(given, signed_input)
     quantizer = CaLIFQuantizer(levels, weight_bits, per_channel, signs, quantise_output, input_levels)
     _check_norms(model)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from converters.errors import ConversionError
 from converters.frontends.checking import Shown, check_conversion, left_alone
-from converters.frontends.examples import Example, Given, each
+from converters.frontends.examples import Example, Given, each, is_tokens
 from converters.frontends.probes import limits
 from converters.frontends.pt2e_module import PreparedModel
 from converters.frontends.quantizer import bypassed
@@ -59,7 +59,7 @@ def check_prepared(model: nn.Module, prepared: PreparedModel, example: Example, 
                 dtype = torch.float64
                 theirs = _run(model, x, mode, dtype)
             except RuntimeError:  # constants of another precision, a device without float64
-                dtype = x.tensors[0].dtype
+                dtype = next((t.dtype for t in x.tensors if not is_tokens(t)), torch.float32)
                 theirs = _run(model, x, mode, dtype)
             outputs, buffers, drew = theirs
             if drew and not mode:
@@ -99,7 +99,7 @@ def _run(model: nn.Module, x: Example, mode: bool, dtype: torch.dtype) -> tuple[
         torch.manual_seed(0)
         device = x.tensors[0].device
         before = _random_state(device)
-        output = x.map(lambda t: t.to(dtype, copy=True)).call(model)
+        output = x.map(lambda t: t.clone() if is_tokens(t) else t.to(dtype, copy=True)).call(model)
         drew = not torch.equal(before, _random_state(device))
         return [t for t in tree_leaves(output) if isinstance(t, Tensor)], dict(model.named_buffers()), drew
 
@@ -153,7 +153,8 @@ def check_converted(
 
     weight = next((p for p in model.parameters() if p.is_floating_point()), None)
     if weight is not None:
-        example = each(example, lambda x: x.to(weight.device, weight.dtype))
+        dtype = weight.dtype
+        example = each(example, lambda x: x.to(weight.device, None if is_tokens(x) else dtype))
     # whatever the type of the images, fake quantisers round in float32
     return check_conversion(q, lambda images: _Recorder(twin, names).show(images), example, check, dtype=torch.float32)
 

@@ -20,7 +20,7 @@ from torch.fx.node import map_aggregate
 from converters.errors import ConversionError
 from converters.frontends import aten
 from converters.frontends.aten import Kind, arguments, where
-from converters.frontends.verbs import Verbs, Weight, transposed
+from converters.frontends.verbs import Embedded, Raw, Verbs, Weight, transposed
 from converters.graph_builder import Value
 from converters.operations import Linear
 
@@ -292,6 +292,16 @@ def _same(r: Reader, node: fx.Node) -> Any:
     return r.values[node.args[0]]
 
 
+# --- embeddings -----------------------------------------------------------------------------------------------------
+
+
+def _embed(r: Reader, node: fx.Node) -> Embedded:
+    rows, tokens = (r.values[n] for n in node.args[:2])
+    if type(tokens) is not Raw or not isinstance(rows, Tensor):
+        raise ConversionError(where(node), "an embedding of computed numbers", "embed an input as it is")
+    return Embedded(rows, tokens.shape, tokens.name)
+
+
 # --- sizes ----------------------------------------------------------------------------------------------------------
 
 
@@ -326,6 +336,7 @@ HANDLERS: dict[Kind, Callable[[Any, fx.Node], Any]] = {
     Kind.INTERPOLATE: _interpolate,
     Kind.NORM: _norm,
     Kind.SOFTMAX: _softmax,
+    Kind.EMBEDDING: _embed,
     Kind.SIZE: _size,
     Kind.IGNORED: lambda r, node: None,
 }

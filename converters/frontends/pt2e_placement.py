@@ -28,7 +28,7 @@ from torchao.quantization.pt2e.quantizer import (
 )
 
 from converters.errors import ConversionError
-from converters.frontends.aten import TRANSPOSED, Kind, arguments, bounds, constants, data_users, kind_of, where
+from converters.frontends.aten import TRANSPOSED, Kind, arguments, bounds, constants, data_users, kind_of, tokens, where
 
 __all__ = ["Placement", "Specs", "refer_backwards"]
 
@@ -62,6 +62,8 @@ class Specs(Protocol):
     unsigned: QuantizationSpec
     inputs: Sequence[QuantizationSpec]
     """Of each input."""
+    embedded: QuantizationSpec
+    """Of the rows of an embedding."""
     quantise_output: bool
 
     def weight(self, axis: int) -> QuantizationSpec: ...
@@ -83,7 +85,7 @@ class Placement:
     def __init__(self, graph: fx.Graph, specs: Specs, behind: Collection[fx.Node] = ()) -> None:
         """``behind`` are the nodes that run in float behind the network."""
         self.graph, self.specs, self.behind = graph, specs, behind
-        self.fixed = constants(graph)
+        self.fixed, self.tokens = constants(graph), tokens(graph)
         self.order = {node: k for k, node in enumerate(graph.nodes)}
         self.open: dict[fx.Node, _Open] = {}
         self.grid: dict[fx.Node, fx.Node] = {}
@@ -94,7 +96,9 @@ class Placement:
         last = {source for node in ends for source in node.all_input_nodes}
         inputs: Iterator[Any] = iter(self.specs.inputs)
         for node in self.graph.nodes:
-            if node.op == "placeholder":
+            if node.op == "placeholder" and node in self.tokens:
+                next(inputs)  # what is quantised are the rows that an embedding makes of them
+            elif node.op == "placeholder":
                 spec = next(inputs)
                 self._close(node, spec.quant_min < 0)
                 _annotation(node).output_qspec = spec
@@ -109,6 +113,10 @@ class Placement:
             raise ConversionError(
                 where(node), "a constant for each image of the batch", "let it be a parameter, and add it: x + p"
             )
+        if kind is Kind.EMBEDDING:
+            self._close(node, True)
+            _annotation(node).output_qspec = self.specs.embedded
+            return
         if kind in (Kind.MOVE, Kind.PARTS, Kind.IDENTITY, Kind.MAX, Kind.JOIN):
             for other in sources[1:]:
                 self._share(sources[0], other)
@@ -241,7 +249,7 @@ class Placement:
         if a is b:
             return
         for n in (a, b):
-            if n.op == "placeholder":  # its neurons would get the input's levels
+            if n.op == "placeholder" or kind_of(n) is Kind.EMBEDDING:  # its neurons would get the input's levels
                 self._close(n, self.sign[n])
         first, other = _root(a), _root(b)
         if first is other:

@@ -20,7 +20,7 @@ from converters.frontends.aten import constants, is_counter, kind_of, where
 from converters.frontends.pt2e_handlers import BY_TARGET, HANDLERS
 from converters.frontends.pt2e_tails import tails
 from converters.frontends.quantizer import LevelQuantiser
-from converters.frontends.verbs import Grid, Pending, Raw, Verbs, Weight
+from converters.frontends.verbs import Embedded, Grid, Pending, Raw, Verbs, Weight
 from converters.graph_builder import Returned, Value
 from converters.ports.outputs import mapped
 from converters.quantised import QuantGraph
@@ -60,7 +60,10 @@ class _Reader:
         self.values: dict[fx.Node, Any] = {}
         self.made_up: dict[LevelQuantiser, float] = {}
         self.shown: dict[fx.Node, str] = {}
-        self.several = sum(node.op == "placeholder" for node in model.graph.nodes) > 1
+        given = tuple(node.name for node in model.graph.nodes if node.op == "placeholder")
+        self.several = len(given) > 1
+        if self.several:
+            self.builder.reserved = given  # tokens are declared where their rows are quantised
         self.fixed = constants(model.graph)
         self.behind = tails(model.graph)
         self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
@@ -135,6 +138,8 @@ class _Reader:
         found = self.values[source]
         if isinstance(found, Tensor):
             return self._weights(found, fake, node)
+        if isinstance(found, Embedded):
+            return self._rows(found, fake)
         if not isinstance(found, Raw | Value | Pending):
             raise ConversionError(
                 where(source), "something that is no activation", "compute it from the network's input"
@@ -159,6 +164,13 @@ class _Reader:
             return self.made_up.setdefault(fake, 1.0 + len(self.made_up) / 1024)
         _has_seen_data(fake)
         return float(fake.scale[0])
+
+    def _rows(self, found: Embedded, fake: LevelQuantiser) -> Value:
+        """An input of tokens: the levels that the model's own quantiser makes of the rows of its embedding."""
+        scale = self._scale(fake)
+        rows = torch.zeros_like(found.rows) if self.dry else fake.quantised(found.rows.to(fake.scale.device)).cpu()
+        grid = Grid(scale, int(fake.quant_min), int(fake.quant_max))
+        return self.builder.look_up(found, torch.round(rows.double() / scale).to(torch.int64), grid)
 
     def _weights(self, weight: Tensor, fake: LevelQuantiser, node: fx.Node) -> Weight:
         axis = fake.ch_axis if fake.is_per_channel else 0

@@ -241,6 +241,7 @@ class CaLIFQuantizer(Quantizer):
         self.weight_bits, self.per_channel = weight_bits, per_channel
         self.unsigned, self.signed = (_activation_spec(levels, signed) for signed in (False, True))
         signs = signed_input if isinstance(signed_input, Sequence) else (signed_input,)
+        self.embedded = _activation_spec(levels if input_levels is None else input_levels, True)
         self.inputs = [_activation_spec(levels if input_levels is None else input_levels, sign) for sign in signs]
 
     def transform_for_annotation(self, model: fx.GraphModule) -> fx.GraphModule:

@@ -79,7 +79,8 @@ def to_onnx(
     outputs = _results(w, q, written, names)
     if integers:
         outputs += [_batch(*of, q.shapes[layer]) for layer, of in written.integers.items()]
-    inputs = [_batch(spec.name, TensorProto.FLOAT, spec.shape) for spec in q.inputs]
+    kinds = [TensorProto.FLOAT if spec.table is None else TensorProto.INT64 for spec in q.inputs]
+    inputs = [_batch(spec.name, kind, spec.given) for spec, kind in zip(q.inputs, kinds, strict=True)]
     model = w.model(inputs, outputs, "whole numbers" if exact else "QDQ")
     if path is not None:
         with atomic_path(path) as temporary:

@@ -75,7 +75,11 @@ def _entitle(w: Writer, nodes: Sequence[onnx.NodeProto], layer: str) -> None:
 
 
 def _input(w: Writer, spec: InputSpec, found: Written) -> Real:
-    given = Real(spec.name, spec.shape, np.asarray(spec.scale))
+    source = spec.name
+    if spec.table is not None:
+        rows = w.constant((spec.table.rows.numpy() * spec.scale).astype(np.float32))
+        source = w.node("Gather", rows, spec.name, axis=0)
+    given = Real(source, spec.shape, np.asarray(spec.scale))
     name = w.free(f"{spec.name}/integers")
     found.integers[spec.name], real = _quantised(w, given, name, spec.q_min, spec.q_max, rectify=False)
     return real

@@ -46,7 +46,10 @@ def write_whole(w: Writer, q: QuantGraph) -> Written:
 
 
 def _input(w: Writer, spec: InputSpec) -> str:
-    """As :meth:`InputSpec.quantise`: times the inverse scale in float32, to the nearest, ties to even."""
+    """As :meth:`InputSpec.quantise`: times the inverse scale in float32, to the nearest, ties to even; or rows."""
+    if spec.table is not None:
+        rows = w.constant(spec.table.rows.numpy().astype(np.float64))
+        return w.node("Gather", rows, spec.name, name=w.free(f"{spec.name}/integers"), axis=0)
     levels = w.node("Mul", spec.name, w.constant(np.float32(1) / np.float32(spec.scale)))
     cut = w.node("Clip", w.node("Round", levels), *(w.constant(np.float32(n)) for n in (spec.q_min, spec.q_max)))
     return w.node("Cast", cut, name=w.free(f"{spec.name}/integers"), to=D)

@@ -83,6 +83,12 @@ def make_report(
             f"{len(q.inputs)} inputs ({names}), where a report shows one picture for each label",
             "give a tensor for each to converters.run and converters.cross_check",
         )
+    if q.input.table is not None:
+        raise ConversionError(
+            "q",
+            f"tokens as its input {q.input.name}, where a report shows pictures",
+            "give them to converters.run and converters.cross_check",
+        )
     check_images(images, q.input.shape)
     if not isinstance(labels, Tensor) or labels.shape != images.shape[:1] or not len(images):
         found = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__

@@ -32,6 +32,7 @@ from converters.operations import (
 )
 from converters.ports.outputs import Output
 from converters.ports.tails import Tail
+from converters.ports.tokens import TokenTable
 from converters.quantised import GraphBuilder, QuantGraph, average_pool
 
 __all__ = ["LEVELS", "NETWORKS", "images", "network"]
@@ -241,6 +242,15 @@ def normed() -> QuantGraph:
     return b.build(b.layer("fc", [(b.flatten(s), Linear(r.weights(3, 16)))], threshold=3.3, bias=0.5, **_SIGNED))
 
 
+def tokens() -> QuantGraph:
+    """Four tokens, each a row of integers of both signs, added to a constant, and a dense layer."""
+    r, b = _Random(14), GraphBuilder()
+    rows = torch.randint(-LEVELS, LEVELS + 1, (7, 3), generator=r.generator)
+    x = b.input((4, 3), scale=1 / LEVELS, q_min=-LEVELS, q_max=LEVELS, table=TokenTable(rows))
+    h = b.layer("placed", [(x, ())], threshold=0.8, bias=r.between(4, -2, 2), **_SIGNED)
+    return b.build(b.layer("fc", [(b.flatten(h), Linear(r.weights(3, 12)))], threshold=5.3, bias=0.5, **_SIGNED))
+
+
 NETWORKS: dict[str, Callable[[], QuantGraph]] = {
     "dense": dense,
     "pooled": pooled,
@@ -255,6 +265,7 @@ NETWORKS: dict[str, Callable[[], QuantGraph]] = {
     "levels": levels,
     "gated": gated,
     "normed": normed,
+    "tokens": tokens,
 }
 
 
@@ -277,11 +288,19 @@ def _known(operation: type[Operation]) -> Iterator[None]:
 def images(q: QuantGraph, n: int) -> Any:
     """Random pixels over the whole range; the first image is silent, the second as bright as can be.
 
-    A tensor, or a tuple of one for each of several inputs.
+    A tensor, or a tuple of one for each of several inputs. Of tokens, random ones: the first image has the first alone,
+    the second the last.
     """
     found = []
     for k, spec in enumerate(q.inputs):
-        x = torch.rand(n, *spec.shape, generator=torch.Generator().manual_seed(n + 1000 * k))
+        generator = torch.Generator().manual_seed(n + 1000 * k)
+        if spec.table is not None:
+            last = spec.table.vocabulary - 1
+            tokens = torch.randint(last + 1, (n, *spec.given), generator=generator)
+            tokens[0], tokens[1] = 0, last
+            found.append(tokens)
+            continue
+        x = torch.rand(n, *spec.shape, generator=generator)
         x = 2 * x - 1 if spec.q_min < 0 else x
         x[0], x[1] = 0.0, 1.0
         found.append(x)
