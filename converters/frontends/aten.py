@@ -19,6 +19,7 @@ __all__ = [
     "CONV",
     "COUNT",
     "DROPOUT",
+    "FAR",
     "IDENTITY",
     "POOLING",
     "TRANSPOSED",
@@ -30,9 +31,12 @@ __all__ = [
     "data_users",
     "drop_images",
     "is_counter",
+    "is_masked",
     "is_relu",
     "kind_of",
+    "only_softmax_behind",
     "operation",
+    "repeated",
     "tokens",
     "where",
 ]  # fmt: skip
@@ -69,6 +73,7 @@ class Kind(Enum):
     NORM = "a norm of the present values"
     SOFTMAX = "a softmax"
     EMBEDDING = "rows of a table, by the input's whole numbers"
+    MASK = "positions left out of a softmax"
     SIZE = "a number, known from the shapes"
     IGNORED = "a statement without a value"
 
@@ -137,6 +142,8 @@ BATCH_NORM = _TABLE[Kind.BATCH_NORM]
 DROPOUT = {_a.dropout.default, _a.feature_dropout.default, _a.alpha_dropout.default, _a.feature_alpha_dropout.default}
 IDENTITY = _TABLE[Kind.IDENTITY]
 COUNT = _a.add_.Tensor
+FAR = -99.0
+"""Added to a score, what is this far below 0 leaves it no weight: networks write -100, -1e4, -1e9 or minus infinity."""
 _BOUNDED = {_a.hardtanh.default, _a.clamp.default, _a.clamp_min.default, _a.clip.default}
 
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
@@ -199,6 +206,8 @@ def kind_of(node: fx.Node) -> Kind | None:
         of = kind_of(node.args[0])
         first = of is Kind.MAX and node.args[1] == 0
         return Kind.MOVE if of is Kind.PARTS else Kind.IDENTITY if first else None
+    if is_masked(node):
+        return Kind.MASK
     return Kind.RECTIFIER if is_relu(node) else _KINDS.get(node.target)
 
 
@@ -213,6 +222,31 @@ def constants(graph: fx.Graph) -> set[fx.Node]:
             if not written and all(n in found for n in node.all_input_nodes):
                 found.add(node)
     return found
+
+
+def repeated(graph: fx.Graph, fixed: set[fx.Node]) -> set[fx.Node]:
+    """The nodes that are a constant for each image of a batch: they depend on constants and on the batch's size."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "call_function" and node not in fixed and kind_of(node) is not Kind.SIZE:
+            inputs, target = node.all_input_nodes, node.target
+            written = getattr(getattr(target, "_schema", None), "is_mutable", False)
+            known = all(n in fixed or n in found or kind_of(n) is Kind.SIZE for n in inputs)
+            if inputs and known and not written and not _is_random(node):
+                found.add(node)
+    return found
+
+
+def is_masked(node: fx.Node) -> bool:
+    """Whether a node takes positions out of a softmax."""
+    return node.target is _a.masked_fill.Scalar and float(node.args[2]) == -torch.inf and only_softmax_behind(node)
+
+
+def only_softmax_behind(node: fx.Node) -> bool:
+    """Whether softmax is all that reads a node's values, perhaps moved or masked again."""
+    found = [(kind_of(n), n) for n in node.users]
+    through = (Kind.MOVE, Kind.IDENTITY, Kind.MASK)
+    return bool(found) and all(k is Kind.SOFTMAX or (k in through and only_softmax_behind(n)) for k, n in found)
 
 
 def _is_random(node: fx.Node) -> bool:
@@ -232,7 +266,8 @@ def check_nodes(model: fx.GraphModule, behind: Collection[fx.Node] = ()) -> None
     """
     _check_inputs(model.graph)
     _check_tokens(model.graph)
-    fixed = constants(model.graph) | set(behind)
+    fixed = constants(model.graph)
+    fixed |= repeated(model.graph, fixed) | set(behind)
     unknown = [
         n
         for n in model.graph.nodes

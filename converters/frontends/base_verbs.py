@@ -12,7 +12,18 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
-from converters.frontends.pending import Embedded, Grid, Pending, Raw, Weight, chain_of, describe, settled, unmoved
+from converters.frontends.pending import (
+    Embedded,
+    Grid,
+    Masked,
+    Pending,
+    Raw,
+    Weight,
+    chain_of,
+    describe,
+    settled,
+    unmoved,
+)
 from converters.graph_builder import GraphBuilder, Returned, Value, common_unit
 from converters.operations import Add, Levels, Operation, Scale, Synapse
 from converters.operations.moving import index_of
@@ -64,6 +75,8 @@ class BaseVerbs(GraphBuilder):
             raise ConversionError(
                 name, found, "only the network's output may stand behind it, or put a quantiser there"
             )
+        if type(x) is Masked:
+            raise ConversionError(name, "masked values", "only a softmax may stand behind a mask")
         if type(x) in (Raw, Embedded):
             raise ConversionError(name, "the unquantised input", self.advice["input"])
         if isinstance(x, Tensor | Weight):

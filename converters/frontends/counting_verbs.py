@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
 from converters.frontends.joining_verbs import JoiningVerbs
-from converters.frontends.pending import Pending, numbers, unmoved
+from converters.frontends.pending import Masked, Pending, narrowed, numbers, unmoved
 from converters.frontends.weighted_verbs import WeightedVerbs
 from converters.graph_builder import Value
 from converters.operations import (
@@ -238,12 +239,14 @@ class CountingVerbs(WeightedVerbs, JoiningVerbs):
         return Pending(name, ((value, op),), value.scale * 2.0**-op.bits)
 
     def softmax(self, name: str, x: Any, axis: int) -> Pending:
-        """Over an axis of a batch; not over its images."""
-        value = self.value(name, x)
+        """Over an axis of a batch; not over its images. What is masked gets nothing."""
+        value = x.value if type(x) is Masked else self.value(name, x)
         (inner,) = _inner(name, axis, len(value.shape))
         low, high = self.range_of(value)
         with _at(name):
             op = Softmax.of(scale=value.scale, axis=inner, largest=high - low)
+            if type(x) is Masked and bool(x.dropped.any()):
+                op = op.masked(narrowed(~x.dropped).to(torch.int8))
         return Pending(name, ((value, op),), 2.0**-op.bits)
 
 

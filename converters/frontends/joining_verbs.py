@@ -12,8 +12,10 @@ from torch import Tensor
 
 from converters.errors import ConversionError
 from converters.frontends.base_verbs import BaseVerbs
-from converters.frontends.pending import Pending, unmoved
-from converters.graph_builder import Value
+from converters.frontends.pending import Pending, compact, unmoved
+from converters.graph_builder import Value, common_unit
+from converters.operations import Operation, Scale
+from converters.values import moved
 
 __all__ = ["JoiningVerbs"]
 
@@ -38,13 +40,38 @@ class JoiningVerbs(BaseVerbs):
 
     def concatenate(self, name: str, operands: Sequence[Any], axis: int, rank: int) -> Value | Pending:
         """Along any axis but the batch's, of ``rank`` axes with it; where scales differ, the quantiser behind it puts
-        all on one."""
+        all on one. Among the operands there may be constants, float tensors ``(1, ...)``, which become bias."""
         if axis % rank == 0:
             raise ConversionError(name, f"a concatenation along axis {axis}", "leave the axis of the images alone")
+        if any(isinstance(x, Tensor) for x in operands):
+            return self._beside_constants(name, operands, axis % rank - 1)
         values = self.operands(name, *operands)
         if len({v.scale for v in values}) == 1:
             return self.concat(name, values, axis % rank - 1)
         return Pending(name, parts=tuple(values), axis=axis % rank - 1)
+
+    def _beside_constants(self, name: str, operands: Sequence[Any], axis: int) -> Pending:
+        """A concatenation, as a sum of its operands, each in its place among zeros, plus a bias."""
+        values = iter(self.operands(name, *(x for x in operands if not isinstance(x, Tensor))))
+        found = [x.detach().double().cpu()[0] if isinstance(x, Tensor) else next(values) for x in operands]
+        first = tuple(found[0].shape)
+        sizes = [tuple(x.shape) for x in found]
+        if {s[:axis] + s[axis + 1 :] for s in sizes} != {first[:axis] + first[axis + 1 :]}:
+            raise ConversionError(name, f"a concatenation of shapes {sizes}", f"only axis {axis + 1} may differ")
+        shape = (*first[:axis], sum(s[axis] for s in sizes), *first[axis + 1 :])
+        unit, weights = common_unit([x.scale for x in found if isinstance(x, Value)])
+        bias, start = torch.zeros(shape, dtype=torch.float64), 0
+        inputs: list[tuple[Value, tuple[Operation, ...]]] = []
+        for x, size in zip(found, sizes, strict=True):
+            if isinstance(x, Value):
+                index = torch.full(shape, -1)
+                own = torch.arange(math.prod(size)).reshape(size)
+                index.narrow(axis, start, size[axis]).copy_(own)
+                inputs.append((moved(x, index), (Scale(weights[len(inputs)]),)))
+            else:
+                bias.narrow(axis, start, size[axis]).copy_(x)
+            start += size[axis]
+        return Pending(name, tuple(inputs), unit, bias=compact(bias))
 
     def rectify(self, name: str, x: Any, high: float = math.inf) -> Value | Pending:
         """ReLU, or ReLU6 with ``high``."""

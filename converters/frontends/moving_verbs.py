@@ -12,7 +12,7 @@ from torch import Tensor
 
 from converters.errors import ConversionError
 from converters.frontends.base_verbs import BaseVerbs
-from converters.frontends.pending import Pending, Raw
+from converters.frontends.pending import Masked, Pending, Raw
 from converters.operations import Shape
 from converters.operations.moving import index_of, move_of, through
 from converters.values import moved, places
@@ -29,7 +29,7 @@ class MovingVerbs(BaseVerbs):
         Parameters
         ----------
         name : str
-        x : Value, Pending or Raw
+        x : Value, Pending, Masked or Raw
         function : callable
             The framework's own: from a batch ``(batch, *shape)`` to one with the same first axis. It is run on indices.
         batch : int
@@ -39,11 +39,29 @@ class MovingVerbs(BaseVerbs):
         -------
         Of the type of ``x``, on the same scale.
         """
+        if type(x) is Masked:
+            index, _ = places(name, x.shape, function, batch)
+            dropped = (index >= 0) & x.dropped.reshape(-1)[index.clamp(min=0)]
+            return Masked(self.move(name, x.value, function, batch), dropped)
         x = x if type(x) in (Raw, Pending) else self.value(name, x)
         index, constants = places(name, x.seen if type(x) is Raw else x.shape, function, batch)
         if bool((constants != 0).any()):
             raise ConversionError(name, "a padding with another value than 0", "pad with zeros")
         return self._seen(x, index)
+
+    def mask(self, name: str, x: Any, dropped: Tensor) -> Masked:
+        """Leaves the places where ``dropped`` is true, which broadcasts to a batch of ``x``, out of a softmax.
+
+        Behind it there may be moves, other masks, and the softmax.
+        """
+        before = x if type(x) is Masked else None
+        value = self.value(name, x.value if type(x) is Masked else x)
+        try:
+            wide = dropped.cpu().expand(1, *value.shape)[0]
+        except RuntimeError:
+            found = f"a mask of shape {tuple(dropped.shape)} for values of shape {value.shape}"
+            raise ConversionError(name, found, "give one that is the same for all images") from None
+        return Masked(value, wide if before is None else wide | before.dropped)
 
     def reshape(self, name: str, x: Any, before: Shape, after: Shape) -> Any:
         """From shape ``before`` to ``after``, batch included."""

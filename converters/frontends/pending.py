@@ -19,12 +19,14 @@ from converters.operations.weights import Weighted
 __all__ = [
     "Embedded",
     "Grid",
+    "Masked",
     "Pending",
     "Raw",
     "Weight",
     "chain_of",
     "compact",
     "describe",
+    "narrowed",
     "numbers",
     "pair",
     "settled",
@@ -70,6 +72,18 @@ class Embedded:
     rows: Tensor
     shape: Shape
     name: str = "input"
+
+
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """A quantised value on the way into a softmax, and which of its places are left out there: ``dropped``, bools."""
+
+    value: Value
+    dropped: Tensor
+
+    @property
+    def shape(self) -> Shape:
+        return self.value.shape
 
 
 @dataclass(frozen=True)
@@ -180,11 +194,17 @@ def spread(t: Tensor | float, rank: int) -> Tensor:
     return t if t.ndim == rank else t.reshape(-1, *[1] * (rank - 1))
 
 
-def compact(t: Tensor) -> Tensor:
-    """The same with one number along an axis where all are equal; per channel, ``(C,)``, where that suffices."""
+def narrowed(t: Tensor) -> Tensor:
+    """The same with one number along an axis where all are equal."""
     for a in range(t.ndim):
         if t.shape[a] > 1 and bool((t == t.narrow(a, 0, 1)).all()):
             t = t.narrow(a, 0, 1)
+    return t
+
+
+def compact(t: Tensor) -> Tensor:
+    """The same with one number along an axis where all are equal; per channel, ``(C,)``, where that suffices."""
+    t = narrowed(t)
     return t.reshape(-1) if t.numel() == t.shape[0] else t
 
 

@@ -16,6 +16,7 @@ from converters.frontends.checking import Shown, check_conversion, left_alone
 from converters.frontends.examples import Example, Given, each, is_tokens
 from converters.frontends.probes import limits
 from converters.frontends.pt2e_module import PreparedModel
+from converters.frontends.pt2e_reader import Seen
 from converters.frontends.quantizer import bypassed
 from converters.ports.inputs import Batches
 from converters.quantised import QuantGraph
@@ -140,38 +141,41 @@ def _compare(name: str, mode: str, what: str, theirs: list[Tensor], ours: list[T
 
 
 def check_converted(
-    q: QuantGraph, model: PreparedModel, shown: Mapping[fx.Node, str], example: Given, check: bool | Batches
+    q: QuantGraph, model: PreparedModel, shown: Mapping[fx.Node, Seen], example: Given, check: bool | Batches
 ) -> QuantGraph:
     """``q`` with the record of its comparison with the prepared model's forward in evaluation, layer by layer.
 
-    ``shown`` has the layers' names (or the input's) of the nodes that quantise them.
+    ``shown`` has the layers (or the input) of the nodes that quantise them, as they are seen.
     """
     if check is False:
         return q
     twin = copy.deepcopy(model).eval()
-    names = {node.name: name for node, name in shown.items()}
-
+    seen = {node.name: found for node, found in shown.items()}
     weight = next((p for p in model.parameters() if p.is_floating_point()), None)
     if weight is not None:
         dtype = weight.dtype
         example = each(example, lambda x: x.to(weight.device, None if is_tokens(x) else dtype))
     # whatever the type of the images, fake quantisers round in float32
-    return check_conversion(q, lambda images: _Recorder(twin, names).show(images), example, check, dtype=torch.float32)
+    return check_conversion(q, lambda images: _Recorder(twin, seen).show(images), example, check, dtype=torch.float32)
 
 
 class _Recorder(fx.Interpreter):
     """Runs a graph and keeps what its quantisers give."""
 
-    def __init__(self, model: fx.GraphModule, names: Mapping[str, str]) -> None:
+    def __init__(self, model: fx.GraphModule, seen: Mapping[str, Seen]) -> None:
         super().__init__(model)
-        self.names = names
+        self.seen = seen
+        self.images = 0
         self.values: list[tuple[str, Tensor]] = []
 
     def show(self, images: Given) -> Shown:
-        return Shown(self.values, self.run(*([images] if isinstance(images, Tensor) else images.values())))
+        given = [images] if isinstance(images, Tensor) else list(images.values())
+        self.images = len(given[0])
+        return Shown(self.values, self.run(*given))
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
-        if n.name in self.names:
-            self.values.append((self.names[n.name], result))
+        if n.name in self.seen:
+            value, layout = self.seen[n.name]
+            self.values += value.unmoved(layout.first(result, self.images)).items()
         return result

@@ -8,7 +8,8 @@ expression that one reader takes into its own layer. One walk in graph order dec
 * Moves, maxima and concatenations keep the grid of what they move: no quantiser stands behind them. Operands of a
   maximum, a concatenation or an addition share one, so that synapses have weight 1.
 * A product, a norm, a pool, a change of resolution, a lone activation take what is on a grid, and have a quantiser
-  behind them.
+  behind them. A matrix product stays open for constants: the scale and the bias of attention's scores.
+* A concatenation with constants, such as a class token, is open too, and they are its bias.
 """
 
 from __future__ import annotations
@@ -28,7 +29,18 @@ from torchao.quantization.pt2e.quantizer import (
 )
 
 from converters.errors import ConversionError
-from converters.frontends.aten import TRANSPOSED, Kind, arguments, bounds, constants, data_users, kind_of, tokens, where
+from converters.frontends.aten import (
+    TRANSPOSED,
+    Kind,
+    arguments,
+    bounds,
+    constants,
+    data_users,
+    kind_of,
+    repeated,
+    tokens,
+    where,
+)
 
 __all__ = ["Placement", "Specs", "refer_backwards"]
 
@@ -44,6 +56,7 @@ _KEEPS_SIGN = {
     F.softsign,
 }  # fmt: skip
 """Functions that are not negative where their argument is not."""
+_MOVED = (Kind.MOVE, Kind.PARTS, Kind.IDENTITY, Kind.MASK, Kind.MAX, Kind.JOIN)
 _WEIGHTED, _LINEAR, _FUNCTION, _SUM, _CLOSED = "weighted", "linear", "function", "sum", "closed"
 _TAKES: dict[str, tuple[Kind, ...]] = {
     _WEIGHTED: (Kind.BATCH_NORM, Kind.RECTIFIER, Kind.ACTIVATION, Kind.ADD, Kind.MULTIPLY),
@@ -86,6 +99,7 @@ class Placement:
         """``behind`` are the nodes that run in float behind the network."""
         self.graph, self.specs, self.behind = graph, specs, behind
         self.fixed, self.tokens = constants(graph), tokens(graph)
+        self.fixed |= repeated(graph, self.fixed)
         self.order = {node: k for k, node in enumerate(graph.nodes)}
         self.open: dict[fx.Node, _Open] = {}
         self.grid: dict[fx.Node, fx.Node] = {}
@@ -117,7 +131,8 @@ class Placement:
             self._close(node, True)
             _annotation(node).output_qspec = self.specs.embedded
             return
-        if kind in (Kind.MOVE, Kind.PARTS, Kind.IDENTITY, Kind.MAX, Kind.JOIN):
+        beside = kind is Kind.JOIN and any(n in self.fixed for n in node.all_input_nodes)
+        if kind in _MOVED and not beside:
             for other in sources[1:]:
                 self._share(sources[0], other)
             self.grid[node] = self.grid[sources[0]]
@@ -202,6 +217,12 @@ class Placement:
                 self._share(sources[0], sources[-1])
                 difference = node.target is _a.sub.Tensor or arguments(node)["alpha"] < 0
                 return _Open(_SUM, difference or any(self._signed(n) for n in sources))
+        if kind is Kind.JOIN:  # beside constants, which are its bias
+            for other in sources[1:]:
+                self._share(source, other)
+            return _Open(_LINEAR, True)
+        if kind is Kind.MATMUL:
+            return _Open(_LINEAR, any(self._signed(n) for n in sources))
         if kind is Kind.SOFTMAX:
             return _Open(_CLOSED, False)
         signed = kind is Kind.NORM or any(self._signed(n) for n in sources)

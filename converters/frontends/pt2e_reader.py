@@ -7,7 +7,7 @@ computed by the graph's own operations, so that integers and scales are those th
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -16,20 +16,23 @@ from torch.utils._pytree import tree_unflatten
 
 from converters.errors import ConversionError
 from converters.frontends import aten
-from converters.frontends.aten import constants, is_counter, kind_of, where
-from converters.frontends.pt2e_handlers import BY_TARGET, HANDLERS
+from converters.frontends.aten import Kind, constants, is_counter, kind_of, repeated, where
+from converters.frontends.layouts import FIRST, Layout
+from converters.frontends.pt2e_handlers import BY_TARGET, HANDLERS, IMAGES, Batch, Several
 from converters.frontends.pt2e_tails import tails
 from converters.frontends.quantizer import LevelQuantiser
-from converters.frontends.verbs import Embedded, Grid, Pending, Raw, Verbs, Weight
+from converters.frontends.verbs import Embedded, Grid, Masked, Pending, Raw, Verbs, Weight
 from converters.graph_builder import Returned, Value
 from converters.ports.outputs import mapped
 from converters.quantised import QuantGraph
 
-__all__ = ["read_prepared"]
+__all__ = ["Seen", "read_prepared"]
+
+_ACTIVATIONS = (Value, Pending, Masked, Raw, Embedded, Several)
 
 
-def read_prepared(model: fx.GraphModule, *, dry: bool = False) -> tuple[QuantGraph, dict[fx.Node, str]]:
-    """The QuantGraph of a prepared model, which is left as it is, and its layers' names by the nodes that quantise.
+def read_prepared(model: fx.GraphModule, *, dry: bool = False) -> tuple[QuantGraph, dict[fx.Node, Seen]]:
+    """The QuantGraph of a prepared model, which is left as it is, and its layers by the nodes that quantise.
 
     Parameters
     ----------
@@ -48,6 +51,13 @@ def read_prepared(model: fx.GraphModule, *, dry: bool = False) -> tuple[QuantGra
     return reader.graph(), reader.shown
 
 
+class Seen(NamedTuple):
+    """What a node of a prepared model gives: layers, as they are seen, and where the images are."""
+
+    value: Value
+    layout: Layout
+
+
 class _Reader:
     def __init__(self, model: fx.GraphModule, dry: bool) -> None:
         self.model, self.dry = model, dry
@@ -58,13 +68,16 @@ class _Reader:
             unquantised_input="prepare the model with prepare_qat",
         )
         self.values: dict[fx.Node, Any] = {}
+        """With the images first; :attr:`layouts` has where the model has them, if somewhere else."""
+        self.layouts: dict[fx.Node, Layout] = {}
         self.made_up: dict[LevelQuantiser, float] = {}
-        self.shown: dict[fx.Node, str] = {}
+        self.shown: dict[fx.Node, Seen] = {}
         given = tuple(node.name for node in model.graph.nodes if node.op == "placeholder")
         self.several = len(given) > 1
         if self.several:
             self.builder.reserved = given  # tokens are declared where their rows are quantised
         self.fixed = constants(model.graph)
+        self.repeated = dict.fromkeys(repeated(model.graph, self.fixed))
         self.behind = tails(model.graph)
         self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
@@ -95,8 +108,9 @@ class _Reader:
             return found.detach().cpu() if isinstance(found, Tensor) else found
         if node.op == "call_module":
             value = self._quantise(node, _attribute(self.model, str(node.target)))
-            if isinstance(value, Value) and value.in_order:
-                self.shown[node] = value.parts[0].name
+            self.layouts[node] = self.layout(node.args[0])
+            if isinstance(value, Value):
+                self.shown[node] = Seen(value, self.layout(node))
             return value
         if is_counter(node):
             return None
@@ -105,13 +119,69 @@ class _Reader:
         if node in self.fixed:
             args, kwargs = map_arg((node.args, node.kwargs), lambda n: self.values[n])
             return node.target(*args, **kwargs)
+        if node in self.repeated:
+            return self._of_one_image(node)
         kind = kind_of(node)
         handler = BY_TARGET.get(node.target) or (None if kind is None else HANDLERS[kind])
         if handler is None:
             raise ConversionError(
                 where(node), f"the operation {aten.operation(node)}", "prepare the model with prepare_qat"
             )
+        if kind is not Kind.SIZE:
+            self.layouts[node] = self._common_layout(node)
         return handler(self, node)
+
+    # --- where the images are -----------------------------------------------------------------------
+
+    def layout(self, node: Any) -> Layout:
+        """Where the model has the images in a node's result."""
+        return self.layouts.get(node, FIRST)
+
+    def rank(self, node: fx.Node) -> int:
+        """How many axes a node's result has in the model."""
+        (source,) = node.all_input_nodes if node.op == "call_module" else (node,)  # a quantiser keeps the shape
+        return len(source.meta["shape"])
+
+    def axis(self, node: fx.Node, dim: int) -> int:
+        """An axis of a node's result, where the images come first."""
+        return self.layout(node).dim(dim, self.rank(node))
+
+    def constant(self, node: fx.Node, x: fx.Node, constant: Any) -> Any:
+        """A constant that ``node`` adds to ``x`` or multiplies it by, where the images come first."""
+        if not isinstance(constant, Tensor) or self.layout(x) == FIRST:
+            return constant
+        return self.layout(x).constant(constant, self.rank(x))
+
+    def _common_layout(self, node: fx.Node) -> Layout:
+        """That of all operands of an operation; moves and reductions then say where they put the images."""
+        data = [n for n in node.all_input_nodes if isinstance(self.values.get(n), _ACTIVATIONS)]
+        if not data:
+            return FIRST
+        known = [self.layout(d) for d in data]
+        if set(known) != {FIRST} and len(data) > 1:
+            from_behind = {replace(n, axis=n.axis - self.rank(d)) for n, d in zip(known, data, strict=True)}
+            if len(from_behind) > 1:
+                todo = "let all have them along the same axis"
+                raise ConversionError(where(node), "operands that have the images along different axes", todo)
+        return known[0]
+
+    def _of_one_image(self, node: fx.Node) -> Tensor:
+        """What each image gets of a constant that is there for each, with 1 on the axis of the images."""
+
+        def sized(n: fx.Node) -> Any:
+            if n in self.repeated:
+                return self.repeated[n]
+            value = self.values[n]
+            return value.times * IMAGES if isinstance(value, Batch) else value
+
+        args, kwargs = map_arg((node.args, node.kwargs), sized)
+        every = node.target(*args, **kwargs)
+        self.repeated[node] = every
+        shape = node.meta["shape"]
+        axes = [k for k, n in enumerate(shape) if n is None]
+        if len(axes) != 1 or every.shape[axes[0]] != IMAGES:
+            raise ConversionError(where(node), "a constant for each image of the batch", "let it be a parameter")
+        return every.narrow(axes[0], 0, 1)
 
     def _output(self, node: fx.Node) -> Any:
         """What is returned, in the structure that the model has it in."""
@@ -129,6 +199,9 @@ class _Reader:
     def _returned(self, leaf: Any) -> Any:
         if not isinstance(leaf, fx.Node):
             raise ConversionError("forward", f"{str(leaf)[:60]!r} among its outputs", "return tensors that it computes")
+        if self.layout(leaf) != FIRST:
+            found = f"an output of shape {tuple(leaf.meta['shape'])} that has the images elsewhere than first"
+            raise ConversionError("forward", found.replace("None", "N"), "return it transposed")
         return self.values[leaf]
 
     def _quantise(self, node: fx.Node, fake: Any) -> Value | Weight:

@@ -2,7 +2,8 @@
 
 ``x - c`` is ``x + (-c)``, ``x / c`` is ``x * (1 / c)``, ``x @ w`` with constant ``w`` a linear layer, ``x * x`` a
 square, a gated linear unit a product with a sigmoid, stochastic depth a dropout of whole images. Functions that PyTorch
-spells out (``softsign``, ``local_response_norm``) are put together again.
+spells out (``softsign``, ``local_response_norm``) are put together again; attention is taken apart
+(:mod:`~converters.frontends.pt2e_attention`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from converters.frontends.aten import POOLING, Kind, arguments, constants, drop_images, kind_of
+from converters.frontends import pt2e_attention as attention
+from converters.frontends.aten import POOLING, Kind, arguments, drop_images, kind_of
+from converters.frontends.pt2e_rewriter import Rewriter
 
 __all__ = ["rewrite"]
 
@@ -27,7 +30,7 @@ _OF_TWO = {_a.max.other: _a.maximum.default, _a.min.other: _a.minimum.default}
 
 def rewrite(model: fx.GraphModule) -> None:
     """Rewrite a functional graph of ATen operations, in place; what it computes stays the same."""
-    rewriter = _Rewriter(model)
+    rewriter = Rewriter(model)
     for node in list(model.graph.nodes):
         rule = _RULES.get(node.target) if node.op == "call_function" else None
         if rule is not None and node not in rewriter.fixed:
@@ -48,62 +51,27 @@ def _drop(graph: fx.Graph) -> None:
     graph.eliminate_dead_code(lambda n: n.is_impure() or n.op == "get_attr")
 
 
-class _Rewriter:
-    """Makes nodes in front of the one that they stand for, with its place in the user's model."""
-
-    def __init__(self, model: fx.GraphModule) -> None:
-        self.graph = model.graph
-        self.fixed = constants(model.graph)
-
-    def call(self, at: fx.Node, target: Any, *args: Any, shape_of: Any = None, **kwargs: Any) -> fx.Node:
-        with self.graph.inserting_before(at):
-            node = self.graph.call_function(target, args, kwargs)
-        node.meta["nn_module_stack"] = at.meta.get("nn_module_stack", {})
-        inputs = [n.meta.get("val") for n in node.all_input_nodes]
-        if shape_of is not None:
-            node.meta["val"] = shape_of.meta.get("val")
-        elif all(v is not None for v in inputs):
-            node.meta["val"] = _faked(node)
-        if all(n in self.fixed for n in node.all_input_nodes):
-            self.fixed.add(node)
-        return node
-
-    def is_constant(self, x: Any) -> bool:
-        return not isinstance(x, fx.Node) or x in self.fixed
-
-    def times(self, at: fx.Node, x: Any, factor: float) -> Any:
-        """A constant or an activation times a number."""
-        if factor == 1:
-            return x
-        return self.call(at, _a.mul.Tensor, x, factor) if isinstance(x, fx.Node) else x * factor
-
-    def negative(self, at: fx.Node, x: Any) -> Any:
-        """Minus a constant or an activation."""
-        if not isinstance(x, fx.Node):
-            return -x
-        return self.call(at, _a.neg.default, x) if x in self.fixed else self.call(at, _a.mul.Tensor, x, -1.0)
-
-
-def _faked(node: fx.Node) -> Any:
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
-    return node.target(*args, **kwargs)
-
-
 # --- sums and products ----------------------------------------------------------------------------------------------
 
 
-def _add(r: _Rewriter, node: fx.Node) -> Any:
+def _add(r: Rewriter, node: fx.Node) -> Any:
     a = arguments(node)
     x, y, factor = a["self"], a["other"], a["alpha"]
     if not isinstance(y, fx.Node):
         if y * factor == 0:
             return x
+        return None if factor == 1 else r.call(node, _a.add.Tensor, x, y * factor)
+    elif x in r.fixed and factor == 1:
+        return attention.add_mask(r, node, y, x)
     elif y not in r.fixed:
         return None
+    masked = attention.add_mask(r, node, x, r.times(node, y, factor))
+    if masked is not None:
+        return masked
     return None if factor == 1 else r.call(node, _a.add.Tensor, x, r.times(node, y, factor))
 
 
-def _sub(r: _Rewriter, node: fx.Node) -> Any:
+def _sub(r: Rewriter, node: fx.Node) -> Any:
     a = arguments(node)
     x, y, factor = a["self"], a["other"], a.get("alpha", 1)
     if node.target in (_a.rsub.Scalar, _a.rsub.Tensor):
@@ -114,11 +82,11 @@ def _sub(r: _Rewriter, node: fx.Node) -> Any:
     return r.call(node, _a.sub.Tensor, x, y, alpha=factor) if node.target is not _a.sub.Tensor else None
 
 
-def _neg(r: _Rewriter, node: fx.Node) -> fx.Node:
+def _neg(r: Rewriter, node: fx.Node) -> fx.Node:
     return r.call(node, _a.mul.Tensor, node.args[0], -1.0)
 
 
-def _mul(r: _Rewriter, node: fx.Node) -> Any:
+def _mul(r: Rewriter, node: fx.Node) -> Any:
     x, y = node.args
     if x is y:
         return r.call(node, _a.square.default, x)
@@ -131,7 +99,7 @@ def _mul(r: _Rewriter, node: fx.Node) -> Any:
     return None
 
 
-def _div(r: _Rewriter, node: fx.Node) -> Any:
+def _div(r: Rewriter, node: fx.Node) -> Any:
     x, y = node.args
     if node.kwargs:
         return None
@@ -145,12 +113,12 @@ def _div(r: _Rewriter, node: fx.Node) -> Any:
     return None if found is None else r.call(node, F.local_response_norm, x, *found, shape_of=node)
 
 
-def _pow(r: _Rewriter, node: fx.Node) -> Any:
+def _pow(r: Rewriter, node: fx.Node) -> Any:
     x, power = node.args
     return x if power == 1 else r.call(node, _a.square.default, x) if power == 2 else None
 
 
-def _addcmul(r: _Rewriter, node: fx.Node) -> fx.Node:
+def _addcmul(r: Rewriter, node: fx.Node) -> fx.Node:
     a = arguments(node)
     product = r.call(node, _a.mul.Tensor, a["tensor1"], a["tensor2"])
     if a["value"] != 1:
@@ -158,7 +126,7 @@ def _addcmul(r: _Rewriter, node: fx.Node) -> fx.Node:
     return r.call(node, _a.add.Tensor, a["self"], product)
 
 
-def _glu(r: _Rewriter, node: fx.Node) -> fx.Node:
+def _glu(r: Rewriter, node: fx.Node) -> fx.Node:
     a = arguments(node)
     parts = r.call(node, _a.chunk.default, a["self"], 2, a["dim"])
     x, gate = (r.call(node, operator.getitem, parts, k) for k in range(2))
@@ -168,18 +136,20 @@ def _glu(r: _Rewriter, node: fx.Node) -> fx.Node:
 # --- matrix products ------------------------------------------------------------------------------------------------
 
 
-def _matmul(r: _Rewriter, node: fx.Node) -> Any:
+def _matmul(r: Rewriter, node: fx.Node) -> Any:
     x, y = node.args
-    return _linear(r, node, x, y, None)
+    if x in r.fixed or (y in r.fixed and _rank(y) == 2):
+        return _linear(r, node, x, y, None)
+    return attention.scaled_matmul(r, node, x, y)
 
 
-def _addmm(r: _Rewriter, node: fx.Node) -> Any:
+def _addmm(r: Rewriter, node: fx.Node) -> Any:
     bias, x, y = node.args
     plain = not node.kwargs and bias in r.fixed and _rank(bias) == 1
     return _linear(r, node, x, y, bias) if plain else None
 
 
-def _linear(r: _Rewriter, node: fx.Node, x: fx.Node, y: fx.Node, bias: Any) -> Any:
+def _linear(r: Rewriter, node: fx.Node, x: fx.Node, y: fx.Node, bias: Any) -> Any:
     if x in r.fixed or y not in r.fixed or _rank(y) != 2:
         return None
     return r.call(node, _a.linear.default, x, r.call(node, _a.transpose.int, y, 0, 1), bias)
@@ -193,7 +163,7 @@ def _rank(node: fx.Node) -> int:
 # --- extrema --------------------------------------------------------------------------------------------------------
 
 
-def _extremum(r: _Rewriter, node: fx.Node) -> None:
+def _extremum(r: Rewriter, node: fx.Node) -> None:
     """Values alone: the indices stay, for the error that names them."""
     a = arguments(node)
     for part in list(node.users):
@@ -201,14 +171,14 @@ def _extremum(r: _Rewriter, node: fx.Node) -> None:
             part.replace_all_uses_with(r.call(part, _EXTREMA[node.target], a["self"], [a["dim"]], a["keepdim"]))
 
 
-def _cast(r: _Rewriter, node: fx.Node) -> Any:
+def _cast(r: Rewriter, node: fx.Node) -> Any:
     """Nothing, where the type stays."""
     x = node.args[0]
     here, there = (n.meta.get("val") for n in (x, node))
     return x if here is not None and there is not None and here.dtype == there.dtype else None
 
 
-def _of_two(r: _Rewriter, node: fx.Node) -> fx.Node:
+def _of_two(r: Rewriter, node: fx.Node) -> fx.Node:
     return r.call(node, _OF_TWO[node.target], *node.args)
 
 
@@ -227,7 +197,7 @@ def _chance(noise: Any) -> float | None:
     return share if abs(share * factor - 1) < 1e-9 else None
 
 
-def _stochastic_depth(r: _Rewriter, node: fx.Node, x: fx.Node, kept: float, noise: fx.Node) -> Any:
+def _stochastic_depth(r: Rewriter, node: fx.Node, x: fx.Node, kept: float, noise: fx.Node) -> Any:
     """The dropout that draws the very same numbers: of whole images, or of the batch."""
     shape = list(noise.meta["val"].shape)
     if any(n != 1 for n in shape[1:]):
@@ -273,7 +243,7 @@ def _response_norm(x: Any, y: Any) -> tuple[Any, ...] | None:
 
 
 _NOISE = {_a.bernoulli.p, _a.empty.memory_format, _a.new_empty.default, _a.empty_like.default}
-_RULES: dict[Any, Callable[[_Rewriter, fx.Node], Any]] = {
+_RULES: dict[Any, Callable[[Rewriter, fx.Node], Any]] = {
     _a.add.Tensor: _add,
     **dict.fromkeys((_a.sub.Tensor, _a.rsub.Scalar, _a.rsub.Tensor), _sub),
     _a.neg.default: _neg,
@@ -285,6 +255,11 @@ _RULES: dict[Any, Callable[[_Rewriter, fx.Node], Any]] = {
     _a.glu.default: _glu,
     **dict.fromkeys(_MATMULS, _matmul),
     _a.addmm.default: _addmm,
+    _a.baddbmm.default: attention.baddbmm,
+    _a.scaled_dot_product_attention.default: attention.scaled_dot_product_attention,
+    _a.einsum.default: attention.einsum,
+    **dict.fromkeys((_a.masked_fill.Scalar, _a.masked_fill.Tensor), attention.masked_fill),
+    **dict.fromkeys((_a.where.self, _a.where.ScalarOther, _a.where.ScalarSelf), attention.where_else),
     **dict.fromkeys(_EXTREMA, _extremum),
     **dict.fromkeys(_OF_TWO, _of_two),
 }

@@ -9,11 +9,23 @@ about them stand in the verbs, one file per group.
 from __future__ import annotations
 
 from converters.frontends.counting_verbs import CountingVerbs
-from converters.frontends.pending import Embedded, Grid, Pending, Raw, Weight, describe, pair
+from converters.frontends.pending import Embedded, Grid, Masked, Pending, Raw, Weight, describe, pair
 from converters.frontends.pooling_verbs import PoolingVerbs
 from converters.frontends.weighted_verbs import convolution, transposed
 
-__all__ = ["Embedded", "Grid", "Pending", "Raw", "Verbs", "Weight", "convolution", "describe", "pair", "transposed"]
+__all__ = [
+    "Embedded",
+    "Grid",
+    "Masked",
+    "Pending",
+    "Raw",
+    "Verbs",
+    "Weight",
+    "convolution",
+    "describe",
+    "pair",
+    "transposed",
+]
 
 
 class Verbs(CountingVerbs, PoolingVerbs):

@@ -17,7 +17,7 @@ from converters.operations.moving import Concatenate, Flatten, Move, Reshape
 from converters.operations.normalising import LocalResponse, Normalise
 from converters.operations.pooling import SumPool1d, SumPool2d, SumPool3d
 from converters.operations.product import Add, MatMul, Product
-from converters.operations.softmax import Softmax
+from converters.operations.softmax import MaskedSoftmax, Softmax
 from converters.operations.synapse import Synapse
 from converters.operations.transposed import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from converters.operations.weighing import Scale, Weigh
@@ -37,6 +37,7 @@ __all__ = [
     "Levels",
     "Linear",
     "LocalResponse",
+    "MaskedSoftmax",
     "MatMul",
     "MaxOver",
     "MaxPool",

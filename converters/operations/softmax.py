@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from converters.errors import ConversionError
 from converters.operations.contract import Operation, Shape, register
 from converters.operations.counting import Counting, GroupSum
 
-__all__ = ["Softmax"]
+__all__ = ["MaskedSoftmax", "Softmax"]
 
 _ONE = 2**30
 _LONGEST = 2**20  # entries of a table
@@ -54,6 +54,10 @@ class Softmax(Counting):
         _check(scale, bits)
         return cls(axis, scale, bits, _table(scale, largest))
 
+    def masked(self, kept: Tensor) -> MaskedSoftmax:
+        """The same over those places alone where ``kept`` is 1."""
+        return MaskedSoftmax(self.axis, self.scale, self.bits, self.table, kept)
+
     def __post_init__(self) -> None:
         _check(self.scale, self.bits)
         table = self.table.to(torch.int64)
@@ -72,17 +76,24 @@ class Softmax(Counting):
 
     def __call__(self, *counts: Tensor) -> Tensor:
         (x,) = counts
-        n, axis = x.round().to(torch.int64) if x.is_floating_point() else x.to(torch.int64), self.axis + 1
-        below = (n.amax(axis, keepdim=True) - n).clamp(max=len(self.table) - 1)
-        e = self._on(x.device)[below]
+        n = x.round().to(torch.int64) if x.is_floating_point() else x.to(torch.int64)
+        e, axis = self._exponentials(n), self.axis + 1
         total = e.sum(axis, keepdim=True)
         return ((2 * (e << self.bits) + total) // (2 * total)).to(x.dtype)
 
-    def _on(self, device: torch.device) -> Tensor:
-        kept: dict[Any, Tensor] = self.__dict__.setdefault("_kept", {})
-        if device not in kept:
-            kept[device] = self.table.to(device)
-        return kept[device]
+    def _exponentials(self, n: Tensor) -> Tensor:
+        below = (n.amax(self.axis + 1, keepdim=True) - n).clamp(max=len(self.table) - 1)
+        return self._on(n.device)[0][below]
+
+    def _on(self, device: torch.device) -> tuple[Tensor, ...]:
+        copies: dict[Any, tuple[Tensor, ...]] = self.__dict__.setdefault("_copies", {})
+        if device not in copies:
+            copies[device] = tuple(t.to(device) for t in self._tensors)
+        return copies[device]
+
+    @property
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return (self.table,)
 
     def unrounded(self, *counts: Tensor) -> Tensor:
         return torch.softmax(counts[0].to(torch.float64) * self.scale, self.axis + 1) * 2.0**self.bits
@@ -99,9 +110,8 @@ class Softmax(Counting):
         return 0
 
     def coarsened(self, factor: Fraction, degree: int = 1) -> Softmax:
-        return Softmax.of(
-            scale=self.scale / float(factor**degree), axis=self.axis, bits=self.bits, largest=len(self.table) - 1
-        )
+        scale = self.scale / float(factor**degree)
+        return replace(self, scale=scale, table=_table(scale, len(self.table) - 1))
 
     @property
     def multiplies(self) -> bool:
@@ -109,6 +119,64 @@ class Softmax(Counting):
 
     def structure(self, *shapes: Shape) -> Operation:
         return GroupSum((self.axis,))
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class MaskedSoftmax(Softmax):
+    """A :class:`Softmax` over those places alone where ``kept`` is 1; the others get 0, exactly.
+
+    ``kept`` has all axes of an image, with 1 where an axis has one for all; on every row along ``axis`` some place is.
+
+    Examples
+    --------
+    >>> kept = torch.tensor([1, 0, 1], dtype=torch.int8)
+    >>> Softmax.of(scale=0.5, axis=0, bits=8).masked(kept)(torch.tensor([[0, 9, 2]])).tolist()
+    [[69, 0, 187]]
+    """
+
+    kept: Tensor
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.axis < self.kept.ndim or bool(((self.kept != 0) & (self.kept != 1)).any()):
+            raise ConversionError("MaskedSoftmax", f"a mask of shape {tuple(self.kept.shape)}", "write it again")
+        if not bool(self.kept.amax(self.axis).all()):
+            raise ConversionError("MaskedSoftmax", "a row of which every place is masked", "leave one of them")
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        own, shape = tuple(self.kept.shape), super().output_shape(*shapes)
+        if len(own) != len(shape) or any(n not in (1, m) for n, m in zip(own, shape, strict=True)):
+            raise ConversionError("MaskedSoftmax", f"an input of shape {shape}", f"its mask has shape {own}")
+        return shape
+
+    @property
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return self.table, self.kept == 0
+
+    def _exponentials(self, n: Tensor) -> Tensor:
+        table, dropped = self._on(n.device)
+        top = n.masked_fill(dropped, torch.iinfo(n.dtype).min).amax(self.axis + 1, keepdim=True)
+        return table[(top - n).clamp(0, len(table) - 1)].masked_fill(dropped, 0)
+
+    def unrounded(self, *counts: Tensor) -> Tensor:
+        x = counts[0].to(torch.float64) * self.scale
+        return torch.softmax(x.masked_fill(self._on(x.device)[1], -math.inf), self.axis + 1) * 2.0**self.bits
+
+    def structure(self, *shapes: Shape) -> Operation:
+        return _Kept((self.axis,), kept=self.kept)
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept(GroupSum):
+    """The connections between those places that a mask leaves."""
+
+    kept: Tensor = field(default_factory=lambda: torch.ones(1))
+
+    def __call__(self, *counts: Tensor) -> Tensor:
+        (x,) = counts
+        here = self.kept.to(x)
+        return super().__call__(x * here) * here
 
 
 def _check(scale: float, bits: int) -> None:
