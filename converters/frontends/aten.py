@@ -32,6 +32,7 @@ __all__ = [
     "drop_images",
     "is_counter",
     "is_masked",
+    "is_random",
     "is_relu",
     "kind_of",
     "only_softmax_behind",
@@ -217,7 +218,7 @@ def constants(graph: fx.Graph) -> set[fx.Node]:
     for node in graph.nodes:
         if node.op == "get_attr":
             found.add(node)
-        elif node.op == "call_function" and kind_of(node) is not Kind.SIZE and not _is_random(node):
+        elif node.op == "call_function" and kind_of(node) is not Kind.SIZE and not is_random(node):
             written = getattr(getattr(node.target, "_schema", None), "is_mutable", False)
             if not written and all(n in found for n in node.all_input_nodes):
                 found.add(node)
@@ -232,7 +233,7 @@ def repeated(graph: fx.Graph, fixed: set[fx.Node]) -> set[fx.Node]:
             inputs, target = node.all_input_nodes, node.target
             written = getattr(getattr(target, "_schema", None), "is_mutable", False)
             known = all(n in fixed or n in found or kind_of(n) is Kind.SIZE for n in inputs)
-            if inputs and known and not written and not _is_random(node):
+            if inputs and known and not written and not is_random(node):
                 found.add(node)
     return found
 
@@ -249,7 +250,8 @@ def only_softmax_behind(node: fx.Node) -> bool:
     return bool(found) and all(k is Kind.SOFTMAX or (k in through and only_softmax_behind(n)) for k, n in found)
 
 
-def _is_random(node: fx.Node) -> bool:
+def is_random(node: fx.Node) -> bool:
+    """Whether a node draws random numbers, or makes a tensor for them."""
     name = operation(node)
     return name.startswith("empty") or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 

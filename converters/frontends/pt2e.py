@@ -28,6 +28,7 @@ from converters.frontends.examples import Example, each, example_of
 from converters.frontends.probes import own_images
 from converters.frontends.pt2e_auxiliary import drop_auxiliary
 from converters.frontends.pt2e_checking import check_converted, check_prepared
+from converters.frontends.pt2e_constants import fold_constants
 from converters.frontends.pt2e_functional import make_functional
 from converters.frontends.pt2e_fuse import fuse_batch_norms
 from converters.frontends.pt2e_module import PreparedModel
@@ -184,6 +185,7 @@ def _exported(model: nn.Module, example: Example) -> fx.GraphModule:
 
 def _prepared(model: fx.GraphModule, quantizer: CaLIFQuantizer) -> PreparedModel:
     """With fake quantisers where the quantizer wants them, in training mode."""
+    fold_constants(model)
     make_functional(model)
     rewrite(model)
     quantizer.annotate(model)

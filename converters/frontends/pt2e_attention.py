@@ -91,7 +91,15 @@ def _with_mask(r: Rewriter, node: fx.Node, scores: fx.Node, mask: fx.Node) -> fx
 
 def add_mask(r: Rewriter, node: fx.Node, x: fx.Node, constant: fx.Node) -> fx.Node | None:
     """``x + constant`` in front of a softmax, where the constant drops some positions; else None."""
-    return _added(r, node, x, constant) if only_softmax_behind(node) else None
+    if not only_softmax_behind(node):
+        return None
+    while x.target is _a.add.Tensor and len(x.users) == 1 and not x.kwargs:  # masks and biases in a row
+        known = [n for n in x.all_input_nodes if n in r.fixed]
+        if len(known) != 1 or len(x.all_input_nodes) != 2:
+            break
+        (inner,) = (n for n in x.all_input_nodes if n is not known[0])
+        x, constant = inner, r.call(node, _a.add.Tensor, known[0], constant)
+    return _added(r, node, x, constant)
 
 
 def masked_fill(r: Rewriter, node: fx.Node) -> fx.Node | None:

@@ -347,15 +347,11 @@ def _join(r: Reader, node: fx.Node) -> Any:
         axis = int(arguments(node)["dim"])
     data = next(n for n, x in zip(node.args[0], operands, strict=True) if not isinstance(x, Tensor))
     layout, rank = r.layout(data), r.rank(data) + (kind == "stack")
+    operands = [layout.constant(x, r.rank(data)).unsqueeze(0) if isinstance(x, Tensor) else x for x in operands]
     if kind == "stack":
-        after = replace(layout, axis=layout.axis + (axis % rank <= layout.axis))
-        inside = after.dim(axis, rank)
-        operands = [layout.constant(x, rank - 1) if isinstance(x, Tensor) else x for x in operands]
-        operands = [_wide(r, name, x, inside) for x in operands]
-        r.layouts[node] = layout = after
-    else:
-        operands = [layout.constant(x, rank) if isinstance(x, Tensor) else x for x in operands]
-    operands = [x.unsqueeze(0) if isinstance(x, Tensor) else x for x in operands]
+        layout = replace(layout, axis=layout.axis + (axis % rank <= layout.axis))
+        operands = [_wide(r, name, x, layout.dim(axis, rank)) for x in operands]
+        r.layouts[node] = layout
     return r.builder.concatenate(name, operands, layout.dim(axis, rank), rank + layout.kept)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 import converters
 from converters import QuantGraph
@@ -61,7 +62,7 @@ def converted(name: str) -> QuantGraph:
     optimiser = torch.optim.SGD([p for p in prepared.parameters() if p.requires_grad], lr=1e-3)
     for seed in (1, 2):
         optimiser.zero_grad()
-        prepared(images(case, 6, seed)).square().mean().backward()
+        sum(y.square().mean() for y in tree_leaves(prepared(images(case, 6, seed)))).backward()
         optimiser.step()
     return converters.from_pt2e(prepared)
 
