@@ -147,7 +147,7 @@ def measure_noise(
     weights = quantisers(twin)
     ours = [n for n in twin.graph.nodes if n.op == "call_module" and not weights[n]]
     theirs = {n.name: n for n in reference.graph.nodes}
-    names = {n: shown.get(n, str(twin.get_submodule(str(n.target)).path)) for n in ours}
+    names = {n: shown[n].name if n in shown else str(twin.get_submodule(str(n.target)).path) for n in ours}
     sources: dict[fx.Node, str] = {n: n.args[0].name for n in ours}
     if any(name not in theirs for name in sources.values()):
         raise ConversionError("prepared", "a network other than the float one", "give the model that it was made from")

@@ -57,6 +57,11 @@ class Seen(NamedTuple):
     value: Value
     layout: Layout
 
+    @property
+    def name(self) -> str:
+        """Of the first of its layers."""
+        return self.value.parts[0].name
+
 
 class _Reader:
     def __init__(self, model: fx.GraphModule, dry: bool) -> None:
