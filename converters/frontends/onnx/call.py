@@ -54,7 +54,9 @@ class Reader(Protocol):
     quantised: dict[Any, Value]
     kept: list[Any]
     shown: list[tuple[str, Value, int | None]]
-    """Tensors of integers, the layers that they are, and their zero points."""
+    """Tensors of integers, the layers that they are, and their zero points; None for one of real values."""
+    narrow: set[str]
+    """Those among them that have less than 8 bits."""
     places: dict[str, str]
     """Names of the nodes that give tensors."""
 

@@ -109,13 +109,14 @@ class _Run:
         self.graph, self.reader = graph, reader
         self.scales = reader.scales()
         fixed = any(isinstance(x.dims[0], int) for x in graph.inputs)
-        self.oracle = Oracle(model, [name for name, _, _ in reader.shown], reader.batch if fixed else None)
+        names = [name for name, _, _ in reader.shown]
+        self.oracle = Oracle(model, names, reader.batch if fixed else None, narrow=reader.narrow)
 
     def show(self, images: Given) -> Shown:
         by_name = images if isinstance(images, Mapping) else {self.graph.inputs[0].name: images}
         found = tensors(self.oracle({x.name: self._feed(x, by_name[x.name]) for x in self.graph.inputs}))
         seen = [
-            (found[name] / value.scale if zero is None else found[name] - zero, value)
+            (found[name].double() / value.scale if zero is None else found[name].double() - zero, value)
             for name, value, zero in self.reader.shown
         ]
         outputs = {name: self._output(name, found[name]) for name in self.graph.outputs}
@@ -133,4 +134,4 @@ class _Run:
 
     def _output(self, name: str, found: Tensor) -> Tensor:
         codes = self.reader.values[name]
-        return (found - codes.zero) * codes.scale if type(codes).__name__ == "Codes" else found
+        return (found.double() - codes.zero) * codes.scale if type(codes).__name__ == "Codes" else found

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
 import torch
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper
 from torch import Tensor
 
 from converters.errors import ConversionError
@@ -41,9 +42,14 @@ class Oracle:
         How many images it takes at once; None: any number.
     optimised : bool
         Whether onnxruntime may fuse operations, as it does by default.
+    narrow : set of str
+        Tensors of less than 8 bits, which are put out wider.
     """
 
-    def __init__(self, model: ModelProto, shown: Sequence[str], batch: int | None, *, optimised: bool = False) -> None:
+    def __init__(
+        self, model: ModelProto, shown: Sequence[str], batch: int | None, *, optimised: bool = False,
+        narrow: AbstractSet[str] = frozenset(),
+    ) -> None:  # fmt: skip
         own = ModelProto()
         own.CopyFrom(model)
         self.outputs = [o.name for o in own.graph.output]
@@ -51,7 +57,8 @@ class Oracle:
         inputs = {i.name for i in own.graph.input}
         if any(node.domain != "" for node in own.graph.node):
             in_standard_operations(own, QONNX)
-        own.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in self.shown if n not in inputs)
+        asked = [_widened(own, n) if n in narrow else n for n in self.shown]
+        own.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in asked if n not in inputs)
         self.batch, self.kind = batch, runtime()
         self._run = _by_runtime(own, optimised) if self.kind == "onnxruntime" else _by_reference(own)
 
@@ -64,6 +71,13 @@ class Oracle:
             some = {name: _filled(x[k : k + step], step) for name, x in feeds.items()}
             parts.append(dict(zip([*self.outputs, *self.shown], self._run(some), strict=True)))
         return {name: np.concatenate([p[name] for p in parts])[:count] for name in parts[0]}
+
+
+def _widened(model: ModelProto, name: str) -> str:
+    """A tensor with the values of one of less than 8 bits, in 16."""
+    wide = f"{name}/widened"
+    model.graph.node.append(helper.make_node("Cast", [name], [wide], to=TensorProto.INT16))
+    return wide
 
 
 def _filled(x: np.ndarray, count: int) -> np.ndarray:
@@ -97,5 +111,6 @@ def _by_reference(model: ModelProto) -> Any:
 
 
 def tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """float64, of any type of numbers."""
-    return {name: torch.from_numpy(np.asarray(x).astype(np.float64)) for name, x in arrays.items()}
+    """float64, or int64 of integers."""
+    kinds = {name: np.int64 if x.dtype.kind in "iub" else np.float64 for name, x in arrays.items()}
+    return {name: torch.from_numpy(np.asarray(x).astype(kinds[name])) for name, x in arrays.items()}

@@ -13,7 +13,7 @@ from converters.errors import ConversionError
 from converters.frontends.onnx.call import Call, Handler, Reader
 from converters.frontends.onnx.constants import Dequantised, is_constant, real
 from converters.frontends.onnx.graph import DOMAIN, MICROSOFT, QONNX
-from converters.frontends.onnx.tensors import kind_of
+from converters.frontends.onnx.tensors import bits_of, kind_of
 from converters.frontends.verbs import Grid
 from converters.graph_builder import Value
 
@@ -41,8 +41,9 @@ class Codes:
         Of what is quantised, for its layer.
     tensor : str
         The model's name for them.
-    real : bool
-        Whether that tensor holds their real values instead.
+    real, narrow : bool
+        Whether that tensor holds their real values instead, or integers of less than 8 bits, which runtimes do not put
+        out.
     """
 
     source: Any
@@ -53,6 +54,7 @@ class Codes:
     place: str
     tensor: str
     real: bool = False
+    narrow: bool = False
 
 
 def range_of(where: str, kind: np.dtype) -> tuple[int, int]:
@@ -75,6 +77,8 @@ def counts_of(r: Reader, codes: Codes) -> Value:
             codes.place, codes.source, Grid(codes.scale, low, high), lambda b: _level(b, codes.scale)
         )
         r.kept.append(codes.source)  # an id is one as long as its object lives
+        if codes.narrow:
+            r.narrow.add(codes.tensor)
         r.shown.append((codes.tensor, r.quantised[key], None if codes.real else codes.zero))
     return r.quantised[key]
 
@@ -155,7 +159,8 @@ def _quantize(r: Reader, c: Call) -> Any:
         return np.clip(levels, low, high).astype(np.int32)
     if isinstance(x, Codes):
         raise ConversionError(c.name, "a quantiser of integers", "put a DequantizeLinear in front of it")
-    return Codes(x, *_one(c, scale, zero), low, high, r.places.get(c.node.inputs[0], c.name), c.node.outputs[0])
+    place = r.places.get(c.node.inputs[0], c.name)
+    return Codes(x, *_one(c, scale, zero), low, high, place, c.node.outputs[0], narrow=bits_of(kind) < 8)
 
 
 def _dequantize(r: Reader, c: Call) -> Any:

@@ -67,6 +67,7 @@ class GraphReader:
         self.quantised: dict[Any, Value] = {}
         self.kept: list[Any] = []
         self.shown: list[tuple[str, Value, int | None]] = []
+        self.narrow: set[str] = set()
         self.integer_inputs: dict[str, tuple[float, int]] = {}
         self.places = {name: node.name for node in graph.nodes for name in node.outputs if name}
         self.behind = tails(graph)

@@ -128,9 +128,9 @@ def _matmul(r: Reader, c: Call) -> Any:
     if is_constant(b):
         return _times_weight(r, c, a, b)
     if is_constant(a):
-        turned = r.move(c, b, lambda t: t.mT)
-        if r.shape(turned)[0] != r.batch or len(r.shape(b)) < 3:
+        if len(r.shape(b)) < 3:
             raise ConversionError(c.name, "a MatMul of weights times images", "put the images first")
+        turned = r.move(c, b, lambda t: t.mT)
         y = _times_weight(r, c, turned, _matrix(c, a).moved(lambda t: t.mT))
         return r.move(c, y, lambda t: t.mT)
     return r.builder.matmul(c.name, a, b)
