@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -49,7 +51,7 @@ def test_integer_results_that_are_scaled_behind(op: str) -> None:
     scale, zero = point(n, 0.05, 100)
     shape, weights = ((2, 5, 5), (3, 2, 3, 3)) if op == "ConvInteger" else ((5,), (5, 3))
     x = n.op("QuantizeLinear", n.input("N", *shape), scale, zero)
-    pads = {"pads": [1, 1, 1, 1]} if op == "ConvInteger" else {}
+    pads: dict[str, Any] = {"pads": [1, 1, 1, 1]} if op == "ConvInteger" else {}
     w = [n.constant(whole(weights), np.int8), zero, n.constant(2, np.int8)]
     y = n.op("Cast", n.op(op, x, *w, **pads), to=1)
     bias = np.array([0.1, -0.2, 0.3]).reshape(-1, *[1] * (len(weights) - 2))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-import torch
-from onnx import TensorProto, defs, helper
+from onnx import defs, helper
 
 import converters
 from converters.errors import ConversionError
+from converters.frontends.onnx import pooling
 from tests.converters.frontends.onnx.building import Net, whole
 from tests.converters.frontends.onnx.comparing import converted, noise
 
@@ -36,7 +38,7 @@ def test_every_version_of_the_standard_from_13(opset: int) -> None:
     n = Net(opset=opset)
     x = n.fake(n.input("N", 2, 3, 4))
     x = n.op("Squeeze", n.op("Unsqueeze", x, n.constant([2], np.int64)), n.constant([2], np.int64))
-    axes = {"axes": [3]} if opset < 18 else {}
+    axes: dict[str, Any] = {"axes": [3]} if opset < 18 else {}
     x = n.op("ReduceMean", x, *([] if axes else [n.constant([3], np.int64)]), keepdims=0, **axes)
     a, b = n.op("Split", n.fake(x, 0.031), n.constant([1, 1], np.int64), outputs=2, axis=1)
     y = n.fake(dense(n, n.op("Flatten", n.op("Concat", b, a, axis=1))), 0.0437)
@@ -108,7 +110,7 @@ def test_initialisers_that_are_listed_as_inputs_are_no_inputs() -> None:
 def test_constants_that_are_nodes_and_are_computed() -> None:
     n = Net()
     x = n.fake(n.input("N", 6))
-    two = n.op("Constant", value=onnx.numpy_helper.from_array(np.float32(2), "two"))
+    two = n.op("Constant", value=onnx.numpy_helper.from_array(np.array(2, np.float32), "two"))
     bias = n.op("Mul", two, n.op("Range", n.constant(0.0), n.constant(1.0), n.constant(0.25)))
     y = n.op("Gemm", x, n.weight(whole((6, 4))), bias)
     q = converted(n.model(n.fake(y, 0.0437)), noise(4, 6))
@@ -163,8 +165,6 @@ def test_shapes_that_mix_images_are_refused() -> None:
 
 def test_an_oracle_of_onnx_itself_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where onnxruntime is not installed."""
-    import sys
-
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     n = small()
     q = converters.from_onnx(n.model(last(n)), noise(4, 6))
@@ -173,8 +173,6 @@ def test_an_oracle_of_onnx_itself_says_so(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match=r'onnx: .*pip install "calif-plugins\[onnx\]"'):
         converters.from_onnx("model.onnx")
@@ -210,16 +208,8 @@ def test_a_planted_fault_behind_a_layer_that_is_not_shown_is_found() -> None:
     y = n.op("MaxPool", n.op("Conv", x, n.weight(whole((3, 2, 1, 1)))), kernel_shape=[2, 2], strides=[2, 2])
     model = n.model(n.fake(y, 0.0437))
     converters.from_onnx(model, noise(4, 2, 6, 6))
-    from converters.frontends.onnx import pooling
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(pooling.HANDLERS, "MaxPool", pooling.HANDLERS["MaxPool"])
         original = pooling.windows_of
-        patch.setattr(
-            pooling, "windows_of", lambda *a, **k: __import__("dataclasses").replace(original(*a, **k), kernel=(2, 1))
-        )
+        patch.setattr(pooling, "windows_of", lambda *a, **k: replace(original(*a, **k), kernel=(2, 1)))
         with pytest.raises(ConversionError, match="differ on the model's own inputs"):
             converters.from_onnx(model, noise(4, 2, 6, 6))
-
-
-_ = (TensorProto, torch)

@@ -116,7 +116,7 @@ def test_quantisers_of_qonnx(bits: int, signed: int, narrow: int) -> None:
 
     def quant(x: str, scale: Any, signed: int = 1) -> str:
         given = (n.constant(scale), n.constant(0.0), n.constant(float(bits)))
-        options = {"signed": signed, "narrow": narrow, "rounding_mode": "ROUND"}
+        options: dict[str, Any] = {"signed": signed, "narrow": narrow, "rounding_mode": "ROUND"}
         return n.op("Quant", x, *given, domain="qonnx.custom_op.general", **options)
 
     x = n.fake(n.input("N", 6))
