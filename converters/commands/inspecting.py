@@ -257,7 +257,7 @@ def _row(stage: Stage, network: Network) -> dict[str, Any]:
         "fan_in": round(synapses.total / stage.size),
         "synapses": int(synapses.total),
         "weights": sum(w.numel() for w in weights),
-        "macs": int(synapses.multiplied),
+        "macs": int(synapses.macs),
         "comparisons": int(synapses.compared),
         "lookups": int(synapses.looked_up),
         "weight_bits": int(np.ceil(np.log2(largest + 1))) + 1,

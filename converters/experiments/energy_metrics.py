@@ -27,11 +27,13 @@ __all__ = ["ENERGY", "DenseMetrics", "SpikingMetrics", "connection_sparsity", "d
 def dense_macs(q: QuantGraph) -> int:
     """Multiply-accumulates of one pass: every connection of convolutions and dense layers, without padding.
 
+    Of products, norms and softmaxes those of :class:`~converters.measuring.costs.Connections`.
+
     >>> from converters.zoo.named import load_checkpoint
     >>> dense_macs(load_checkpoint("lenet5-mnist-127")[0])
     416520
     """
-    return int(connections((s for layer in q.layers for s in layer.synapses), q.shapes).multiplied)
+    return int(connections((s for layer in q.layers for s in layer.synapses), q.shapes).macs)
 
 
 def connection_sparsity(q: QuantGraph) -> float:

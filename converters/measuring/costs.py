@@ -19,14 +19,17 @@ class Connections:
     Attributes
     ----------
     multiplied : float
-        Those with weights other than 1 and -1: multiply-accumulates of a dense pass. Products of counts and norms are
-        among them: a connection for each factor, and for each pair that a norm takes together.
+        Those with weights other than 1 and -1. Products of counts and norms are among them: a connection for each
+        factor, and for each pair that a norm takes together.
     added : float
         All others, of pools, identities and moves: a dense pass only adds there.
     compared : float
         Those of maxima: a dense pass compares there.
     looked_up : float
         Results read from tables, of activations; no connections of their own.
+    macs : float
+        Multiply-accumulates of a dense pass: as many as ``multiplied``, but one for a product of two counts, two for
+        each count of a norm, and one for each of a softmax.
 
     An operation with a memory is not a free synapse. A spike that arrives there is counted as one synaptic operation
     for every result that it may change, as at any other connection; that the result then costs a comparison, a look-up,
@@ -37,6 +40,7 @@ class Connections:
     added: float
     compared: float = 0.0
     looked_up: float = 0.0
+    macs: float = 0.0
 
     @property
     def total(self) -> float:
@@ -50,13 +54,14 @@ def connections(synapses: Iterable[Synapse], shapes: Mapping[str, Shape]) -> Con
     >>> from converters.operations import Flatten, Linear
     >>> flat, dense = Synapse(("a",), (Flatten(),)), Synapse(("b",), (Linear(torch.ones(3, 4).int()),))
     >>> connections([flat, dense], {"a": (1, 4, 4), "b": (4,)})
-    Connections(multiplied=12.0, added=16.0, compared=0.0, looked_up=0.0)
+    Connections(multiplied=12.0, added=16.0, compared=0.0, looked_up=0.0, macs=12.0)
     """
-    found = {"multiplied": 0.0, "added": 0.0, "compared": 0.0, "looked_up": 0.0}
+    found = {"multiplied": 0.0, "added": 0.0, "compared": 0.0, "looked_up": 0.0, "macs": 0.0}
     for synapse in synapses:
         here = [shapes[name] for name in synapse.sources]
         kind = "compared" if synapse.passes and not synapse.linear else "multiplied" if synapse.multiplies else "added"
         found[kind] += synapse.connections(*here)
+        found["macs"] += synapse.multiplications(*here)
         found["looked_up"] += synapse.lookups(*here)
     return Connections(**found)
 

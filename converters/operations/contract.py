@@ -101,6 +101,8 @@ class Operation(ABC):
     """Whether each result depends on the count in its place alone, and so has one connection."""
     looks_up: ClassVar[bool] = False
     """Whether it reads each of its results from a table."""
+    evaluates: ClassVar[bool] = False
+    """Whether a spike has results computed anew, as those of a norm: where it brings no change that adds up."""
     passes: ClassVar[bool] = False
     """Whether every result is one of the counts, and moves by at most 1 where they do: a maximum."""
     slack: ClassVar[float] = 0.0
@@ -240,6 +242,13 @@ class Operation(ABC):
             Of all that was added up to the counts; at first their own absolute values.
         """
         return self.absolute(*(tuple(x.shape[1:]) for x in counts))(*sizes).abs()
+
+    def multiplications(self, *shapes: Shape) -> int | None:
+        """Of one dense pass over sources of these shapes; None: as many as connections, or none (:attr:`multiplies`).
+
+        A product of two counts has two connections, and is one multiplication.
+        """
+        return None
 
     def fan_out(self, *shapes: Shape) -> tuple[Tensor, ...]:
         """How many connections leave each neuron of each source: float64 of the sources' shapes."""

@@ -31,10 +31,14 @@ class _Norm(Counting):
     """Rounds ``2^bits`` times what it normalises."""
 
     slack: ClassVar[float] = 0.5
+    evaluates: ClassVar[bool] = True
 
     @property
     def multiplies(self) -> bool:
         return True
+
+    def multiplications(self, *shapes: Shape) -> int:
+        return 2 * math.prod(shapes[0])  # a square and a quotient
 
     def degree(self, *degrees: int) -> int:
         return 0

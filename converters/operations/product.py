@@ -48,6 +48,9 @@ class Product(_Multiplied):
     def change(self, *reach: int) -> int:
         return math.prod(r + 1 for r in reach) - math.prod(reach)
 
+    def multiplications(self, *shapes: Shape) -> int:
+        return (len(shapes) - 1) * math.prod(self.output_shape(*shapes))
+
     def interval(self, *ranges: Range) -> Range:
         low, high = ranges[0]
         for other in ranges[1:]:
@@ -89,6 +92,9 @@ class MatMul(_Multiplied):
 
     def change(self, *reach: int) -> int:
         return self.terms * (sum(reach) + 1)
+
+    def multiplications(self, *shapes: Shape) -> int:
+        return self.terms * math.prod(self.output_shape(*shapes))
 
     def structure(self, *shapes: Shape) -> Operation:
         return _Rows(self)

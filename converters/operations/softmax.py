@@ -45,6 +45,7 @@ class Softmax(Counting):
     table: Tensor
 
     looks_up: ClassVar[bool] = True
+    evaluates: ClassVar[bool] = True
     slack: ClassVar[float] = 1.0  # half of a unit of the division, and far less of the table
     limits: ClassVar[dict[str, int]] = {"table": _ONE}
 
@@ -105,6 +106,9 @@ class Softmax(Counting):
 
     def reach(self, *reach: int) -> int:
         return 2**self.bits
+
+    def multiplications(self, *shapes: Shape) -> int:
+        return math.prod(shapes[0])  # a quotient
 
     def degree(self, *degrees: int) -> int:
         return 0

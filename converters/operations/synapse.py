@@ -143,6 +143,22 @@ class Synapse:
         """Number of connections in all, those of weight zero included."""
         return float(sum(float(f.sum()) for f in self.fan_out(*shapes)))
 
+    def multiplications(self, *shapes: Shape) -> float:
+        """Multiply-accumulates of one dense pass."""
+        if not self.multiplies:
+            return 0.0
+        total, own = 0.0, False
+        here = shapes
+        for op in self.ops:
+            found = op.multiplications(*here)
+            own |= found is not None
+            if found is not None:
+                total += found
+            elif op.multiplies:
+                total += float(sum(float(f.sum()) for f in op.fan_out(*here)))
+            here = (op.output_shape(*here),)
+        return total if own else self.connections(*shapes)
+
     def lookups(self, *shapes: Shape) -> float:
         """Number of values that its operations read from tables."""
         found = 0.0

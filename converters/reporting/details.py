@@ -142,7 +142,8 @@ def _layer(stage: Stage, network: Network) -> dict[str, Any]:
         "leak": [float(p.leak.min()), float(p.leak.max())],
         "range": [int(p.y_min.min()), int(p.y_max.max())],
         "tie": p.tie,
-        "macs": synapses.multiplied,
+        "macs": synapses.macs,
+        "synapses": synapses.total,
         "adds": synapses.added + synapses.compared,  # a comparison is a subtraction
         "comparisons": synapses.compared,
         "lookups": synapses.looked_up,

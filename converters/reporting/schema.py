@@ -87,6 +87,7 @@ class _LayerRow(_Part):
     adds: Amount = 0
     comparisons: Amount = 0
     lookups: Amount = 0
+    synapses: Amount | None = None
     sops: Amount = 0
     counts_compared: Count = 0
     mismatches: Count = 0

@@ -132,7 +132,8 @@ def _converted(run: dict[str, Any]) -> Markup:
     for detail in _details(run)[:1]:
         layers = [layer for layer in detail["layers"] if layer["kind"] != "input"]
         facts.append(("Ca-LIF neurons", f"{detail['neurons']:,} in {len(layers)} layers"))
-        facts.append(("synapses", f"{round(sum(k['macs'] + k['adds'] for k in layers)):,}"))
+        synapses = sum(k["macs"] + k["adds"] if k.get("synapses") is None else k["synapses"] for k in layers)
+        facts.append(("synapses", f"{round(synapses):,}"))
         facts.append(("input coding", detail["coding"]))
     facts.append(("windows", "T = " + ", ".join(str(t) for t in sorted({r["T"] for r in run["windows"]}))))
     facts += [("file", run.get("nir_file")), ("checkpoint", run.get("checkpoint"))]
@@ -332,6 +333,40 @@ def energy_rows(run: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def dearer_layers(detail: dict[str, Any]) -> list[tuple[str, float]]:
+    """Layers whose spikes cost more in INT8 than one dense pass of them, and how many times as much; dearest first.
+
+    >>> scores = {"name": "scores", "kind": "spikes", "macs": 100, "adds": 0, "sops": 1533}
+    >>> dearer_layers({"layers": [scores, {**scores, "name": "fc", "sops": 700}]})
+    [('scores', 2.0)]
+    """
+    mac, add = ENERGY["INT8"]
+    found = []
+    for layer in detail["layers"]:
+        dense = mac * layer.get("macs", 0) + add * layer.get("adds", 0)
+        if layer["kind"] != "input" and dense and add * layer.get("sops", 0) > dense:
+            found.append((str(layer["name"]), round(add * layer["sops"] / dense, 2)))
+    return sorted(found, key=lambda row: -row[1])
+
+
+def _dearer(run: dict[str, Any]) -> Markup:
+    parts = []
+    for detail in _details(run):
+        found = dearer_layers(detail)
+        layers = sum(layer["kind"] != "input" for layer in detail["layers"])
+        if found:
+            told = ", ".join(f"{name} ({ratio:.3g} times)" for name, ratio in found[:8])
+            more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+            where = f"T = {detail['T']}, phase {detail['phase']}"
+            parts.append(
+                html(
+                    "<p>At {where} spikes cost more than one dense pass in {n} of {of} layers: {told}{more}.</p>",
+                    where=where, n=len(found), of=layers, told=told, more=more,
+                )  # fmt: skip
+            )
+    return together(parts)
+
+
 def _energy(run: dict[str, Any]) -> Markup:
     rows = energy_rows(run)
     if not rows:
@@ -372,15 +407,16 @@ def _energy(run: dict[str, Any]) -> Markup:
             f"{rows[0]['dense_adds']:,.0f} additions in pools."
         )
     return html(
-        '{lead}{text}<div class="charts">{charts}</div><h3>Assumptions</h3>'
+        '{lead}{text}{dearer}<div class="charts">{charts}</div><h3>Assumptions</h3>'
         "<p>45 nm (Horowitz, ISSCC 2014), {cost}. "
         "A synaptic operation (SOP) is one spike, of either sign, arriving over one synapse; it "
-        "costs one accumulation. Spikes of the rounding phase count.{basis}</p>"
+        "costs one accumulation: of a weight, or, where two activations are multiplied, of the other one's count, so that "
+        "the spikes of both are paid for. Spikes of the rounding phase count.{basis}</p>"
         "<p>Not counted, on either side: memory traffic, which dominates on real hardware; and on the spiking side, "
         "for {updates}, a leak and two comparisons at every step. The INT8 figure is that of an 8-bit addition, "
         "although both networks accumulate in wider registers. Read these numbers as a comparison of arithmetic, not "
         "as a measurement.</p>",
-        lead=_energy_lead(rows) if dense else "", text=text, charts=charts, cost=cost, basis=basis,
+        lead=_energy_lead(rows) if dense else "", text=text, dearer=_dearer(run), charts=charts, cost=cost, basis=basis,
         updates=f"each of the {neurons:,} neurons" if neurons else "each neuron",
     )  # fmt: skip
 
