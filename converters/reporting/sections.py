@@ -358,12 +358,8 @@ def _dearer(run: dict[str, Any]) -> Markup:
             told = ", ".join(f"{name} ({ratio:.3g} times)" for name, ratio in found[:8])
             more = f" and {len(found) - 8} more" if len(found) > 8 else ""
             where = f"T = {detail['T']}, phase {detail['phase']}"
-            parts.append(
-                html(
-                    "<p>At {where} spikes cost more than one dense pass in {n} of {of} layers: {told}{more}.</p>",
-                    where=where, n=len(found), of=layers, told=told, more=more,
-                )  # fmt: skip
-            )
+            text = "<p>At {} spikes cost more than one dense pass in {} of {} layers: {}{}.</p>"
+            parts.append(html(text, where, len(found), layers, told, more))
     return together(parts)
 
 
@@ -410,8 +406,8 @@ def _energy(run: dict[str, Any]) -> Markup:
         '{lead}{text}{dearer}<div class="charts">{charts}</div><h3>Assumptions</h3>'
         "<p>45 nm (Horowitz, ISSCC 2014), {cost}. "
         "A synaptic operation (SOP) is one spike, of either sign, arriving over one synapse; it "
-        "costs one accumulation: of a weight, or, where two activations are multiplied, of the other one's count, so that "
-        "the spikes of both are paid for. Spikes of the rounding phase count.{basis}</p>"
+        "costs one accumulation: of a weight, or, where two activations are multiplied, of the other one's count, so "
+        "that the spikes of both are paid for. Spikes of the rounding phase count.{basis}</p>"
         "<p>Not counted, on either side: memory traffic, which dominates on real hardware; and on the spiking side, "
         "for {updates}, a leak and two comparisons at every step. The INT8 figure is that of an 8-bit addition, "
         "although both networks accumulate in wider registers. Read these numbers as a comparison of arithmetic, not "

@@ -68,7 +68,10 @@ def run() -> tuple[QuantGraph, Network, Any, dict[str, LayerCost]]:
     q = attention()
     g = converters.to_nir(q, T=LEVELS)
     generator = torch.Generator().manual_seed(0)
-    images = {"input": 3 * torch.rand(1, 3, 4, generator=generator) - 1.5, "keys": 3 * torch.rand(1, 2, 4, generator=generator) - 1.5}
+    images = {
+        "input": 3 * torch.rand(1, 3, 4, generator=generator) - 1.5,
+        "keys": 3 * torch.rand(1, 2, 4, generator=generator) - 1.5,
+    }
     network = Network.from_graph(g)
     r = converters.run(network, images, record="spikes")
     return q, network, r, {cost.name: cost for cost in layer_costs(network, r)}
