@@ -36,6 +36,7 @@ _HOMES = {
     "swap_if": "converters.frontends.snntorch_swap_if",
     "to_nir": "converters.nir_export",
     "to_onnx": "converters.onnx_export",
+    "parity": "converters.frontends.parity",
     "to_brian2": "converters.backends.brian2_network",
     "to_snntorch": "converters.backends.snntorch_network",
     "read": "converters.files.nir_file",

@@ -31,10 +31,12 @@ def _app() -> typer.Typer:
     from converters.commands import (
         bench,
         checking,
+        converting,
         demo,
         inspecting,
         interop,
         lowering,
+        parity,
         report,
         reproduce,
         running,
@@ -51,7 +53,8 @@ def _app() -> typer.Typer:
     app.callback()(_calif)
     app.command()(demo.demo)
     app.command()(training.train)
-    app.command()(training.convert)
+    app.command()(converting.convert)
+    app.command()(parity.parity)
     app.command()(running.run)
     app.command()(running.sweep)
     app.command("cross-check")(checking.cross_check)

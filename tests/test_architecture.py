@@ -112,6 +112,7 @@ MAY_IMPORT = {
         "benchmark",
         "experiments",
         "files",
+        "frontends",
         "graphs",
         "interop",
         "lowering",
@@ -239,7 +240,7 @@ print(code, sorted(m for m in sys.modules if m in heavy))
 def test_the_command_line_answers_before_it_imports() -> None:
     """Help, version and wrong options need none of the libraries that the work needs."""
     commands = ["demo", "train", "convert", "run", "sweep", "cross-check"]
-    commands += ["lower", "inspect", "interop", "report", "bench", "reproduce"]
+    commands += ["parity", "lower", "inspect", "interop", "report", "bench", "reproduce"]
     right = ["--help", "--version", *(f"{c} --help" for c in commands)]
     wrong = ["", "nosuch", "--nosuch", *(f"{c} --nosuch" for c in commands), "run --window 0", "demo --levels x"]
     out = subprocess.run([sys.executable, "-c", STARTS, *right, *wrong], capture_output=True, text=True, cwd=ROOT)

@@ -123,7 +123,7 @@ Coding = Annotated[
         help="Input: isi (spikes), direct (charge, counted as MACs), or auto: isi where it fits the window.",
     ),
 ]
-Target = Annotated[Path | None, typer.Argument(help="A .nir file; or use --checkpoint.")]
+Target = Annotated[Path | None, typer.Argument(help="A .nir or .onnx file; or use --checkpoint.")]
 AllowLarge = Annotated[
     bool, typer.Option("--allow-large", help="Take a .nir file of more neurons or steps than a file should have.")
 ]

@@ -1,4 +1,4 @@
-"""What a command is to run: a ``.nir`` file, read once, or a checkpoint, converted once for each window."""
+"""What a command is to run: a ``.nir`` file, read once; or a checkpoint or ONNX model, converted for each window."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from converters.quantised import QuantGraph
     from converters.zoo.datasets import Images
 
-__all__ = ["Given", "first_of", "given", "images_for", "in_file", "open_file"]
+__all__ = ["Given", "first_of", "given", "images_for", "in_file", "is_onnx", "open_file"]
+
+
+def is_onnx(path: str | Path) -> bool:
+    """Whether a name is that of an ONNX model."""
+    return str(path).lower().endswith(".onnx")
 
 
 def open_file(path: Path, allow_large: bool = False) -> NirFile:
@@ -45,7 +50,7 @@ class Given:
     source : str
         The file, or the checkpoint's name.
     q : QuantGraph or None
-        The quantised network behind it; None of a bare ``.nir`` file.
+        The quantised network behind it, as of an ONNX model; None of a bare ``.nir`` file.
     notes : dict
         Of its training, where they are known.
     coding : str
@@ -107,18 +112,24 @@ def given(
 ) -> Given:
     """What the command line names: one of a file and a checkpoint. ``file``: ``target``, where it was read already.
 
+    An ONNX model is converted, and compared with its own forward pass.
+
     Raises
     ------
     ConversionError
         If both are named, or neither; or a file that was converted for another window or coding.
     """
     if (target is None) == (checkpoint is None):
-        raise ConversionError("input", "both a .nir file and --checkpoint, or neither", "give one of them")
+        raise ConversionError("input", "both a file and --checkpoint, or neither", "give one of them")
     if target is None:
         from converters.zoo.named import load_checkpoint
 
         q, notes = load_checkpoint(str(checkpoint))
         return Given(str(checkpoint), q, notes, coding)
+    if is_onnx(target):
+        from converters.frontends.onnx.model import from_onnx
+
+        return Given(str(target), from_onnx(target), {}, coding)
     file = file or open_file(target, allow_large)
     network = in_file(file, target)
     own, its_coding = network.window, network.coding

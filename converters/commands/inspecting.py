@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from converters.commands import common
-from converters.commands.given import in_file, open_file
+from converters.commands.given import given, in_file, is_onnx, open_file
 from converters.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def inspect(
     target: Annotated[
         str,
         typer.Argument(
-            help="A .nir file, a file of calif train, a checkpoint's name, a network of the zoo, or networks: all six."
+            help="A .nir or .onnx file, one of calif train, a checkpoint's name, a network of the zoo, or networks."
         ),
     ],
     window: common.Window = None,
@@ -78,7 +78,9 @@ def _read(target: str, window: int | None, allow_large: bool) -> _Inspected:
     from converters.zoo.named import find_checkpoint, load_checkpoint
 
     if not target.endswith(".nir"):
-        q, notes = load_checkpoint(str(find_checkpoint(target)))
+        onnx = given(Path(target), None) if is_onnx(target) else None
+        q, notes = (onnx.q, onnx.notes) if onnx is not None else load_checkpoint(str(find_checkpoint(target)))
+        assert q is not None  # of both kinds
         network = Network.from_graph(to_nir(q, T=window, coding="auto"))
         certified = certificates(q.at_window(network.window, network.coding))
         return _Inspected(network, notes, q.checked, certified)

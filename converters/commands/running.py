@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from converters.commands import common
-from converters.commands.given import Given, given, open_file
+from converters.commands.given import Given, given, is_onnx, open_file
 from converters.commands.running_stock import is_foreign, run_foreign
 
 __all__ = ["run", "sweep"]
@@ -89,7 +89,8 @@ def run(
 
     A .nir file of another tool, with stock IF or LIF neurons, is run as NIR defines them.
     """
-    file = open_file(target, allow_large) if target is not None and checkpoint is None else None
+    ours = target is not None and checkpoint is None and not is_onnx(target)
+    file = open_file(target, allow_large) if ours and target is not None else None
     if file is not None and target is not None and is_foreign(file, target):
         run_foreign(file.graph, target, dataset, data_root, list(window or ()), images, batch, coding, dt, json)
         return

@@ -1,4 +1,4 @@
-"""``calif train`` and ``calif convert``."""
+"""``calif train``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from rich.progress import Progress
 
 from converters.commands import common
 from converters.commands.training_settings import TrainingSettings
-from converters.errors import ConversionError
 
-__all__ = ["convert", "train", "train_network"]
+__all__ = ["train", "train_network"]
 
 
 def train_network(
@@ -164,32 +163,3 @@ def train(
     before = "" if result["float_accuracy"] is None else f"float {100 * result['float_accuracy']:.2f} %, "
     common.say(f"{before}quantised {100 * result['quantised_accuracy']:.2f} %")
     common.say(f"wrote {result['checkpoint']}")
-
-
-def convert(
-    checkpoint: Annotated[str, typer.Option(help="A name such as lenet5-mnist-127, or a file of calif train.")],
-    window: common.WindowsOrLevels = None,
-    coding: common.Coding = "auto",
-    out: Annotated[Path | None, typer.Option(help="The .nir file to write.")] = None,
-    json: common.Json = False,
-) -> None:
-    """Convert a quantised network to Ca-LIF neurons, into a .nir file. Nothing is tuned."""
-    from converters.files.nir_file import write
-    from converters.nir_export import to_nir
-    from converters.zoo.named import load_checkpoint, plain_name
-
-    q, _notes = load_checkpoint(checkpoint)
-    steps = window or [q.levels_of(q.coding_for() if coding == "auto" else coding)]
-    if out is not None and len(steps) > 1:
-        raise ConversionError("--out", f"one file for {len(steps)} windows", "leave it out, or give one --window")
-    graphs = [to_nir(q, T=t, coding=coding) for t in steps]  # all of them, before a file is written
-    written = []
-    for t, graph in zip(steps, graphs, strict=True):
-        path = out or Path(f"{plain_name(checkpoint)}-T{t}.nir")
-        write(path, graph)
-        written.append({"T": t, "file": str(path), "bytes": path.stat().st_size})
-    if json:
-        common.print_json({"checkpoint": checkpoint, "files": written})
-        return
-    for row in written:
-        common.say(f"wrote {row['file']} (T = {row['T']}, {row['bytes']:,} bytes)")

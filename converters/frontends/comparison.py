@@ -14,7 +14,7 @@ from torch import Tensor
 from converters.frontends.examples import Given
 from converters.quantised import QuantGraph
 
-__all__ = ["Comparison", "LayerComparison", "Runner", "Shown", "handed_over", "runner"]
+__all__ = ["Comparison", "LayerComparison", "Runner", "Shown", "handed_over", "runners"]
 
 
 @dataclass(frozen=True)
@@ -86,30 +86,30 @@ class Comparison:
 
 @dataclass
 class Runner:
-    """A network, and the forward pass of the model that it was made from."""
+    """A network, the forward pass of the model that it was made from, and the precision of that."""
 
-    q: QuantGraph | None = None
-    run: Callable[[Given], Shown] | None = None
-    dtype: torch.dtype | None = None
+    q: QuantGraph
+    run: Callable[[Given], Shown]
+    dtype: torch.dtype | None
 
 
-_RUNNER: ContextVar[Runner | None] = ContextVar("runner", default=None)
+_ASKED: ContextVar[list[Runner] | None] = ContextVar("asked", default=None)
 
 
 @contextmanager
-def runner() -> Iterator[Runner]:
-    """Within it, a front-end hands over its model's forward pass in the place of comparing with it."""
-    found = Runner()
-    token = _RUNNER.set(found)
+def runners() -> Iterator[list[Runner]]:
+    """Within it, front-ends hand over their models' forward passes in the place of comparing with them."""
+    found: list[Runner] = []
+    token = _ASKED.set(found)
     try:
         yield found
     finally:
-        _RUNNER.reset(token)
+        _ASKED.reset(token)
 
 
 def handed_over(q: QuantGraph, run: Callable[[Given], Shown], dtype: torch.dtype | None) -> bool:
-    """Whether somebody has asked for a forward pass (:func:`runner`), and has it now."""
-    found = _RUNNER.get()
+    """Whether somebody has asked for the forward pass (:func:`runners`), and has it now."""
+    found = _ASKED.get()
     if found is not None:
-        found.q, found.run, found.dtype = q, run, dtype
+        found.append(Runner(q, run, dtype))
     return found is not None

@@ -11,8 +11,9 @@ from torch import Tensor
 from converters.errors import ConversionError
 from converters.frontends.examples import Given, each, is_tokens
 from converters.ports.inputs import Batches, batches
+from converters.quantised import QuantGraph
 
-__all__ = ["Probes", "limits", "own_images", "probes"]
+__all__ = ["Probes", "limits", "noise", "own_images", "probes"]
 
 _OF_A_KIND = 4
 
@@ -67,6 +68,19 @@ def probes(example: Given, check: bool | Batches) -> Probes | None:
         against = ends.view(-1, *[1] * (x.ndim - 1)).expand(-1, *x.shape[1:])
         found[name] = torch.cat([_of_one(x.detach(), generator), against])
     return Probes(found, kind)
+
+
+def noise(q: QuantGraph, count: int) -> Given:
+    """Images of even noise in the range of each input's quantiser, or tokens."""
+    generator = torch.Generator().manual_seed(0)
+    found = {}
+    for spec in q.inputs:
+        if spec.table is not None:
+            found[spec.name] = torch.randint(spec.table.vocabulary, (count, *spec.given), generator=generator)
+            continue
+        x = torch.rand(count, *spec.shape, generator=generator)
+        found[spec.name] = (x * (spec.q_max - spec.q_min) + spec.q_min) * spec.scale
+    return next(iter(found.values())) if len(found) == 1 else found
 
 
 def limits(example: Tensor) -> tuple[float, float]:

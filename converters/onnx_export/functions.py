@@ -144,7 +144,7 @@ FUNCTIONS: dict[str, Says] = {
     "softplus": _softplus,
     "softshrink": _shrink(True),
     "softsign": _plain("Softsign"),
-    "square": lambda w, x, t: w.node("Mul", x, x),
+    "square": lambda w, x, t: w.node("Pow", x, number(w, 2, t)),
     "tanh": _plain("Tanh"),
     "tanhshrink": _tanhshrink,
     "threshold": _threshold,

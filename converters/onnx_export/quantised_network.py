@@ -32,7 +32,7 @@ _TYPES: dict[Any, int] = {
     np.uint16: TensorProto.UINT16,
 }
 _MAIN = (
-    "Conv", "ConvTranspose", "Gemm", "MatMul", "AveragePool", "LayerNormalization", "RMSNormalization",
+    "Conv", "ConvTranspose", "Gemm", "MatMul", "LayerNormalization", "RMSNormalization",
     "GroupNormalization", "InstanceNormalization", "LRN",
 )  # fmt: skip
 _JOINING = ("Add", "Mul", "Max", "Min")

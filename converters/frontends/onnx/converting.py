@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,36 +19,51 @@ from converters.frontends.onnx.curves import named
 from converters.frontends.onnx.expanding import expanded
 from converters.frontends.onnx.graph import Graph, Input, graph_of
 from converters.frontends.onnx.loading import load
-from converters.frontends.onnx.oracle import Oracle, tensors
+from converters.frontends.onnx.oracle import Oracle, runtime, tensors
 from converters.frontends.onnx.reader import GraphReader
 from converters.frontends.onnx.tensors import count_of
+from converters.frontends.probes import noise
 from converters.frontends.watching import shown_by
 from converters.ports.inputs import Batches, batches
 from converters.quantised import QuantGraph
 
-__all__ = ["converted"]
+__all__ = ["Forward", "Read", "converted", "read"]
 
 _IMAGES = 2  # in shapes of a model that takes any number: what mixes images is found
 _NOISE = 4
 _FLOATS = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 
 
-def converted(source: Any, example: Batches | None, check: bool | Batches) -> QuantGraph:
-    """What :func:`~converters.frontends.onnx.model.from_onnx` does."""
+@dataclass(frozen=True)
+class Read:
+    """A model as it was read, before it is compared: a network, its forward pass, noise or the example, a precision."""
+
+    q: QuantGraph
+    forward: Forward
+    images: Given
+    dtype: torch.dtype
+
+
+def read(source: Any, example: Batches | None) -> Read:
+    """A path or a model, read; nothing is run yet."""
     model = load(source)
     graph = named(expanded(graph_of(model)))
     given = None if example is None else _given(graph, example)
     shapes = _shapes(graph, given)
     reader = GraphReader(graph, shapes)
     q = reader.graph_of()
-    if check is False:
-        return q
-    images = given if given is not None else _noise(q, shapes)
-    run = _Run(model, graph, reader)
     kinds = [_FLOATS.get(x.kind.name, torch.float32) for x in graph.inputs]
-    found = check_conversion(q, run.show, images, check, dtype=max(kinds, key=lambda k: torch.finfo(k).eps))
-    assert found.checked is not None
-    return replace(found, checked=replace(found.checked, model=run.oracle.kind))
+    images = given if given is not None else noise(q, _NOISE)
+    return Read(q, Forward(model, graph, reader), images, max(kinds, key=lambda k: torch.finfo(k).eps))
+
+
+def converted(source: Any, example: Batches | None, check: bool | Batches) -> QuantGraph:
+    """What :func:`~converters.frontends.onnx.model.from_onnx` does."""
+    found = read(source, example)
+    if check is False:
+        return found.q
+    q = check_conversion(found.q, found.forward.show, found.images, check, dtype=found.dtype)
+    return q if q.checked is None else replace(q, checked=replace(q.checked, model=runtime()))
 
 
 def _given(graph: Graph, example: Batches) -> Given:
@@ -92,25 +108,25 @@ def _inner(x: Input, example: Tensor | None) -> tuple[int, ...]:
     return tuple(int(d) for d in x.dims[1:])
 
 
-def _noise(q: QuantGraph, shapes: Mapping[str, tuple[int, ...]]) -> Given:
-    """Images in the range of the quantisers."""
-    generator = torch.Generator().manual_seed(0)
-    found = {}
-    for spec in q.inputs:
-        noise = torch.rand(_NOISE, *spec.shape, generator=generator)
-        found[spec.name] = (noise * (spec.q_max - spec.q_min) + spec.q_min) * spec.scale
-    return next(iter(found.values())) if len(found) == 1 else found
+class Forward:
+    """Runs the model on images, and says what its layers gave; with onnxruntime's optimisations where they are asked
+    for."""
 
-
-class _Run:
-    """Runs the model on images, and says what its layers gave."""
-
-    def __init__(self, model: ModelProto, graph: Graph, reader: GraphReader) -> None:
-        self.graph, self.reader = graph, reader
+    def __init__(self, model: ModelProto, graph: Graph, reader: GraphReader, optimised: bool = False) -> None:
+        self.model, self.graph, self.reader, self._optimised = model, graph, reader, optimised
         self.scales = reader.scales()
-        fixed = any(isinstance(x.dims[0], int) for x in graph.inputs)
-        names = [name for name, _, _ in reader.shown]
-        self.oracle = Oracle(model, names, reader.batch if fixed else None, narrow=reader.narrow)
+
+    def optimised(self) -> Forward:
+        """The same model, as onnxruntime runs it by default."""
+        return Forward(self.model, self.graph, self.reader, True)
+
+    @cached_property
+    def oracle(self) -> Oracle:
+        """The model, loaded when it is first run."""
+        fixed = any(isinstance(x.dims[0], int) for x in self.graph.inputs)
+        shown = [name for name, _, _ in self.reader.shown]
+        batch = self.reader.batch if fixed else None
+        return Oracle(self.model, shown, batch, narrow=self.reader.narrow, optimised=self._optimised)
 
     def show(self, images: Given) -> Shown:
         by_name = images if isinstance(images, Mapping) else {self.graph.inputs[0].name: images}

@@ -68,13 +68,14 @@ def from_onnx(
     >>> [(layer.name, layer.shape) for layer in q.layers], (q.input.q_min, q.input.q_max)
     ([('y', (3,))], (-3, 252))
     """
-    _toolkit()
+    toolkit()
     from converters.frontends.onnx.converting import converted
 
     return converted(model, example, check)
 
 
-def _toolkit() -> Any:
+def toolkit() -> Any:
+    """The onnx package, or the error that says how to install it."""
     try:
         import onnx
     except ImportError as error:

@@ -188,7 +188,7 @@ MISTAKES = [
     (["run", "whole.nir", "--dataset", "digits", "--coding", "rate"], r"--coding: found 'rate'"),
     (["run", "whole.nir", "--dataset", "digits", "--coding", "direct"], r"--coding: found direct; whole.nir was conv"),
     (["run", *FAST, "--backend", "closed_form", "--phase", "none"], r"found 'none'; backend closed_form has settle"),
-    (["run"], r"input: found both a .nir file and --checkpoint, or neither; give one of them"),
+    (["run"], r"input: found both a file and --checkpoint, or neither; give one of them"),
     (["run", "--checkpoint", "lenet5-mnist-8", "--dataset", "nonsense"], r"dataset: found 'nonsense'; use one of digi"),
     (["run", *FAST, "--images", "0"], r"'--images'"),
     (["run", *FAST, "--nonsense"], r"No such option: --nonsense"),

@@ -23,7 +23,7 @@ OF_A_KIND = (
     "pad reflected",
 )  # fmt: skip
 
-UNREAD = ("concatenated", "heads", "two inputs", "levels")  # sums of weighted sums; SiLU, which ONNX has in two nodes
+UNREAD = ("concatenated", "heads", "two inputs", "tokens")  # sums of weighted sums; what is no image
 
 
 def _same(q: QuantGraph, back: QuantGraph, x: Tensor) -> int:

@@ -1,0 +1,78 @@
+"""``calif convert``: a quantised network to Ca-LIF neurons, or as an ONNX model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from converters.commands import common
+from converters.commands.given import Given, given, is_onnx
+from converters.errors import ConversionError
+
+if TYPE_CHECKING:
+    from converters.quantised import QuantGraph
+
+__all__ = ["convert"]
+
+
+def convert(
+    target: Annotated[Path | None, typer.Argument(help="A quantised .onnx file; or use --checkpoint.")] = None,
+    checkpoint: common.Checkpoint = None,
+    window: common.WindowsOrLevels = None,
+    coding: common.Coding = "auto",
+    out: Annotated[Path | None, typer.Option(help="The file to write: .nir, or .onnx for an ONNX model.")] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Of .onnx: in whole numbers, not in float32 between quantisers.")
+    ] = False,
+    json: common.Json = False,
+) -> None:
+    """Convert a quantised network to Ca-LIF neurons, into a .nir file, or write it as ONNX. Nothing is tuned."""
+    as_onnx = out is not None and is_onnx(out)
+    if exact and not as_onnx:
+        raise ConversionError("--exact", "a .nir file, which is exact", "give an --out that ends in .onnx")
+    source = given(target, checkpoint, coding=coding)
+    q = source.q
+    if q is None:
+        raise ConversionError(str(target), "a file of Ca-LIF neurons, which is converted", "give its checkpoint")
+    steps: list[Any] = list(window or []) or (
+        [None] if as_onnx else [q.levels_of(q.coding_for() if coding == "auto" else coding)]
+    )
+    if out is not None and len(steps) > 1:
+        raise ConversionError("--out", f"one file for {len(steps)} windows", "leave it out, or give one --window")
+    written = [_onnx(q, out, steps[0], coding, exact)] if as_onnx and out is not None else _nir(source, q, steps, out)
+    about = {"checkpoint": checkpoint} if target is None else {"file": str(target)}
+    if q.checked is not None:
+        about["checked"] = q.checked.as_dict()  # type: ignore[assignment]  # one object of JSON
+    if json:
+        common.print_json({**about, "files": written})
+        return
+    if q.checked is not None and target is not None:
+        common.say(str(q.checked))
+    for row in written:
+        of_steps = "" if row["T"] is None else f"T = {row['T']}, "
+        common.say(f"wrote {row['file']} ({of_steps}{row['bytes']:,} bytes)")
+
+
+def _nir(source: Given, q: QuantGraph, steps: list[Any], out: Path | None) -> list[dict[str, Any]]:
+    from converters.files.nir_file import write
+    from converters.nir_export import to_nir
+    from converters.zoo.named import plain_name
+
+    graphs = [to_nir(q, T=t, coding=source.coding) for t in steps]  # all of them, before a file is written
+    written = []
+    for t, graph in zip(steps, graphs, strict=True):
+        path = out or Path(f"{Path(plain_name(source.source)).name.removesuffix('.onnx')}-T{t}.nir")
+        write(path, graph)
+        written.append({"T": t, "file": str(path), "bytes": path.stat().st_size})
+    return written
+
+
+def _onnx(q: QuantGraph, path: Path, window: int | None, coding: str, exact: bool) -> dict[str, Any]:
+    """As one file, of the integers of a window, or of the network's own levels."""
+    from converters.onnx_export import to_onnx
+
+    short = q if window is None else q.at_window(window, q.coding_for(window) if coding == "auto" else coding)
+    to_onnx(short, path, exact=exact)
+    return {"T": window, "file": str(path), "bytes": path.stat().st_size, "exact": exact}

@@ -1,0 +1,128 @@
+"""``calif parity``: our integers against the model's own, layer by layer."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from converters.commands import common
+from converters.commands.given import images_for, is_onnx
+from converters.errors import ConversionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from converters.frontends.parity import LayerParity, Parity
+
+__all__ = ["parity"]
+
+_NOISE = 64
+_LARGEST = 2**31  # bytes of a file of images
+
+
+def parity(
+    target: Annotated[Path, typer.Argument(help="A quantised .onnx file, or the .qat.pt of calif train.")],
+    images: Annotated[
+        str | None,
+        typer.Option(help="How many test images; or an .npy file of them, float32 (N, C, H, W). Without: noise."),
+    ] = None,
+    dataset: common.Dataset = None,
+    data_root: common.DataRoot = None,
+    json: common.Json = False,
+) -> None:
+    """Compare every layer's integers with the toolkit's own forward pass. Exit 1 if a difference is no near-tie.
+
+    The model is run by its own toolkit: an .onnx file by onnxruntime with graph optimisations off, and once more
+    optimised; a .qat.pt by PyTorch (pt2e) or Brevitas.
+    """
+    from converters.frontends.parity import parity as compare
+
+    if not (is_onnx(target) or target.name.endswith(".qat.pt")):
+        raise ConversionError(str(target), "neither an .onnx file nor a .qat.pt of calif train", "give one of them")
+    given, what = _images(images, dataset, data_root)
+    if is_onnx(target):
+        report = compare(target, given)
+    else:
+        from converters.zoo.trained import trained_model
+
+        model, toolkit, example = trained_model(target, given if not isinstance(given, int) else None)
+        report = compare(model, given, toolkit=toolkit, example=example)
+    if json:
+        common.print_json({"file": str(target), "images_are": what, **report.as_dict()})
+    else:
+        _show(target, what, report)
+    if report.wrong:
+        raise typer.Exit(1)
+
+
+def _images(images: str | None, dataset: str | None, root: Path | None) -> tuple[Tensor | int, str]:
+    """Images, or how many of noise; and what they are, for people."""
+    if images is not None and not images.isdecimal():
+        if dataset is not None:
+            raise ConversionError("--images", f"{images!r} beside --dataset", "give a number, or leave --dataset out")
+        return _array(Path(images)), images
+    count = None if images is None else int(images)
+    if count == 0:
+        raise ConversionError("--images", "0", "give at least one")
+    if dataset is None:
+        return count or _NOISE, "noise in the range of the input"
+    data, name = images_for(dataset, {}, root, count)
+    return data.pixels, f"test images of {name}"
+
+
+def _array(path: Path) -> Tensor:
+    """A float32 batch of an ``.npy`` file, whose header is looked at before its values are."""
+    import numpy as np
+    import torch
+
+    from converters.reading import read_bytes
+
+    file = io.BytesIO(read_bytes(path, max_bytes=_LARGEST, todo="give an .npy file, or a number"))
+    size = len(file.getbuffer())
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        shape, _, kind = read[np.lib.format.read_magic(file)](file)
+        whole = kind.kind == "f" and file.tell() + kind.itemsize * int(np.prod(shape, dtype=object)) == size
+    except (ValueError, KeyError, TypeError, OverflowError):
+        whole = False
+    if not whole or len(shape) < 2 or not shape[0]:
+        raise ConversionError(str(path), "no array of floats, (N, ...)", "write it with numpy.save, as float32")
+    file.seek(0)
+    return torch.from_numpy(np.load(file, allow_pickle=False).astype(np.float32))
+
+
+_COLUMNS = ["layer", "integers", "differ", "near-\nties", "furthest from\na tie, levels", "of what\nrounding can do"]
+_FREE = "differ where both\nrun by themselves"
+_OPTIMISED = ["optimised run:\ndiffers from itself", "near-ties\nto ours", "other\ndifferences"]
+
+
+def _show(target: Path, what: str, report: Parity) -> None:
+    optimised = report.optimised is not None
+    columns = [*_COLUMNS, _FREE, *(_OPTIMISED if optimised else [])]
+    title = f"{target.name} in {report.model}, {report.images:,} images: {what}"
+    common.show(common.table(title, columns, [_cells(row, optimised) for row in report.layers]))
+    common.say(
+        f"{report.integers:,} integers compared, {report.differing:,} differ: {report.near_ties:,} near-ties, "
+        f"{report.wrong:,} others; {report.seconds:.1f} s"
+    )
+    if optimised:
+        common.say(
+            f"{report.model} differs from itself in {report.optimised:,} of its integers once it fuses operations: "
+            "sums come out on the other side of ties, and its integer kernels round biases"
+        )
+    if report.note:
+        common.say(report.note)
+
+
+def _cells(row: LayerParity, optimised: bool) -> list[str]:
+    def number(x: int | None) -> str:
+        return "-" if x is None else f"{x:,}"
+
+    some = bool(row.near_ties)
+    cells = [row.layer, number(row.integers), number(row.differing), number(row.near_ties)]
+    cells += [f"{row.furthest:.2g}" if some else "-", f"{100 * row.share:.2g}%" if some else "-", number(row.apart)]
+    more: list[Any] = [row.optimised, row.optimised_near_ties, row.optimised_wrong] if optimised else []
+    return [*cells, *map(number, more)]
