@@ -17,6 +17,8 @@ from converters.graph_builder import Value
 
 __all__ = ["HANDLERS"]
 
+_NEVER = -1e30  # what is added to leave a value out of a softmax: minus infinity, or the least number of float32
+
 
 def _same_rank(r: Reader, c: Call, a: Any, b: Any) -> None:
     """Two activations of other ranks would be aligned with the images of one among the places of the other."""
@@ -41,12 +43,32 @@ def _scaled(r: Reader, c: Call, x: Any, factor: Tensor) -> Any:
     return r.builder.scale(c.name, x, factor)
 
 
+def _shifted(r: Reader, c: Call, x: Any, constant: Tensor) -> Any:
+    """Plus a constant; where that leaves values out of a softmax, with minus infinity or the like, it is a mask."""
+    dropped = constant < _NEVER
+    if bool(dropped.any()) and bool((constant[~dropped] == 0).all()):
+        return r.builder.mask(c.name, x, dropped)
+    return r.builder.shift(c.name, x, constant)
+
+
+def _where(r: Reader, c: Call) -> Any:
+    """One of two operands, by a constant condition: a constant among them is a mask, or takes the other's place."""
+    condition, a, b = c.args
+    if not is_constant(condition) or is_constant(a) == is_constant(b):
+        raise ConversionError(c.name, "a choice by what the network computes", "let a constant choose, and be chosen")
+    there = _numbers(r, condition).bool()
+    x, constant, kept = (b, _numbers(r, a), ~there) if is_constant(a) else (a, _numbers(r, b), there)
+    if bool((constant < _NEVER).all()):
+        return r.builder.mask(c.name, x, ~kept)
+    return r.builder.shift(c.name, r.builder.scale(c.name, x, kept.double()), constant * ~kept)
+
+
 def _sum_of_two(r: Reader, c: Call, a: Any, b: Any, sign: float = 1.0) -> Any:
     if is_constant(b):
-        return r.builder.shift(c.name, a, sign * _numbers(r, b))
+        return _shifted(r, c, a, sign * _numbers(r, b))
     if is_constant(a):
         y = b if sign > 0 else r.builder.scale(c.name, b, -1.0)
-        return r.builder.shift(c.name, y, _numbers(r, a))
+        return _shifted(r, c, y, _numbers(r, a))
     _same_rank(r, c, a, b)
     return r.builder.add(c.name, (a, 1.0), (b, sign))
 
@@ -110,9 +132,7 @@ def _extreme(r: Reader, c: Call) -> Any:
 
 
 def _concat(r: Reader, c: Call) -> Any:
-    axis, rank = int(c.attr("axis", 0)), len(r.shape(c.arg(0)))
-    if any(is_constant(x) for x in c.args):
-        raise ConversionError(c.name, "a concatenation with a constant", "leave it out: only activations can spike")
+    axis, rank = int(c.attr("axis", 0)), max(len(r.shape(x)) for x in c.args)
     if not -rank <= axis < rank:
         raise ConversionError(c.name, f"a concatenation along axis {axis} of {rank}", "give an axis that there is")
     if all(isinstance(x, Codes) for x in c.args):
@@ -121,7 +141,18 @@ def _concat(r: Reader, c: Call) -> Any:
             raise ConversionError(c.name, "a concatenation of integers on several scales", "dequantise them first")
         parts = [counts_of(r, x) for x in c.args]
         return r.with_source(c, first, r.builder.concatenate(c.name, parts, axis, rank))
-    return r.builder.concatenate(c.name, list(c.args), axis, rank)
+    operands = [_one_image(r, c, x) if is_constant(x) else x for x in c.args]
+    return r.builder.concatenate(c.name, operands, axis, rank)
+
+
+def _one_image(r: Reader, c: Call, x: Any) -> Tensor:
+    """What a constant, the same for all images, says of one."""
+    found = _numbers(r, x)
+    if len(found) != 1:
+        raise ConversionError(
+            c.name, "a concatenation with a constant that differs from image to image", "leave it out"
+        )
+    return found
 
 
 HANDLERS: dict[str, Handler] = {
@@ -134,4 +165,5 @@ HANDLERS: dict[str, Handler] = {
     "Max": _extreme,
     "Min": _extreme,
     "Concat": _concat,
+    "Where": _where,
 }

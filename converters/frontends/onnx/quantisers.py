@@ -153,10 +153,10 @@ def _quantize(r: Reader, c: Call) -> Any:
     if is_constant(x):
         values = real(x).numpy().astype(scale.dtype if scale.dtype.kind == "f" else np.float32)
         with np.errstate(over="ignore"):
-            levels = np.rint(values / _along(c, values, scale)).astype(np.float64) + _along(c, values, zero)
+            levels = np.asarray(np.rint(values / _along(c, values, scale)), np.float64) + _along(c, values, zero)
         if not np.isfinite(levels).all():
             raise ConversionError(c.name, "weights that are not finite", "check the training run")
-        return np.clip(levels, low, high).astype(np.int32)
+        return np.asarray(np.clip(levels, low, high)).astype(np.int32)
     if isinstance(x, Codes):
         raise ConversionError(c.name, "a quantiser of integers", "put a DequantizeLinear in front of it")
     place = r.places.get(c.node.inputs[0], c.name)
@@ -168,7 +168,7 @@ def _dequantize(r: Reader, c: Call) -> Any:
     if isinstance(x, np.ndarray):
         if x.dtype.kind == "f" and x.dtype.name not in _RANGES:
             raise ConversionError(c.name, f"a constant of {x.dtype.name}", "quantise it to integers")
-        whole = x.astype(np.int64) - _along(c, x, zero)
+        whole = np.asarray(x.astype(np.int64) - _along(c, x, zero))
         return Dequantised(torch.from_numpy(whole), _float64(_along(c, x, scale)))
     step, point = _one(c, scale, zero)
     if isinstance(x, Codes):
@@ -204,7 +204,7 @@ def _quant(r: Reader, c: Call) -> Any:
     if is_constant(x):
         values = real(x).numpy().astype(np.float32)
         levels = np.rint(np.clip(values / scale.astype(np.float32) + zero.astype(np.float32), low, high))
-        whole = torch.from_numpy(np.broadcast_to(levels - zero, levels.shape).astype(np.int64))
+        whole = torch.from_numpy(np.asarray(levels - zero, np.int64))
         return Dequantised(whole, torch.from_numpy(np.ascontiguousarray(scale)))
     step, point = _one(c, scale, zero)
     place = r.places.get(c.node.inputs[0], c.name)

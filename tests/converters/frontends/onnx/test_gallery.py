@@ -62,6 +62,15 @@ def one_number(value: float) -> object:
     return helper.make_tensor("value", TensorProto.FLOAT, [1], [value])
 
 
+def tokens(n: Net, a: str) -> str:
+    """A class token, the same for every image."""
+    one = n.op("Gather", n.op("Shape", a), n.constant([0], np.int64), axis=0)
+    shape = n.op("Concat", one, axes(n, -1, -1, -1), axis=0)
+    sizes = n.op("Where", n.op("Equal", shape, axes(n, -1)), axes(n, 1), shape)
+    wide = n.op("Expand", n.constant(np.linspace(-1, 1, 36).reshape(1, 1, 6, 6)), sizes)
+    return n.op("Concat", wide, a, axis=1)
+
+
 def batch_norm(n: Net, a: str) -> str:
     numbers = [n.constant(v) for v in ([1.0, -0.5, 2.0, 0.1], [0.1, 0.2, -0.3, 0], [0.5, 0, 0, 1], [1, 2, 0.5, 1])]
     return n.op("BatchNormalization", a, *numbers)
@@ -119,6 +128,14 @@ CASES: dict[str, Case] = {
     "Min": lambda n, a, b: n.op("Min", a, b),
     "Max with a constant": lambda n, a: n.op("Max", a, n.constant(0.3)),
     "Concat": lambda n, a, b: n.op("Concat", a, b, axis=1),
+    "Concat with a constant": tokens,
+    "Where": lambda n, a: n.op("Where", n.constant(np.eye(6), bool), a, n.constant(0.7)),
+    "Softmax of what a mask leaves": lambda n, a: n.op(
+        "Softmax", n.op("Add", a, n.constant(np.triu(np.full((6, 6), -np.inf), 1))), axis=-1
+    ),
+    "Softmax of what Where leaves": lambda n, a: n.op(
+        "Softmax", n.op("Where", n.constant(np.tri(6), bool), a, n.constant(-np.inf)), axis=-1
+    ),
     "MaxPool": lambda n, a: n.op("MaxPool", a, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
     "MaxPool, ceil": lambda n, a: n.op("MaxPool", a, kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
     "MaxPool of unequal padding": lambda n, a: n.op(

@@ -53,10 +53,6 @@ CASES: dict[str, tuple[Callable[[Net], str], str]] = {
         lambda n: n.op("Div", quantised(n), n.nodes[-1].output[0], name="share"),
         "share: found a division by an activation; multiply, or divide by a constant",
     ),
-    "a concatenation with a constant": (
-        lambda n: n.op("Concat", quantised(n), n.constant(np.ones((1, 6))), axis=1, name="cat"),
-        "cat: found a concatenation with a constant; leave it out: only activations can spike",
-    ),
     "places of maxima": (
         lambda n: n.op("MaxPool", n.fake(n.input("N", 1, 4, 4)), outputs=2, kernel_shape=[2, 2], name="pool")[1],
         "pool: found a max pool that gives places as well; use its values alone",
