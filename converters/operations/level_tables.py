@@ -67,8 +67,10 @@ def steps(real: Rounded, rounded: Rounded, low: float, high: float, rows: int, t
     return found
 
 
-def first_integers_at(at: np.ndarray, unit: float, offset: float, limit: int) -> np.ndarray:
+def first_integers_at(at: np.ndarray, unit: np.ndarray | float, offset: np.ndarray | float, limit: int) -> np.ndarray:
     """The first integers from ``-limit`` to ``limit + 1`` with ``unit z + offset >= at`` in float64, ``unit > 0``.
+
+    All broadcast.
 
     >>> first_integers_at(np.array([-1.0, 0.0, 0.3]), 0.1, 0.0, 5)
     array([-5,  0,  3])

@@ -2,17 +2,17 @@
 
 The neuron behind it keeps the level that it has sent as its count ``y``, and fires +1 where ``F(z) > y`` and -1 where
 ``F(z) < y``: its thresholds depend on its calcium. A ReLU is the case of equally spaced thresholds. Where the steps are
-is worked out once, at conversion (:mod:`converters.operations.level_tables`), and stored as integers of the
+is worked out once, at conversion (:mod:`converters.operations.channel_tables`), and stored as integers of the
 accumulator: integers decide, and no platform's ``exp`` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property, partial
-from typing import Any, ClassVar, TypeAlias
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,19 +20,16 @@ from torch import Tensor
 
 from converters.errors import ConversionError
 from converters.operations.activations import activation
+from converters.operations.channel_tables import channel_tables
 from converters.operations.coarsening import coarsened_range
 from converters.operations.contract import Operation, Range, Shape, register
 from converters.operations.counting import Counting
-from converters.operations.level_tables import Rounded, Steps, first_integers_at, patched, steps
 from converters.operations.weighing import Scale
 
 __all__ = ["Levels"]
 
-LevelAt: TypeAlias = Callable[[np.ndarray], np.ndarray]
-
 _FARTHEST = 2**52
 _CLOSE = 1e-9  # of a level, relative to its size: what two libraries' functions may differ by at a tie
-_NOISE = 1e-9  # of a level: what is no turn of a function
 _SAMPLES = 64
 _DIFFERENCE = 1e-6  # of the sizes that are added up: over which a slope is taken
 
@@ -105,7 +102,7 @@ class Levels(Counting):
         given = tuple(tuple(float(v) for v in (p if isinstance(p, Sequence) else (p,))) for p in parameters)
         form = (function, given, tuple(map(float, units)), tuple(map(float, offsets)), float(scale))
         _check_form(*form, y_min, y_max, limit)
-        breakpoints, values = _table(*form, y_min, y_max, limit)
+        breakpoints, values = channel_tables(*form, y_min, y_max, limit)
         return cls(*form, y_min, y_max, limit, torch.from_numpy(breakpoints), torch.from_numpy(values))
 
     def __post_init__(self) -> None:
@@ -251,100 +248,3 @@ def _check_form(
         raise ConversionError("Levels", f"the range [{y_min}, {y_max}]", "it must contain 0 and another level")
     if not 0 < limit <= _FARTHEST:
         raise ConversionError("Levels", f"integers of up to {limit}", "they are exact up to 2**52")
-
-
-def _table(
-    function: str, parameters: tuple[tuple[float, ...], ...], units: tuple[float, ...], offsets: tuple[float, ...],
-    scale: float, y_min: int, y_max: int, limit: int,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Breakpoints ``(C, K)`` and values ``(C, K + 1)``."""
-    act = activation(function)
-    channels = max(len(units), len(offsets), *(len(p) for p in parameters), 1)
-
-    def spread(v: Sequence[float]) -> np.ndarray:
-        return np.broadcast_to(np.array(v, dtype=np.float64), channels)
-
-    unit, offset = spread(units), spread(offsets)
-    given = np.array([spread(p) for p in parameters]).reshape(len(parameters), channels)
-    distinct, row_of = np.unique(given, axis=1, return_inverse=True)  # functions that differ by their parameters
-    row_of = row_of.reshape(-1) if len(parameters) else np.zeros(channels, dtype=np.int64)
-    rows = distinct.shape[1] if len(parameters) else 1
-
-    def real(x: np.ndarray, row: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            y = act(torch.from_numpy(x), *(torch.from_numpy(p[row]) for p in distinct))
-        return np.asarray(y.numpy())
-
-    def rounded(x: np.ndarray, row: np.ndarray) -> np.ndarray:
-        y = real(x, row)
-        if np.isnan(y).any():
-            raise ConversionError("Levels", f"{function} with a value that is no number", "keep it where it has one")
-        return np.clip(np.rint(y / scale), y_min, y_max).astype(np.int64)
-
-    span = np.abs(unit) * limit
-    found = steps(
-        lambda x, row: np.clip(real(x, row), (y_min - 1) * scale, (y_max + 1) * scale),
-        rounded, float((offset - span).min()), float((offset + span).max()), rows, _NOISE * scale,
-    )  # fmt: skip
-    made = []
-    for c in range(channels):
-        row, own = found[row_of[c]], partial(_level_at, rounded, unit[c], offset[c], row_of[c])
-        table = _corrected(*_of_channel(row, unit[c], offset[c], limit, own), limit, own)
-        made.append(patched(*table, *_at_turns(row.turns, unit[c], offset[c], limit, own)))
-    most = max(len(b) for b, _ in made)
-    breakpoints = np.stack([np.pad(b, (0, most - len(b)), constant_values=limit + 1) for b, _ in made])
-    values = np.stack([np.pad(v, (0, most - len(b)), mode="edge") for b, v in made])
-    return _trimmed(breakpoints, values, limit)
-
-
-def _level_at(rounded: Rounded, unit: float, offset: float, row: int, z: np.ndarray) -> np.ndarray:
-    """The levels of integers of one channel, by the function."""
-    return rounded(unit * z + offset, np.full(z.shape, row))
-
-
-def _corrected(
-    breakpoints: np.ndarray, values: np.ndarray, limit: int, level_at: LevelAt
-) -> tuple[np.ndarray, np.ndarray]:
-    """At a tie neighbouring floats may differ in the last bit of the function: the integers themselves decide."""
-    after, rising = values[1:], values[1:] > values[:-1]
-
-    def reached(z: np.ndarray) -> np.ndarray:
-        return np.where(rising, level_at(z) >= after, level_at(z) <= after)
-
-    inside = (breakpoints > -limit) & (breakpoints <= limit)
-    earlier = inside & reached(breakpoints - 1)
-    later = inside & ~earlier & ~reached(breakpoints)
-    return np.maximum.accumulate(breakpoints - earlier + later), values
-
-
-def _at_turns(
-    turns: np.ndarray, unit: float, offset: float, limit: int, level_at: LevelAt
-) -> tuple[np.ndarray, np.ndarray]:
-    """The integers next to where the function turns, and their levels."""
-    if unit == 0 or not len(turns):
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    with np.errstate(over="ignore"):
-        middle = np.rint((turns - offset) / unit)
-    z = np.unique(np.concatenate([middle - 1, middle, middle + 1]))
-    z = z[np.abs(z) <= limit].astype(np.int64)
-    return z, level_at(z)
-
-
-def _of_channel(row: Steps, unit: float, offset: float, limit: int, level_at: LevelAt) -> tuple[np.ndarray, np.ndarray]:
-    """A channel's breakpoints and values, from the steps of its function in real units."""
-    if unit == 0:  # cut off: the offset alone
-        return np.zeros(0, dtype=np.int64), level_at(np.zeros(1))
-    if unit > 0:
-        return first_integers_at(row.at, unit, offset, limit), row.levels
-    # x falls as z grows: where it is below a step is one behind where -z is the last to be at or above it
-    return (1 - first_integers_at(row.at, -unit, offset, limit))[::-1], row.levels[::-1]
-
-
-def _trimmed(breakpoints: np.ndarray, values: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Without the steps that no integer within the limit takes; one row where all are alike."""
-    start = int((breakpoints <= -limit).all(0).sum())
-    stop = breakpoints.shape[1] - int((breakpoints > limit).all(0).sum())
-    breakpoints, values = breakpoints[:, start : max(start, stop)], values[:, start : max(start, stop) + 1]
-    if len(values) > 1 and (breakpoints == breakpoints[:1]).all() and (values == values[:1]).all():
-        breakpoints, values = breakpoints[:1], values[:1]
-    return np.ascontiguousarray(breakpoints), np.ascontiguousarray(values)
