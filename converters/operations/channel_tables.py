@@ -1,7 +1,7 @@
 """The tables of a layer's channels: where the steps of one function are, in the integers of each of them.
 
-The steps of the function itself are found once for each set of its parameters (:mod:`~converters.operations.level_tables`); channels that
-have the same unit and offset have the same table.
+The steps of the function itself are found once for each set of its parameters
+(:mod:`~converters.operations.level_tables`); channels that have the same unit and offset have the same table.
 """
 
 from __future__ import annotations
