@@ -217,14 +217,14 @@ class GraphBuilder:
         return Names(taken).take(name)
 
 
-def common_unit(steps: Sequence[float]) -> tuple[float, list[int]]:
-    """A unit and whole numbers of it nearest to ``steps``: 1 and -1 where all have one size."""
+def common_unit(steps: Sequence[float], bits: int = 30) -> tuple[float, list[int]]:
+    """A unit and whole numbers of it, of ``bits``, nearest to ``steps``: 1 and -1 where all have one size."""
     largest = max(abs(s) for s in steps)
     if all(abs(s) == largest for s in steps):
         unit = largest
     else:
         _, exponent = math.frexp(largest)
-        unit = math.ldexp(1.0, exponent - 30)  # 30 bits each: sums stay far below 2^53
+        unit = math.ldexp(1.0, exponent - bits)  # 30 bits each: sums stay far below 2^53
     return unit, [round(s / unit) for s in steps]
 
 

@@ -263,14 +263,15 @@ class BaseVerbs(GraphBuilder):
             return values, chain_of(ops)
         sources: list[Value] = []
         weights: list[int] = []
+        behind = chain_of(x.inputs[0][1])[1:]
         for values, ops in x.inputs:
-            first, *rest = chain_of(ops)
-            alike = all(a is b for a, b in zip(rest, chain_of(x.inputs[0][1])[1:], strict=True))
+            first, *rest = chain_of(ops) or (Scale(1),)
+            alike = len(rest) == len(behind) and all(a is b for a, b in zip(rest, behind, strict=True))
             if type(first) is not Scale or isinstance(values, tuple) or not alike:
                 raise ConversionError(x.name, f"{x.function} of a sum of layers", self.advice["activation"])
             sources.append(values)
             weights.append(first.weight)
-        return tuple(sources), (Add(tuple(weights)), *chain_of(x.inputs[0][1])[1:])
+        return tuple(sources), (Add(tuple(weights)), *behind)
 
     def _summed(self, x: Pending, grid: Grid, *, spiking: bool) -> Value:
         unit, bias = (torch.as_tensor(t, dtype=torch.float64) for t in (x.unit, x.bias))

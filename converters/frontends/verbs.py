@@ -11,6 +11,7 @@ from __future__ import annotations
 from converters.frontends.counting_verbs import CountingVerbs
 from converters.frontends.pending import Embedded, Grid, Masked, Pending, Raw, Weight, describe, pair
 from converters.frontends.pooling_verbs import PoolingVerbs
+from converters.frontends.summing_verbs import SummingVerbs
 from converters.frontends.weighted_verbs import convolution, transposed
 
 __all__ = [
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 
-class Verbs(CountingVerbs, PoolingVerbs):
+class Verbs(CountingVerbs, PoolingVerbs, SummingVerbs):
     """A :class:`~converters.graph_builder.GraphBuilder` that front-ends talk to.
 
     Every verb takes ``name``, the place in the user's model for the layer and for errors, and operands as they were

@@ -100,7 +100,7 @@ def _layer(
         bias = by_channel((layer.bias * layer.scale / layer.threshold).numpy(), layer.shape)
         total = w.biased(total, bias, layer.shape[0])
     if not layer.spiking:
-        found.integers[layer.name] = (w.node("Identity", total, name=layer.name), F)
+        found.integers[layer.name] = (w.called(total, layer.name), F)
         return Real(layer.name, layer.shape, np.asarray(layer.scale))
     within = _stays_within(layer, values, ranges)
     real = Real(total, layer.shape, np.asarray(layer.scale))

@@ -78,6 +78,7 @@ class Writer:
         self._names = Names(taken)
         self._known: dict[Any, str] = {}
         self._constants: set[str] = set()
+        self._kept = set(taken)
         self.opset = OPSET
         """What the nodes need at the least; a node that is younger raises it."""
         self.prefix = ""
@@ -88,6 +89,14 @@ class Writer:
         output = name if name is not None else self._names.new(f"{self.prefix}{kind.lower()}")
         self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
         return output
+
+    def called(self, x: str, name: str) -> str:
+        """``x`` by another name: of the node that has just given it, or behind an ``Identity``."""
+        last = self.nodes[-1]
+        if last.output[0] == x and x not in self._kept:
+            last.output[0] = last.name = name
+            return name
+        return self.node("Identity", x, name=name)
 
     def free(self, name: str) -> str:
         """``name``, or one like it that nothing has yet: for :meth:`node`."""

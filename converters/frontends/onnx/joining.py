@@ -13,6 +13,7 @@ from converters.errors import ConversionError
 from converters.frontends.onnx.call import Call, Handler, Reader
 from converters.frontends.onnx.constants import is_constant, real
 from converters.frontends.onnx.quantisers import Codes, counts_of
+from converters.frontends.verbs import Pending
 from converters.graph_builder import Value
 
 __all__ = ["HANDLERS"]
@@ -70,7 +71,13 @@ def _sum_of_two(r: Reader, c: Call, a: Any, b: Any, sign: float = 1.0) -> Any:
         y = b if sign > 0 else r.builder.scale(c.name, b, -1.0)
         return _shifted(r, c, y, _numbers(r, a))
     _same_rank(r, c, a, b)
-    return r.builder.add(c.name, (a, 1.0), (b, sign))
+    return _added(r, c, (a, 1.0), (b, sign))
+
+
+def _added(r: Reader, c: Call, *terms: tuple[Any, float]) -> Any:
+    """What no quantiser has seen is added up before it is rounded: a convolution, and the branch beside it."""
+    open_ends = any(isinstance(x, Pending) and x.base is None for x, _ in terms)
+    return (r.builder.add_unrounded if open_ends else r.builder.add)(c.name, *terms)
 
 
 def _add(r: Reader, c: Call) -> Any:
@@ -87,7 +94,7 @@ def _sum(r: Reader, c: Call) -> Any:
     for x in moving[1:]:
         _same_rank(r, c, moving[0], x)
     share = 1.0 / len(c.args) if c.node.op == "Mean" else 1.0
-    y = moving[0] if len(moving) == 1 and share == 1 else r.builder.add(c.name, *((x, share) for x in moving))
+    y = moving[0] if len(moving) == 1 and share == 1 else _added(r, c, *((x, share) for x in moving))
     for x in c.args:
         if is_constant(x):
             y = r.builder.shift(c.name, y, real(x) * share)

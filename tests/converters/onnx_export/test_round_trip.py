@@ -23,7 +23,7 @@ OF_A_KIND = (
     "pad reflected",
 )  # fmt: skip
 
-UNREAD = ("concatenated", "heads", "two inputs", "tokens")  # sums of weighted sums; what is no image
+UNREAD = ("tokens",)
 
 
 def _same(q: QuantGraph, back: QuantGraph, x: Tensor) -> int:
@@ -63,8 +63,8 @@ def test_networks_of_any_numbers(name: str) -> None:
     once = converters.from_onnx(converters.to_onnx(q), x)
     twice = converters.from_onnx(converters.to_onnx(once), x)
     for a, b in zip(once.layers, twice.layers, strict=True):
-        torch.testing.assert_close(a.threshold, b.threshold, rtol=1e-12, atol=0)
-        torch.testing.assert_close(a.bias, b.bias, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(a.threshold, b.threshold, rtol=1e-7, atol=0)
+        torch.testing.assert_close(a.bias, b.bias, rtol=1e-6, atol=1e-7)
     own = {layer.name: layer for layer in q.layers}
     for layer in once.layers:
         bits = any(op.degree(1) == 0 for s in layer.synapses for op in s.ops[:1] if len(s.sources) == 1)
