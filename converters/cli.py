@@ -37,6 +37,7 @@ def _app() -> typer.Typer:
         interop,
         lowering,
         parity,
+        post_training,
         report,
         reproduce,
         running,
@@ -53,6 +54,7 @@ def _app() -> typer.Typer:
     app.callback()(_calif)
     app.command()(demo.demo)
     app.command()(training.train)
+    app.command()(post_training.quantise)
     app.command()(converting.convert)
     app.command()(parity.parity)
     app.command()(running.run)

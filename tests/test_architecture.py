@@ -110,6 +110,7 @@ MAY_IMPORT = {
         *PIPELINE,
         "backends",
         "benchmark",
+        "calibration",
         "experiments",
         "files",
         "frontends",

@@ -33,8 +33,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "mse, biases": {},
     "mse, biases, reconstruction": {"reconstruct": 512},
 }
-CALIBRATION = 512
-SPIKES = 64
+SPIKING = {"closed_form": 16, "fast": 2}  # images whose counts are compared
 
 
 def float_lenet5(path: Path) -> nn.Module:
@@ -96,48 +95,51 @@ def differing(q: QuantGraph, images: Tensor, backend: str) -> tuple[int, int]:
     return sum(a.numel() for a, _ in pairs), sum(int((a != b).sum()) for a, b in pairs)
 
 
-def rows_of(name: str, model: nn.Module, data: Images, test: Images, few: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row for each number of levels and way."""
-    rows: list[dict[str, Any]] = []
+def measure(name: str, model: nn.Module, images: Images, test: Images, out: Path, few: dict[str, Any]) -> None:
+    """Rows for each number of levels and way, written as they come; those that are there already are kept."""
+    kept = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     before = right(model, test)
     for levels in LEVELS:
         for way, options in WAYS.items():
-            start = time.perf_counter()
-            more = few if levels < 127 else {}
-            m = converters.quantise(model, data.pixels, levels, check=False, **options, **more)
-            seconds = time.perf_counter() - start
-            q = converters.from_pt2e(m)
-            row: dict[str, Any] = {"network": name, "levels": levels, "way": way, "float": before}
-            row["accuracy"] = right(m, test)
-            row["test_images"], row["seconds"] = len(test), round(seconds, 1)
-            for backend in ("closed_form", "fast"):
-                some = test.pixels[: SPIKES if backend == "fast" else 256]
-                row[f"{backend}_counts"], row[f"{backend}_differing"] = differing(q, some, backend)
-            report = converters.quantisation_noise(model, m, test.pixels[:256])
-            row["agreement"] = report.agreement
-            row["worst"] = min((r.own_snr, r.layer) for r in report.layers if r.own_snr is not None)
-            row["output_snr"] = report.layers[-1].snr
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-    return rows
+            key = f"{name}, {levels} levels, {way}"
+            if key not in kept:
+                more = few if levels < 127 else {}
+                kept[key] = {"float": before, **row(model, images, test, levels, {**options, **more})}
+                out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+                print(key, kept[key], flush=True)
 
 
-def main(checkpoint: str, out: str, lenet_images: str = "10000", resnet_images: str = "2000") -> None:
+def row(model: nn.Module, images: Images, test: Images, levels: int, options: dict[str, Any]) -> dict[str, Any]:
+    """What one way costs and comes to."""
+    start = time.perf_counter(), time.process_time()
+    m = converters.quantise(model, images.pixels, levels, check=False, **options)
+    found: dict[str, Any] = {
+        "seconds": round(time.perf_counter() - start[0], 1),
+        "cpu_seconds": round(time.process_time() - start[1], 1),
+        "calibration_images": len(images),
+        "test_images": len(test),
+        "accuracy": right(m, test),
+    }
+    q = converters.from_pt2e(m)
+    for backend, number in SPIKING.items():
+        found[f"{backend}_compared"], found[f"{backend}_differing"] = differing(q, test.pixels[:number], backend)
+    report = converters.quantisation_noise(model, m, test.pixels[:100])
+    worst = min((r.own_snr, r.layer) for r in report.layers if r.own_snr is not None)
+    return {**found, "output_snr": report.layers[-1].snr, "worst_layer": worst[1], "worst_layer_snr": worst[0]}
+
+
+def main(checkpoint: str, out: str) -> None:
     generator = torch.Generator().manual_seed(0)
 
-    def some(dataset: str) -> Images:
+    def some(dataset: str, number: int) -> Images:
         data = load(dataset, "train")
-        return data[torch.randperm(len(data), generator=generator)[:CALIBRATION]]
+        return data[torch.randperm(len(data), generator=generator)[:number]]
 
-    rows = rows_of(
-        "LeNet-5, MNIST", float_lenet5(Path(checkpoint)), some("mnist"), load("mnist", "test")[: int(lenet_images)],
-        {"quantise_output": False},
-    )  # fmt: skip
-    rows += rows_of(
-        "ResNet-11H, CIFAR-10", float_resnet11h(), some("cifar10"), load("cifar10", "test")[: int(resnet_images)],
-        {"quantise_output": False, "input_levels": 255},
-    )  # fmt: skip
-    Path(out).write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+    mnist, cifar10 = some("mnist", 512), some("cifar10", 256)
+    few = {"quantise_output": False}
+    measure("LeNet-5", float_lenet5(Path(checkpoint)), mnist, load("mnist", "test"), Path(out), few)
+    test = load("cifar10", "test")[:1000]
+    measure("ResNet-11H", float_resnet11h(), cifar10, test, Path(out), {**few, "input_levels": 255})
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from torch import nn
 
 from converters.calibration.biases import correct_biases
 from converters.calibration.images import Calibration, Images
+from converters.calibration.layers import weighted_layers
 from converters.calibration.observing import observe
 from converters.calibration.ranges import RANGES
 from converters.calibration.reconstruction import reconstruct as fit_weights
@@ -73,7 +74,8 @@ def quantise(
         levels or weight bits are few, and holds what these images are between two layers in memory.
     batch : int
         Images at a time: what bounds the memory.
-    progress : callable ``(phase, done, total)`` in images, optional
+    progress : callable ``(phase, done, total)``, optional
+        Phases ``ranges`` and ``biases`` in images, ``weights`` in layers.
 
     Returns
     -------
@@ -124,7 +126,8 @@ def quantise(
         some = list(islice(images, -(-reconstruct // batch)))
         if sum(len(x.tensors[0]) for x in some) < 2:
             raise ConversionError("reconstruct", "one image", "give more, or leave the weights as they are")
-        fit_weights(prepared, reference, some, weights=weights)
+        layers = len(weighted_layers(prepared))
+        fit_weights(prepared, reference, some, weights=weights, done=_counter("weights", layers, progress))
     if bias_correction:
         correct_biases(prepared, reference, images, _counter("biases", images.count, progress))
     return prepared
@@ -148,9 +151,9 @@ def _refuse(model: nn.Module, ranges: str, percentile: float, weights: str, reco
 def _counter(phase: str, total: int, progress: Progress | None) -> Callable[[int], None]:
     done = 0
 
-    def count(images: int) -> None:
+    def count(more: int) -> None:
         nonlocal done
-        done += images
+        done += more
         if progress is not None:
             progress(phase, done, total)
 

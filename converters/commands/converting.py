@@ -9,9 +9,11 @@ import typer
 
 from converters.commands import common
 from converters.commands.given import Given, given, is_onnx
+from converters.commands.post_training import TorchvisionSettings, from_torchvision, show_report
 from converters.errors import ConversionError
 
 if TYPE_CHECKING:
+    from converters.calibration import QuantisationReport
     from converters.quantised import QuantGraph
 
 __all__ = ["convert"]
@@ -20,6 +22,27 @@ __all__ = ["convert"]
 def convert(
     target: Annotated[Path | None, typer.Argument(help="A quantised .onnx file; or use --checkpoint.")] = None,
     checkpoint: common.Checkpoint = None,
+    torchvision: Annotated[
+        str | None, typer.Option(help="A classifier of torchvision, quantised without training: resnet18, ...")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="Of --torchvision: DEFAULT (downloaded), none (random), or a file of a state_dict.")
+    ] = "DEFAULT",
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Of --torchvision: a folder of pictures from which ranges come.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Of --torchvision: a folder of pictures to report on; --calibrate by default.")
+    ] = None,
+    levels: Annotated[int, typer.Option(min=1, help="Of --torchvision: largest activation level.")] = 127,
+    weight_bits: Annotated[int, typer.Option(min=2, max=8, help="Of --torchvision.")] = 8,
+    reconstruct: Annotated[
+        int, typer.Option(min=0, help="Of --torchvision: on how many pictures the weights are fitted.")
+    ] = 0,
+    side: Annotated[
+        int | None, typer.Option(min=1, help="Of --torchvision: pixels of a side, by default the weights' own.")
+    ] = None,
+    seed: common.Seed = 0,
     window: common.WindowsOrLevels = None,
     coding: common.Coding = "auto",
     out: Annotated[Path | None, typer.Option(help="The file to write: .nir, or .onnx for an ONNX model.")] = None,
@@ -28,11 +51,23 @@ def convert(
     ] = False,
     json: common.Json = False,
 ) -> None:
-    """Convert a quantised network to Ca-LIF neurons, into a .nir file, or write it as ONNX. Nothing is tuned."""
+    """Convert a quantised network to Ca-LIF neurons, into a .nir file, or write it as ONNX. Nothing is tuned.
+
+    One command for a folder of pictures: calif convert --torchvision resnet18 --calibrate FOLDER --out x.nir
+    """
     as_onnx = out is not None and is_onnx(out)
     if exact and not as_onnx:
         raise ConversionError("--exact", "a .nir file, which is exact", "give an --out that ends in .onnx")
-    source = given(target, checkpoint, coding=coding)
+    report: QuantisationReport | None = None
+    if torchvision is None:
+        source = given(target, checkpoint, coding=coding)
+    else:
+        if target is not None or checkpoint is not None:
+            raise ConversionError("input", "--torchvision and another network", "give one of them")
+        settings = TorchvisionSettings(
+            torchvision, weights, calibrate, images, levels, weight_bits, reconstruct, side, seed
+        )
+        source, report = _from_torchvision(settings, coding, window, out, json)
     q = source.q
     if q is None:
         raise ConversionError(str(target), "a file of Ca-LIF neurons, which is converted", "give its checkpoint")
@@ -42,17 +77,39 @@ def convert(
     if out is not None and len(steps) > 1:
         raise ConversionError("--out", f"one file for {len(steps)} windows", "leave it out, or give one --window")
     written = [_onnx(q, out, steps[0], coding, exact)] if as_onnx and out is not None else _nir(source, q, steps, out)
-    about = {"checkpoint": checkpoint} if target is None else {"file": str(target)}
+    about: dict[str, Any] = {"checkpoint": checkpoint} if target is None else {"file": str(target)}
+    if report is not None:
+        about = {**source.notes, "report": report.as_dict()}
     if q.checked is not None:
-        about["checked"] = q.checked.as_dict()  # type: ignore[assignment]  # one object of JSON
+        about["checked"] = q.checked.as_dict()
     if json:
         common.print_json({**about, "files": written})
         return
     if q.checked is not None and target is not None:
         common.say(str(q.checked))
+    if report is not None:
+        show_report(report)
+        common.say(f"its images go through: {source.notes['transform']}")
     for row in written:
         of_steps = "" if row["T"] is None else f"T = {row['T']}, "
         common.say(f"wrote {row['file']} ({of_steps}{row['bytes']:,} bytes)")
+
+
+def _from_torchvision(
+    settings: TorchvisionSettings, coding: str, windows: list[int] | None, out: Path | None, silent: bool
+) -> tuple[Given, QuantisationReport]:
+    """After what can be refused at once, before anything is downloaded or computed."""
+    if settings.calibrate is None:
+        raise ConversionError("--calibrate", "none", "name a folder of pictures: some hundred, of any classes")
+    if out is not None and len(windows or []) > 1:
+        raise ConversionError(
+            "--out", f"one file for {len(windows or [])} windows", "leave it out, or give one --window"
+        )
+    if out is not None:
+        common.writable(out)
+    with common.progress_bar(silent) as bar:
+        q, report, notes = from_torchvision(settings, bar)
+    return Given(f"{settings.name}-{settings.levels}", q, notes, coding), report
 
 
 def _nir(source: Given, q: QuantGraph, steps: list[Any], out: Path | None) -> list[dict[str, Any]]:

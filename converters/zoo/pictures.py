@@ -25,7 +25,7 @@ from converters.zoo.decoding import LARGEST_FILE, decode
 from converters.zoo.images import Images
 from converters.zoo.places import absent, allow_download, cache_folder
 
-__all__ = ["caltech101", "from_bytes", "image_folder", "tiny_imagenet", "zipped"]
+__all__ = ["caltech101", "files_below", "folders_in", "from_bytes", "image_folder", "tiny_imagenet", "zipped"]
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _BAD_ZIP = (EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error)  # what zipfile raises for damaged files
@@ -45,25 +45,25 @@ def image_folder(root: Path, split: str, classes: Sequence[str] = ()) -> Images:
     Classes are numbered in both parts alike: as ``classes`` says, or else in the order of their names in ``train/``.
     """
     part = root / split
-    known = list(classes) or _folders(root / "train")
-    here = _folders(part)
+    known = list(classes) or folders_in(root / "train")
+    here = folders_in(part)
     for place, names in ((part, here), (root / "train", known)):
         if not names:
             raise ConversionError(str(place), "no folders of classes", "it needs train/<class>/ and test/<class>/")
     _check_known(str(part), here, known, bool(classes))
-    files = [(path, known.index(name)) for name in here for path in _files(part / name)]
+    files = [(path, known.index(name)) for name in here for path in files_below(part / name)]
     pixels = decode([path for path, _ in files], where=str(part))
     return from_bytes(*_mixed(pixels, np.array([k for _, k in files])), len(known), tuple(known))
 
 
-def _folders(path: Path) -> list[str]:
+def folders_in(path: Path) -> list[str]:
     try:
         return sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
     except OSError:
         return []
 
 
-def _files(folder: Path) -> list[Path]:
+def files_below(folder: Path) -> list[Path]:
     """Pictures in a folder and those below it, by name; folders that links lead to are looked into once."""
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()

@@ -1,0 +1,208 @@
+"""``calif quantise``, and what ``calif convert --torchvision`` does before it converts: no training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import Progress
+
+from converters.commands import common
+from converters.errors import ConversionError
+
+if TYPE_CHECKING:
+    from converters.calibration import QuantisationReport
+    from converters.quantised import QuantGraph
+
+__all__ = ["TorchvisionSettings", "from_torchvision", "quantise", "show_report"]
+
+FEW = 32  # below as many levels, logits are read from the membrane, as in calif train
+
+Ranges = Annotated[str, typer.Option(help="How ranges are chosen: mse, minmax or percentile.")]
+Percentile = Annotated[float, typer.Option(min=0.0, max=100.0, help="What is not clipped, for --ranges percentile.")]
+Reconstruct = Annotated[
+    int, typer.Option(min=0, help="On how many calibration images the weights are fitted, layer by layer.")
+]
+Calibration = Annotated[
+    int, typer.Option("--calibration-images", min=1, help="How many training images the ranges come from.")
+]
+WeightBits = Annotated[int, typer.Option(min=2, max=8)]
+
+
+@dataclass(frozen=True)
+class TorchvisionSettings:
+    """What ``calif convert --torchvision`` is asked for, as its options of the same names."""
+
+    name: str
+    weights: str = "DEFAULT"
+    calibrate: Path | None = None
+    images: Path | None = None
+    levels: int = 127
+    weight_bits: int = 8
+    reconstruct: int = 0
+    side: int | None = None
+    seed: int = 0
+
+
+def show_report(report: QuantisationReport) -> None:
+    """For people."""
+    for line in str(report).splitlines():
+        common.say(line)
+
+
+def quantise(
+    network: Annotated[Path, typer.Argument(help="A .float.pt or .average.pt of calif train.")],
+    dataset: Annotated[
+        str | None, typer.Option(help="The network's data set by default: digits, mnist, cifar10, ..., or a folder.")
+    ] = None,
+    data_root: common.DataRoot = None,
+    levels: Annotated[int, typer.Option(min=1, help="Largest activation level; T for a window of T steps.")] = 127,
+    input_levels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Largest level of a pixel, as --levels by default; more want --coding direct."),
+    ] = None,
+    weight_bits: WeightBits = 8,
+    ranges: Ranges = "mse",
+    percentile: Percentile = 99.99,
+    reconstruct: Reconstruct = 0,
+    calibration: Calibration = 512,
+    count: common.Count = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
+    seed: common.Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="The .safetensors file to write.")] = None,
+    json: common.Json = False,
+) -> None:
+    """Quantise a float network without training it, from some of its training images and without their labels."""
+    import torch
+
+    from converters.calibration import quantisation_noise
+    from converters.calibration import quantise as quantised
+    from converters.commands.given import first_of
+    from converters.files.quantised_file import save_quantised
+    from converters.frontends.pt2e import from_pt2e
+    from converters.zoo.datasets import load
+    from converters.zoo.networks import build
+    from converters.zoo.training_file import load_weights, read_checkpoint
+
+    found = read_checkpoint(network)
+    about = found.about
+    if "levels" in about:
+        raise ConversionError(str(network), "a quantised run", "give the .float.pt that it started from")
+    name = dataset or _dataset_of(network, str(about["network"]))
+    data = load(name, "train", root=data_root)
+    test = first_of(load(name, "test", root=data_root, classes=data.names), count)
+    if list(data.shape) != list(about["shape"]) or data.classes != about["classes"]:
+        sizes = f"{data.classes} classes of {' x '.join(map(str, data.shape))} pixels"
+        raise ConversionError("--dataset", f"{name!r}, {sizes}", f"give the one that {network} was trained on")
+    path = out or Path(f"{about['network']}-{Path(name).name}-{levels}.safetensors")
+    common.writable(path)
+    model = build(str(about["network"]), data.shape[0], data.classes, data.shape[-1])
+    load_weights(model, found, network)
+    generator = torch.Generator().manual_seed(seed)
+    some = data[torch.randperm(len(data), generator=generator)[:calibration]]
+    with common.progress_bar(json) as bar:
+        prepared = quantised(
+            model,
+            some.pixels,
+            levels,
+            weight_bits,
+            signed_input=data.signed,
+            quantise_output=levels >= FEW,
+            input_levels=input_levels,
+            ranges=ranges,
+            percentile=percentile,
+            reconstruct=reconstruct,
+            batch=batch,
+            progress=shown_on(bar),
+        )
+        report = quantisation_noise(model, prepared, test.pixels, test.labels, batch=batch)
+    notes = {
+        "network": about["network"],
+        "dataset": name,
+        "levels": levels,
+        "weight_bits": weight_bits,
+        "toolkit": "post-training",
+        "seed": seed,
+        "float_accuracy": report.float_accuracy,
+        "quantised_accuracy": report.quantised_accuracy,
+        "calibration_images": len(some),
+        "ranges": ranges,
+        "reconstruct": reconstruct,
+    } | ({"classes": list(data.names)} if data.names else {})
+    save_quantised(path, from_pt2e(prepared), notes=notes)
+    if json:
+        common.print_json({**notes, "checkpoint": str(path), "report": report.as_dict()})
+        return
+    show_report(report)
+    common.say(f"wrote {path}")
+
+
+def _dataset_of(path: Path, network: str) -> str:
+    """From the name that calif train gives its checkpoints."""
+    name = path.name.removesuffix(".pt").removesuffix(".float").removesuffix(".average")
+    if not name.startswith(f"{network}-"):
+        raise ConversionError("--dataset", "none", "say what the network was trained on: mnist, cifar10, ..., a folder")
+    return name.removeprefix(f"{network}-")
+
+
+def from_torchvision(
+    settings: TorchvisionSettings, bar: Progress, most: int = 256, most_shown: int = 1000
+) -> tuple[QuantGraph, QuantisationReport, dict[str, Any]]:
+    """Quantise a classifier of torchvision from a folder of pictures, and compare it on another; with notes of both.
+
+    Both are folders of pictures, or of a folder for each class; ``most`` of the first and ``most_shown`` of the second,
+    drawn by chance, are looked at.
+    """
+    from converters.calibration import quantisation_noise
+    from converters.calibration import quantise as quantised
+    from converters.commands.torchvision_networks import torchvision_network
+    from converters.frontends.pt2e import from_pt2e
+    from converters.zoo.picture_folder import PictureFolder
+
+    s = settings
+    found = torchvision_network(s.name, s.weights, side=s.side)
+    folder = Path(str(s.calibrate))
+    some = PictureFolder(folder, found.transform, most=most, seed=s.seed)
+    shown = PictureFolder(s.images or folder, found.transform, most=most_shown, seed=s.seed)
+    prepared = quantised(
+        found.model,
+        some,
+        s.levels,
+        s.weight_bits,
+        quantise_output=s.levels >= FEW,
+        reconstruct=s.reconstruct,
+        batch=some.batch,
+        progress=shown_on(bar),
+    )
+    labels = shown.labels(found.categories, found.classes)
+    report = quantisation_noise(found.model, prepared, shown, labels, batch=shown.batch)
+    notes = {
+        "network": s.name,
+        "weights": s.weights,
+        "transform": found.about,
+        "levels": s.levels,
+        "weight_bits": s.weight_bits,
+        "toolkit": "post-training",
+        "seed": s.seed,
+        "float_accuracy": report.float_accuracy,
+        "quantised_accuracy": report.quantised_accuracy,
+        "calibration_images": len(some),
+        "reconstruct": s.reconstruct,
+    }
+    return from_pt2e(prepared), report, notes
+
+
+def shown_on(bar: Progress) -> Callable[[str, int, int], None]:
+    """Tells a progress bar."""
+    tasks: dict[str, Any] = {}
+    names = {"ranges": "observing ranges", "weights": "fitting weights", "biases": "correcting biases"}
+
+    def progress(phase: str, done: int, total: int) -> None:
+        if phase not in tasks:
+            tasks[phase] = bar.add_task(names[phase], total=total)
+        bar.update(tasks[phase], completed=done)
+
+    return progress
