@@ -63,6 +63,12 @@ class Reader(Protocol):
     def shape(self, x: Any) -> tuple[int, ...]:
         """Of a tensor, batch included."""
 
+    def axis(self, x: Any, axis: int) -> int:
+        """An axis of an activation as one of a batch with the images first; theirs is 0."""
+
+    def constant(self, c: Call, x: Tensor) -> Tensor:
+        """A constant operand, as it is to a batch with the images first."""
+
     def move(self, c: Call, x: Any, function: Callable[[Tensor], Tensor]) -> Any:
         """A tensor seen through a function that takes each value from one place."""
 

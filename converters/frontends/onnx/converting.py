@@ -50,7 +50,7 @@ def read(source: Any, example: Batches | None) -> Read:
     graph = named(expanded(graph_of(model)))
     given = None if example is None else _given(graph, example)
     shapes = _shapes(graph, given)
-    reader = GraphReader(graph, shapes)
+    reader = GraphReader(graph, shapes, any_batch=not any(isinstance(x.dims[0], int) for x in graph.inputs))
     q = reader.graph_of()
     kinds = [_FLOATS.get(x.kind.name, torch.float32) for x in graph.inputs]
     images = given if given is not None else noise(q, _NOISE)
@@ -131,14 +131,14 @@ class Forward:
     def show(self, images: Given) -> Shown:
         by_name = images if isinstance(images, Mapping) else {self.graph.inputs[0].name: images}
         found = tensors(self.oracle({x.name: self._feed(x, by_name[x.name]) for x in self.graph.inputs}))
-        seen = [
-            (found[name].double() / value.scale if zero is None else found[name].double() - zero, value)
-            for name, value, zero in self.reader.shown
-        ]
+        seen = []
+        for name, value, zero in self.reader.shown:
+            counts = found[name].double() / value.scale if zero is None else found[name].double() - zero
+            seen.append((self.reader.images.layout(name).first(counts, _count(by_name)), value))
         outputs = {name: self._output(name, found[name]) for name in self.graph.outputs}
-        counts = shown_by(seen, next(iter(outputs.values())) if len(outputs) == 1 else outputs)
-        values = [(name, own * self.scales[name]) for name, own in counts.values]
-        return Shown(values, counts.output, [(name, own * self.scales[name], m) for name, own, m in counts.partial])
+        shown = shown_by(seen, next(iter(outputs.values())) if len(outputs) == 1 else outputs)
+        values = [(name, own * self.scales[name]) for name, own in shown.values]
+        return Shown(values, shown.output, [(name, own * self.scales[name], m) for name, own, m in shown.partial])
 
     def _feed(self, x: Input, images: Tensor) -> np.ndarray:
         real = images.detach().cpu()
@@ -151,3 +151,7 @@ class Forward:
     def _output(self, name: str, found: Tensor) -> Tensor:
         codes = self.reader.values[name]
         return (found.double() - codes.zero) * codes.scale if type(codes).__name__ == "Codes" else found
+
+
+def _count(given: Mapping[str, Tensor]) -> int:
+    return len(next(iter(given.values())))

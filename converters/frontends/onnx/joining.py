@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import reduce
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
@@ -29,19 +30,27 @@ def _same_rank(r: Reader, c: Call, a: Any, b: Any) -> None:
         raise ConversionError(c.name, f"operands of shapes {shapes}", "reshape them to as many axes")
 
 
-def _numbers(r: Reader, x: Any) -> Tensor:
+def _numbers(r: Reader, c: Call, x: Any) -> Tensor:
     """A constant that is the same for all images."""
-    found = real(x)
-    if found.ndim > 1 and len(found) == r.batch and bool((found == found[:1]).all()):
-        return found[:1]
-    return found
+    return r.constant(c, real(x))
 
 
 def _scaled(r: Reader, c: Call, x: Any, factor: Tensor) -> Any:
     """Times a constant; of counts times one positive number it is their scale that changes, and nothing is rounded."""
-    if type(x) is Value and factor.numel() == 1 and float(factor) > 0 and factor.ndim <= len(r.shape(x)):
+    terms = _terms(x)
+    if not terms or factor.numel() != 1 or factor.ndim > len(r.shape(x)) or float(factor) == 0:
+        return r.builder.scale(c.name, x, factor)
+    if type(x) is Value and float(factor) > 0:
         return replace(x, scale=x.scale * float(factor))
-    return r.builder.scale(c.name, x, factor)
+    return Pending(c.name, terms=tuple((v, f * float(factor)) for v, f in terms))
+
+
+def _terms(x: Any) -> tuple[tuple[Value, float], ...]:
+    """Counts and their factors, of which ``x`` is the sum; none where it is something else."""
+    if type(x) is Value:
+        return ((x, 1.0),)
+    plain = type(x) is Pending and not (x.clamped or x.function or x.then or x.move)
+    return x.terms if plain else ()
 
 
 def _shifted(r: Reader, c: Call, x: Any, constant: Tensor) -> Any:
@@ -57,8 +66,8 @@ def _where(r: Reader, c: Call) -> Any:
     condition, a, b = c.args
     if not is_constant(condition) or is_constant(a) == is_constant(b):
         raise ConversionError(c.name, "a choice by what the network computes", "let a constant choose, and be chosen")
-    there = _numbers(r, condition).bool()
-    x, constant, kept = (b, _numbers(r, a), ~there) if is_constant(a) else (a, _numbers(r, b), there)
+    there = _numbers(r, c, condition).bool()
+    x, constant, kept = (b, _numbers(r, c, a), ~there) if is_constant(a) else (a, _numbers(r, c, b), there)
     if bool((constant < _NEVER).all()):
         return r.builder.mask(c.name, x, ~kept)
     return r.builder.shift(c.name, r.builder.scale(c.name, x, kept.double()), constant * ~kept)
@@ -66,18 +75,20 @@ def _where(r: Reader, c: Call) -> Any:
 
 def _sum_of_two(r: Reader, c: Call, a: Any, b: Any, sign: float = 1.0) -> Any:
     if is_constant(b):
-        return _shifted(r, c, a, sign * _numbers(r, b))
+        return _shifted(r, c, a, sign * _numbers(r, c, b))
     if is_constant(a):
         y = b if sign > 0 else r.builder.scale(c.name, b, -1.0)
-        return _shifted(r, c, y, _numbers(r, a))
+        return _shifted(r, c, y, _numbers(r, c, a))
     _same_rank(r, c, a, b)
     return _added(r, c, (a, 1.0), (b, sign))
 
 
 def _added(r: Reader, c: Call, *terms: tuple[Any, float]) -> Any:
-    """What no quantiser has seen is added up before it is rounded: a convolution, and the branch beside it."""
-    open_ends = any(isinstance(x, Pending) and x.base is None for x, _ in terms)
-    return (r.builder.add_unrounded if open_ends else r.builder.add)(c.name, *terms)
+    """What no quantiser has seen is added up before it is rounded: sums of counts, a convolution and the branch beside
+    it."""
+    flat = [(v, g * f) for x, f in terms for v, g in _terms(x) or ((x, 1.0),)]
+    open_ends = any(isinstance(x, Pending) and x.base is None for x, _ in flat)
+    return (r.builder.add_unrounded if open_ends else r.builder.add)(c.name, *flat)
 
 
 def _add(r: Reader, c: Call) -> Any:
@@ -104,18 +115,22 @@ def _sum(r: Reader, c: Call) -> Any:
 def _mul(r: Reader, c: Call) -> Any:
     a, b = c.arg(0), c.arg(1)
     if is_constant(b):
-        return _scaled(r, c, a, _numbers(r, b))
+        return _scaled(r, c, a, _numbers(r, c, b))
     if is_constant(a):
-        return _scaled(r, c, b, _numbers(r, a))
+        return _scaled(r, c, b, _numbers(r, c, a))
     _same_rank(r, c, a, b)
     return r.builder.multiply(c.name, a, b)
+
+
+def _neg(r: Reader, c: Call) -> Any:
+    return _scaled(r, c, c.arg(0), torch.tensor(-1.0, dtype=torch.float64))
 
 
 def _div(r: Reader, c: Call) -> Any:
     a, b = c.arg(0), c.arg(1)
     if not is_constant(b):
         raise ConversionError(c.name, "a division by an activation", "multiply, or divide by a constant")
-    divisor = _numbers(r, b)
+    divisor = _numbers(r, c, b)
     if bool((divisor == 0).any()):
         raise ConversionError(c.name, "a division by 0", "give another constant")
     return _scaled(r, c, a, 1 / divisor)
@@ -142,8 +157,9 @@ def _concat(r: Reader, c: Call) -> Any:
     axis, rank = int(c.attr("axis", 0)), max(len(r.shape(x)) for x in c.args)
     if not -rank <= axis < rank:
         raise ConversionError(c.name, f"a concatenation along axis {axis} of {rank}", "give an axis that there is")
+    first = next(x for x in c.args if not is_constant(x))
+    axis, rank = r.axis(first, axis), 1 + len(first.source.shape if isinstance(first, Codes) else first.shape)
     if all(isinstance(x, Codes) for x in c.args):
-        first: Codes = c.arg(0)
         if any((x.scale, x.zero, x.low, x.high) != (first.scale, first.zero, first.low, first.high) for x in c.args):
             raise ConversionError(c.name, "a concatenation of integers on several scales", "dequantise them first")
         parts = [counts_of(r, x) for x in c.args]
@@ -154,7 +170,7 @@ def _concat(r: Reader, c: Call) -> Any:
 
 def _one_image(r: Reader, c: Call, x: Any) -> Tensor:
     """What a constant, the same for all images, says of one."""
-    found = _numbers(r, x)
+    found = _numbers(r, c, x)
     if len(found) != 1:
         raise ConversionError(
             c.name, "a concatenation with a constant that differs from image to image", "leave it out"
@@ -169,6 +185,7 @@ HANDLERS: dict[str, Handler] = {
     "Mean": _sum,
     "Mul": _mul,
     "Div": _div,
+    "Neg": _neg,
     "Max": _extreme,
     "Min": _extreme,
     "Concat": _concat,

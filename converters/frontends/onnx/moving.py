@@ -115,7 +115,8 @@ def _places(start: int, end: int, step: int, size: int) -> list[int]:
 
 
 def _check_images(r: Reader, c: Call, axis: int, index: Tensor) -> None:
-    if axis == 0 and not is_constant(c.arg(0)) and index.tolist() != list(range(r.batch)):
+    x = c.arg(0)
+    if not is_constant(x) and r.axis(x, axis) == 0 and index.tolist() != list(range(r.shape(x)[axis])):
         raise ConversionError(c.name, "a part of the batch", "leave the axis of the images alone")
 
 

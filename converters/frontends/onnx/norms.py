@@ -32,8 +32,9 @@ def _batch_norm(r: Reader, c: Call) -> Any:
 def _layer_norm(r: Reader, c: Call) -> Any:
     rank = len(r.shape(c.arg(0)))
     axis = int(c.attr("axis", -1))
-    axes = tuple(range(axis % rank, rank))
-    gamma, beta = (_over(r, c, _numbers(c, k), axes) for k in (1, 2))
+    given = tuple(range(axis % rank, rank))
+    gamma, beta = (_over(r, c, _numbers(c, k), given) for k in (1, 2))
+    axes = tuple(r.axis(c.arg(0), a) for a in given)
     eps = float(c.attr("epsilon", 1e-5))
     if c.node.op == "RMSNormalization":
         return r.builder.rms_norm(c.name, c.arg(0), axes, gamma, eps)
@@ -69,7 +70,7 @@ def _local_response(r: Reader, c: Call) -> Any:
 
 
 def _softmax(r: Reader, c: Call) -> Any:
-    return r.builder.softmax(c.name, c.arg(0), int(c.attr("axis", -1)))
+    return r.builder.softmax(c.name, c.arg(0), r.axis(c.arg(0), int(c.attr("axis", -1))))
 
 
 HANDLERS: dict[str, Handler] = {

@@ -70,6 +70,8 @@ class Oracle:
         for k in range(0, count, step):
             some = {name: _filled(x[k : k + step], step) for name, x in feeds.items()}
             parts.append(dict(zip([*self.outputs, *self.shown], self._run(some), strict=True)))
+        if len(parts) == 1:  # the images may be along another axis
+            return parts[0] if step == count else {name: x[:count] for name, x in parts[0].items()}
         return {name: np.concatenate([p[name] for p in parts])[:count] for name in parts[0]}
 
 

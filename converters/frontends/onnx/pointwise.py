@@ -115,10 +115,6 @@ def _pow(r: Reader, c: Call) -> Any:
     return r.builder.activate(c.name, c.arg(0), "square")
 
 
-def _neg(r: Reader, c: Call) -> Any:
-    return r.builder.scale(c.name, c.arg(0), -1.0)
-
-
 def _swish(r: Reader, c: Call) -> Any:
     if float(c.attr("alpha", 1.0)) != 1.0:
         raise ConversionError(c.name, f"a Swish with alpha {c.attr('alpha', 1.0):g}", "use 1")
@@ -137,7 +133,6 @@ HANDLERS: dict[str, Handler] = {
     "ThresholdedRelu": _threshold,
     "Shrink": _shrink,
     "Pow": _pow,
-    "Neg": _neg,
     "Swish": _swish,
 }
 _ = torch

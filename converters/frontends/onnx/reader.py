@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
+from converters.frontends.layouts import FIRST
 from converters.frontends.onnx import joining, moving, norms, pointwise, pooling, quantisers, resizing, weighted
 from converters.frontends.onnx.call import Call, Handler
 from converters.frontends.onnx.constants import Dequantised, fold, is_constant
 from converters.frontends.onnx.graph import DOMAIN, MICROSOFT, QONNX, Graph, Node
+from converters.frontends.onnx.images import Images
 from converters.frontends.onnx.quantisers import Codes
 from converters.frontends.onnx.tails import tails
 from converters.frontends.onnx.tensors import LARGEST
@@ -48,11 +50,14 @@ class GraphReader:
     graph : Graph
     shapes : mapping of str to tuple of int
         Of the inputs, the batch included: as many images for each.
+    any_batch : bool
+        Whether the model takes any number of images.
     """
 
-    def __init__(self, graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, graph: Graph, shapes: Mapping[str, tuple[int, ...]], any_batch: bool) -> None:
         self.graph, self.shapes = graph, shapes
         (self.batch,) = {shape[0] for shape in shapes.values()}
+        self.images = Images(self.batch, any_batch)
         self.builder = Verbs(
             "onnx",
             activation="put QuantizeLinear and DequantizeLinear behind it, or let it be the network's output",
@@ -90,6 +95,8 @@ class GraphReader:
 
     def _returned(self, name: str) -> Any:
         value = self.values[name]
+        if self.images.layout(name) != FIRST:
+            raise ConversionError(name, "an output whose images are not along the first axis", "transpose it")
         if isinstance(value, Codes):
             value = quantisers.counts_of(self, value)
         if is_constant(value):
@@ -114,7 +121,9 @@ class GraphReader:
     def _evaluated(self, node: Node) -> Any:
         call = Call(node, tuple(self.values[name] for name in node.inputs))
         try:
+            self.images.enter(node, tuple(map(_source, call.args)))
             found = self._read(call)
+            self.images.leave(node)
         except ConversionError:
             raise
         except Exception as error:
@@ -132,6 +141,8 @@ class GraphReader:
     def _read(self, c: Call) -> Any:
         node = c.node
         if node.outputs[0] in self.behind and not is_constant(c.arg(0)):
+            if self.images.layout(node.inputs[0]) != FIRST:
+                raise ConversionError(c.name, "images that are not along the first axis", "transpose the output")
             return self.builder.tail(c.name, self._plain(c.arg(0)), *self.behind[node.outputs[0]])
         handler = _HANDLERS.get((node.domain, node.op))
         given = [x for x in c.args if x is not None]
@@ -167,11 +178,17 @@ class GraphReader:
         """Of a tensor, batch included."""
         if is_constant(x):
             return tuple(x.shape)
-        if isinstance(x, Codes):
-            return self.shape(x.source)
         if isinstance(x, Returned):
             raise ConversionError("model", "the shape of what runs in float", "export the model with fixed shapes")
-        return (self.batch, *(x.seen if isinstance(x, Raw) else x.shape))
+        return self.images.shape(_source(x))
+
+    def axis(self, x: Any, axis: int) -> int:
+        """An axis of an activation as one of a batch with the images first."""
+        return self.images.axis(_source(x), axis)
+
+    def constant(self, c: Call, x: Tensor) -> Tensor:
+        """A constant operand, as it is to a batch with the images first."""
+        return self.images.constant(x, max(len(self.shape(y)) for y in c.args if y is not None))
 
     def move(self, c: Call, x: Any, function: Callable[[Tensor], Tensor]) -> Any:
         """``x`` seen through a function that takes each value from one place; constants and integers too."""
@@ -184,11 +201,11 @@ class GraphReader:
         if isinstance(x, np.ndarray):
             return function(torch.from_numpy(x)).numpy()
         if isinstance(x, Codes):
-            return self.with_source(c, x, self.move(c, quantisers.counts_of(self, x), function))
-        if not after or after[0] != self.batch:
-            found = f"a change of shape from {before} to {tuple(after)}, which moves the images"
-            raise ConversionError(c.name, found, "leave the axis of the images alone, the first")
-        return self.builder.move(c.name, x, function, self.batch)
+            value = quantisers.counts_of(self, x)
+            inside = self.images.moved(c.name, value, function)
+            return self.with_source(c, x, self.images.note(self.builder.move(c.name, value, inside, self.batch)))
+        inside = self.images.moved(c.name, x, function)
+        return self.images.note(self.builder.move(c.name, x, inside, self.batch))
 
     def with_source(self, c: Call, codes: Codes, value: Any) -> Codes:
         """Integers on the same scale, of other counts."""
@@ -203,6 +220,11 @@ class GraphReader:
         low, high = quantisers.range_of(name, kinds[name])
         self.integer_inputs[name] = scale, zero
         return self.builder.quantise(c.name, x, Grid(scale, low - zero, high - zero), lambda b: round(b / scale))
+
+
+def _source(x: Any) -> Any:
+    """What integers are made from."""
+    return x.source if isinstance(x, Codes) else x
 
 
 def _unknown(node: Node) -> ConversionError:

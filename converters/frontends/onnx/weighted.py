@@ -108,6 +108,8 @@ def _gemm(r: Reader, c: Call) -> Any:
         raise ConversionError(name, "a Gemm of weights times images", "put the images first")
     alpha, beta = float(c.attr("alpha", 1.0)), float(c.attr("beta", 1.0))
     if is_constant(b):
+        if r.axis(a, -1) == 0:
+            raise ConversionError(name, "images along the axis that it works on", "leave their axis alone")
         rows = 0 if c.attr("transB", 0) else 1
         weight = weight_of(name, b, rows)
         integers = weight.integers if rows == 0 else weight.integers.mT.contiguous()
@@ -142,6 +144,8 @@ def _times_weight(r: Reader, c: Call, x: Any, w: Any) -> Pending:
     if vector:
         matrix = matrix.moved(lambda t: t[:, None])
     weight = weight_of(c.name, matrix, 1)
+    if r.axis(x, -1) == 0:
+        raise ConversionError(c.name, "images along the axis that it works on", "leave their axis alone")
     y = r.builder.weigh(c.name, x, Linear(weight.integers.mT.contiguous()), weight.scale, None)
     if vector and len(r.shape(y)) == 2:
         raise ConversionError(c.name, "a MatMul with a vector, which gives one number an image", "use a matrix")

@@ -69,6 +69,22 @@ class Mobile(nn.Module):
         return self.head(self.pool(self.swish(x)).flatten(1))
 
 
+class Transformer(nn.Module):
+    """Patches, a class token, places, and a block of attention, in which PyTorch puts tokens in front of images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.token = nn.Conv2d(1, 16, 8, 8), nn.Parameter(torch.randn(1, 1, 16) / 8)
+        self.places = nn.Parameter(torch.randn(1, 17, 16) / 8)
+        self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 10)
+        self.block = nn.TransformerEncoderLayer(16, 2, 32, 0.0, "gelu", batch_first=True, norm_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.places
+        return self.head(self.norm(self.block(x))[:, 0])
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {"LeNet-5": lenet, "residual": Residual, "mobile": Mobile}
 
 
@@ -107,6 +123,17 @@ def test_networks_in_integer_operators(network: str, symmetric: bool, per_channe
 def test_every_backend_has_the_same_counts(network: str, images: Tensor) -> None:
     model = quantised(exported(NETWORKS[network](), images, any_batch=False), images)
     check(model, images, ("fast", "snntorch", "closed_form"))
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporter, about what it traces
+def test_attention_as_pytorch_writes_it(images: Tensor) -> None:
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        model = exported(Transformer(), images)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    check(quantised(model, images), images)
 
 
 @pytest.mark.slow

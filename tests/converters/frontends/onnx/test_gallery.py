@@ -119,6 +119,9 @@ CASES: dict[str, Case] = {
     "Sub": lambda n, a, b: n.op("Sub", a, b),
     "Sub from a constant": lambda n, a: n.op("Sub", n.constant(1.5), a),
     "Sum": lambda n, a, b: n.op("Sum", a, b, n.constant(0.25)),
+    "Add of sums and negatives": lambda n, a, b: n.op(
+        "Sub", n.op("Add", a, n.op("Mul", b, n.constant(-0.7))), n.op("Add", b, n.op("Neg", a))
+    ),
     "Mean": lambda n, a, b: n.op("Mean", a, b),
     "Mul": lambda n, a, b: n.op("Mul", a, b),
     "Mul by a constant": lambda n, a: n.op("Mul", n.constant([-0.5, 2, 0.3, 1, 1, 1]), a),

@@ -158,9 +158,40 @@ def test_open_sizes_are_those_of_the_example() -> None:
 def test_shapes_that_mix_images_are_refused() -> None:
     n = Net()
     x = n.fake(n.input("N", 6))
-    y = n.fake(dense(n, n.op("Reshape", x, n.constant([-1, 3], np.int64)), 3))
+    y = n.fake(dense(n, n.op("Reshape", x, n.constant([-1, 4], np.int64)), 4))
     with pytest.raises(ConversionError, match="leave the axis of the images alone"):
         converters.from_onnx(n.model(y))
+
+
+def test_images_need_not_be_first() -> None:
+    """Tokens in front of them, and both on one axis; a sum, a norm and a product with weights there."""
+    n = Net()
+    x = n.fake(n.input("N", 5, 6))
+    x = n.op("Transpose", x, perm=[1, 0, 2])
+    x = n.fake(
+        n.op("Add", n.op("MatMul", x, n.weight(whole((6, 4)))), n.constant(np.linspace(0, 1, 20).reshape(5, 1, 4)))
+    )
+    x = n.fake(n.op("LayerNormalization", x, n.constant([1.0, 2, 0.5, 1])), 0.0437)
+    x = n.fake(n.op("Gemm", n.op("Reshape", x, n.constant([-1, 4], np.int64)), n.weight(whole((4, 3)))), 0.0437)
+    x = n.op("Transpose", n.op("Reshape", x, n.constant([5, -1, 3], np.int64)), perm=[1, 0, 2])
+    converted(n.model(x), noise(4, 5, 6), backends=("closed_form",))
+
+
+def test_images_that_stay_elsewhere_are_refused() -> None:
+    n = Net()
+    x = n.op("Transpose", n.fake(n.input("N", 5, 6)), perm=[1, 0, 2])
+    with pytest.raises(ConversionError, match="an output whose images are not along the first axis; transpose it"):
+        converters.from_onnx(n.model(x))
+    with pytest.raises(
+        ConversionError, match="a GlobalAveragePool of values whose images are not along the first axis"
+    ):
+        converters.from_onnx(n.model(n.op("GlobalAveragePool", x)))
+    m = Net()
+    x = m.op("Transpose", m.fake(m.input(2, 5, 6)), perm=[1, 0, 2])
+    with pytest.raises(
+        ConversionError, match="which moves the images; leave their axis alone, or export the model with"
+    ):
+        converters.from_onnx(m.model(x))
 
 
 def test_an_oracle_of_onnx_itself_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
