@@ -9,7 +9,7 @@ from typing import Any
 import numba
 from numba.core.caching import FunctionCache
 
-__all__ = ["compiled", "compiles"]
+__all__ = ["compiled", "compiled_serially", "compiles"]
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -27,7 +27,16 @@ def compiled(function: Callable[..., Any]) -> Any:
     >>> double(x); x.tolist()
     [0, 2, 4]
     """
-    dispatcher: Any = numba.njit(parallel=True, nogil=True, boundscheck=False)(function)
+    return _kept(function, parallel=True)
+
+
+def compiled_serially(function: Callable[..., Any]) -> Any:
+    """The same on one core, without threads to start and to wait for: for arrays that are small."""
+    return _kept(function, parallel=False)
+
+
+def _kept(function: Callable[..., Any], parallel: bool) -> Any:
+    dispatcher: Any = numba.njit(parallel=parallel, nogil=True, boundscheck=False, error_model="numpy")(function)
     if compiles():
         with suppress(RuntimeError):  # no folder to keep it in
             dispatcher._cache = _Cache(function)  # as cache=True does, with Numba's own class

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from calif_plugins.parameters import CaLIFParameters, TieRule
+from calif_plugins.scan import Clock, Scanner
 from calif_plugins.snntorch_citizen import Citizen
 from calif_plugins.snntorch_state import Membrane
 from calif_plugins.torch_step import calif_step, shaped, state_dtype
 
 __all__ = ["CaLIF", "calif_step", "reset", "settle"]
 
+_ENDLESS = 1 << 30  # steps
 _UNSEEN = 1e-6  # of a threshold: a starting membrane that is not shown
 
 
@@ -59,6 +61,13 @@ class CaLIF(Citizen):
     window : int, optional
         After this many steps since the reset the layer enters the rounding phase by itself, for executors that
         know nothing of one. Needs ``init_hidden``; without it :func:`settle` does that for a whole network.
+    multistep : bool
+        Take a block of steps at once, time first: ``(T, N, C, ...)`` to spikes of that shape. Layers without a state
+        run on ``T N`` images in one call then, and this one goes through the block in one compiled pass, and
+        backwards through time in another. State before the block and after it is as for single steps.
+    compiled : bool
+        False: steps as plain PyTorch operations, whose gradient has a gradient, too. Compiled steps have the same
+        values; they run where :mod:`calif_plugins.scan` says.
 
     Attributes
     ----------
@@ -82,6 +91,9 @@ class CaLIF(Citizen):
     >>> neuron = CaLIF(threshold=1.0, y_max=7, init_hidden=True)
     >>> [neuron(torch.tensor([[x]])).item() for x in (1.5, 0.5, -2.5, -1.0)]
     [1.0, 1.0, -1.0, -1.0]
+    >>> block = CaLIF(threshold=1.0, y_max=7, init_hidden=True, multistep=True)
+    >>> block(torch.tensor([1.5, 0.5, -2.5, -1.0]).reshape(4, 1, 1)).flatten()
+    tensor([ 1.,  1., -1., -1.])
     """
 
     leak: Tensor
@@ -107,6 +119,8 @@ class CaLIF(Citizen):
         learn_threshold: bool = False,
         packed: bool = False,
         window: int | None = None,
+        multistep: bool = False,
+        compiled: bool = True,
     ) -> None:
         if window is not None and (window < 1 or not init_hidden):
             raise ValueError(
@@ -128,6 +142,9 @@ class CaLIF(Citizen):
         self.tie: TieRule = tie
         self.packed = packed
         self.window = window
+        self.multistep = multistep
+        self.compiled = compiled
+        self._scan = Scanner()
         self.steps = 0
         self.halved = False
         self.leaking = True
@@ -180,17 +197,21 @@ class CaLIF(Citizen):
 
     def forward(self, x: Tensor, *given: Tensor | None) -> Any:
         """One step: ``x`` of shape ``(N, C, ...)`` is the charge that arrives; state follows without ``init_hidden``.
+        Or ``T`` steps, ``(T, N, C, ...)``, of a ``multistep`` layer.
 
         (No argument is called ``state``: executors of NIR graphs would pass theirs.)
         """
         if self.init_hidden and any(s is not None for s in given):
             raise TypeError("CaLIF: the state should not be passed as an argument while `init_hidden=True`")
-        v, y = self._hidden(x) if self.init_hidden else self._given(x, given)
-        v, y, s = self._step(v, y, x)
+        if self.multistep and (x.ndim < 2 or not len(x)):
+            raise ValueError(f"CaLIF: multistep takes (T, N, C, ...), at least one step; found {tuple(x.shape)}")
+        now = x[0] if self.multistep else x
+        v, y = self._hidden(now) if self.init_hidden else self._given(now, given)
+        v, y, s = self._step(v, y, x, now)
         if self.init_hidden:
-            self.v, self.y = v, y
+            self._buffers["v"], self._buffers["y"] = v, y  # which they are; a module's own way costs as much as a step
             if self.window is not None:  # a counter makes torch.compile compile each step anew
-                self.steps += 1
+                self.steps += len(x) if self.multistep else 1
             if not self.output:
                 return s
         if self.packed:
@@ -198,12 +219,14 @@ class CaLIF(Citizen):
         return s, v, y
 
     def _hidden(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.v.shape != x.shape:
+        own: Any = self._buffers
+        v, y = own["v"], own["y"]
+        if v.shape != x.shape:
             self.steps = 0
             return self.initial_state(x)
-        if self.y.requires_grad and not self.v.requires_grad:  # snnTorch detached the membrane, the one state it knows
-            self.y = self.y.detach()
-        return self.v, self.y
+        if y.requires_grad and not v.requires_grad:  # snnTorch detached the membrane, the one state it knows
+            y = own["y"] = y.detach()
+        return v, y
 
     def _given(self, x: Tensor, given: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:
         state = [s for s in given if s is not None and s.numel()]
@@ -222,25 +245,30 @@ class CaLIF(Citizen):
         wanted = "one packed state" if self.packed else "v and y"
         raise TypeError(f"CaLIF: expected {wanted} after the input, found {len(given)} tensors")
 
-    def _step(self, v: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if self.dense and x.ndim != 2:
+    def _step(self, v: Tensor, y: Tensor, x: Tensor, now: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.dense and now.ndim != 2:
             raise ValueError(
-                f"threshold: a row of {self.threshold.numel()} values and an input of shape {tuple(x.shape)}; "
+                f"threshold: a row of {self.threshold.numel()} values and an input of shape {tuple(now.shape)}; "
                 "snnTorch puts them on the last axis, Ca-LIF on the channels: give them shape (C, 1, 1)"
             )
-        over = self.window is not None and self.steps >= self.window
+        if v.shape != now.shape or y.shape != now.shape:
+            shapes = f"{tuple(v.shape)} and {tuple(y.shape)}"
+            raise ValueError(f"state: {shapes} do not fit an input of shape {tuple(now.shape)}")
+        left = _ENDLESS if self.window is None else max(self.window - self.steps, 0)
         differentiable = torch.is_grad_enabled() and not self.surrogate_disable
-        v, y, s = calif_step(
+        own = self._buffers
+        limits: Any = (self.threshold, own["leak"], own["y_min"], own["y_max"])
+        v, y, s = self._scan(
             v,
             y,
             x,
-            *(shaped(getattr(self, name), x, name) for name in ("threshold", "leak", "y_min", "y_max")),
+            limits,
+            clock=Clock(0 if self.halved else left, left if self.leaking else 0),
             tie=self.tie,
-            half=self.halved or over,
-            leaking=self.leaking and not over,
             surrogate=self.spike_grad if differentiable else None,
+            compiled=self.compiled,
         )
-        return v, y, s.to(x.dtype)
+        return v, y, s if s.dtype == x.dtype else s.to(x.dtype)
 
 
 def reset(net: nn.Module) -> None:

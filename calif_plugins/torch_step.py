@@ -127,7 +127,7 @@ def shaped(t: Tensor, x: Tensor, name: str = "parameter") -> Tensor:
     ValueError: threshold: values for 3 channels do not fit an input of shape (4, 1); give one value, or one per channel
     """
     if t.numel() == 1:
-        return t.reshape(())
+        return t.reshape(()) if t.ndim else t
     axis = 1 if x.ndim > 1 else 0
     wrong = x.ndim == 0 or x.shape[axis] != t.shape[0] or t.numel() != t.shape[0]
     if wrong or (t.ndim > 1 and x.ndim != t.ndim + 1):

@@ -18,7 +18,7 @@ from calif_plugins import reference
 from calif_plugins.encoding import isi_encode
 from calif_plugins.multistep import CaLIFMultiStep
 from calif_plugins.parameters import CaLIFParameters
-from calif_plugins.snntorch import calif_step
+from calif_plugins.snntorch import CaLIF, calif_step
 from converters.network import Network
 from converters.zoo.named import load_checkpoint
 from tests.networks import pixels
@@ -62,6 +62,26 @@ def test_many_steps(benchmark: BenchmarkFixture) -> None:
     for now, s in zip(charge.numpy(), spikes.numpy(), strict=True):
         v, y, expected = reference.step(v, y, now, p)
         assert (s == expected).all()
+
+
+@pytest.mark.parametrize("how", ["steps", "block"])
+def test_training(benchmark: BenchmarkFixture, how: str) -> None:
+    """Forwards and backwards through 16 steps."""
+    block = how == "block"
+    neuron = CaLIF(10.0, y_max=127, init_hidden=True, multistep=block)
+    charge = charges(16, 2).float().requires_grad_()
+
+    def train() -> torch.Tensor:
+        neuron.reset()
+        s = neuron(charge) if block else torch.stack([neuron(now) for now in charge])
+        (slope,) = torch.autograd.grad(s.mean(), charge)
+        return slope
+
+    slope = benchmark(train)
+    neuron.reset()
+    neuron.multistep = neuron.compiled = False
+    (plain,) = torch.autograd.grad(torch.stack([neuron(now) for now in charge]).mean(), charge)
+    torch.testing.assert_close(slope, plain)
 
 
 def test_encode(benchmark: BenchmarkFixture) -> None:
