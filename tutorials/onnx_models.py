@@ -218,9 +218,9 @@ LeNet-5 of Brevitas with 4 bits in its own two exports; read by `converters.from
 integers of its sources. {integers} were compared; {differing} differ but for {near_ties} *near-ties*: there the exact
 quotient is shown to be within the rounding of float32 sums of a tie, and onnxruntime comes out one level aside.
 Averages of four on one scale are exact ties in a quarter of all places, which its float sums break either way; its
-integer operators (QOperator) break them to even, as we do. *Optimised* is how many of its own integers change once onnxruntime fuses operations, as it
-does by default, consequences included. *Counts* are spike counts at T = {T} against our integers, of four images, or
-of one of the torchvision networks (at 64 x 64): {wrong} of {counts} differ.
+integer operators (QOperator) break them to even, as we do. *Optimised* is how many of its own integers change once
+onnxruntime fuses operations, as it does by default, consequences included. *Counts* are spike counts at T = {T}
+against our integers, of four images, or of one of the torchvision networks (at 64 x 64): {wrong} of {counts} differ.
 
 {table}
 
