@@ -9,6 +9,9 @@ from converters.console.printing import printable
 __all__ = ["ConversionError", "ConversionWarning", "FileFormatError", "MissingExtraError", "warn"]
 
 
+_LONGEST = 500
+
+
 class ConversionError(ValueError):
     """A network, graph or input that cannot be converted or run exactly.
 
@@ -29,7 +32,8 @@ class ConversionError(ValueError):
         found = " ".join(str(found).split())  # one line, whatever the file said
         if len(found) > 400:
             found = f"{found[:400]}..."
-        super().__init__(printable(f"{where}: found {found}; {todo}"))
+        place = where if len(where) <= _LONGEST else f"{where[:_LONGEST]}..."  # a file may give it any name
+        super().__init__(printable(f"{place}: found {found}; {todo}"))
         self.where, self.found, self.todo = where, found, todo
 
     def __reduce__(self) -> tuple:  # so that it survives worker processes

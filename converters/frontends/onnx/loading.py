@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from onnx import ModelProto, inliner
 
 from converters.errors import ConversionError, FileFormatError
@@ -38,12 +39,25 @@ def load(source: Any) -> ModelProto:
         model = _parsed(path)
     else:
         raise ConversionError("from_onnx", f"a {type(source).__name__}", "give a path, or an onnx.ModelProto")
+    _check_texts(model)
     load_external(model, path)
     if model.functions:
         model = _inlined(model)
     if len(model.graph.node) > _MOST_NODES:
         raise FileFormatError("model", f"{len(model.graph.node):,} nodes", f"at most {_MOST_NODES:,} are read")
     return model
+
+
+def _check_texts(model: ModelProto) -> None:
+    """Refuse names that are no text: protobuf hands them out as bytes."""
+    left: list[Any] = [model]
+    while left:
+        for kind, value in left.pop().ListFields():
+            several = (value,) if isinstance(value, str | bytes | Message) else value
+            if kind.type == FieldDescriptor.TYPE_MESSAGE:
+                left += several
+            elif kind.type == FieldDescriptor.TYPE_STRING and any(type(text) is not str for text in several):
+                raise FileFormatError("model", f"a {kind.name} that is no UTF-8 text", _TODO)
 
 
 def _parsed(path: Path) -> ModelProto:
