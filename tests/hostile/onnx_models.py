@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ def good() -> onnx.ModelProto:
     def array(name: str, values: object, kind: object = np.float32) -> onnx.TensorProto:
         return numpy_helper.from_array(np.asarray(values, dtype=kind), name)  # type: ignore[call-overload]
 
-    nodes = [
+    nodes: list[tuple[str, str, str, dict[str, Any]]] = [
         ("QuantizeLinear", "x s z", "xq", {}), ("DequantizeLinear", "xq s z", "xd", {}),
         ("DequantizeLinear", "w s", "wd", {}), ("Conv", "xd wd b", "c", {"pads": [1, 1, 1, 1]}),
         ("Relu", "c", "r", {}), ("QuantizeLinear", "r s z", "rq", {}), ("DequantizeLinear", "rq s z", "rd", {}),
@@ -66,7 +67,7 @@ def _input(*dims: int | str) -> Callable[[onnx.ModelProto], None]:
     return change
 
 
-def _constant_by(op: str, given: list[object], **attributes: object) -> Callable[[onnx.ModelProto], None]:
+def _constant_by(op: str, given: list[object], **attributes: Any) -> Callable[[onnx.ModelProto], None]:
     """The bias as what an operation makes of small constants."""
 
     def change(model: onnx.ModelProto) -> None:
@@ -173,9 +174,9 @@ MODELS: dict[str, Callable[[onnx.ModelProto], None]] = {
     "a constant of a billion": _constant_by("ConstantOfShape", [np.array([10**9])]),
     "a constant of 2^60": _constant_by("ConstantOfShape", [np.array([2**30, 2**30])]),
     "a range without end": _constant_by("Range", [np.int64(0), np.int64(10**12), np.int64(1)]),
-    "a constant stretched": _constant_by("Expand", [np.float32([1]), np.array([10**5, 10**5])]),
-    "a constant in tiles": _constant_by("Tile", [np.float32([1]), np.array([10**10])]),
-    "a constant padded": _constant_by("Pad", [np.float32([1]), np.array([0, 10**10])]),
+    "a constant stretched": _constant_by("Expand", [np.ones(1, dtype=np.float32), np.array([10**5, 10**5])]),
+    "a constant in tiles": _constant_by("Tile", [np.ones(1, dtype=np.float32), np.array([10**10])]),
+    "a constant padded": _constant_by("Pad", [np.ones(1, dtype=np.float32), np.array([0, 10**10])]),
     "a constant doubled forty times": _doubling,
     "padding without end": _attribute("c", pads=[10**9, 10**9, 10**9, 10**9]),
     "a stride of 0": _attribute("c", strides=[0, 0]),
