@@ -81,7 +81,7 @@ def measure(name: str, side: int, n: int) -> dict[str, Any]:
     model = make(weights=None, **({"weights_backbone": None} if name in SEGMENTERS else {}), **options)
     model.train()
     x = torch.randn(4, 3, side, side)
-    clock = _Clock()
+    clock = Clock()
     with clock("prepare"):
         m = converters.prepare_qat(model, x, levels=WINDOW - 1)
     with clock("observe"), torch.no_grad():
@@ -117,7 +117,7 @@ def measure(name: str, side: int, n: int) -> dict[str, Any]:
     return row | {"seconds": clock.seconds, "memory_mb": clock.memory, "machine": machine(torch.__version__)}
 
 
-class _Clock:
+class Clock:
     """Seconds and peak memory so far of named steps."""
 
     def __init__(self) -> None:
@@ -125,7 +125,7 @@ class _Clock:
         self.memory: dict[str, int] = {}
         self.name, self.start = "", 0.0
 
-    def __call__(self, name: str) -> _Clock:
+    def __call__(self, name: str) -> Clock:
         self.name = name
         return self
 

@@ -44,7 +44,7 @@ def from_brevitas(model: nn.Module, example: Batches, *, check: bool | Batches =
         dictionary by the names of its parameters, which become the inputs' names.
     check : bool or like ``example``
         The result is compared with the model's own forward, layer by layer, on the example, random and extreme images
-        of its range (one forward pass of at most 17 images); on images of your own instead; with False on none.
+        of its range (at most 17 of them); on images of your own instead; with False on none.
         ``checked`` of the result says what was compared.
 
     Returns

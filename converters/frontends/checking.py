@@ -13,6 +13,7 @@ What counts as the exact quotient is the function before any operation has round
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -41,6 +42,8 @@ _TIES = 20
 """Exact ties that must all go another rule's way before the rule is called another one."""
 _TODO = "please report it, with the model; check=False converts without this comparison"
 _CHUNK = 64
+_VALUES = 2**26
+"""Integers of all layers and of as many images as are looked at together: they are held, in the model's type and ours."""
 
 
 def check_conversion(
@@ -57,8 +60,8 @@ def check_conversion(
     ----------
     q : QuantGraph
     run : callable
-        The toolkit's forward pass on a batch, and what it shows. It is called once, on all probes together; on the
-        user's own images in parts.
+        The toolkit's forward pass on a batch, and what it shows. It is called for as many images at a time as a
+        network of this size leaves memory for.
     example : float tensor ``(N, *input.shape)``, or one for each of several inputs by name
     check : bool or images
         As :func:`~converters.frontends.probes.probes` has it. False returns ``q`` as it is.
@@ -76,11 +79,16 @@ def check_conversion(
     start, found = time.perf_counter(), Comparison()
     first = next(iter(example.values())) if isinstance(example, Mapping) else example
     with left_alone(first.device):
-        for images in split(wanted.images, _CHUNK):
+        for images in split(wanted.images, _at_once(q)):
             check_layers(q, images, _run(run, images), dtype=dtype, found=found)
     seconds = time.perf_counter() - start
     record = Checked(q.source, len(wanted), wanted.kind, len(found.layers), found.integers, found.near_ties, seconds)
     return replace(q, checked=record)
+
+
+def _at_once(q: QuantGraph) -> int:
+    """How many images: fewer of a large network, so that memory stays as it is."""
+    return max(1, min(_CHUNK, _VALUES // sum(math.prod(layer.shape) for layer in q.layers)))
 
 
 def _run(run: Callable[[Given], Shown], images: Given) -> Shown:

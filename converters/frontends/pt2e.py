@@ -233,7 +233,7 @@ def from_pt2e(model: nn.Module, *, check: bool | Batches = True) -> QuantGraph:
         Left as it is. It may be in a ``DataParallel``, ``DistributedDataParallel`` or ``AveragedModel``, or compiled.
     check : bool or like the example of :func:`prepare_qat`
         The result is compared with the model's own forward in evaluation mode, layer by layer, on that example, random
-        and extreme images of its range (one forward pass of at most 17 images); on images of your own instead; with
+        and extreme images of its range (at most 17 of them); on images of your own instead; with
         False on none. ``checked`` of the result says what was compared.
 
     Raises
