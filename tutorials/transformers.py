@@ -147,7 +147,7 @@ def page(rows: dict[str, Any]) -> str:
         "",
         "## Integers against the toolkit's own",
         "",
-        "The prepared PyTorch model's fake-quantised values, layer by layer on the toolkit's own inputs of each, on the",
+        "The prepared PyTorch model's fake-quantised values, layer by layer, each on the toolkit's own inputs, on the",
         "same images. A *near-tie* is one level aside, where the exact value lies as near to a tie as the rounding of",
         "the toolkit's float sums reaches; any other difference would be an error, and there was none.",
         "",

@@ -43,7 +43,7 @@ _TIES = 20
 _TODO = "please report it, with the model; check=False converts without this comparison"
 _CHUNK = 64
 _VALUES = 2**26
-"""Integers of all layers and of as many images as are looked at together: they are held, in the model's type and ours."""
+"""Integers of all layers, of all images that are looked at together: they are held in the model's type and in ours."""
 
 
 def check_conversion(
