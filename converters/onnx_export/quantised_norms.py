@@ -9,7 +9,7 @@ import numpy as np
 from converters.errors import ConversionError
 from converters.onnx_export.quantised_operations import QUANTISED, Real, Unit, in_unit, uniform
 from converters.onnx_export.writer import Writer
-from converters.operations import LocalResponse, Normalise, Softmax
+from converters.operations import LocalResponse, MaskedSoftmax, Normalise, Softmax
 
 __all__: list[str] = []
 
@@ -20,6 +20,14 @@ _RMS = 23  # the opset that has it
 def _softmax(w: Writer, op: Softmax, goal: Unit | None, x: Real) -> Real:
     x = in_unit(w, x, np.asarray(op.scale))
     return Real(w.node("Softmax", x.name, axis=op.axis + 1), x.shape, np.asarray(2.0**-op.bits))
+
+
+@QUANTISED.says(MaskedSoftmax)
+def _masked_softmax(w: Writer, op: MaskedSoftmax, goal: Unit | None, x: Real) -> Real:
+    x = in_unit(w, x, np.asarray(op.scale))
+    kept = w.constant(op.kept[None].numpy() != 0, "kept")
+    among = w.node("Where", kept, x.name, w.constant(np.float32(-np.inf)))
+    return Real(w.node("Softmax", among, axis=op.axis + 1), x.shape, np.asarray(2.0**-op.bits))
 
 
 @QUANTISED.says(Normalise)

@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from converters.onnx_export.whole_operations import WHOLE, Whole
 from converters.onnx_export.writer import Writer
-from converters.operations import Levels, LocalResponse, Normalise, Softmax
+from converters.operations import Levels, LocalResponse, MaskedSoftmax, Normalise, Softmax
 
 __all__: list[str] = []
 
@@ -44,10 +44,23 @@ def _levels(w: Writer, op: Levels, x: Whole) -> str:
 
 @WHOLE.says(Softmax)
 def _softmax(w: Writer, op: Softmax, x: Whole) -> str:
-    axes, n = w.places([op.axis + 1]), w.cast(x.name, I)
-    below = w.node("Sub", w.node("ReduceMax", n, axes, keepdims=1), n)
-    entry = w.node("Min", below, w.constant(np.int64(len(op.table) - 1)))
+    return _of_exponentials(w, op, w.cast(x.name, I), None)
+
+
+@WHOLE.says(MaskedSoftmax)
+def _masked_softmax(w: Writer, op: MaskedSoftmax, x: Whole) -> str:
+    return _of_exponentials(w, op, w.cast(x.name, I), w.constant(op.kept[None].numpy() != 0, "kept"))
+
+
+def _of_exponentials(w: Writer, op: Softmax, n: str, kept: str | None) -> str:
+    axes = w.places([op.axis + 1])
+    among = n if kept is None else w.node("Where", kept, n, w.constant(np.int64(-(2**53))))
+    below = w.node("Sub", w.node("ReduceMax", among, axes, keepdims=1), n)
+    entry = w.node("Max", below, w.constant(np.int64(0)))  # what is left out may be larger than all others
+    entry = w.node("Min", entry, w.constant(np.int64(len(op.table) - 1)))
     e = w.node("Gather", w.constant(op.table.numpy(), "exponentials"), entry, axis=0)
+    if kept is not None:
+        e = w.node("Where", kept, e, w.constant(np.int64(0)))
     total = w.node("ReduceSum", e, axes, keepdims=1)
     above = w.node("Add", w.node("Mul", e, w.constant(np.int64(2 << op.bits))), total)
     return w.cast(w.node("Div", above, w.node("Mul", total, w.constant(np.int64(2)))), D)

@@ -112,6 +112,10 @@ OF_A_KIND: dict[str, tuple[tuple[int, ...], Operation]] = {
     "adaptive max pool to more": ((2, 3, 4), AdaptiveMaxPool((5, 2))),
     "local response, even": ((5, 3, 2), LocalResponse(4, alpha=0.3, beta=1.25, k=2.0, bits=12)),
     "softmax of the middle": ((3, 4, 2), Softmax.of(scale=0.31, axis=1, bits=10)),
+    "softmax of what a mask leaves": (
+        (3, 4, 2),
+        Softmax.of(scale=0.31, axis=1, bits=10).masked(torch.tensor([1, 0, 1, 1], dtype=torch.int8)[None, :, None]),
+    ),
     "norm without a mean": ((6, 3), Normalise((0,), 3, groups=2, centred=False, eps=0.2, bits=10)),
     "norm of what may be 0": ((2, 3), Normalise((1,), 3, eps=0.0, bits=10)),
     "one level": (

@@ -115,6 +115,31 @@ def test_softmax_is_pytorchs_and_integers(rows: list[list[int]], scale: float, a
         assert theirs == [math.floor(Fraction(2**24 * v, sum(e)) + Fraction(1, 2)) for v in e]
 
 
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.lists(st.integers(-60, 60), min_size=3, max_size=3), min_size=2, max_size=4),
+    st.integers(0, 1),
+    st.integers(0, 2**12 - 1),
+)
+def test_a_masked_softmax_is_that_of_what_is_left(rows: list[list[int]], axis: int, bits: int) -> None:
+    """The integers are those of a softmax over the places that are left, taken out; all others are exactly 0."""
+    n = torch.tensor([rows])
+    kept = torch.tensor([bits >> k & 1 for k in range(n.numel())], dtype=torch.int8).reshape(n.shape[1:])
+    kept.select(axis, 0).fill_(1)  # something is left of every row
+    plain = Softmax.of(scale=0.1, axis=0, largest=120)
+    found = Softmax.of(scale=0.1, axis=axis, largest=120).masked(kept)(n)[0].movedim(axis, -1)
+    wanted = torch.zeros_like(found)
+    for row, theirs, left in zip(n[0].movedim(axis, -1), wanted, kept.movedim(axis, -1), strict=True):
+        theirs[left != 0] = plain(row[left != 0][None])[0]
+    assert torch.equal(found, wanted)
+
+
+def test_a_mask_has_no_connections() -> None:
+    kept = torch.tensor([[1, 0, 1]], dtype=torch.int8)
+    op = Softmax.of(scale=0.1, axis=1).masked(kept)
+    assert op.fan_out((2, 3))[0].tolist() == [[2, 0, 2], [2, 0, 2]]
+
+
 @pytest.mark.parametrize(
     ("make", "match"),
     [
@@ -133,6 +158,10 @@ def test_softmax_is_pytorchs_and_integers(rows: list[list[int]], scale: float, a
         (lambda: Softmax.of(scale=0.1, axis=0, bits=40), "40 bits"),
         (lambda: Softmax.of(scale=0.1, axis=2).output_shape((3,)), "axis 2"),
         (lambda: Softmax(0, 0.1, 8, torch.tensor([2**30, 5])), "not that of its scale"),
+        (lambda: Softmax.of(scale=0.1, axis=0).masked(torch.tensor([[1, 0], [0, 0]])), "every place is masked"),
+        (lambda: Softmax.of(scale=0.1, axis=0).masked(torch.tensor([2, 1])), "a mask of shape"),
+        (lambda: Softmax.of(scale=0.1, axis=1).masked(torch.tensor([1, 1])), "a mask of shape"),
+        (lambda: Softmax.of(scale=0.1, axis=0).masked(torch.tensor([1, 1])).output_shape((3,)), r"mask has shape \(2,"),
     ],
 )
 def test_what_makes_no_sense_is_said(make: Callable[[], Any], match: str) -> None:
@@ -168,6 +197,7 @@ def network(middle: Operation, seed: int = 0, *, table: bool = False) -> QuantGr
     return b.build(y)
 
 
+KEPT = torch.tensor([1, 1, 0, 1, 1, 1, 1, 0], dtype=torch.int8).reshape(4, 1, 2)
 MIDDLES: dict[str, Operation] = {
     "layer": Normalise((0, 1, 2), 24, eps=0.3),
     "group": Normalise((0, 1, 2), 12, groups=2, eps=0.0),
@@ -175,6 +205,7 @@ MIDDLES: dict[str, Operation] = {
     "rms": Normalise((0,), 4, centred=False, eps=0.3),
     "local": LocalResponse(3, alpha=0.1),
     "softmax": Softmax.of(scale=SCALE, axis=0, largest=12),
+    "masked": Softmax.of(scale=SCALE, axis=0, largest=12).masked(KEPT),
 }
 
 
@@ -216,6 +247,7 @@ def test_shorter_windows_normalise_the_same_real_values(middle: str, window: int
         "rms": lambda: F.rms_norm(x.movedim(1, -1), (4,), eps=eps).movedim(-1, 1),
         "local": lambda: F.local_response_norm(x, 3, alpha=0.1 / SCALE**2, beta=0.75, k=1.0) / SCALE,
         "softmax": lambda: torch.softmax(x, 1),
+        "masked": lambda: torch.softmax(x.masked_fill(KEPT == 0, -math.inf), 1),
     }[middle]()  # fmt: skip
     gains = torch.tensor([0.2, 0.5, 1.0, 0.3], dtype=torch.float64)[:, None, None]
     levels = (real + 0.1) / gains * (SCALE / layer.scale)  # the grid is as much coarser as all scales are
