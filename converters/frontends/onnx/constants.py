@@ -19,7 +19,7 @@ from converters.frontends.onnx.graph import Graph, Node
 from converters.frontends.onnx.tensors import LARGEST
 from converters.frontends.pending import Weight
 
-__all__ = ["Dequantised", "fold", "is_constant", "real", "weight_of", "whole_numbers"]
+__all__ = ["Dequantised", "fold", "is_constant", "numbers_of", "real", "weight_of", "whole_numbers"]
 
 _FOUND_BY_VALUES = ("NonZero", "Unique", "Compress")  # no more results than there are values
 
@@ -89,6 +89,12 @@ def narrowed(integers: Tensor) -> Tensor:
     """In 8 bits where that suffices."""
     fits = integers.numel() == 0 or int(integers.abs().max()) < 128
     return integers.to(torch.int8 if fits else torch.int32)
+
+
+def numbers_of(graph: Graph) -> dict[str, np.ndarray]:
+    """Initialisers, and constants that are nodes of their own."""
+    spelt = {n.outputs[0]: n.attributes.get("value") for n in graph.nodes if n.op == "Constant"}
+    return {**graph.constants, **{name: v for name, v in spelt.items() if isinstance(v, np.ndarray)}}
 
 
 def fold(graph: Graph, node: Node, inputs: list[np.ndarray | None]) -> tuple[np.ndarray, ...]:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from converters.frontends.onnx.constants import numbers_of
 from converters.frontends.onnx.graph import DOMAIN, Graph, Node, needed
 
 __all__ = ["named"]
@@ -60,7 +61,7 @@ class _Curve:
 
 def named(graph: Graph) -> Graph:
     """The graph where a chain of operations that is a known function is one node."""
-    constants = {**graph.constants, **_spelt(graph)}
+    constants = numbers_of(graph)
     curves: dict[str, dict[str, _Curve]] = {}
     nodes: list[Node] = []
     for node in graph.nodes:
@@ -73,12 +74,6 @@ def named(graph: Graph) -> Graph:
         nodes.append(node)
         curves[node.outputs[0]] = found
     return replace(graph, nodes=needed(nodes, graph.outputs))
-
-
-def _spelt(graph: Graph) -> dict[str, np.ndarray]:
-    """Numbers that are nodes of their own."""
-    values = {n.outputs[0]: n.attributes.get("value") for n in graph.nodes if n.op == "Constant"}
-    return {name: v for name, v in values.items() if isinstance(v, np.ndarray)}
 
 
 def _curves_of(

@@ -71,6 +71,16 @@ def tokens(n: Net, a: str) -> str:
     return n.op("Concat", wide, a, axis=1)
 
 
+def layer_norm(n: Net, x: str, centred: bool, squares: str) -> str:
+    """As exporters write it before opset 17; and an RMS norm."""
+    if centred:
+        x = n.op("Sub", x, n.op("ReduceMean", x, axes(n, -1)))
+    square = n.op("Pow", x, n.constant(2.0)) if squares == "Pow" else n.op("Mul", x, x)
+    root = n.op("Sqrt", n.op("Add", n.op("ReduceMean", square, axes(n, -1)), n.constant(1e-5)))
+    y = n.op("Div", x, root) if squares == "Pow" else n.op("Mul", x, n.op("Reciprocal", root))
+    return n.op("Add", n.op("Mul", y, n.constant(np.linspace(0.5, 2, 6))), n.constant(0.3))
+
+
 def batch_norm(n: Net, a: str) -> str:
     numbers = [n.constant(v) for v in ([1.0, -0.5, 2.0, 0.1], [0.1, 0.2, -0.3, 0], [0.5, 0, 0, 1], [1, 2, 0.5, 1])]
     return n.op("BatchNormalization", a, *numbers)
@@ -239,6 +249,10 @@ CASES: dict[str, Case] = {
     "LayerNormalization": lambda n, a: n.op(
         "LayerNormalization", a, n.constant(np.linspace(0.5, 2, 6)), n.constant(np.linspace(-1, 1, 6))
     ),
+    "LayerNormalization by steps": lambda n, a: layer_norm(n, a, True, "Pow"),
+    "LayerNormalization by products": lambda n, a: layer_norm(n, a, True, "Mul"),
+    "RMSNormalization by steps": lambda n, a: layer_norm(n, a, False, "Pow"),
+    "RMSNormalization by products": lambda n, a: layer_norm(n, a, False, "Mul"),
     "InstanceNormalization": lambda n, a: n.op(
         "InstanceNormalization", a, n.constant([1.0, 2, 0.5, 1]), n.constant([0, 0.5, 0, 1.0])
     ),
