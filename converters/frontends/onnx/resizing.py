@@ -68,22 +68,26 @@ def _target(c: Call, shape: tuple[int, ...]) -> tuple[list[int], list[float]]:
 
 
 def coordinates(where: str, size: int, wanted: int, factor: float, how: str) -> np.ndarray:
-    """Where each of ``wanted`` places lies among ``size``, float64, by one of ONNX's transformations."""
-    x = np.arange(wanted, dtype=np.float64)
+    """Where each of ``wanted`` places lies among ``size``, float64, by one of ONNX's transformations.
+
+    They are computed in float32, as runtimes do: a place half way between two is one for them as well.
+    """
     if wanted == size and factor == 1.0:
-        return x
-    if how == "half_pixel" or (how == "pytorch_half_pixel" and wanted > 1):
-        return (x + 0.5) / factor - 0.5
-    if how == "pytorch_half_pixel":
-        return x * 0.0
-    if how == "asymmetric":
-        return x / factor
+        return np.arange(wanted, dtype=np.float64)
+    x, half, by = np.arange(wanted, dtype=np.float32), np.float32(0.5), np.float32(factor)
     if how == "align_corners":
-        return x * (size - 1) / (wanted - 1) if wanted > 1 else x * 0.0
-    if how == "half_pixel_symmetric":
-        whole = factor * size
-        return size / 2 * (1 - wanted / whole) + (x + 0.5) / factor - 0.5
-    raise ConversionError(where, f"the coordinates {how[:40]!r}", "use half_pixel, asymmetric or align_corners")
+        found = x * np.float32(size - 1) / np.float32(max(wanted - 1, 1))
+    elif how == "asymmetric":
+        found = x / by
+    elif how == "half_pixel" or (how == "pytorch_half_pixel" and wanted > 1):
+        found = (x + half) / by - half
+    elif how == "pytorch_half_pixel":
+        found = x * 0
+    elif how == "half_pixel_symmetric":
+        found = np.float32(size / 2 * (1 - wanted / (factor * size))) + (x + half) / by - half
+    else:
+        raise ConversionError(where, f"the coordinates {how[:40]!r}", "use half_pixel, asymmetric or align_corners")
+    return found.astype(np.float64)
 
 
 def nearest(where: str, places: np.ndarray, size: int, rule: str) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 import converters
@@ -95,6 +95,7 @@ def test_paddings(amounts: list[int], mode: str) -> None:
 
 
 @few
+@example([0.7, 0.5], "nearest", "half_pixel", "round_prefer_floor", False)  # half way between two, in float32 alone
 @given(
     st.lists(st.sampled_from([0.5, 0.7, 1.0, 1.3, 2.0, 3.0]), min_size=2, max_size=2),
     st.sampled_from(["nearest", "linear", "cubic"]),
@@ -105,7 +106,7 @@ def test_paddings(amounts: list[int], mode: str) -> None:
 def test_interpolations(factors: list[float], mode: str, how: str, rule: str, by_size: bool) -> None:
     sizes = [int(n * f) for n, f in zip(SIZES, factors, strict=True)]
     place: Any = ["", "", sizes] if by_size else ["", lambda n: n.constant([1, 1, *factors])]
-    axes = {"axes": [2, 3]} if by_size else {}
+    axes: dict[str, Any] = {"axes": [2, 3]} if by_size else {}
     agrees("Resize", *place, mode=mode, coordinate_transformation_mode=how, nearest_mode=rule, **axes)
 
 
