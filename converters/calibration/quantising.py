@@ -15,10 +15,9 @@ from converters.calibration.observing import observe
 from converters.calibration.ranges import RANGES
 from converters.calibration.reconstruction import reconstruct as fit_weights
 from converters.errors import ConversionError
+from converters.frontends.models import check_finite, check_float_model
 from converters.frontends.pt2e import prepare_qat
 from converters.frontends.pt2e_module import PreparedModel
-from converters.frontends.quantizer import LevelQuantiser
-from converters.frontends.tracing import check_finite
 from converters.ports.inputs import Batches
 
 __all__ = ["quantise"]
@@ -134,10 +133,7 @@ def quantise(
 
 
 def _refuse(model: nn.Module, ranges: str, percentile: float, weights: str, reconstruct: int) -> None:
-    if not isinstance(model, nn.Module):
-        raise ConversionError("model", type(model).__name__, "give a torch.nn.Module")
-    if any(isinstance(m, LevelQuantiser) for m in model.modules()):
-        raise ConversionError("model", "one that is prepared already", "give the float model that it was made from")
+    check_float_model(model)
     if ranges not in RANGES:
         raise ConversionError("ranges", f"{ranges!r}", f"use one of {', '.join(RANGES)}")
     if not 0 < percentile <= 100:

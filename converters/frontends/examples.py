@@ -123,6 +123,8 @@ def _names(bound: inspect.BoundArguments) -> tuple[str, ...]:
 
 
 def _check(where: str, x: Any, tokens: bool) -> None:
+    if isinstance(x, Tensor) and x.ndim and not len(x):
+        raise ConversionError(where, f"no images, a batch of shape {tuple(x.shape)}", "give at least one")
     if tokens and is_tokens(x):
         return
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:

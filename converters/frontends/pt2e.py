@@ -25,6 +25,7 @@ from torchao.quantization.pt2e.prepare import prepare
 from converters.errors import ConversionError
 from converters.frontends.aten import where
 from converters.frontends.examples import Example, each, example_of
+from converters.frontends.models import check_finite, check_float_model
 from converters.frontends.probes import own_images
 from converters.frontends.pt2e_auxiliary import drop_auxiliary
 from converters.frontends.pt2e_checking import check_converted, check_prepared
@@ -36,7 +37,7 @@ from converters.frontends.pt2e_placement import refer_backwards
 from converters.frontends.pt2e_reader import read_prepared
 from converters.frontends.pt2e_rewriting import rewrite
 from converters.frontends.quantizer import CaLIFQuantizer, LevelQuantiser
-from converters.frontends.tracing import check_finite, first_line
+from converters.frontends.tracing import first_line
 from converters.ports.inputs import Batches, batches
 from converters.quantised import QuantGraph
 
@@ -108,8 +109,7 @@ def prepare_qat(
     >>> [layer.name for layer in q.layers], q.levels
     (['_0', '_3'], 8)
     """
-    if not isinstance(model, nn.Module):
-        raise ConversionError("model", type(model).__name__, "give a torch.nn.Module")
+    check_float_model(model)
     given = example_of(model, example, tokens=True)
     signs = _signs(given, signed_input)
     quantizer = CaLIFQuantizer(levels, weight_bits, per_channel, signs, quantise_output, input_levels)
@@ -175,11 +175,26 @@ def _exported(model: nn.Module, example: Example) -> fx.GraphModule:
     except ConversionError:
         raise
     except Exception as error:  # the exporter has dozens of kinds
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        _check_forward(model, example)
+        reason = first_line(error)
         raise ConversionError(
             type(model).__name__,
             f"that torch.export cannot follow its forward ({reason[:160]})",
             "leave data-dependent branches and the batch size out of forward",
+        ) from error
+
+
+def _check_forward(model: nn.Module, example: Example) -> None:
+    """Raise a ConversionError if forward itself does not take the example."""
+    try:
+        with torch.no_grad():
+            example.call(model)
+    except Exception as error:
+        shapes = ", ".join(f"{tuple(x.shape[1:])}" for x in example.tensors)
+        raise ConversionError(
+            "example",
+            f"images of shape {shapes}, which forward does not take ({first_line(error)[:160]})",
+            "give (N, C, H, W) or (N, n), the batch first",
         ) from error
 
 

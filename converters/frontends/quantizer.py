@@ -231,10 +231,9 @@ class CaLIFQuantizer(Quantizer):
         input_levels: int | None = None,
     ) -> None:
         super().__init__()
-        if not 1 <= levels <= 32767 or levels != int(levels):
-            raise ConversionError("levels", f"{levels}", "use a whole number from 1 to 32767")
-        if input_levels is not None and (not 1 <= input_levels <= 32767 or input_levels != int(input_levels)):
-            raise ConversionError("input_levels", f"{input_levels}", "use a whole number from 1 to 32767")
+        _check("levels", levels, 1, 32767)
+        if input_levels is not None:
+            _check("input_levels", input_levels, 1, 32767)
         if weight_bits not in range(2, 9):
             raise ConversionError("weight_bits", f"{weight_bits}", "use 2 to 8")
         self.quantise_output = quantise_output
@@ -259,6 +258,11 @@ class CaLIFQuantizer(Quantizer):
     def weight(self, axis: int) -> QuantizationSpec:
         """Of weights whose output channels lie along ``axis``."""
         return _weight_spec(self.weight_bits, axis if self.per_channel else None)
+
+
+def _check(name: str, value: object, low: int, high: int) -> None:
+    if type(value) is bool or not isinstance(value, int | float) or not low <= value <= high or value != int(value):
+        raise ConversionError(name, f"{value!r}", f"use a whole number from {low} to {high}")
 
 
 def _activation_spec(levels: int, signed: bool) -> QuantizationSpec:

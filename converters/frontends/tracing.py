@@ -14,9 +14,10 @@ from converters.errors import ConversionError
 from converters.frontends.examples import Example, Given, example_of
 from converters.frontends.functional import Effects, make_functional, partly_changed, version
 from converters.frontends.in_place_proxies import InPlaceTracer
+from converters.frontends.models import check_model
 from converters.frontends.watching import call_numbers
 
-__all__ = ["Traced", "check_example", "check_finite", "first_line", "needed", "record", "traced_graph", "where_is"]
+__all__ = ["Traced", "check_example", "first_line", "needed", "record", "traced_graph", "where_is"]
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,7 @@ class _Recorder(fx.Interpreter):
 
 def check_example(model: Any, example: Any) -> Example:
     """The example of a model; a ConversionError unless these are a module, of finite weights, and float batches."""
-    if not isinstance(model, nn.Module):
-        raise ConversionError("model", f"{type(model).__name__}", "give a torch.nn.Module")
-    check_finite(model)
+    check_model(model)
     given = example_of(model, example)
     types = {x.dtype for x in model.parameters() if x.is_floating_point()}
     for x in given.tensors:
@@ -64,14 +63,6 @@ def check_example(model: Any, example: Any) -> Example:
             (dtype,) = types
             raise ConversionError("example", f"{x.dtype} for a model in {dtype}", f"give it as {dtype}")
     return given
-
-
-@torch.no_grad()
-def check_finite(model: nn.Module) -> None:
-    """Raise a ConversionError if a weight is not finite: as an integer it would look like any other."""
-    for name, value in model.named_parameters():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise ConversionError(name, "NaN or infinite values", "train with a lower rate, or from an earlier state")
 
 
 def traced_graph(tracer: InPlaceTracer, model: nn.Module) -> fx.Graph:
