@@ -69,7 +69,7 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     "no batch axis": (lambda: prepare(example=IMAGES[0]), "example: found images of shape (8, 8), which forward"),
     "channels last": (
         lambda: prepare(example=IMAGES.movedim(1, -1)),
-        "example: found images of shape (8, 8, 1), which forward",
+        "example: found images of shape (8, 8, 1), which",
     ),
     "bytes": (lambda: prepare(example=(IMAGES * 255).byte()), "example: found torch.uint8 of shape (4, 1, 8, 8)"),
     "an array": (lambda: prepare(example=IMAGES.numpy()), "example: found ndarray; give a float batch"),
@@ -94,7 +94,7 @@ GRAPHS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "converted twice": (lambda g: converters.to_nir(g, T=8), "q: found NIRGraph; give a quantised network"),
     "images of another size": (
         lambda g: converters.run(g, IMAGES[..., :7]),
-        "(4, 1, 8, 7); the network takes (N, 1, 8, 8)",
+        "(4, 1, 8, 7); the network takes",
     ),
     "images as an array": (lambda g: converters.run(g, IMAGES.numpy()), "give"),
     "bytes": (lambda g: converters.run(g, (IMAGES * 255).byte()), "uint8"),

@@ -160,14 +160,14 @@ def broken() -> nn.Module:
 
 X = torch.rand(8, 4)
 REFUSED: dict[str, tuple[Any, Any, str]] = {
-    "no images": (nn.Linear(4, 4), X[:0], "calibration: found no images; give some"),
-    "no batches": (nn.Linear(4, 4), Labelled(X[:0]), "calibration: found no images; give some"),
+    "no images": (nn.Linear(4, 4), X[:0], "calibration: found no images"),
+    "no batches": (nn.Linear(4, 4), Labelled(X[:0]), "calibration of input: found no images"),
     "NaN": (nn.Linear(4, 4), X / 0, "calibration: found NaN or infinite pixels; clean the data"),
     "integers": (nn.Linear(4, 4), X.long(), r"calibration: found torch\.int64 of shape \(8, 4\); give a float batch"),
     "an iterator": (nn.Linear(4, 4), iter([X]), "calibration: found list_iterator; give a batch of images, or"),
     "a path": (nn.Linear(4, 4), "images/", "calibration: found str; give a batch of images"),
     "shapes": (nn.Linear(4, 4), [X, X[:, :3]], "calibration: found 2 for forward"),
-    "another shape": (nn.Linear(4, 4), X[:, :3], "Linear: found that torch.export cannot follow its forward"),
+    "another shape": (nn.Linear(4, 4), X[:, :3], r"example: found images of shape \(3,\), which"),
     "prepared": (converters.prepare_qat(nn.Linear(4, 4), X), X, "model: found one that is prepared already; give the"),
     "no module": (len, X, "model: found builtin_function_or_method; give a torch.nn.Module"),
     "dropout": (Dropping(), X, "Dropping: found that its forward draws random numbers in evaluation mode; use"),
