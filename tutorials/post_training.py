@@ -128,6 +128,20 @@ def row(model: nn.Module, images: Images, test: Images, levels: int, options: di
     return {**found, "output_snr": report.layers[-1].snr, "worst_layer": worst[1], "worst_layer_snr": worst[0]}
 
 
+def table(kept: dict[str, Any]) -> str:
+    """In Markdown, a row for each network and number of levels."""
+    ways = list(WAYS)
+    lines = ["| network, levels | float | " + " | ".join(ways) + " |", "|---|--:|" + "--:|" * len(ways)]
+    for name in dict.fromkeys(key.split(" levels")[0] for key in kept):
+        found = [kept.get(f"{name} levels, {way}") for way in ways]
+        shown = [f"{100 * r['accuracy']:.2f} % ({r['output_snr']:.0f} dB)" if r else "" for r in found]
+        before = next(r["float"] for r in found if r)
+        lines.append(f"| {name} | {100 * before:.2f} % | " + " | ".join(shown) + " |")
+    compared = sum(r[f"{b}_compared"] for r in kept.values() for b in SPIKING)
+    differing = sum(r[f"{b}_differing"] for r in kept.values() for b in SPIKING)
+    return "\n".join([*lines, "", f"{differing:,} of {compared:,} counts differ."])
+
+
 def main(checkpoint: str, out: str) -> None:
     generator = torch.Generator().manual_seed(0)
 
@@ -140,6 +154,7 @@ def main(checkpoint: str, out: str) -> None:
     measure("LeNet-5", float_lenet5(Path(checkpoint)), mnist, load("mnist", "test"), Path(out), few)
     test = load("cifar10", "test")[:1000]
     measure("ResNet-11H", float_resnet11h(), cifar10, test, Path(out), {**few, "input_levels": 255})
+    print(table(json.loads(Path(out).read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

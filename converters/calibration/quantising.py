@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
 
 from torch import nn
 
@@ -15,6 +14,7 @@ from converters.calibration.observing import observe
 from converters.calibration.ranges import RANGES
 from converters.calibration.reconstruction import reconstruct as fit_weights
 from converters.errors import ConversionError
+from converters.frontends.examples import Example
 from converters.frontends.models import check_finite, check_float_model
 from converters.frontends.pt2e import prepare_qat
 from converters.frontends.pt2e_module import PreparedModel
@@ -68,9 +68,9 @@ def quantise(
     bias_correction : bool
         Whether the biases make up for the mean error of each channel (:mod:`~converters.calibration.biases`).
     reconstruct : int
-        On how many of the images the weights are fitted, layer by layer, to give the float network's results from
-        quantised inputs (:mod:`~converters.calibration.reconstruction`); 0: they are rounded as they are. It pays where
-        levels or weight bits are few, and holds what these images are between two layers in memory.
+        On how many of the images the weights and biases are fitted, layer by layer, to give the float network's results
+        from quantised inputs (:mod:`~converters.calibration.reconstruction`); 0: weights are rounded as they are. It
+        pays where levels or weight bits are few, and holds what these images are between two layers in memory.
     batch : int
         Images at a time: what bounds the memory.
     progress : callable ``(phase, done, total)``, optional
@@ -122,7 +122,7 @@ def quantise(
         done=_counter("ranges", images.count, progress),
     )
     if reconstruct:
-        some = list(islice(images, -(-reconstruct // batch)))
+        some = _first(images, reconstruct)
         if sum(len(x.tensors[0]) for x in some) < 2:
             raise ConversionError("reconstruct", "one image", "give more, or leave the weights as they are")
         layers = len(weighted_layers(prepared))
@@ -130,6 +130,17 @@ def quantise(
     if bias_correction:
         correct_biases(prepared, reference, images, _counter("biases", images.count, progress))
     return prepared
+
+
+def _first(images: Calibration, number: int) -> list[Example]:
+    """Batches of the first ``number`` images, or of all."""
+    found: list[Example] = []
+    for batch in images:
+        left = number - sum(len(x.tensors[0]) for x in found)
+        if left <= 0:
+            break
+        found.append(batch.map(lambda x, left=left: x[:left]))  # type: ignore[misc]
+    return found
 
 
 def _refuse(model: nn.Module, ranges: str, percentile: float, weights: str, reconstruct: int) -> None:
