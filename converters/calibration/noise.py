@@ -131,7 +131,7 @@ def quantisation_noise(
     if not isinstance(prepared, PreparedModel):
         raise ConversionError("prepared", type(prepared).__name__, "give what quantise or prepare_qat returned")
     given = Calibration(model, images, batch)
-    example = given.first.map(lambda x: x[:8]).given
+    example = given.first.map(lambda x: x[:8].to(given.device)).given
     reference = prepare_qat(model, example, signed_input=given.signed, check=False).eval()
     return measure_noise(reference, prepared, given, labels)
 

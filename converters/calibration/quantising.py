@@ -102,7 +102,7 @@ def quantise(
     images = Calibration(model, calibration, batch)
     prepared = prepare_qat(
         model,
-        images.first.map(lambda x: x[:8]).given,
+        images.first.map(lambda x: x[:8].to(images.device)).given,
         levels,
         weight_bits,
         per_channel=per_channel,
