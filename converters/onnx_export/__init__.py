@@ -107,5 +107,6 @@ def _results(w: Writer, q: QuantGraph, written: Written, names: list[str]) -> li
             after = shape_behind(output.layer, output.tail[: k + 1], q.shapes[output.layer])
             x, kind = write_tail(w, tail, x, kind, shape, after)
             shape = after
-        found.append(_batch(w.called(x, name), kind, shape))
+        made = x != written.real[output.layer]  # by a function; else others may return that layer, too
+        found.append(_batch(w.called(x, name) if made else w.node("Identity", x, name=name), kind, shape))
     return found

@@ -61,6 +61,15 @@ def test_outputs_are_what_the_network_returns(name: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=close, atol=close)
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_layer_that_is_returned_twice(exact: bool) -> None:
+    q = networks.dense()
+    twice = QuantGraph(q.input, q.layers, outputs=("fc3", ["fc3", "fc1"]))
+    found = outputs_of(converters.to_onnx(twice, exact=exact), twice, networks.images(q, 3))
+    assert list(found) == ["output.0", "output.1.0", "output.1.1"]
+    assert torch.equal(found["output.0"], found["output.1.0"])
+
+
 def test_names_of_outputs_are_the_keys_that_lead_to_them() -> None:
     model = converters.to_onnx(networks.heads(), exact=True)
     assert [o.name for o in model.graph.output] == [
