@@ -3,6 +3,10 @@
 Rounded weights and clipped activations move the mean of a layer's values, and what follows sees it in every image. The
 difference of the means on calibration images is added to the bias, layer by layer, each behind those that were
 corrected before it (`Nagel et al. 2019 <https://arxiv.org/abs/1906.04721>`_, section 4.2 and appendix D).
+
+There the means are taken in front of a ReLU. A quantised network's values are less wide, negative ones too, so that
+such means come from values that nobody sees: where levels are few, wide layers were better off without. Here what is
+negative in both networks takes no part.
 """
 
 from __future__ import annotations
@@ -49,25 +53,28 @@ def correct_biases(
     for batch in batches:
         size = len(batch.tensors[0])
         seen += size
-        means: dict[fx.Node, Tensor] = {}
-        keepers = {twins[layer.end]: _keeper(layer, twins[layer.end], means) for layer in layers}
+        wanted: dict[fx.Node, Tensor] = {}
+        keepers = {twins[layer.end]: _keeper(twins[layer.end], wanted) for layer in layers}
         Walk(reference, as_it_is, keepers).run(*batch.tensors)
-        movers = {layer.end: _mover(model, layer, means[twins[layer.end]], size / seen) for layer in layers}
+        movers = {layer.end: _mover(model, layer, wanted, twins[layer.end], size / seen) for layer in layers}
         Walk(model, quantised, movers).run(*batch.tensors)
         done(size)
 
 
-def _keeper(layer: WeightedLayer, node: fx.Node, means: dict[fx.Node, Tensor]) -> Callable[[Tensor], Tensor]:
+def _keeper(node: fx.Node, kept: dict[fx.Node, Tensor]) -> Callable[[Tensor], Tensor]:
     def keep(values: Tensor) -> Tensor:
-        means[node] = layer.mean(values)
+        kept[node] = values
         return values
 
     return keep
 
 
-def _mover(model: PreparedModel, layer: WeightedLayer, wanted: Tensor, rate: float) -> Callable[[Tensor], Tensor]:
+def _mover(
+    model: PreparedModel, layer: WeightedLayer, wanted: dict[fx.Node, Tensor], twin: fx.Node, rate: float
+) -> Callable[[Tensor], Tensor]:
     def move(values: Tensor) -> Tensor:
-        shift = rate * (wanted - layer.mean(values))
+        lacking, showing = layer.correction(wanted.pop(twin), values)
+        shift = rate * lacking / showing.clamp(min=1)
         bias = model.get_parameter(str(layer.bias))
         bias.add_(shift.to(bias))
         return layer.shifted(values, shift)

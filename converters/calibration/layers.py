@@ -37,6 +37,8 @@ class WeightedLayer:
         That factor, where a batch norm is folded in.
     bias : str or None
         The parameter that is added to ``end`` and to nothing else.
+    rectified : bool
+        Whether a ReLU is all that reads ``end``.
     """
 
     node: fx.Node
@@ -45,15 +47,27 @@ class WeightedLayer:
     weight: str | None
     factor: fx.Node | None
     bias: str | None
+    rectified: bool
 
     @property
     def axis(self) -> int:
         """Of ``end``, on which the channels lie."""
         return -1 if self.end.target is _LINEAR else 1
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Of each channel of ``end``: ``(C,)``, in float64."""
-        return values.movedim(self.axis, 0).flatten(1).double().mean(1)
+    def correction(self, wanted: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of what ``end`` lacks and of the values that show it, of each channel: ``(C,)``, in float64.
+
+        Their quotient is the shift to take. Behind a ReLU what is negative in both networks shows nothing: the least
+        squared error there asks for the mean over the rest.
+        """
+        if self.rectified:
+            shows = (wanted > 0) | (values > 0)
+            wanted, values = wanted.clamp(min=0), values.clamp(min=0)
+        else:
+            shows = torch.ones_like(wanted, dtype=torch.bool)
+        rows = (x.movedim(self.axis, 0).flatten(1).double() for x in (wanted - values, shows))
+        lacking, showing = (x.sum(1) for x in rows)
+        return lacking, showing
 
     def shifted(self, values: Tensor, by: Tensor) -> Tensor:
         """``end`` with a number added to each channel."""
@@ -82,6 +96,7 @@ def weighted_layers(model: PreparedModel) -> list[WeightedLayer]:
                     _own(model, parameter, uses) if len(weight.users) == 1 and _is_fold(factor) else None,
                     factor,
                     _own(model, bias, uses),
+                    [kind_of(user) for user in data_users(end)] == [Kind.RECTIFIER],
                 )
             )
     return found

@@ -159,15 +159,11 @@ def _moments(node: fx.Node, weight: Tensor, inputs: list[Tensor], wanted: list[T
 
 
 def _move_bias(model: PreparedModel, layer: WeightedLayer, ours: _Passes, wanted: list[Tensor]) -> None:
-    """Give a layer's channels the float network's means."""
+    """Give a layer's channels the float network's means (:mod:`~converters.calibration.biases`)."""
     values = ours.values(layer.end)
-    shift = _mean(layer, wanted) - _mean(layer, values)
+    found = [layer.correction(y, x) for y, x in zip(wanted, values, strict=True)]
+    lacking, showing = (torch.stack(sums).sum(0) for sums in zip(*found, strict=True))
+    shift = lacking / showing.clamp(min=1)
     bias = model.get_parameter(str(layer.bias))
     bias.add_(shift.to(bias))
     ours.put(layer.end, [layer.shifted(x, shift) for x in values])
-
-
-def _mean(layer: WeightedLayer, values: list[Tensor]) -> Tensor:
-    """Over batches of any size."""
-    total = sum(len(x) for x in values)
-    return torch.stack([layer.mean(x) * (len(x) / total) for x in values]).sum(0)

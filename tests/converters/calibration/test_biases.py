@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import converters
+from converters.calibration.biases import correct_biases
+from converters.calibration.images import Calibration
+from converters.calibration.walking import set_range
 from tests.networks import pixels
 
 LAST: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
@@ -81,3 +85,20 @@ def test_what_others_use_stays() -> None:
     model = Tied()
     prepared = converters.quantise(model, pixels(20, (6,), seed=1), 5, 3)
     assert torch.equal(prepared.get_parameter("layer.bias"), model.layer.bias)
+
+
+def test_behind_a_relu_what_nobody_sees_does_not_count() -> None:
+    """``relu(1 - x)`` of inputs that are clipped at 1: what is clipped is 0 in both networks, however far below."""
+    model = nn.Sequential(nn.Linear(1, 1), nn.ReLU())
+    model[0].weight.data, model[0].bias.data = torch.tensor([[-1.0]]), torch.tensor([1.0])
+    images = torch.tensor([[0.5], [0.8], [1.0], [10.0]])
+    reference = converters.quantise(model, images, 10, ranges="minmax", weights="minmax", bias_correction=False)
+    prepared = copy.deepcopy(reference)
+    node = next(n for n in prepared.graph.nodes if n.op == "call_module" and n.args[0].op == "placeholder")
+    quantiser: Any = prepared.get_submodule(str(node.target))
+    set_range(quantiser, torch.tensor(1.0))
+    correct_biases(prepared, reference, Calibration(model, images))
+    assert prepared.get_parameter("0.bias").item() == pytest.approx(1.0, abs=1e-6)
+    prepared.get_parameter("0.bias").data += 0.2
+    correct_biases(prepared, reference, Calibration(model, images))
+    assert prepared.get_parameter("0.bias").item() < 1.1
