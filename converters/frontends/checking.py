@@ -149,7 +149,7 @@ def check_layers(
     """
     account = found or Comparison()
     given = batches([spec.name for spec in q.inputs], images)
-    judge = _Judge(q, torch.finfo(dtype or given[q.input.name].dtype).eps, account)
+    judge = _Judge(q, torch.finfo(dtype or given[q.input.name].dtype).eps, account, shown.inverts)
     theirs: dict[str, list[Tensor]] = {}
     for name, real in shown.values:
         theirs.setdefault(name, []).append(real)
@@ -173,8 +173,8 @@ def check_layers(
 class _Judge:
     """Compares one layer at a time."""
 
-    def __init__(self, q: QuantGraph, eps: float, account: Comparison) -> None:
-        self.q, self.eps, self.account = q, eps, account
+    def __init__(self, q: QuantGraph, eps: float, account: Comparison, inverts: bool) -> None:
+        self.q, self.eps, self.account, self.inverts = q, eps, account, inverts
         self.partial: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self.unseen: dict[str, tuple[Tensor, float]] = {}
         """Quotients of layers that are not shown, within their ranges, and how far rounding can move them."""
@@ -321,10 +321,17 @@ class _Judge:
         self.account.near_ties += int(near.sum())
 
     def _ruled_otherwise(self, layer: Layer, acc: Tensor, theirs: Tensor) -> bool:
-        """Exact ties that all go the other rule's way are no noise: an error, or whether there are."""
+        """Exact ties that all go the other rule's way are no noise: an error, or whether there are.
+
+        The inverse of a scale in float32 moves some of them, always the same way, which says nothing of the rule.
+        """
         other = replace(layer, tie="up" if layer.tie == "even" else "even")
         exact = layer.quotient(acc)
         tied = (exact - exact.floor() == 0.5) & (layer.round(acc) != other.round(acc))
+        if self.inverts:
+            inverse, real = torch.tensor(layer.scale, dtype=torch.float32).reciprocal(), exact * layer.scale
+            for moved in (real.float() * inverse, real * inverse.double()):
+                tied &= (moved == exact) | (moved.round() != theirs)
         ruled = int(tied.sum()) >= _TIES and bool((theirs == other.round(acc))[tied].all())
         if ruled and self.account.strict:
             raise ConversionError(

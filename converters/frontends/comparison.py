@@ -23,12 +23,14 @@ class Shown:
 
     ``values`` are pairs of a layer's name (or the input's) and its values ``(N, ...)``, in the order in which they
     came; a layer may come several times. ``output`` is what the model returned, in its structure. ``partial`` are
-    those of which a part is seen, with the places that are, bool of one image's shape.
+    those of which a part is seen, with the places that are, bool of one image's shape. ``inverts``: its quantisers
+    multiply by the inverse of a scale in float32, as PyTorch's do; others divide by the scale.
     """
 
     values: Sequence[tuple[str, Tensor]]
     output: Any
     partial: Sequence[tuple[str, Tensor, Tensor]] = ()
+    inverts: bool = False
 
 
 @dataclass

@@ -171,7 +171,7 @@ class _Recorder(fx.Interpreter):
     def show(self, images: Given) -> Shown:
         given = [images] if isinstance(images, Tensor) else list(images.values())
         self.images = len(given[0])
-        return Shown(self.values, self.run(*given))
+        return Shown(self.values, self.run(*given), inverts=True)
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)

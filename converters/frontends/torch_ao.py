@@ -6,6 +6,7 @@ kernels of the toolkit's ``convert`` round differently, and recompute scales; th
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -81,7 +82,7 @@ def from_torch_ao(model: nn.Module, example: Batches, *, check: bool | Batches =
         q = walker.walk(given.names)
 
         def run(images: Given) -> Shown:
-            return show(evaluated(model), walker.shown, given.replaced(images))
+            return replace(show(evaluated(model), walker.shown, given.replaced(images)), inverts=True)
 
         # whatever the type of the images, its fake-quantisers round in float32
         return check_conversion(q, run, given.given, check, dtype=torch.float32)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -249,6 +249,7 @@ def prepares_or_refuses(steps: list[Step]) -> None:
 
 
 @settings(max_examples=6, deadline=None)
+@example(steps=[("dropout_", 0, 0), ("a view", 0, 0), ("relu", 0, 0), ("add", 0, 0)])  # one scale is twice another
 @given(steps=st.lists(STEPS, min_size=1, max_size=6))
 def test_what_is_prepared_is_converted(steps: list[Step]) -> None:
     prepares_or_refuses(steps)
