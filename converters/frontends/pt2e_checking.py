@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -177,5 +178,9 @@ class _Recorder(fx.Interpreter):
         result = super().run_node(n)
         if n.name in self.seen:
             value, layout = self.seen[n.name]
-            self.values += value.unmoved(layout.first(result, self.images)).items()
+            real = layout.first(result, self.images)
+            if real[0].numel() == math.prod(value.shape):
+                self.values += value.unmoved(real).items()
+            else:  # the comparison says that it has another shape
+                self.values.append((next(iter(value.sources)), real))
         return result
