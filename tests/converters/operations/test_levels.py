@@ -69,7 +69,7 @@ def by_function(name: str, x: Tensor, scale: float, y_min: int, y_max: int) -> T
 
 
 def test_every_function_is_tried() -> None:
-    assert set(FUNCTIONS) == set(ACTIVATIONS)
+    assert set(FUNCTIONS) == {name for name in ACTIVATIONS if not name.startswith("tests.")}  # which tests registered
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
