@@ -48,7 +48,7 @@ PROMISES: dict[str, tuple[str, Any]] = {
         lambda v: v[0] == {"fc1": 0, "fc2": 0} and v[1] == 0 and v[2] > 100_000 and v[3] > 20,
     ),
     "8": (
-        "[float_accuracy, spiking, compared, differ, compared2, differ2, same, lost[3, 0], lost[3, 200]]",
+        "[float_accuracy, spiking, compared, differ, compared2, differ2, same, lost[7, 0], lost[7, 200]]",
         lambda v: v[0] > 0.9 and v[1] > v[0] - 0.02 and min(v[2], v[4]) > 100_000 and v[3] == v[5] == 0
         and v[6] > 0.99 and v[7] > max(0.01, v[8]),
     ),
