@@ -38,7 +38,7 @@ for path in json.loads(sys.stdin.read()):
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 """
 SECONDS = 20.0  # of the processor
-FLIPPED = 60
+FLIPPED = 30
 
 
 def read_all(folder: Path, paths: Sequence[Path]) -> list[Outcome]:

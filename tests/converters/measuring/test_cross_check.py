@@ -154,7 +154,7 @@ def test_a_planted_fault_is_found_and_located(fault: Callable[..., Any], sample:
         assert (tmp_path / "first.png").read_bytes()[:4] == b"\x89PNG"
 
 
-@pytest.mark.parametrize("coding", ["isi", "direct"])
+@pytest.mark.parametrize("coding", ["isi", pytest.param("direct", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", GRAPHS)
 def test_samples(name: str, coding: str) -> None:
     q = GRAPHS[name]()

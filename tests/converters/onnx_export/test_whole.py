@@ -78,7 +78,7 @@ def test_names_of_outputs_are_the_keys_that_lead_to_them() -> None:
     assert [o.name for o in converters.to_onnx(networks.dense()).graph.output] == ["output"]
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(random_networks.graphs(), st.integers(0, 2**16))
 def test_random_networks(q: QuantGraph, seed: int) -> None:
     """Of any sources, weights up to 90,000 and counts up to 40,000, thresholds that tie often."""

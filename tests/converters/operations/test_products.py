@@ -202,6 +202,7 @@ def test_what_a_step_can_bring() -> None:
     assert net.changes["scores"] == 4 * 11
 
 
+@pytest.mark.slow  # a maximum's sample is taken in every run
 def test_a_sampled_cross_check() -> None:
     q = network()
     images = integers(q, 2) * q.input.scale
