@@ -3,7 +3,8 @@
 :func:`scan` is :func:`calif_plugins.torch_step.calif_step` step after step, value for value and gradient for gradient,
 as one autograd function instead of twenty small operations. It runs compiled on the CPU, by Numba (the extra ``fast``).
 Everything else runs as plain PyTorch: other devices, surrogates of other shapes than
-:class:`~calif_plugins.surrogates.Slope`, learned leaks and ranges, ``torch.compile``, ``torch.func``.
+:class:`~calif_plugins.surrogates.Slope`, learned leaks and ranges, ``torch.compile``, ``torch.func``, and whatever
+traces or counts operations.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from calif_plugins.multistep import available, one_at_a_time
+from calif_plugins.multistep import available, lost_in_fork, one_at_a_time
 from calif_plugins.parameters import TieRule
 from calif_plugins.surrogates import Slope, slope_of
 from calif_plugins.torch_step import calif_step, shaped, state_dtype
@@ -140,10 +141,11 @@ class Scanner:
     ) -> _Taken | None:
         """None where plain PyTorch has to do it, errors included."""
         shape = v.shape
-        if charge.shape[-v.ndim :] != shape or y.shape != shape or not charge.numel():
+        block = charge.shape if charge.ndim == v.ndim else charge.shape[1:]
+        if block != shape or y.shape != shape or not charge.numel():
             return None
-        pointers = [(id(t), t.data_ptr(), t.requires_grad) for t in limits]
-        key = (shape, v.dtype, y.dtype, charge.dtype, surrogate, *pointers)
+        places = [(id(t), t.data_ptr(), t.shape, t.requires_grad) for t in limits]
+        key = (shape, v.dtype, y.dtype, charge.dtype, surrogate, *places)
         if key != self._key:
             self._taken, self._kept, self._key = _Taken.of(v, y, charge, limits, surrogate), limits, key
         return self._taken
@@ -203,8 +205,11 @@ class _Setting(NamedTuple):
 
 
 def _ordinary(*tensors: Tensor) -> bool:
-    """Whether these are plain tensors on one device, and nobody traces what is done with them."""
-    if torch.compiler.is_compiling() or torch.autograd.forward_ad._current_level >= 0:  # noqa: SLF001  no other name
+    """Whether these are plain tensors on one device, and nobody traces what is done with them: NumPy is not seen."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    modes = torch._C._len_torch_dispatch_stack()  # noqa: SLF001  no other name
+    if modes or torch.autograd.forward_ad._current_level >= 0:  # noqa: SLF001  no other name
         return False
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # noqa: SLF001  no other name
     device = tensors[0].device
@@ -272,7 +277,7 @@ def _run(name: str, x: Tensor, *arguments: Any) -> None:
     """A kernel of :mod:`calif_plugins.scan_kernels`, on several cores where that is worth it."""
     from calif_plugins import scan_kernels
 
-    if x.numel() < _THREADS_FROM or torch.get_num_threads() == 1:
+    if x.numel() < _THREADS_FROM or torch.get_num_threads() == 1 or lost_in_fork():
         getattr(scan_kernels, f"serial_{name}")(_flat(x), *arguments)
         return
     with one_at_a_time():

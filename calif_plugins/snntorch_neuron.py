@@ -256,8 +256,7 @@ class CaLIF(Citizen):
             raise ValueError(f"state: {shapes} do not fit an input of shape {tuple(now.shape)}")
         left = _ENDLESS if self.window is None else max(self.window - self.steps, 0)
         differentiable = torch.is_grad_enabled() and not self.surrogate_disable
-        own = self._buffers
-        limits: Any = (self.threshold, own["leak"], own["y_min"], own["y_max"])
+        limits = (self.threshold, self.leak, self.y_min, self.y_max)
         v, y, s = self._scan(
             v,
             y,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from calif_plugins.parameters import TieRule
 from calif_plugins.scan import Clock, Scanner, scan
@@ -240,6 +244,71 @@ def test_transforms_of_functions() -> None:
     slope = torch.func.grad(lambda a: neuron(a)[0].sum())(x[0])
     a = x[0].clone().requires_grad_()
     torch.testing.assert_close(slope, torch.autograd.grad(neuron(a)[0].sum(), a)[0])
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # shapes that steps look at, as they always did
+@pytest.mark.parametrize("how", ["make_fx", "jit"])
+def test_traces_hold_the_operations(how: str) -> None:
+    """And no values of the input that was traced."""
+    neuron = CaLIF(0.5, spike_grad=lambda u: (2 * u).atan())
+    x = torch.rand(2, 2, 3, generator=torch.Generator().manual_seed(0))
+    first, other = x[0], 3 * x[1]
+    with torch.no_grad():
+        if how == "jit":
+            traced = torch.jit.trace(lambda a: neuron(a)[0], (first,))
+            assert "Python" not in str(traced.graph)
+        else:
+            traced = make_fx(lambda a: neuron(a)[0])(first)
+        assert torch.equal(traced(other), neuron(other)[0])
+    assert not torch.equal(traced(other), traced(first))
+
+
+@pytest.mark.parametrize("name", ["leak", "y_min", "y_max", "threshold"])
+def test_any_of_them_may_become_a_parameter(name: str) -> None:
+    """A learned leak has its gradient."""
+    values = {"threshold": 0.5, "leak": 0.1, "y_min": -1.0, "y_max": 1.0}
+    own: Any = {k: torch.tensor(value) for k, value in values.items()}
+    x = torch.rand(3, 2, 4, generator=torch.Generator().manual_seed(0))
+    learned, plain = CaLIF(**own, init_hidden=True), CaLIF(**own, init_hidden=True, compiled=False)
+    for neuron in (learned, plain):
+        if name == "threshold":
+            del neuron._buffers[name]
+            neuron._parameters[name] = nn.Parameter(own[name])
+        else:
+            setattr(neuron, name, nn.Parameter(own[name]))
+    a, b = (torch.stack([neuron(now) for now in x]) for neuron in (learned, plain))
+    assert torch.equal(a, b)
+    if name in ("leak", "threshold"):
+        (a + b).sum().backward()
+        torch.testing.assert_close(learned._parameters[name].grad, plain._parameters[name].grad)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_shapes_that_disagree(compiled: bool) -> None:
+    one, v = torch.ones(()), torch.zeros(2, 3)
+    for charge in (torch.zeros(5, 4, 2, 3), torch.zeros(4, 3), torch.zeros(4, 3, 3)):
+        with pytest.raises(ValueError, match="do not fit an input of shape"):
+            scan(v, v, charge, one, 0 * one, -one, one, clock=Clock(9, 9), compiled=compiled)
+
+
+FORKED = """
+import os, torch
+from calif_plugins.snntorch import CaLIF
+torch.set_num_threads(2)
+neuron, x = CaLIF(0.5, multistep=True), torch.rand(20, 8, 1000)
+expected = neuron(x)[0]
+child = os.fork()
+if not child:
+    os._exit(0 if torch.equal(neuron(x)[0], expected) else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_child_of_a_process_with_threads() -> None:
+    """Kernels that a layer remembers start no threads there, for which some builds of OpenMP end it."""
+    plain = {**os.environ, "NUMBA_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=False, env=plain)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_gradient_of_a_gradient_needs_plain_steps() -> None:
