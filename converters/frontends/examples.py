@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from converters.errors import ConversionError
 
-__all__ = ["Example", "Given", "each", "example_of", "is_tokens"]
+__all__ = ["Example", "Given", "check_type", "each", "example_of", "is_tokens"]
 
 Given: TypeAlias = "Tensor | Mapping[str, Tensor]"
 """Batches of a network's inputs: of one as it is, of several by their names, in order."""
@@ -99,6 +99,15 @@ def example_of(model: nn.Module, given: Any, *, tokens: bool = False) -> Example
         found = ", ".join(f"{len(x)} of {name}" for name, x in zip(example.names, example.tensors, strict=True))
         raise ConversionError("example", found, "give as many of each; what all images share is a buffer of the module")
     return example
+
+
+def check_type(model: nn.Module, example: Example) -> None:
+    """Raise a ConversionError if a model has weights of one type, and a batch another."""
+    types = {x.dtype for x in model.parameters() if x.is_floating_point()}
+    for x in example.tensors:
+        if len(types) == 1 and x.dtype not in types and not is_tokens(x):
+            (dtype,) = types
+            raise ConversionError("example", f"{x.dtype} for a model in {dtype}", f"give it as {dtype}")
 
 
 def is_tokens(x: Any) -> bool:

@@ -11,8 +11,6 @@ from converters.errors import ConversionError
 
 __all__ = ["check_finite", "check_float_model", "check_model"]
 
-_HALVES = (torch.float16, torch.bfloat16)
-
 
 def check_model(model: Any) -> None:
     """Raise a ConversionError unless this is a module of ordinary weights, all of them finite."""
@@ -28,13 +26,10 @@ def check_model(model: Any) -> None:
 
 
 def check_float_model(model: Any) -> None:
-    """Raise a ConversionError unless this is a module that fake quantisers can go into: in float32, and without any."""
+    """Raise a ConversionError unless this is a module that fake quantisers can go into, as it has none."""
     check_model(model)
     if any(hasattr(m, "fake_quant_enabled") for m in model.modules()):
         raise ConversionError("model", "one that is prepared already", "give the float model that it was made from")
-    for name, value in model.named_parameters():
-        if value.dtype in _HALVES:
-            raise ConversionError(name, f"weights in {value.dtype}", "call model.float() first")
 
 
 @torch.no_grad()

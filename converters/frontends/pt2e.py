@@ -24,7 +24,7 @@ from torchao.quantization.pt2e.prepare import prepare
 
 from converters.errors import ConversionError
 from converters.frontends.aten import where
-from converters.frontends.examples import Example, each, example_of, is_tokens
+from converters.frontends.examples import Example, check_type, each, example_of, is_tokens
 from converters.frontends.models import check_finite, check_float_model
 from converters.frontends.probes import own_images
 from converters.frontends.pt2e_auxiliary import drop_auxiliary
@@ -196,6 +196,7 @@ def _check_forward(model: nn.Module, example: Example) -> None:
                 found = f"{x.dtype} of shape {tuple(x.shape)}, which forward does not take ({first_line(error)[:160]})"
                 todo = "give a float batch; only an nn.Embedding takes whole numbers"
                 raise ConversionError(where, found, todo) from error
+        check_type(model, example)
         shapes = ", ".join(f"{tuple(x.shape[1:])}" for x in example.tensors)
         raise ConversionError(
             "example",

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 import torch
@@ -261,7 +262,7 @@ class CaLIFQuantizer(Quantizer):
 
 
 def _check(name: str, value: object, low: int, high: int) -> None:
-    if type(value) is bool or not isinstance(value, int | float) or not low <= value <= high or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high or value != int(value):
         raise ConversionError(name, f"{value!r}", f"use a whole number from {low} to {high}")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from converters.errors import ConversionError
-from converters.frontends.examples import Example, Given, example_of
+from converters.frontends.examples import Example, Given, check_type, example_of
 from converters.frontends.functional import Effects, make_functional, partly_changed, version
 from converters.frontends.in_place_proxies import InPlaceTracer
 from converters.frontends.models import check_model
@@ -57,11 +57,7 @@ def check_example(model: Any, example: Any) -> Example:
     """The example of a model; a ConversionError unless these are a module, of finite weights, and float batches."""
     check_model(model)
     given = example_of(model, example)
-    types = {x.dtype for x in model.parameters() if x.is_floating_point()}
-    for x in given.tensors:
-        if len(types) == 1 and x.dtype not in types:
-            (dtype,) = types
-            raise ConversionError("example", f"{x.dtype} for a model in {dtype}", f"give it as {dtype}")
+    check_type(model, given)
     return given
 
 

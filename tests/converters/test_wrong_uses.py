@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     "a traced module": (lambda: prepare(torch.jit.trace(network(), IMAGES)), "give the torch.nn.Module that it was"),
     "NaN weights": (lambda: prepare(spoilt(float("nan"))), "3.weight: found NaN or infinite values"),
     "infinite weights": (lambda: prepare(spoilt(float("inf"))), "3.weight: found NaN or infinite values"),
-    "half precision": (lambda: prepare(network().half()), "0.weight: found weights in torch.float16; call model.float"),
+    "half precision": (lambda: prepare(network().half()), "example: found torch.float32 for a model in torch.float16"),
     "no values": (lambda: prepare(network().to("meta")), "0.weight: found a weight without values, on the meta device"),
     "recurrence": (lambda: prepare(Recurrent()), "memory: found the operation lstm"),
     "an unprepared model": (lambda: converters.from_pt2e(network()), "Sequential without fake quantisers"),
@@ -101,6 +102,16 @@ GRAPHS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a graph of nothing": (lambda g: converters.run(None, IMAGES), "give"),
     "a model in a graph's place": (lambda g: converters.run(network(), IMAGES), "give"),
 }
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_in_half_precision_is_prepared_and_trained(dtype: torch.dtype) -> None:
+    """And converted as ``model.float()``."""
+    m = prepare(network().to(dtype), IMAGES.to(dtype), levels=np.int64(8))
+    m(IMAGES.to(dtype))
+    with pytest.raises(ConversionError, match=r"0.weight: found weights of .*; convert a model in float32"):
+        converters.from_pt2e(m)
+    assert converters.from_pt2e(m.float()).levels == 8
 
 
 def one_line(call: Callable[[], Any], words: str) -> None:
