@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import prune
@@ -74,7 +74,12 @@ def test_stochastic_depth_of_any_chance(p: float, mode: str) -> None:
     assert not any(row.differing for row in compare_counts(result, q.execute(x)))
 
 
+# of the 400 below, those whose sums along two axes leave the threshold too few bits
+TOO_WIDE = {(1.3, 5, 7), (1.3, 5, 9), (1.3, 7, 6), (1.3, 9, 9)}
+
+
 @settings(max_examples=12, deadline=None)
+@example(1.3, "bicubic", False, 5, 7)
 @given(
     st.sampled_from([1.5, 2.0, 0.75, 1.3]), st.sampled_from(["bilinear", "bicubic"]), st.booleans(),
     st.integers(5, 9), st.integers(5, 9),
@@ -82,13 +87,11 @@ def test_stochastic_depth_of_any_chance(p: float, mode: str) -> None:
 def test_an_interpolation_at_the_end_keeps_its_factor(f: float, mode: str, corners: bool, high: int, wide: int) -> None:
     x = torch.rand(3, 2, high, wide, generator=torch.Generator().manual_seed(high * wide))
     q, m = converted(Larger(f, mode, corners), x, check=False)
-    try:
-        g = converters.to_nir(q)
-    except converters.ConversionError as error:
-        if mode == "bicubic" and "fractional bits round elsewhere" in str(error):
-            return  # sums along two axes can leave a threshold too few bits, which is said
-        raise
-    ours = converters.run(g, x).outputs
+    if mode == "bicubic" and not corners and (f, high, wide) in TOO_WIDE:
+        with pytest.raises(converters.ConversionError, match="fractional bits round elsewhere"):
+            converters.to_nir(q)
+        return
+    ours = converters.run(converters.to_nir(q), x).outputs
     assert isinstance(ours, Tensor)
     step = max(layer.scale for layer in (q.input, *q.layers))
     assert float((ours - m(x)).abs().max()) <= 1.001 * step
