@@ -27,8 +27,9 @@ def test_against_pytorchs_flop_counter(name: str, size: int, classes: int) -> No
     layers = count(model, (3, size, size))
     products = counter.get_flop_counts()["Global"].get(torch.ops.aten.bmm, 0)  # of activations, in no layer
     assert 2 * sum(layer.macs for layer in layers) == counter.get_total_flops() - products
-    others = [m for m in model.modules() if not isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
-    rest = sum(p.numel() for m in others for p in m.parameters(recurse=False))  # of norms, slopes and tokens
+    norms = (torch.nn.BatchNorm2d, torch.nn.LayerNorm, torch.nn.PReLU)
+    others = [model, *(m for m in model.modules() if isinstance(m, norms))]  # a network's own are tokens and positions
+    rest = sum(p.numel() for m in others for p in m.parameters(recurse=False))
     assert sum(layer.parameters for layer in layers) + rest == sum(p.numel() for p in model.parameters())
 
 
