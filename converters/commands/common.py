@@ -185,6 +185,13 @@ def one_window(windows: list[int] | None) -> int | None:
     return windows[0] if windows else None
 
 
+def not_read(out: Path | None, *read: str | Path | None) -> None:
+    """Raise a ConversionError if the file to write is one of those that are read: it would be lost."""
+    for path in read:
+        if out is not None and path is not None and Path(path).exists() and out.exists() and out.samefile(path):
+            raise ConversionError("--out", f"{out}, the file that is read", "give another")
+
+
 def writable(path: Path) -> None:
     """Before the work that it is to hold: that a file can be written there."""
     with suppress(_Tried), atomic_path(path):

@@ -58,6 +58,7 @@ def convert(
     as_onnx = out is not None and is_onnx(out)
     if exact and not as_onnx:
         raise ConversionError("--exact", "a .nir file, which is exact", "give an --out that ends in .onnx")
+    common.not_read(out, target, checkpoint)
     report: QuantisationReport | None = None
     if torchvision is None:
         source = given(target, checkpoint, coding=coding)

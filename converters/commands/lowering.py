@@ -54,6 +54,7 @@ def lower_command(
         )
     if bits is not None and target == "plain_if":
         raise ConversionError("--bits", f"target {target}", "it is on no lattice: leave it out")
+    common.not_read(out, target_file, checkpoint)
     windows: list[int | None] = list(dict.fromkeys(window)) if window else [None]
     if len(windows) == 1:
         paths = [out or Path("stock.nir")]

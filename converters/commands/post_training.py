@@ -80,13 +80,17 @@ def quantise(
 
     from converters.calibration import quantisation_noise
     from converters.calibration import quantise as quantised
-    from converters.commands.given import first_of
+    from converters.commands.given import first_of, is_onnx
     from converters.files.quantised_file import save_quantised
     from converters.frontends.pt2e import from_pt2e
     from converters.zoo.datasets import load
     from converters.zoo.networks import build
     from converters.zoo.training_file import load_weights, read_checkpoint
 
+    if is_onnx(network):
+        todo = "quantise it with onnxruntime, and give that to calif convert"
+        raise ConversionError(str(network), "an ONNX model", todo)
+    common.not_read(out, network)
     found = read_checkpoint(network)
     about = found.about
     if "levels" in about:

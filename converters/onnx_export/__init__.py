@@ -44,14 +44,15 @@ def to_onnx(
         True: **whole numbers**. Every layer is the integer accumulator itself, in float64, and one division that
         provably rounds as the exact quotient does; the integers are those of ``q.execute``, all of them, on any CPU.
     integers : bool
-        Whether the integers of every input and layer are outputs too, behind the others.
+        Whether these tensors of every input and layer are outputs too, behind the others.
 
     Returns
     -------
     onnx.ModelProto
         Inputs are images, float32 ``(N, *shape)``, by the names that ``q`` has for them. Outputs are in real units:
         ``output`` is one that is all that there is; else ``output.`` and the keys that lead to it. They are float32, or
-        float64 with ``exact``. The integers of a layer are the tensor that has its name.
+        float64 with ``exact``. The integers of a layer are the tensor that has its name; of a last layer
+        without a quantiser this is, in QDQ, its real value.
 
     Raises
     ------

@@ -60,13 +60,35 @@ def test_what_does_not_go_together(options: tuple[str, ...], message: str, calif
     assert err.startswith(f"calif: {message}")
 
 
+@pytest.mark.parametrize("command", ["convert", "lower"])
+def test_the_file_that_is_read_is_not_written_over(command: str, model: Path, tmp_path: Path, calif: Calif) -> None:
+    """Under no name of its."""
+    path, link = tmp_path / "a.nir", tmp_path / "b.nir"
+    if command == "convert":
+        path = path.with_suffix(".onnx")
+        path.write_bytes(model.read_bytes())
+    else:
+        assert calif("convert", model, "--out", path)[0] == 0
+    link.symlink_to(path)
+    before = path.read_bytes()
+    for out in (path, link):
+        code, _, err = calif(command, path, "--out", out)
+        assert (code, err) == (2, f"calif: --out: found {out}, the file that is read; give another\n")
+    assert path.read_bytes() == before
+
+
+def test_a_float_model_is_no_training_run(model: Path, calif: Calif) -> None:
+    code, _, err = calif("quantise", model)
+    assert (code, "an ONNX model; quantise it with onnxruntime" in err) == (2, True)
+
+
 def test_inspect_and_run(model: Path, calif: Calif) -> None:
     code, out, _ = calif("inspect", model, "--json")
     about = json.loads(out)
     assert code == 0
     assert about["checked"]["model"] == "onnxruntime"
     assert about["layers"][0]["boundaries_certified"] > 0
-    code, out, _ = calif("run", model, "--dataset", "mnist", "--images", 5, "--json")
+    code, out, _ = calif("run", model, "--dataset", "digits", "--images", 5, "--json")
     assert code == 0
     assert json.loads(out)["windows"][0]["count_mismatches"] == 0
 
@@ -81,7 +103,7 @@ def test_parity_of_a_model(model: Path, calif: Calif) -> None:
     assert found["layers"][0]["layer"] == "input"
     assert found["integers"] == sum(row["integers"] for row in found["layers"]) > 20 * 8000
     assert found["optimised"] is not None
-    code, out, _ = calif("parity", model, "--dataset", "mnist", "--images", 5)
+    code, out, _ = calif("parity", model, "--dataset", "digits", "--images", 5)
     assert code == 0
     assert "integers compared" in out
     assert "differs from itself" in out
