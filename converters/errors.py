@@ -6,7 +6,7 @@ import warnings
 
 from converters.console.printing import printable
 
-__all__ = ["ConversionError", "ConversionWarning", "FileFormatError", "MissingExtraError", "warn"]
+__all__ = ["ConversionError", "ConversionWarning", "FileFormatError", "MissingExtraError", "first_line", "warn"]
 
 
 _LONGEST = 500
@@ -72,3 +72,12 @@ def warn(where: str, found: str, todo: str) -> None:
     input: found an image of zeros; give real images
     """
     warnings.warn(printable(f"{where}: found {found}; {todo}"), ConversionWarning, stacklevel=2)
+
+
+def first_line(error: Exception) -> str:
+    """Of its message, the first line that is not empty; its kind, if there is none.
+
+    >>> first_line(ValueError("\\n  shapes\\n  differ")), first_line(KeyError())
+    ('shapes', 'KeyError')
+    """
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.errors import ConversionError
+from converters.errors import ConversionError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -104,7 +104,7 @@ def _downloaded(name: str, weights: Any) -> nn.Module:
         with redirect_stderr(said), redirect_stdout(said):
             return models.get_model(name, weights=weights, progress=False)
     except (OSError, RuntimeError) as error:  # no network; a download that is damaged
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        reason = first_line(error)[:100]
         raise ConversionError(
             "--weights",
             f"DEFAULT, and no download ({reason})",
@@ -122,7 +122,7 @@ def _state(path: Path) -> dict[str, Tensor]:
         try:
             state = torch.load(file, weights_only=True, map_location="cpu")
         except Exception as error:  # of junk, the unpickler raises a dozen kinds
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+            reason = first_line(error)[:100]
             raise ConversionError(str(path), f"a file that is no state_dict ({reason})", todo) from None
     tensors = isinstance(state, dict) and all(isinstance(x, torch.Tensor) for x in state.values())
     if not tensors or not state or not list(state.values())[-1].ndim:

@@ -23,7 +23,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from converters.errors import ConversionError
+from converters.errors import ConversionError, first_line
 from converters.frontends.comparison import Comparison, Shown, handed_over
 from converters.frontends.examples import Given
 from converters.frontends.probes import probes
@@ -97,7 +97,7 @@ def _run(run: Callable[[Given], Shown], images: Given) -> Shown:
     except ConversionError:
         raise
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         count = len(images if isinstance(images, Tensor) else next(iter(images.values())))
         raise ConversionError(
             "check",

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map
 from torchao.quantization.pt2e import disable_observer, enable_observer
 from torchao.quantization.pt2e.prepare import prepare
 
-from converters.errors import ConversionError
+from converters.errors import ConversionError, first_line
 from converters.frontends.aten import where
 from converters.frontends.examples import Example, check_type, each, example_of, is_tokens
 from converters.frontends.models import check_finite, check_float_model
@@ -37,7 +37,6 @@ from converters.frontends.pt2e_placement import refer_backwards
 from converters.frontends.pt2e_reader import read_prepared
 from converters.frontends.pt2e_rewriting import rewrite
 from converters.frontends.quantizer import CaLIFQuantizer, LevelQuantiser
-from converters.frontends.tracing import first_line
 from converters.ports.inputs import Batches, batches
 from converters.quantised import QuantGraph
 

@@ -15,7 +15,7 @@ from calif_plugins.encoding import isi_encode
 from calif_plugins.snntorch import CaLIF as Neuron
 from calif_plugins.snntorch import reset
 from calif_plugins.torch_modules import copied, places
-from converters.errors import ConversionError
+from converters.errors import ConversionError, first_line
 from converters.frontends.checking import left_alone
 from converters.frontends.snntorch_chain import Chain
 from converters.frontends.snntorch_check import Step, compare_trains, probe_counts
@@ -197,7 +197,7 @@ def _run(model: nn.Module, paths: list[str], network: Network, counts: Tensor) -
         try:
             copy(spikes[network.encoder_name])
         except Exception as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = first_line(error)
             raise ConversionError("check", f"that the model does not run ({reason})", "or give check=False") from error
         yield Step(dict(spikes), dict(drive))
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from converters.errors import ConversionError
+from converters.errors import ConversionError, first_line
 from converters.frontends.examples import Example, Given, check_type, example_of
 from converters.frontends.functional import Effects, make_functional, partly_changed, version
 from converters.frontends.in_place_proxies import InPlaceTracer
 from converters.frontends.models import check_model
 from converters.frontends.watching import call_numbers
 
-__all__ = ["Traced", "check_example", "first_line", "needed", "record", "traced_graph", "where_is"]
+__all__ = ["Traced", "check_example", "needed", "record", "traced_graph", "where_is"]
 
 
 @dataclass(frozen=True)
@@ -153,10 +153,6 @@ def where_is(node: fx.Node) -> str:
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     path = stack[-1][0] if stack else ""
     return f"{path}.{node.name}" if path else node.name
-
-
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def needed(graph: fx.Graph) -> tuple[fx.Node, ...]:

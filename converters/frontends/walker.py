@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
-from converters.errors import ConversionError
-from converters.frontends.tracing import Traced, first_line, where_is
+from converters.errors import ConversionError, first_line
+from converters.frontends.tracing import Traced, where_is
 from converters.frontends.verbs import Grid, Raw, Verbs
 from converters.frontends.watching import Place
 from converters.graph_builder import Value

@@ -11,7 +11,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
-from converters.errors import ConversionError
+from converters.errors import ConversionError, first_line
 from converters.operations.contract import OPERATIONS, Operation
 
 __all__ = ["LARGEST_WEIGHT", "build_operation", "tensor_fields"]
@@ -93,7 +93,7 @@ def build_operation(where: str, name: str, plain: Mapping[str, Any], tensors: Ma
     except ConversionError as error:
         raise ConversionError(where, error.found, error.todo) from None
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        found = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+        found = first_line(error)[:100]
         raise ConversionError(where, f"settings that {name} refuses ({found})", "write it again") from None
 
 

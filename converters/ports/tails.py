@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from converters.errors import ConversionError
+from converters.errors import ConversionError, first_line
 
 __all__ = ["TAILS", "Tail", "apply", "shape_behind"]
 
@@ -190,7 +190,7 @@ def shape_behind(where: str, tails: Sequence[Tail], shape: Sequence[int]) -> tup
         try:
             after = tail(x)
         except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = first_line(error)
             raise ConversionError(
                 where, f"{tail} of shape {tuple(x.shape[1:])} ({reason[:120]})", "correct it"
             ) from None

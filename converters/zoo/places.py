@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from converters.errors import ConversionError
+from converters.errors import ConversionError, first_line
 
 __all__ = ["absent", "allow_download", "cache_folder", "data_roots"]
 
@@ -36,7 +36,7 @@ def allow_download(download: bool) -> None:
 
 def absent(name: str, files: str, folder: str, roots: list[Path], error: Exception) -> ConversionError:
     """The one message for a data set that is not there: what to put where."""
-    first = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+    first = first_line(error)[:100]
     return ConversionError(
         name,
         f"no files in {', '.join(str(r) for r in roots)}, and no download ({first})",

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from converters.errors import ConversionError
+from converters.errors import ConversionError, first_line
 from converters.files.atomic import atomic_path
 from converters.reading import open_regular, parse_json
 
@@ -76,7 +76,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         try:
             state = torch.load(_plain_zip(file), weights_only=True, map_location="cpu")
         except Exception as error:  # of junk, the unpickler raises a dozen kinds
-            reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+            reason = first_line(error)[:100]
             raise ConversionError(str(path), f"a damaged checkpoint ({reason})", "delete it and train again") from None
     try:
         about, log, before = (_text(path, state.get(k, "[]")) for k in ("about", "log", "before"))

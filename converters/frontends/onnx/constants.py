@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
-from converters.errors import ConversionError
+from converters.errors import ConversionError, first_line
 from converters.frontends.onnx.graph import Graph, Node
 from converters.frontends.onnx.tensors import LARGEST
 from converters.frontends.pending import Weight
@@ -128,7 +128,7 @@ def fold(graph: Graph, node: Node, inputs: list[np.ndarray | None]) -> tuple[np.
     except ConversionError:
         raise
     except Exception as error:  # of whatever the reference runs
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         found = f"a constant {node.op} that cannot be computed ({reason[:120]})"
         raise ConversionError(node.name, found, "simplify the model, or leave it out") from None
     return tuple(np.asarray(next(results)) if n else np.zeros(0) for n in proto.output)

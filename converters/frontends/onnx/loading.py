@@ -10,7 +10,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from onnx import ModelProto, inliner
 
-from converters.errors import ConversionError, FileFormatError
+from converters.errors import ConversionError, FileFormatError, first_line
 from converters.frontends.onnx.external import load_external
 from converters.reading import read_bytes
 
@@ -91,5 +91,5 @@ def _inlined(model: ModelProto) -> ModelProto:
     try:
         return inliner.inline_local_functions(model)
     except Exception as error:  # of onnx's own C++, of no one type
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise FileFormatError("model", f"functions that cannot be inlined ({reason[:120]})", "inline them") from None

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converters.errors import ConversionError
+from converters.errors import ConversionError, first_line
 from converters.frontends.layouts import FIRST
 from converters.frontends.onnx import joining, moving, norms, pointwise, pooling, quantisers, resizing, weighted
 from converters.frontends.onnx.call import Call, Handler
@@ -127,7 +127,7 @@ class GraphReader:
         except ConversionError:
             raise
         except Exception as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = first_line(error)
             raise ConversionError(
                 node.name,
                 f"a use of {node.op} that is not known ({type(error).__name__}: {reason[:100]})",
