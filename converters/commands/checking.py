@@ -91,7 +91,7 @@ def cross_check(
         common.writable(plot_to)
     windows: list[int | None] = list(window) if window else [None]
     source = given(target, checkpoint, windows, coding=coding, allow_large=allow_large)
-    data, name = source.images(dataset, data_root, images)
+    data, name = source.images(dataset, data_root, images, noise=images)
     for t in windows:
         with common.progress_bar(json) as bar:
             task = bar.add_task("comparing", total=len(data))

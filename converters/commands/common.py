@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Json",
+    "ends_in",
     "measured",
     "one_window",
     "out",
@@ -96,9 +97,7 @@ backends = named("--backend", "auto", _backends)
 
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, and nothing else there.")]
-Checkpoint = Annotated[
-    str | None, typer.Option(help="Quantised network: a name such as lenet5-mnist-127, or a file of calif train.")
-]
+Checkpoint = Annotated[str | None, typer.Option(help="NETWORK, given as an option.")]
 Dataset = Annotated[
     str | None, typer.Option(help="digits, mnist, cifar10, cifar100, caltech101, tinyimagenet, a folder.")
 ]
@@ -123,7 +122,14 @@ Coding = Annotated[
         help="Input: isi (spikes), direct (charge, counted as MACs), or auto: isi where it fits the window.",
     ),
 ]
-Target = Annotated[Path | None, typer.Argument(help="A .nir or .onnx file; or use --checkpoint.")]
+Target = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NETWORK",
+        help="A checkpoint's name, such as lenet5-mnist-127; or a file: .nir, .onnx, or .safetensors or .qat.pt of "
+        "calif train.",
+    ),
+]
 AllowLarge = Annotated[
     bool, typer.Option("--allow-large", help="Take a .nir file of more neurons or steps than a file should have.")
 ]
@@ -190,6 +196,12 @@ def not_read(out: Path | None, *read: str | Path | None) -> None:
     for path in read:
         if out is not None and path is not None and Path(path).exists() and out.exists() and out.samefile(path):
             raise ConversionError("--out", f"{out}, the file that is read", "give another")
+
+
+def ends_in(out: Path | None, *endings: str) -> None:
+    """Raise a ConversionError if a file to write has the name of another kind of file: nobody would know it again."""
+    if out is not None and not out.name.lower().endswith(endings):
+        raise ConversionError("--out", f"{out}", f"give a name that ends in {' or '.join(endings)}")
 
 
 def writable(path: Path) -> None:

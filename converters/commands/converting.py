@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from converters.commands import common
-from converters.commands.given import Given, given, is_onnx
+from converters.commands.given import Given, given
 from converters.commands.post_training import TorchvisionSettings, from_torchvision, show_report
+from converters.commands.recognising import is_onnx
 from converters.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ __all__ = ["convert"]
 
 
 def convert(
-    target: Annotated[Path | None, typer.Argument(help="A quantised .onnx file; or use --checkpoint.")] = None,
+    target: common.Target = None,
     checkpoint: common.Checkpoint = None,
     torchvision: Annotated[
         str | None, typer.Option(help="A classifier of torchvision, quantised without training: resnet18, ...")
@@ -55,30 +56,32 @@ def convert(
 
     One command for a folder of pictures: calif convert --torchvision resnet18 --calibrate FOLDER --out x.nir
     """
+    common.ends_in(out, ".nir", ".onnx")
     as_onnx = out is not None and is_onnx(out)
     if exact and not as_onnx:
         raise ConversionError("--exact", "a .nir file, which is exact", "give an --out that ends in .onnx")
     common.not_read(out, target, checkpoint)
     report: QuantisationReport | None = None
+    settings = TorchvisionSettings(
+        torchvision or "", weights, calibrate, images, levels, weight_bits, reconstruct, side, seed
+    )
     if torchvision is None:
+        settings.check_unused()
         source = given(target, checkpoint, coding=coding)
     else:
         if target is not None or checkpoint is not None:
             raise ConversionError("input", "--torchvision and another network", "give one of them")
-        settings = TorchvisionSettings(
-            torchvision, weights, calibrate, images, levels, weight_bits, reconstruct, side, seed
-        )
         source, report = _from_torchvision(settings, coding, window, out, json)
     q = source.q
     if q is None:
-        raise ConversionError(str(target), "a file of Ca-LIF neurons, which is converted", "give its checkpoint")
+        raise ConversionError(source.source, "a file of Ca-LIF neurons, which is converted", "give its checkpoint")
     steps: list[Any] = list(window or []) or (
         [None] if as_onnx else [q.levels_of(q.coding_for() if coding == "auto" else coding)]
     )
     if out is not None and len(steps) > 1:
         raise ConversionError("--out", f"one file for {len(steps)} windows", "leave it out, or give one --window")
     written = [_onnx(q, out, steps[0], coding, exact)] if as_onnx and out is not None else _nir(source, q, steps, out)
-    about: dict[str, Any] = {"checkpoint": checkpoint} if target is None else {"file": str(target)}
+    about: dict[str, Any] = {"checkpoint": checkpoint} if target is None else {"file": target}
     if report is not None:
         about = {**source.notes, "report": report.as_dict()}
     if q.checked is not None:

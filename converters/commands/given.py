@@ -1,4 +1,4 @@
-"""What a command is to run: a ``.nir`` file, read once; or a checkpoint or ONNX model, converted for each window."""
+"""What a command is to run: a ``.nir`` file, read once; or a quantised network, converted for each window."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converters.commands.recognising import kind_of
 from converters.errors import ConversionError, warn
 
 if TYPE_CHECKING:
@@ -17,12 +18,7 @@ if TYPE_CHECKING:
     from converters.quantised import QuantGraph
     from converters.zoo.datasets import Images
 
-__all__ = ["Given", "first_of", "given", "images_for", "in_file", "is_onnx", "open_file"]
-
-
-def is_onnx(path: str | Path) -> bool:
-    """Whether a name is that of an ONNX model."""
-    return str(path).lower().endswith(".onnx")
+__all__ = ["Given", "first_of", "given", "images_for", "in_file", "open_file", "quantised_network", "which_of"]
 
 
 def open_file(path: Path, allow_large: bool = False) -> NirFile:
@@ -86,8 +82,13 @@ class Given:
 
         return Network.from_graph(self.graph(window)) if self.file is None else in_file(self.file, Path(self.source))
 
-    def images(self, dataset: str | None, root: Path | None, count: int | None) -> tuple[Images, str]:
+    def images(
+        self, dataset: str | None, root: Path | None, count: int | None, *, noise: int | None = None
+    ) -> tuple[Images, str]:
         """Test images of the data set asked for, or of the one that the network was trained on, and its name.
+
+        ``noise``: where there is none, so many random images, whose labels are -1, with a line that says so. They are
+        as good where spikes are compared and no label is.
 
         Raises
         ------
@@ -98,11 +99,61 @@ class Given:
         if len(inputs) > 1:
             found = f"{len(inputs)} inputs ({', '.join(inputs)}), where a data set has one picture for each label"
             raise ConversionError(self.source, found, "give a tensor for each to converters.run, from Python")
+        if noise is not None and dataset is None and not self.notes.get("dataset"):
+            return self._noise(count or noise)
         return images_for(dataset, self.notes, root, count)
+
+    def _noise(self, count: int) -> tuple[Images, str]:
+        """Every integer of the input's range is as likely as any other."""
+        import torch
+
+        from converters.zoo.images import Images
+
+        spec = self.q.input if self.q is not None else self.network(None).spec
+        generator = torch.Generator().manual_seed(0)
+        low, high = (spec.q_min, spec.q_max + 1) if spec.table is None else (0, spec.table.vocabulary)
+        integers = torch.randint(low, high, (count, *spec.given), generator=generator)
+        warn("--dataset", "none", f"{count:,} random images are taken")
+        images = integers * spec.scale if spec.table is None else integers
+        return Images(images, torch.full((count,), -1), 1), "random images"
+
+
+def which_of(target: str | Path | None, checkpoint: str | None) -> str:
+    """The one that is named of two.
+
+    Raises
+    ------
+    ConversionError
+        If both are, or neither.
+    """
+    if (target is None) == (checkpoint is None):
+        raise ConversionError("input", "both a file and --checkpoint, or neither", "give one of them")
+    return str(checkpoint if target is None else target)
+
+
+def quantised_network(which: str) -> tuple[QuantGraph, dict[str, Any]]:
+    """The quantised network of anything but a ``.nir`` file, and notes of its training.
+
+    An ONNX model and the ``.qat.pt`` of a run are converted, and compared with their own forward pass.
+    """
+    kind = kind_of(which)
+    if kind == "nir":
+        raise ConversionError(which, "a file of Ca-LIF neurons, which is converted", "give its checkpoint")
+    if kind == "onnx":
+        from converters.frontends.onnx.model import from_onnx
+
+        return from_onnx(which), {}
+    if kind == "run":
+        from converters.zoo.trained import quantised_run
+
+        return quantised_run(Path(which))
+    from converters.zoo.named import load_checkpoint
+
+    return load_checkpoint(which)
 
 
 def given(
-    target: Path | None,
+    target: str | Path | None,
     checkpoint: str | None,
     windows: Sequence[int | None] = (),
     *,
@@ -110,37 +161,29 @@ def given(
     allow_large: bool = False,
     file: NirFile | None = None,
 ) -> Given:
-    """What the command line names: one of a file and a checkpoint. ``file``: ``target``, where it was read already.
-
-    An ONNX model is converted, and compared with its own forward pass.
+    """What the command line names, as a target or with ``--checkpoint``: a checkpoint by name, or a file of any kind
+    (:func:`converters.commands.recognising.kind_of`). ``file``: that of a ``.nir``, where it was read already.
 
     Raises
     ------
     ConversionError
         If both are named, or neither; or a file that was converted for another window or coding.
     """
-    if (target is None) == (checkpoint is None):
-        raise ConversionError("input", "both a file and --checkpoint, or neither", "give one of them")
-    if target is None:
-        from converters.zoo.named import load_checkpoint
-
-        q, notes = load_checkpoint(str(checkpoint))
-        return Given(str(checkpoint), q, notes, coding)
-    if is_onnx(target):
-        from converters.frontends.onnx.model import from_onnx
-
-        return Given(str(target), from_onnx(target), {}, coding)
-    file = file or open_file(target, allow_large)
-    network = in_file(file, target)
+    which = which_of(target, checkpoint)
+    if kind_of(which) != "nir":
+        q, notes = quantised_network(which)
+        return Given(which, q, notes, coding)
+    file = file or open_file(Path(which), allow_large)
+    network = in_file(file, Path(which))
     own, its_coding = network.window, network.coding
     for window in windows:
         if window not in (None, own):
-            todo = f"{target} was converted for T = {own}; use --checkpoint for others"
+            todo = f"{which} was converted for T = {own}; use its checkpoint for others"
             raise ConversionError("--window", f"{window}", todo)
     if coding not in ("auto", its_coding):
-        todo = f"{target} was converted for coding {its_coding}; use --checkpoint for others"
+        todo = f"{which} was converted for coding {its_coding}; use its checkpoint for others"
         raise ConversionError("--coding", coding, todo)
-    return Given(str(target), None, {}, coding, file)
+    return Given(which, None, {}, coding, file)
 
 
 def images_for(dataset: str | None, notes: dict[str, Any], root: Path | None, count: int | None) -> tuple[Images, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from converters.commands import common
-from converters.commands.given import given, in_file, is_onnx, open_file
+from converters.commands.given import given, which_of
 from converters.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -26,12 +26,15 @@ _LARGEST = 4096  # channels, and pixels to a side
 
 def inspect(
     target: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            help="A .nir or .onnx file, one of calif train, a checkpoint's name, a network of the zoo, or networks."
+            metavar="NETWORK",
+            help="A checkpoint's name or a file, as of calif run; or a network of the zoo, as lenet5, or networks.",
         ),
-    ],
+    ] = None,
+    checkpoint: common.Checkpoint = None,
     window: common.Window = None,
+    coding: common.Coding = "auto",
     shape: Annotated[
         str | None,
         typer.Option(help="Of an image, for a network of the zoo: channels x height x width; 3x32x32 by default."),
@@ -45,6 +48,7 @@ def inspect(
     """Layers, thresholds, fan-in, synapses, weights, and the bit widths of the certified integer lattice."""
     from converters.zoo.networks import NETWORKS
 
+    target = which_of(target, checkpoint)
     if target == "networks" or (target in NETWORKS and not Path(target).exists()):
         if window:
             raise ConversionError("--window", f"{window[0]}", "a network of the zoo has none before it is trained")
@@ -54,7 +58,7 @@ def inspect(
     for option, value in (("--shape", shape), ("--classes", classes)):
         if value is not None:
             raise ConversionError(option, repr(value), f"{target} has its own: leave it out")
-    found = _read(target, common.one_window(window), allow_large)
+    found = _read(target, common.one_window(window), coding, allow_large)
     about = _describe(target, found)
     if json:
         common.print_json(about)
@@ -72,23 +76,15 @@ class _Inspected:
     certified: dict[str, Certificate] | None = None
 
 
-def _read(target: str, window: int | None, allow_large: bool) -> _Inspected:
-    from converters.network import Network
-    from converters.nir_export import certificates, to_nir
-    from converters.zoo.named import find_checkpoint, load_checkpoint
+def _read(target: str, window: int | None, coding: str, allow_large: bool) -> _Inspected:
+    from converters.nir_export import certificates
 
-    if not target.endswith(".nir"):
-        onnx = given(Path(target), None) if is_onnx(target) else None
-        q, notes = (onnx.q, onnx.notes) if onnx is not None else load_checkpoint(str(find_checkpoint(target)))
-        assert q is not None  # of both kinds
-        network = Network.from_graph(to_nir(q, T=window, coding="auto"))
-        certified = certificates(q.at_window(network.window, network.coding))
-        return _Inspected(network, notes, q.checked, certified)
-    network = in_file(open_file(Path(target), allow_large), Path(target))
-    if window not in (None, network.window):
-        todo = f"{target} was converted for T = {network.window}; inspect its checkpoint for others"
-        raise ConversionError("--window", f"{window}", todo)
-    return _Inspected(network)
+    source = given(target, None, [window], coding=coding, allow_large=allow_large)
+    network, q = source.network(window), source.q
+    if q is None:
+        return _Inspected(network)
+    certified = certificates(q.at_window(network.window, network.coding))
+    return _Inspected(network, source.notes, q.checked, certified)
 
 
 def _describe(target: str, found: _Inspected) -> dict[str, Any]:

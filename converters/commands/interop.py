@@ -59,12 +59,15 @@ def interop(
         raise ConversionError("--stock", f"route {', '.join(routes)}", "only the route lowered runs it")
     source = given(target, checkpoint, [t], allow_large=allow_large)
     graph, network = source.graph(t), source.network(t)
-    data, name = source.images(dataset, data_root, None)
+    most = max(images, plain_images) if "plain_if" in routes else images
+    data, name = source.images(dataset, data_root, None, noise=most)
     exact = first_of(data, images)
-    data = data.first(max(images, plain_images)) if "plain_if" in routes else exact
+    data = data.first(most) if "plain_if" in routes else exact
+    labelled = bool((data.labels >= 0).any())  # random images are not
     per_simulator = sum(len(exact) if r in EXACT else len(data) for r in routes)
     from converters.interop.comparing import compare_with_simulators
 
+    labels = data.labels if labelled else None
     with common.progress_bar(json) as bar:
         task = bar.add_task("comparing", total=per_simulator * len(chosen))
 
@@ -72,10 +75,10 @@ def interop(
             bar.update(task, advance=n, description=f"{simulator}, {route}")
 
         rows = compare_with_simulators(
-            graph, data.pixels, data.labels, routes=routes, simulators=chosen, stock=stock, exact_images=images,
+            graph, data.pixels, labels, routes=routes, simulators=chosen, stock=stock, exact_images=images,
             network=network, progress=progress,
         )  # fmt: skip
-    about = _reference(network, source.q, exact)
+    about = _reference(network, source.q, exact) | ({} if labelled else {"accuracy": None})
     missing = [{"simulator": s, "install": how} for s, how in INSTALL.items() if s not in installed()]
     if json:
         found = [asdict(r) for r in rows]

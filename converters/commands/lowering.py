@@ -54,6 +54,7 @@ def lower_command(
         )
     if bits is not None and target == "plain_if":
         raise ConversionError("--bits", f"target {target}", "it is on no lattice: leave it out")
+    common.ends_in(out, ".nir")
     common.not_read(out, target_file, checkpoint)
     windows: list[int | None] = list(dict.fromkeys(window)) if window else [None]
     if len(windows) == 1:
@@ -61,7 +62,7 @@ def lower_command(
     elif out is not None:
         raise ConversionError("--out", f"one file for {len(windows)} windows", "leave it out, or give one --window")
     else:  # the names of calif convert are those of its own files
-        paths = [Path(f"{plain_name(checkpoint or 'stock')}-T{t}-{target}.nir") for t in windows]
+        paths = [Path(f"{plain_name(target_file or checkpoint or 'stock')}-T{t}-{target}.nir") for t in windows]
     for path in paths:
         common.writable(path)
     source = given(target_file, checkpoint, windows, allow_large=allow_large)

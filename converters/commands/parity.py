@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from converters.commands import common
-from converters.commands.given import images_for, is_onnx
+from converters.commands.given import images_for
+from converters.commands.recognising import kind_of
 from converters.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -40,10 +41,11 @@ def parity(
     """
     from converters.frontends.parity import parity as compare
 
-    if not (is_onnx(target) or target.name.endswith(".qat.pt")):
+    kind = kind_of(target)
+    if kind not in ("onnx", "run") or target.name.endswith((".float.pt", ".average.pt")):
         raise ConversionError(str(target), "neither an .onnx file nor a .qat.pt of calif train", "give one of them")
     given, what = _images(images, dataset, data_root)
-    if is_onnx(target):
+    if kind == "onnx":
         report = compare(target, given)
     else:
         from converters.zoo.trained import trained_model

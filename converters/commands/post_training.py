@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,6 +46,14 @@ class TorchvisionSettings:
     side: int | None = None
     seed: int = 0
 
+    def check_unused(self) -> None:
+        """Raise a ConversionError for an option that was given where no network of torchvision is."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name not in ("name", "seed") and value != field.default:
+                todo = "leave it out: a quantised network has its own"
+                raise ConversionError(f"--{field.name.replace('_', '-')}", f"{value} without --torchvision", todo)
+
 
 def show_report(report: QuantisationReport) -> None:
     """For people."""
@@ -80,7 +88,8 @@ def quantise(
 
     from converters.calibration import quantisation_noise
     from converters.calibration import quantise as quantised
-    from converters.commands.given import first_of, is_onnx
+    from converters.commands.given import first_of
+    from converters.commands.recognising import is_onnx
     from converters.files.quantised_file import save_quantised
     from converters.frontends.pt2e import from_pt2e
     from converters.zoo.datasets import load
@@ -90,6 +99,7 @@ def quantise(
     if is_onnx(network):
         todo = "quantise it with onnxruntime, and give that to calif convert"
         raise ConversionError(str(network), "an ONNX model", todo)
+    common.ends_in(out, ".safetensors", ".safetensors.xz")
     common.not_read(out, network)
     found = read_checkpoint(network)
     about = found.about

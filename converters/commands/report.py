@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from converters.commands import common
-from converters.commands.given import in_file, open_file
+from converters.commands.given import in_file, open_file, quantised_network
 from converters.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ def report(
             metavar="RUN...", help="What calif printed with --json, or the folder that calif demo wrote into."
         ),
     ],
-    checkpoint: common.Checkpoint = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="The quantised network: a name such as lenet5-mnist-127, or a file.")
+    ] = None,
     nir_file: Annotated[
         Path | None, typer.Option("--nir", help="The converted network, where no checkpoint is known.")
     ] = None,
@@ -78,8 +80,9 @@ def report(
 ) -> None:
     """Write a run as one HTML page. Exit 1 if a count of phase settle differs."""
     from converters.reporting.page import load_run, write_report
-    from converters.zoo.named import class_names, find_checkpoint, load_checkpoint
+    from converters.zoo.named import class_names
 
+    common.ends_in(out, ".html", ".htm")
     result = load_run(runs)
     if out is None:
         first = runs[0]
@@ -91,8 +94,7 @@ def report(
         checkpoint = _known(result.get("checkpoint"))
         nir_file = None if checkpoint else next((Path(p) for p in [_known(result.get("nir_file"))] if p), None)
     if checkpoint is not None:
-        find_checkpoint(checkpoint)
-        q, notes = load_checkpoint(checkpoint)
+        q, notes = quantised_network(checkpoint)
         _same_network(result, notes, checkpoint)
         for name in ("network", "dataset", "levels", "weight_bits", "toolkit", "seed"):
             if name in notes and result.get(name) is None:

@@ -8,8 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from converters.commands import common
-from converters.commands.given import Given, given, is_onnx, open_file
+from converters.commands.given import Given, given, open_file, which_of
+from converters.commands.recognising import kind_of
 from converters.commands.running_stock import is_foreign, run_foreign
+from converters.errors import ConversionError
 
 __all__ = ["run", "sweep"]
 
@@ -89,18 +91,21 @@ def run(
 
     A .nir file of another tool, with stock IF or LIF neurons, is run as NIR defines them.
     """
-    ours = target is not None and checkpoint is None and not is_onnx(target)
-    file = open_file(target, allow_large) if ours and target is not None else None
-    if file is not None and target is not None and is_foreign(file, target):
-        run_foreign(file.graph, target, dataset, data_root, list(window or ()), images, batch, coding, dt, json)
+    which = Path(which_of(target, checkpoint))
+    file = open_file(which, allow_large) if kind_of(which) == "nir" else None
+    if file is not None and is_foreign(file, which):
+        run_foreign(file.graph, which, dataset, data_root, list(window or ()), images, batch, coding, dt, json)
         return
+    if dt is not None:
+        raise ConversionError("--dt", f"{dt:g} for Ca-LIF neurons", "leave it out: it is of files with stock neurons")
     windows: list[int | None] = list(window) if window else [None]
     source = given(target, checkpoint, windows, coding=coding, file=file)
     _show(_rows(source, dataset, data_root, windows, [phase], backend, images, batch, json), json)
 
 
 def sweep(
-    checkpoint: Annotated[str, typer.Option(help="A name such as lenet5-mnist-127, or a file of calif train.")],
+    target: common.Target = None,
+    checkpoint: common.Checkpoint = None,
     dataset: common.Dataset = None,
     data_root: common.DataRoot = None,
     window: common.Windows = None,
@@ -117,5 +122,5 @@ def sweep(
     """Accuracy, latency and spikes over several windows and phases."""
     windows: list[int | None] = list(window or _DEFAULT_SWEEP)
     phases = phase or ["settle"]
-    source = given(None, checkpoint, windows, coding=coding)
+    source = given(target, checkpoint, windows, coding=coding)
     _show(_rows(source, dataset, data_root, windows, phases, backend, images, batch, json, anytime), json)

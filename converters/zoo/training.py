@@ -162,7 +162,8 @@ def train(
         if quantised_start is not None and start is not None:
             load_weights(qat, quantised_start, start)
             thaw_observers(qat)  # other levels, other ranges
-        settings = {**_settings(recipe), **options} | ({} if toolkit == "pt2e" else {"toolkit": toolkit})
+        settings = {**_settings(recipe), **options, "signed": data.signed}
+        settings |= {} if toolkit == "pt2e" else {"toolkit": toolkit}
         if recipe.fast:
             qat = qat.to(memory_format=torch.channels_last)  # the exporter has made its weights contiguous
         run = phase("qat", folder / f"{name}.qat.pt", {**about, **settings}, freeze=toolkit == "pt2e", before=log)

@@ -29,7 +29,7 @@ _BUILDERS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
 _NO_CHECKPOINT = "a file that is no checkpoint of calif train"
 _ANOTHER = "use another --out, or delete it"
 _PHASES = ("float", "average", "qat")
-_LATER = ("data",)  # what checkpoints of earlier versions do not say
+_LATER = ("data", "signed")  # what checkpoints of earlier versions do not say
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,7 +86,7 @@ def test_convert_inspect_run(calif: Calif, tmp_path: Path) -> None:
     assert (code, row["T"], row["count_mismatches"], row["compared_with"]) == (0, 8, 0, "closed form")
     code, out, err = calif("run", "n.nir", "--dataset", "digits", "--window", 9)
     assert (code, out) == (2, "")
-    assert "was converted for T = 8; use --checkpoint" in err
+    assert "was converted for T = 8; use its checkpoint" in err
 
 
 def test_tables_for_people(calif: Calif) -> None:
@@ -215,6 +215,33 @@ MISTAKES = [
     (["interop", *FAST, "--window", "4", "--window", "8"], r"--window: found 2 windows; give one"),
     (["inspect", "lenet5-mnist-8", "--shape", "1x28x28"], r"--shape: found '1x28x28'; lenet5-mnist-8 has its own"),
     (["inspect", "whole.nir", "--classes", "3"], r"--classes: found 3; whole.nir has its own"),
+    (["inspect"], r"input: found both a file and --checkpoint, or neither; give one of them"),
+    (["inspect", "whole.nir", "--checkpoint", "lenet5-mnist-8"], r"input: found both a file and --checkpoint, or nei"),
+    (["convert", "lenet5-mnist-8", "--out", "x.txt"], r"--out: found x.txt; give a name that ends in .nir or .onnx"),
+    (["convert", "lenet5-mnist-8", "--out", "x"], r"--out: found x; give a name that ends in .nir or .onnx"),
+    (["convert", "whole.nir"], r"whole.nir: found a file of Ca-LIF neurons, which is converted; give its checkpoint"),
+    (["convert", "lenet5-mnist-8", "--levels", "15"], r"--levels: found 15 without --torchvision; leave it out"),
+    (["convert", "lenet5-mnist-8", "--images", "rgb"], r"--images: found rgb without --torchvision; leave it out"),
+    (["convert", "lenet5-mnist-8", "--exact"], r"--exact: found a .nir file, which is exact; give an --out that ends"),
+    (["lower", "lenet5-mnist-8", "--out", "x.onnx"], r"--out: found x.onnx; give a name that ends in .nir"),
+    (["lower", "lenet5-mnist-8", "--images", "3"], r"--images: found target chain; only plain_if loses anything"),
+    (["report", "rgb", "--out", "x.pdf"], r"--out: found x.pdf; give a name that ends in .html or .htm"),
+    (["quantise", "gone.float.pt", "--out", "x.nir"], r"--out: found x.nir; give a name that ends in .safetensors"),
+    (["run", "lenet5"], r"lenet5: found no such file or checkpoint; give a file, or one of: .*lenet5-mnist-8"),
+    (["run", "rgb", "--dataset", "digits"], r"rgb: found a folder; name a file in it"),
+    (["run", "note.txt"], r"note.txt: found a file of no kind that is known here; give a .nir, .onnx, .qat.pt or .sa"),
+    (["run", "cut.qat.pt"], r"cut.qat.pt: found a damaged checkpoint"),
+    (["run", "gone.onnx", "--dataset", "digits"], r"gone.onnx: found no such file"),
+    (["run", "lenet5-mnist-8", "--dt", "0.1"], r"--dt: found 0.1 for Ca-LIF neurons; leave it out"),
+    (["run", "whole.nir"], r"--dataset: found none; say which images to run"),
+    (["run", "whole.safetensors", "whole.nir"], r"[Uu]nexpected extra argument"),
+    (["sweep"], r"input: found both a file and --checkpoint, or neither; give one of them"),
+    (["sweep", "whole.nir", "--dataset", "digits"], r"--window: found 2; whole.nir was converted for T = 15; use its"),
+    (["interop", "gone.nir", "--simulator", "nest"], r"simulator: found 'nest'; use one of spikingjelly, norse, snnto"),
+    (["parity", "whole.nir"], r"whole.nir: found neither an .onnx file nor a .qat.pt of calif train; give one of them"),
+    (["parity", "gone.qat.pt"], r"gone.qat.pt: found no such file"),
+    (["train", "--epochs", "0"], r"--epochs: found 0 of a network of random weights; name a network to start from wi"),
+    (["train", "--levels", "many"], r"'--levels'.*integer"),
 ]  # fmt: skip
 
 
@@ -228,6 +255,8 @@ def test_mistakes(calif: Calif, tmp_path: Path, arguments: Any, message: str) ->
     save_quantised(tmp_path / "whole.safetensors", lenet())
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:700])
     (tmp_path / "text.safetensors").write_text("hello")
+    (tmp_path / "note.txt").write_text("a note")
+    (tmp_path / "cut.qat.pt").write_bytes(b"PK\x03\x04" + bytes(200))
     rgb_folder(tmp_path / "rgb")
     before = sorted(p.name for p in tmp_path.rglob("*"))
     code, out, err = calif(*arguments)

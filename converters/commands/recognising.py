@@ -1,0 +1,73 @@
+"""What the command line names: a checkpoint of the package, or a file, known by its name or else by what is in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from converters.errors import ConversionError
+
+__all__ = ["Kind", "is_onnx", "kind_of"]
+
+Kind = Literal["nir", "onnx", "run", "quantised"]
+_ENDINGS: dict[str, Kind] = {
+    ".nir": "nir",
+    ".onnx": "onnx",
+    ".pt": "run",
+    ".safetensors": "quantised",
+    ".safetensors.xz": "quantised",
+}
+_LONGEST = 16  # bytes that any of the marks below needs
+
+
+def is_onnx(path: str | Path) -> bool:
+    """Whether a name is that of an ONNX model."""
+    return str(path).lower().endswith(".onnx")
+
+
+def kind_of(which: str | Path) -> Kind:
+    """``nir``, ``onnx``, ``run`` (a ``.pt`` of calif train) or ``quantised`` (a checkpoint, by name or file).
+
+    The ending of a name decides; of a file with another ending, what it begins with; a name that is no file is a
+    checkpoint's.
+
+    Raises
+    ------
+    ConversionError
+        If it is a folder, or a file of none of these kinds.
+
+    >>> kind_of("a/net.nir"), kind_of("net.ONNX"), kind_of("lenet5-mnist-8.qat.pt"), kind_of("lenet5-mnist-8")
+    ('nir', 'onnx', 'run', 'quantised')
+    """
+    name = str(which).lower()
+    for ending, kind in _ENDINGS.items():
+        if name.endswith(ending):
+            return kind
+    path = Path(which)
+    if path.is_dir():
+        raise ConversionError(str(which), "a folder", "name a file in it")
+    if not path.is_file():  # a pipe or a device is refused where it would be opened
+        return "quantised"
+    found = _by_content(_beginning(path))
+    if found is None:
+        raise ConversionError(
+            str(which), "a file of no kind that is known here", "give a .nir, .onnx, .qat.pt or .safetensors file"
+        )
+    return found
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_LONGEST)
+
+
+def _by_content(start: bytes) -> Kind | None:
+    if start.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "nir"
+    if start.startswith(b"PK\x03\x04"):
+        return "run"
+    if start.startswith(b"\xfd7zXZ\x00") or start[8:9] == b"{":  # compressed; or a length of 8 bytes, then JSON
+        return "quantised"
+    if len(start) > 2 and start[0] == 8 and 3 <= start[1] < 32:  # the field ir_version
+        return "onnx"
+    return None
