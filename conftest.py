@@ -21,6 +21,8 @@ assert brian2.prefs
 # plugins of simulators that are not here cannot be imported for their doctests; the header says so
 _ABSENT = [name for name in ("norse", "spikingjelly", "sinabs") if find_spec(name) is None]
 collect_ignore = [f"calif_plugins/{name}.py" for name in _ABSENT]
+if find_spec("triton") is None:  # comes with PyTorch for CUDA
+    collect_ignore.append("calif_plugins/scan_triton.py")
 
 
 def pytest_report_header() -> str:

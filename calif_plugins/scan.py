@@ -1,30 +1,32 @@
 """The rule for training: one or many steps in one compiled pass, and its gradient through time in another.
 
 :func:`scan` is :func:`calif_plugins.torch_step.calif_step` step after step, value for value and gradient for gradient,
-as one autograd function instead of twenty small operations. It runs compiled on the CPU, by Numba (the extra ``fast``).
-Everything else runs as plain PyTorch: other devices, surrogates of other shapes than
-:class:`~calif_plugins.surrogates.Slope`, learned leaks and ranges, ``torch.compile``, ``torch.func``, and whatever
-traces or counts operations.
+as one autograd function instead of twenty small operations. It runs compiled: on the CPU by Numba (the extra ``fast``),
+on CUDA by Triton, which comes with PyTorch there. Everything else runs as plain PyTorch: other devices, surrogates of
+other shapes than :class:`~calif_plugins.surrogates.Slope`, learned leaks and ranges, ``torch.compile``,
+``torch.func``, and whatever traces or counts operations.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from calif_plugins.multistep import available, lost_in_fork, one_at_a_time
+from calif_plugins.multistep import available
 from calif_plugins.parameters import TieRule
 from calif_plugins.surrogates import Slope, slope_of
 from calif_plugins.torch_step import calif_step, shaped, state_dtype
 
 __all__ = ["Clock", "Scanner", "scan"]
 
-_THREADS_FROM = 1 << 16  # neurons times steps: below that starting threads takes longer than the work
 _SLOPES: dict[int, tuple[Any, Slope | None]] = {}
 _FLOATS = (torch.float32, torch.float64)
 _NAMES = ("threshold", "leak", "y_min", "y_max")
@@ -125,15 +127,22 @@ class Scanner:
         tie: TieRule,
         surrogate: Surrogate | None,
         compiled: bool,
+        spikes: torch.dtype | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See :func:`scan`; ``limits`` are threshold, leak, ``y_min`` and ``y_max``."""
+        """See :func:`scan`; ``limits`` are threshold, leak, ``y_min`` and ``y_max``.
+
+        Kernels that can write ``spikes`` in that type do; otherwise they have the state's.
+        """
         taken = self._look(v, y, charge, limits, surrogate) if compiled and _ordinary(v, y, charge, *limits) else None
         if taken is None:
             wide = tuple(shaped(t, v, name) for t, name in zip(limits, _NAMES, strict=True))
             return _plain(v, y, charge, wide, clock, tie, surrogate)
-        if v.dtype != taken.dtype or y.dtype != taken.dtype or charge.dtype != taken.dtype:
-            v, y, charge = v.to(taken.dtype), y.to(taken.dtype), charge.to(taken.dtype)
-        out: tuple[Tensor, Tensor, Tensor] = _Scan.apply(v, y, charge, limits[0], _Setting(taken, clock, tie == "even"))
+        if v.dtype != taken.dtype or y.dtype != taken.dtype:
+            v, y = v.to(taken.dtype), y.to(taken.dtype)
+        if charge.dtype != taken.dtype and not taken.widens:
+            charge = charge.to(taken.dtype)
+        setting = _Setting(taken, clock, tie == "even", (spikes if taken.widens else None) or taken.dtype)
+        out: tuple[Tensor, Tensor, Tensor] = _Scan.apply(v, y, charge, limits[0], setting)
         return out
 
     def _look(
@@ -173,8 +182,9 @@ class _Taken(NamedTuple):
     """What the compiled passes need to know of tensors that they take."""
 
     dtype: torch.dtype
-    limits: tuple[Any, ...]  # arrays, each of one value, or one per channel
+    engine: Any
     inner: int
+    limits: tuple[Any, ...]  # as the engine takes them, each of one value, or one per channel
     slope: tuple[Any, ...]
 
     @classmethod
@@ -187,21 +197,39 @@ class _Taken(NamedTuple):
         if not same or dtype not in _FLOATS or leak.requires_grad or y_min.requires_grad or y_max.requires_grad:
             return None
         wide = [shaped(t, v, name).shape for t, name in zip(limits, _NAMES, strict=True) if t.numel() > 1]
-        if v.device.type != "cpu" or not available() or not all(t.is_contiguous() for t in limits):
+        engine = _engine(v.device.type)
+        if engine is None or not all(t.is_contiguous() for t in limits):
             return None
         slope = _NONE if surrogate is None else _slope(surrogate)
         if slope is None:
             return None
         inner = math.prod(v.shape[v.ndim - len(wide[0]) + 1 :]) if wide else 1
-        number = threshold.detach().numpy().dtype.type
-        arrays = tuple(t.detach().numpy().reshape(-1) for t in limits)
-        return cls(dtype, arrays, inner, (slope.kind, number(slope.height), number(slope.width)))
+        flat = tuple(t.detach().reshape(-1) for t in limits)
+        return cls(dtype, engine, inner, *engine.prepared(flat, slope))
+
+    @property
+    def widens(self) -> bool:
+        """Whether kernels take charges of other types, and write spikes of other types, than the state's."""
+        return bool(self.engine.WIDENS)
+
+
+@cache
+def _triton() -> Any:
+    return import_module("calif_plugins.scan_triton") if find_spec("triton") else None
+
+
+def _engine(device: str) -> Any:
+    """The module whose kernels run on this kind of device, or None."""
+    if device == "cuda":
+        return _triton()
+    return import_module("calif_plugins.scan_numba") if device == "cpu" and available() else None
 
 
 class _Setting(NamedTuple):
     taken: _Taken
     clock: Clock
     even: bool
+    spikes: torch.dtype
 
 
 def _ordinary(*tensors: Tensor) -> bool:
@@ -233,56 +261,28 @@ class _Scan(torch.autograd.Function):
     def forward(
         ctx: Any, v: Tensor, y: Tensor, charge: Tensor, threshold: Tensor, setting: _Setting
     ) -> tuple[Tensor, Tensor, Tensor]:
-        taken, clock, even = setting
+        taken, clock, even, spikes = setting
         keep = any(ctx.needs_input_grad)
-        x, v, y = charge.contiguous(), v.contiguous(), y.contiguous()
-        v_end, y_end, s = torch.empty_like(v), torch.empty_like(y), torch.empty_like(x)
-        before = torch.empty_like(x) if keep else s
-        gates = torch.empty(x.shape if keep else 1, dtype=torch.uint8)
-        _run(
-            "forwards", x, _flat(v), _flat(y), taken.limits, taken.inner, (clock.half, clock.dry, even, keep),
-            _flat(v_end), _flat(y_end), _flat(s), _flat(before), _flat(gates),
-        )  # fmt: skip
+        v_end, y_end, s, kept = taken.engine.forwards(
+            charge, v, y, taken.limits, taken.inner, (clock.half, clock.dry), even, keep, spikes
+        )
         if keep:
             ctx.set_materialize_grads(False)
-            ctx.setting, ctx.state = setting, v.shape
-            ctx.save_for_backward(before, gates, s, threshold)
+            ctx.setting, ctx.charge = setting, charge.dtype
+            ctx.save_for_backward(s, threshold, *kept)
         return v_end, y_end, s
 
     @staticmethod
     def backward(ctx: Any, gv: Tensor | None, gy: Tensor | None, gs: Tensor | None) -> Any:
         if torch.is_grad_enabled():  # once_differentiable would leave a part of it out, and say nothing
             raise RuntimeError("CaLIF: compiled steps have no gradient of a gradient; make neurons with compiled=False")
-        before, gates, s, threshold = ctx.saved_tensors
-        taken, clock, _ = ctx.setting
-        counted, learned = gy is not None, ctx.needs_input_grad[3]
-        gs = torch.zeros_like(s) if gs is None else gs.contiguous()
-        gv, gy = (
-            torch.zeros(ctx.state, dtype=s.dtype) if g is None else g.clone(memory_format=torch.contiguous_format)
-            for g in (gv, gy)
-        )
-        gth = torch.zeros(ctx.state if learned else 1, dtype=s.dtype)
-        gx = torch.empty_like(s)
-        _run(
-            "backwards", gs, _flat(gv), _flat(gy), _flat(before), _flat(gates), _flat(s), taken.limits, taken.inner,
-            (clock.half, clock.dry), (*taken.slope, learned), _flat(gx), _flat(gth),
+        s, threshold, *kept = ctx.saved_tensors
+        taken, clock = ctx.setting.taken, ctx.setting.clock
+        gv, gy, gx, gth = taken.engine.backwards(
+            tuple(kept), s, gs, gv, gy, taken.limits, taken.inner, (clock.half, clock.dry), taken.slope,
+            ctx.needs_input_grad[3], ctx.charge,
         )  # fmt: skip
         gradient = None
-        if learned:
+        if gth is not None:
             gradient = gth.sum_to_size(shaped(threshold.detach(), gth).shape).reshape(threshold.shape)
-        return gv, gy if counted else None, gx, gradient, None
-
-
-def _run(name: str, x: Tensor, *arguments: Any) -> None:
-    """A kernel of :mod:`calif_plugins.scan_kernels`, on several cores where that is worth it."""
-    from calif_plugins import scan_kernels
-
-    if x.numel() < _THREADS_FROM or torch.get_num_threads() == 1 or lost_in_fork():
-        getattr(scan_kernels, f"serial_{name}")(_flat(x), *arguments)
-        return
-    with one_at_a_time():
-        getattr(scan_kernels, name)(_flat(x), *arguments)
-
-
-def _flat(t: Tensor) -> Any:
-    return t.numpy().reshape(-1)
+        return gv, gy, gx, gradient, None

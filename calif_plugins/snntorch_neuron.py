@@ -266,6 +266,7 @@ class CaLIF(Citizen):
             tie=self.tie,
             surrogate=self.spike_grad if differentiable else None,
             compiled=self.compiled,
+            spikes=x.dtype if x.dtype.is_floating_point else None,
         )
         return v, y, s if s.dtype == x.dtype else s.to(x.dtype)
 
