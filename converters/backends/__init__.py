@@ -12,6 +12,7 @@ from torch import Tensor
 
 from calif_plugins.parameters import PHASES, Phase
 from converters.backends.contract import Backend, Settings, backend_for, backend_names, register, unregister
+from converters.backends.devices import usable
 from converters.backends.self_check import compare_with_closed_form, has_closed_form, sample_of, spread
 from converters.errors import ConversionError
 from converters.exact.sums import exact
@@ -62,8 +63,8 @@ def run(
         The input's integers instead of images.
     batch : int, optional
         Images at a time; by default so that the state of the neurons stays within tens of megabytes.
-    device : optional
-        Where to run; by default where the images are.
+    device : str or torch.device, optional
+        Where to run, ``"cuda"`` for example; by default where the images are. Results are there, too.
     check : bool or int, optional
         How many images to compute in another way too, and compare neuron for neuron; the result says how many it were
         (``checked``). A simulation that settles is held against the closed form: by default, and with True, one image
@@ -77,8 +78,8 @@ def run(
     Raises
     ------
     ConversionError
-        For an unknown backend, phase or option, images of another shape, NaN pixels; if a simulation differs from the
-        closed form.
+        For an unknown backend, phase or option, a device that is not here, images of another shape, NaN pixels; if a
+        simulation differs from the closed form.
 
     Examples
     --------
@@ -98,9 +99,10 @@ def run(
     if settle_from is None:
         settle_from = network.window
     _refuse(phase, record, settle_from, network.window)
+    target = None if device is None else usable(device)
     given = network.accept(images, integers)
-    if device is not None:
-        given = given.to(device)
+    if target is not None:
+        given = given.to(target)
     settings = Settings(phase, settle_from if phase == "settle" else network.window, record, given.device)
     chosen = backend if isinstance(backend, Backend) else backend_for(backend, given.device)
     options = chosen.options_of(own)

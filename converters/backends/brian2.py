@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import brian2
+import torch
 from torch import Tensor
 
 from converters.backends.brian2_network import BrianNetwork
@@ -57,6 +58,9 @@ class Brian2(Backend):
 
     name = "brian2"
     own_options = Brian2Options
+
+    def unusable(self, device: torch.device) -> str:
+        return "" if device.type == "cpu" else f"does not run on {device.type}"
 
     def batch_size(self, network: Network) -> int:
         """Images side by side by default: as many as keep the synapses at a few million."""

@@ -92,6 +92,15 @@ def _backends() -> list[str]:
     return backend_names()
 
 
+def device_here(name: str | None) -> str | None:
+    """At once, and not after a network was read."""
+    if name is not None:
+        from converters.backends.devices import usable
+
+        usable(name, "--device")
+    return name
+
+
 phases = named("--phase", "settle", _phases)
 backends = named("--backend", "auto", _backends)
 
@@ -112,6 +121,7 @@ Window = Annotated[
 ]
 Phase = Annotated[str, typer.Option(callback=phases, help="Rounding phase: settle (exact), paper or none.")]
 Backend = Annotated[str, typer.Option(callback=backends, help="auto, fast, snntorch, brian2 or closed_form.")]
+Device = Annotated[str | None, typer.Option(callback=device_here, help="cpu, cuda, cuda:1, ...; cpu by default.")]
 Count = Annotated[int | None, typer.Option("--images", min=1, help="How many test images; all by default.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Images at a time.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything random.")]
@@ -222,6 +232,7 @@ def measured(
     backend: str = "auto",
     phase: str = "settle",
     batch: int | None = None,
+    device: str | None = None,
     bar: Progress,
 ) -> dict[str, Any]:
     """One row of ``windows``: a measurement to which every process of this run contributes its share of the images."""
@@ -235,7 +246,11 @@ def measured(
     def tick(n: int) -> None:
         bar.update(task, advance=n)
 
-    return measure(network, q, own, backend=backend, phase=phase, batch=batch, tick=tick).of_all(crew).as_dict()
+    return (
+        measure(network, q, own, backend=backend, phase=phase, batch=batch, tick=tick, device=device)
+        .of_all(crew)
+        .as_dict()
+    )
 
 
 def windows_table(title: str, rows: list[dict[str, Any]]) -> Table:

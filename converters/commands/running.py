@@ -29,6 +29,7 @@ def _rows(
     batch: int | None,
     json: bool,
     anytime: bool = False,
+    device: str | None = None,
 ) -> dict[str, Any]:
     from converters.measuring.anytime import anytime_curve
 
@@ -38,7 +39,9 @@ def _rows(
         for window in windows:
             network = source.network(window)
             for p in phases:
-                row = common.measured(network, source.q, data, backend=backend, phase=p, batch=batch, bar=bar)
+                row = common.measured(
+                    network, source.q, data, backend=backend, phase=p, batch=batch, device=device, bar=bar
+                )
                 if anytime:
                     curve = anytime_curve(network, data.pixels, data.labels, backend=backend, phase=p)
                     row["anytime"] = list(curve.accuracy)
@@ -85,6 +88,7 @@ def run(
         float | None, typer.Option(help="Seconds per step, for files of other tools with stock LIF neurons.")
     ] = None,
     allow_large: common.AllowLarge = False,
+    device: common.Device = None,
     json: common.Json = False,
 ) -> None:
     """Run a converted network on test images. Exit 1 if a count differs from the quantised network's integer.
@@ -94,13 +98,15 @@ def run(
     which = Path(which_of(target, checkpoint))
     file = open_file(which, allow_large) if kind_of(which) == "nir" else None
     if file is not None and is_foreign(file, which):
+        if device not in (None, "cpu"):
+            raise ConversionError("--device", f"{device}, for a file of another tool", "stock neurons run on the cpu")
         run_foreign(file.graph, which, dataset, data_root, list(window or ()), images, batch, coding, dt, json)
         return
     if dt is not None:
         raise ConversionError("--dt", f"{dt:g} for Ca-LIF neurons", "leave it out: it is of files with stock neurons")
     windows: list[int | None] = list(window) if window else [None]
     source = given(target, checkpoint, windows, coding=coding, file=file)
-    _show(_rows(source, dataset, data_root, windows, [phase], backend, images, batch, json), json)
+    _show(_rows(source, dataset, data_root, windows, [phase], backend, images, batch, json, device=device), json)
 
 
 def sweep(

@@ -253,7 +253,7 @@ def measure(
     def ordinary(network: Network, pixels: Tensor) -> RunResult:
         return run(network, pixels, backend=backend, phase=phase, batch=batch, **own)  # type: ignore[arg-type]
 
-    exact = _exact(network, q, batch)
+    exact = _exact(network, q, batch, own.get("device"))
     found: Measurement | None = None
     for part in pieces(data, size or piece_size(network)):
         pixels = part.pixels
@@ -269,13 +269,13 @@ def measure(
 
 
 def _exact(
-    network: Network, q: QuantGraph | None, batch: int | None
+    network: Network, q: QuantGraph | None, batch: int | None, device: Any
 ) -> Callable[[Tensor], tuple[Mapping[str, Tensor], Tensor]]:
     """From images to what all counts should be, and to the labels that follow."""
     if q is None:
 
         def closed_form(pixels: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
-            r = run(network, pixels, backend="closed_form", batch=batch)
+            r = run(network, pixels, backend="closed_form", batch=batch, device=device)
             return r.counts, r.predictions
 
         return closed_form
@@ -292,6 +292,7 @@ def _of_piece(
     network: Network, r: RunResult, integers: Mapping[str, Tensor], predictions: Tensor, labels: Tensor
 ) -> Measurement:
     n = len(labels)
+    spiking, predictions, labels = r.predictions.cpu(), predictions.cpu(), labels.cpu()
     compared = {row.layer: row for row in compare_counts(r, integers)}
     layers = {}
     for name in network.shapes:
@@ -310,8 +311,8 @@ def _of_piece(
         simulation_mismatches=r.check_mismatches,
         images_checked=r.checked,
         quantised_right=int((predictions == labels).sum()),
-        spiking_right=int((r.predictions == labels).sum()),
-        agreeing=int((r.predictions == predictions).sum()),
+        spiking_right=int((spiking == labels).sum()),
+        agreeing=int((spiking == predictions).sum()),
         layers=layers,
         slowest=int(latency.max()) if len(latency) else 0,
         steps=float(latency.sum()),
