@@ -14,18 +14,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import nir
 import torch
 
 from converters.errors import ConversionError
 from converters.files.nir_file import write
 from converters.network import Network
-from converters.nir_export import to_nir
-from converters.quantised import QuantGraph
 from converters.zoo.datasets import load
 
 __all__ = ["Case", "images", "machine", "time_case"]
 
 PACKAGES = ("torch", "snntorch", "spikingjelly", "sinabs", "norse", "numba")
+ENOUGH = 3.0  # seconds of turns, after which a row has no more of them: long ones vary little
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,16 @@ class Case:
 
 
 def images(network: Network, n: int, seed: int) -> torch.Tensor:
-    """Real images where there are some of this shape, in a seeded order; else random ones, or tokens."""
+    """Real images where there are some of this shape, in a seeded order; else random ones, or tokens.
+
+    Of several inputs all are random: integers side by side, as backends are given them.
+    """
     generator = torch.Generator().manual_seed(seed)
+    if len(network.specs) > 1:
+        parts = [
+            torch.randint(s.q_min, s.q_max + 1, (n, *s.shape), generator=generator) for s in network.specs.values()
+        ]
+        return torch.cat([p.flatten(1) for p in parts], dim=1)
     spec = network.spec
     if spec.table is not None:
         return torch.randint(spec.table.vocabulary, (n, *spec.given), generator=generator)
@@ -68,32 +76,37 @@ def machine(threads: int) -> dict[str, Any]:
 
 
 def time_case(
-    q: QuantGraph, case: Case, names: Sequence[str], *, repeats: int, threads: int, seed: int,
+    graph: nir.NIRGraph, case: Case, names: Sequence[str], *, repeats: int, threads: int, seed: int,
     tick: Callable[[], Any] = lambda: None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
     """Rows of this case, and what a simulator could not do (``failed``: why).
 
     All processes start at once, then build and run one at a time: ``repeats`` turns of each, in alternation, so that
-    a slow minute of the machine is everybody's. Seconds are medians over the turns.
+    a slow minute of the machine is everybody's; fewer of what has taken :data:`ENOUGH` seconds. Seconds are medians
+    over the turns.
     """
     with tempfile.TemporaryDirectory() as folder:
-        graph, data = Path(folder) / "net.nir", Path(folder) / "images.pt"
-        write(graph, to_nir(q, T=case.T))
-        network = Network.from_graph(to_nir(q, T=case.T))
-        torch.save(network.spec.quantise(images(network, case.batch, seed)), data)
+        path, data = Path(folder) / "net.nir", Path(folder) / "images.pt"
+        write(path, graph)
+        network = Network.from_graph(graph)
+        given = images(network, case.batch, seed)
+        torch.save(given if len(network.specs) > 1 else network.spec.quantise(given), data)
         env = {**os.environ, "OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
         processes: dict[str, subprocess.Popen] = {}
         found: dict[str, dict[str, Any]] = {}
         failed: dict[str, str] = {}
         try:
             for name in names:
-                command = [sys.executable, "-m", "converters.benchmark.worker", name, str(graph), str(data)]
+                command = [sys.executable, "-m", "converters.benchmark.worker", name, str(path), str(data)]
                 processes[name] = subprocess.Popen(
                     [*command, str(threads)], env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                 )  # fmt: skip
             for turn in range(repeats + 1):
                 for name, process in list(processes.items()):
+                    if turn and sum(found[name]["times"]) > ENOUGH:
+                        tick()
+                        continue
                     answer = _answer(process, name)
                     tick()
                     if "failed" in answer:

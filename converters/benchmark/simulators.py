@@ -2,7 +2,8 @@
 
 What a user of each would write: convolutions in float32 with weights divided by the threshold, the bias as
 constant current, and the simulator's own integrate-and-fire neuron. Their spikes are their own (see
-``calif interop`` and the README for what that costs); here only the time counts. Sequential networks only.
+``calif interop`` and the README for what that costs); here only the time counts. A maximum is taken of spikes; what
+else remembers counts (a product, a norm, an activation that is no ReLU) none of them has a neuron for.
 """
 
 from __future__ import annotations
@@ -12,68 +13,87 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calif_plugins.encoding import isi_encode
 from converters.backends import run
-from converters.errors import ConversionError
-from converters.network import Network, Stage, float64
+from converters.benchmark.float_networks import FloatNetwork, Weights
+from converters.network import Network, Stage
 
 __all__ = ["RIVALS", "Step", "missing"]
 
 Step = Callable[[], Any]
 
 
-class _Weights(nn.Module):
-    """A stage's synapses in float32, divided by the threshold: charge in units of it."""
+class _Spiking(nn.Module):
+    """Layers of a simulator's neurons, in graph order: ``net(x)`` with the input of a step, or of all of them."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, network: Network, neuron: Callable[[Stage], nn.Module], over_time: bool = False) -> None:
         super().__init__()
-        if len(stage.synapses) != 1 or not stage.linear:
-            raise ConversionError(
-                stage.name, "several synapses, or one that counts", "other simulators are timed on sequential networks"
-            )
-        self.ops = nn.ModuleList()
-        p = stage.parameters
-        threshold, leak = (float64(x).to(torch.float32).reshape(-1) for x in (p.threshold, p.leak))
-        for op in stage.synapses[0].ops:
-            module: Any = op.module().float()
-            if hasattr(module, "divisor_override"):
-                module.divisor_override = None  # the average is in units of the pool's threshold, its area
-            elif op.stored is not None:
-                with torch.no_grad():
-                    module.weight.div_(threshold.reshape(-1, *[1] * (op.stored.ndim - 1)))
-                module.bias = nn.Parameter((-leak / threshold).expand(len(op.stored)).clone())
-            elif not op.rewires:
-                raise ConversionError(stage.name, f"a {type(op).__name__}", "time a network of convolutions and layers")
-            self.ops.append(module)
+        self.stages = [(stage.name, stage.relay) for stage in network.stages]
+        self.inputs, self.output = list(network.specs), network.output.name
+        self.weights = nn.ModuleList(Weights(network, stage, real=False) for stage in network.stages)
+        self.neurons = nn.ModuleList(nn.Identity() if stage.relay else neuron(stage) for stage in network.stages)
+        self.over_time = over_time
+        self.eval()
 
-    def forward(self, x: Tensor) -> Tensor:
-        for op in self.ops:
-            x = op(x)
-        return x
+    def forward(self, x: Any) -> Tensor:
+        values = self._values(x)
+        for (name, _), weights, neurons in zip(self.stages, self.weights, self.neurons, strict=True):
+            values[name] = neurons(self._charge(weights, values))
+        return values[self.output]
 
+    def with_state(self, x: Any, states: dict[str, Any]) -> Tensor:
+        """The same of neurons that are given their state, and return it behind their spikes."""
+        values = self._values(x)
+        for (name, relay), weights, neurons in zip(self.stages, self.weights, self.neurons, strict=True):
+            charge = self._charge(weights, values)
+            values[name], states[name] = (charge, None) if relay else neurons(charge, states.get(name))
+        return values[self.output]
 
-def _layers(network: Network, neuron: Callable[[Stage], nn.Module], wrap: Any = None) -> nn.Sequential:
-    parts: list[nn.Module] = []
-    for stage in network.stages:
-        weights = _Weights(stage)
-        parts += [weights if wrap is None else wrap(weights), neuron(stage)]
-    return nn.Sequential(*parts).eval().to(memory_format=torch.channels_last)
+    def _values(self, x: Any) -> dict[str, Tensor]:
+        return dict(x) if isinstance(x, dict) else {self.inputs[0]: x}
 
-
-def _spikes(network: Network, integers: Tensor) -> Tensor:
-    """Input trains, float32 ``(T, N, *shape)``, computed beforehand."""
-    return torch.from_numpy(isi_encode(counts=integers.numpy(), window=network.window)).to(torch.float32)
+    def _charge(self, weights: Any, values: dict[str, Tensor]) -> Tensor:
+        given = [values[n] for sources in weights.sources for n in sources]
+        if not self.over_time:
+            return weights(*given)
+        out = weights(*(x.flatten(0, 1) for x in given))  # as SpikingJelly's SeqToANNContainer does
+        return out.unflatten(0, given[0].shape[:2])
 
 
-def _loop(net: nn.Module, x: Tensor, reset: Callable[[], Any]) -> Step:
+def _laid_out(net: nn.Module) -> nn.Module:
+    """Channels last, where weights have height and width."""
+    flat = all(p.ndim < 5 for p in net.parameters())
+    return net.to(memory_format=torch.channels_last) if flat else net
+
+
+def _spikes(network: Network, integers: Tensor) -> Any:
+    """Input of every step, float32 ``(T, N, *shape)``, computed beforehand; of several inputs by name."""
+    found = {}
+    for name, given in network.by_input(integers).items():
+        if network.coding == "direct":
+            found[name] = (given / network.window).to(torch.float32).expand(network.window, *given.shape)
+        else:
+            train = isi_encode(counts=given.numpy(), window=network.window)
+            found[name] = torch.from_numpy(train).to(torch.float32)
+    return _plain(found)
+
+
+def _plain(values: dict[str, Tensor]) -> Any:
+    return values if len(values) > 1 else next(iter(values.values()))
+
+
+def _at(x: Any, t: int) -> Any:
+    return {name: v[t] for name, v in x.items()} if isinstance(x, dict) else x[t]
+
+
+def _loop(network: Network, net: Callable[[Any], Tensor], x: Any, reset: Callable[[], Any]) -> Step:
     def step() -> Tensor:
         reset()
         total = torch.zeros(())
-        for now in x:
-            total = total + net(now)
+        for t in range(network.window):
+            total = total + net(_at(x, t))
         return total
 
     return step
@@ -82,54 +102,54 @@ def _loop(net: nn.Module, x: Tensor, reset: Callable[[], Any]) -> Step:
 def _snntorch(network: Network, integers: Tensor) -> Step:
     import snntorch
 
-    net = _layers(
-        network, lambda s: snntorch.Leaky(beta=1.0, threshold=1.0, reset_mechanism="subtract", init_hidden=True)
+    net = _laid_out(
+        _Spiking(
+            network, lambda s: snntorch.Leaky(beta=1.0, threshold=1.0, reset_mechanism="subtract", init_hidden=True)
+        )
     )
 
     def reset() -> None:
-        for m in net:
+        for m in net.modules():
             if isinstance(m, snntorch.Leaky):
                 m.reset_mem()
 
-    return _loop(net, _spikes(network, integers), reset)
+    return _loop(network, net, _spikes(network, integers), reset)
 
 
 def _spikingjelly(network: Network, integers: Tensor, mode: str, stbif: bool = False) -> Step:
-    from spikingjelly.activation_based import functional, layer, neuron
+    from spikingjelly.activation_based import functional, neuron
 
     def make(stage: Stage) -> nn.Module:
         if stbif:
-            top = max(1, int(stage.parameters.y_max.max()))
+            top = max(2, int(stage.parameters.y_max.max()))  # fewer it refuses
             return neuron.STBIFNode(torch.tensor(1.0), top, sym=bool(stage.parameters.y_min.min() < 0), step_mode=mode)
         return neuron.IFNode(v_threshold=1.0, v_reset=None, step_mode=mode)
 
-    if mode == "m":
-        net = _layers(network, make, layer.SeqToANNContainer)
-        x = _spikes(network, integers)
+    net = _laid_out(_Spiking(network, make, over_time=mode == "m"))
+    x = _spikes(network, integers)
+    if mode == "s":
+        return _loop(network, net, x, lambda: functional.reset_net(net))
 
-        def step() -> Tensor:
-            functional.reset_net(net)
-            return net(x).sum(0)
+    def step() -> Tensor:
+        functional.reset_net(net)
+        return net(x).sum(0)
 
-        return step
-    net = _layers(network, make)
-    return _loop(net, _spikes(network, integers), lambda: functional.reset_net(net))
+    return step
 
 
 def _sinabs(network: Network, integers: Tensor) -> Step:
     import sinabs.layers as sl
 
+    steps, n = network.window, len(integers)
+    net = _laid_out(_Spiking(network, lambda _: sl.IAFSqueeze(num_timesteps=steps)))
     x = _spikes(network, integers)
-    steps, n = x.shape[:2]
-    parts = [m for stage in network.stages for m in (_Weights(stage), sl.IAFSqueeze(num_timesteps=steps))]
-    net = nn.Sequential(*parts).eval().to(memory_format=torch.channels_last)
-    flat = x.transpose(0, 1).reshape(n * steps, *x.shape[2:])
+    given = {name: v.transpose(0, 1).flatten(0, 1) for name, v in (x if isinstance(x, dict) else {"": x}).items()}
 
     def step() -> Tensor:
-        for m in net:
+        for m in net.modules():
             if isinstance(m, sl.IAFSqueeze):
                 m.reset_states()
-        return net(flat).reshape(n, steps, -1).sum(1)
+        return net(_plain(given)).reshape(n, steps, -1).sum(1)
 
     return step
 
@@ -137,38 +157,28 @@ def _sinabs(network: Network, integers: Tensor) -> Step:
 def _norse(network: Network, integers: Tensor) -> Step:
     import norse.torch as norse
 
-    parts: list[nn.Module] = []
-    for stage in network.stages:
-        parts += [_Weights(stage), norse.IAFCell()]
-    net = norse.SequentialState(*parts).eval().to(memory_format=torch.channels_last)
-    x = _spikes(network, integers)
-
-    def step() -> Tensor:
-        state, total = None, torch.zeros(())
-        for now in x:
-            out, state = net(now, state)
-            total = total + out
-        return total
-
-    return step
+    net: Any = _laid_out(_Spiking(network, lambda _: norse.IAFCell()))
+    states: dict[str, Any] = {}
+    return _loop(network, lambda x: net.with_state(x, states), _spikes(network, integers), states.clear)
 
 
 def _float(network: Network, integers: Tensor, passes: int) -> Step:
     """The dense float network: what ``T`` steps of any simulator that multiplies floats cannot be faster than."""
-    net = nn.Sequential(*(_Weights(s) for s in network.stages)).eval().to(memory_format=torch.channels_last)
-    x = integers.to(torch.float32)
-    if x.ndim == 4:
-        x = x.contiguous(memory_format=torch.channels_last)
+    net = _laid_out(FloatNetwork(network))
+    values = {name: v.to(torch.float32) * network.specs[name].scale for name, v in network.by_input(integers).items()}
+    x = _plain({name: v.contiguous(memory_format=_format(v)) for name, v in values.items()})
 
     def step() -> Tensor:
-        out = x
+        out = torch.zeros(())
         for _ in range(passes):
-            out = x
-            for m in net:
-                out = F.relu_(m(out))
+            out = net(x)
         return out
 
     return step
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    return torch.channels_last if x.ndim == 4 else torch.contiguous_format
 
 
 def _calif(network: Network, integers: Tensor, **options: Any) -> Step:

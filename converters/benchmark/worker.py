@@ -18,7 +18,6 @@ from torch import Tensor
 
 from converters.backends import run
 from converters.benchmark.simulators import RIVALS, Step
-from converters.errors import ConversionError
 from converters.network import Network
 
 __all__ = ["GROWTH", "main", "peak_memory"]
@@ -55,7 +54,7 @@ def main() -> None:
         for _ in sys.stdin:
             try:
                 answer, step = _turn(name, network, integers, step)
-            except (ConversionError, RuntimeError, MemoryError) as error:  # what a simulator cannot do is a result too
+            except (ValueError, RuntimeError, MemoryError) as error:  # what a simulator cannot do is a result too
                 answer = {"failed": _reason(error)}
             sys.stdout.write(json.dumps(answer) + "\n")
             sys.stdout.flush()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,7 @@ from converters.reading import parse_json, read_bytes
 
 if TYPE_CHECKING:
     from converters.benchmark.measuring import Case
-    from converters.quantised import QuantGraph
+    from converters.commands.given import Given
 
 __all__ = ["bench"]
 
@@ -26,8 +26,9 @@ FILES = ("lenet5-mnist-127", "vgg9-cifar10-127", "vgg16")
 def _full() -> list[Case]:
     from converters.benchmark.measuring import Case
 
-    names = ("lenet5-mnist-127", "vgg9-cifar10-127")
-    return [Case(n, t, b) for n in names for t in (8, 32, 128) for b in (1, 16, 64)]
+    long = [(n, t) for n in ("lenet5-mnist-127", "vgg9-cifar10-127") for t in (8, 32, 128)]
+    short = [("lenet5-mnist-4", 4), ("lenet5-mnist-8", 8), ("resnet11h-cifar10-8", 8)]  # trained for that T
+    return [Case(n, t, b) for n, t in short + long for b in (1, 16, 64)]
 
 
 def _scaling() -> dict[str, list[Case]]:
@@ -56,15 +57,18 @@ def _refuse(choices: int, out: Path | None, only: list[str] | None) -> None:
 
 
 def bench(
-    network: Annotated[str, typer.Option(help="lenet5, vgg9 or vgg16 (random integers), or a checkpoint.")] = "lenet5",
+    network: Annotated[
+        str,
+        typer.Option(help="A checkpoint, a .nir or .onnx file, lenet5 (trained), vgg9 or vgg16 (random integers)."),
+    ] = "lenet5",
     window: Annotated[
         list[int] | None,
-        typer.Option("--window", callback=common.steps, help="T; may be repeated. 128 by default."),
+        typer.Option("--window", callback=common.steps, help="T; may be repeated. 128 by default; a file's own."),
     ] = None,
     batch: Annotated[list[int] | None, typer.Option("--batch", min=1, help="May be repeated. 64 by default.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Rows to run; may be repeated; all by default.")] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="LeNet-5 and VGG-9, T = 8, 32 and 128, batches of 1, 16 and 64.")
+        bool, typer.Option("--full", help="LeNet-5, VGG-9 and ResNet-11H, T = 4 to 128, batches of 1, 16 and 64.")
     ] = False,
     scaling: Annotated[
         bool, typer.Option("--scaling", help="Ours alone: time and memory as T, batch and network grow.")
@@ -75,7 +79,7 @@ def bench(
             "--files", help="Convert, write and read LeNet-5, VGG-9 and a VGG-16 (15 million weights) instead."
         ),
     ] = False,
-    repeats: Annotated[int, typer.Option(min=1, help="Turns; medians are shown.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns, fewer of what takes long; medians are shown.")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="Of each process.")] = 2,
     out: Annotated[
         Path | None,
@@ -100,15 +104,19 @@ def bench(
         if out is not None:
             _plots_possible()
     elif not full:
-        cases = [("", Case(network, t, n)) for t in window or [128] for n in batch or [64]]
+        source = _source(network, window or ())
+        own = source.network(None).window if source.file is not None else 128
+        cases = [("", Case(network, t, n)) for t in window or [own] for n in batch or [64]]
     absent = {n: missing(n) for n in names if n in RIVALS and missing(n)}
     names = [n for n in names if n not in absent]
     data: dict[str, Any] = {"networks": list(dict.fromkeys(c.network for _, c in cases)), "machine": machine(threads)}
     data |= {"missing": absent, "rows": [], "failed": []}
     kept = _kept(out, data)
-    graphs: dict[str, QuantGraph] = {}
+    sources: dict[str, Given] = {}
     for axis, case in cases:
-        q = graphs.setdefault(case.network, _graph(case.network))
+        if case.network not in sources:
+            sources = {case.network: _source(case.network)}
+        graph = sources[case.network].graph(case.T)
         done = [r for r in kept if (r["network"], r["T"], r["batch"], r.get("axis", "")) == (*_key(case), axis)]
         ready = {r["name"] for r in done}
         wanted = [n for n in names if n not in ready]
@@ -116,11 +124,11 @@ def bench(
             task = bar.add_task(f"{case.network}, T = {case.T}, batch {case.batch}", total=len(wanted) * (repeats + 1))
             rows, failed = (
                 time_case(
-                    q, case, wanted, repeats=repeats, threads=threads, seed=seed, tick=lambda: bar.advance(task),  # noqa: B023
+                    graph, case, wanted, repeats=repeats, threads=threads, seed=seed, tick=lambda: bar.advance(task),  # noqa: B023
                 ) if wanted else ([], [])
             )  # fmt: skip
         if scaling:
-            neurons = sum(math.prod(layer.shape) for layer in q.layers)
+            neurons = sources[case.network].network(case.T).neurons
             rows, failed = ([r | {"axis": axis, "neurons": neurons} for r in some] for some in (rows, failed))
         order = {n: k for k, n in enumerate(names)}
         rows = sorted(
@@ -151,13 +159,15 @@ def _key(case: Case) -> tuple[str, int, int]:
     return case.network, case.T, case.batch
 
 
-def _graph(name: str) -> QuantGraph:
+def _source(name: str, windows: Sequence[int] = ()) -> Given:
     from converters.benchmark import random_networks
-    from converters.zoo.named import load_checkpoint
+    from converters.commands.given import Given, given, is_onnx
 
     if name in ("vgg9", "vgg16"):
-        return getattr(random_networks, name)()
-    return load_checkpoint("lenet5-mnist-127" if name == "lenet5" else name)[0]
+        return Given(name, getattr(random_networks, name)(), {}, "auto")
+    if name.lower().endswith(".nir") or is_onnx(name):
+        return given(Path(name), None, windows)
+    return given(None, "lenet5-mnist-127" if name == "lenet5" else name)
 
 
 def _plots_possible() -> None:
@@ -209,7 +219,9 @@ def _files(window: list[int] | None, repeats: int, threads: int, out: Path | Non
         raise ConversionError("--window", f"{len(window or ())} windows", "give one with --files")
     data: dict[str, Any] = {"networks": list(FILES), "machine": machine(threads), "rows": []}
     for network in FILES:
-        rows = time_files(_graph(network), (window or [128])[0], repeats)
+        q = _source(network).q
+        assert q is not None  # none of these is a bare file
+        rows = time_files(q, (window or [128])[0], repeats)
         data["rows"] += [{"network": network} | r for r in rows]
         if json:
             continue

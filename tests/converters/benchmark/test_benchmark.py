@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from converters.benchmark import pages
 from converters.benchmark.files import files
 from converters.benchmark.measuring import Case, machine, time_case
 from converters.benchmark.worker import GROWTH
-from converters.quantised import QuantGraph
+from converters.nir_export import to_nir
+from converters.operations import Linear, Product
+from converters.quantised import GraphBuilder, QuantGraph
 from converters.zoo.named import load_checkpoint
 from tests.command_line import Calif
 from tests.converters.sample_graphs import GRAPHS
@@ -25,15 +28,24 @@ QUICK: dict[str, Any] = {"repeats": 1, "threads": 1, "seed": 0}
 
 def test_what_a_simulator_cannot_do_is_a_result() -> None:
     ticks: list[int] = []
-    case = Case("residual", 3, 2)
+    case = Case("gated", 3, 2)
     rows, failed = time_case(
-        GRAPHS["residual"](), case, ["float_pass", "calif_loop"], tick=lambda: ticks.append(1), **QUICK
+        to_nir(gated(), T=3), case, ["snntorch_loop", "calif_loop"], tick=lambda: ticks.append(1), **QUICK
     )
     assert [r["name"] for r in rows] == ["calif_loop"]
-    assert failed[0].items() >= {"name": "float_pass", "network": "residual", "T": 3, "batch": 2}.items()
-    assert "several synapses" in failed[0]["failed"]
+    assert failed[0].items() >= {"name": "snntorch_loop", "network": "gated", "T": 3, "batch": 2}.items()
+    assert "found a Product; other simulators have no such neuron" in failed[0]["failed"]
     assert rows[0]["peak_memory_mb"] >= rows[0]["memory_before_mb"] > 50
     assert len(ticks) == 3  # one warm-up that failed, one that did not, one turn
+
+
+def gated() -> QuantGraph:
+    """A product of two layers."""
+    b = GraphBuilder()
+    x = b.input((4,), scale=1.0, q_min=0, q_max=3)
+    clip: dict[str, Any] = {"y_min": 0, "y_max": 3, "scale": 1.0}
+    one, two = (b.layer(name, [(x, Linear(torch.eye(4).to(torch.int8)))], threshold=1.0, **clip) for name in "ab")
+    return b.build(b.layer("out", [((one, two), Product())], threshold=3.0, **clip))
 
 
 def test_memory_is_limited() -> None:
@@ -54,7 +66,7 @@ def test_growth(tmp_path: Path) -> None:
     rows = []
     cases = ("T", 2, 2), ("T", 16, 2), ("batch", 2, 3), ("network", 3, 2)
     for axis, window, batch in cases:
-        found, failed = time_case(q, Case("lenet5", window, batch), list(GROWTH), **QUICK)
+        found, failed = time_case(to_nir(q, T=window), Case("lenet5", window, batch), list(GROWTH), **QUICK)
         assert not failed
         rows += [r | {"axis": axis, "neurons": 7000} for r in found]
     failures = [{"name": "calif_fast_trains", "network": "lenet5", "T": 9, "batch": 9, "failed": "no memory"}]
