@@ -36,9 +36,9 @@ def from_brevitas(model: nn.Module, example: Batches, *, check: bool | Batches =
     ----------
     model : torch.nn.Module
         Its quantised layers, convolutions of one to three axes and transposed ones, activations, its pools that
-        truncate, upsampling, ``QuantEltwiseAdd``...; and between them PyTorch's own: max pools and whatever moves
-        values as they are; batch norms, averages, sums, products, norms, any activation, with a ``QuantIdentity``
-        behind them. It is left as it is.
+        truncate, upsampling, ``QuantEltwiseAdd``, its attention (``batch_first=True``)...; and between them PyTorch's
+        own: max pools and whatever moves values as they are; batch norms, averages, sums, products, norms, any
+        activation, with a ``QuantIdentity`` behind them. It is left as it is.
     example : float tensor of shape ``(N, C, H, W)``, ``(N, n)``...
         A batch in the range of the training images. For a forward of several tensors a tuple of batches, or a
         dictionary by the names of its parameters, which become the inputs' names.

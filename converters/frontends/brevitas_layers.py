@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from converters.errors import ConversionError
+from converters.frontends.brevitas_attention import multi_head_attention, scaled_dot_product_attention
 from converters.frontends.brevitas_quantisers import BrevitasWalker, bias_of, half_even, weight_of
 from converters.frontends.operations import add, refuse
 from converters.frontends.pending import chain_of
@@ -36,7 +37,7 @@ def _weighted(form: Form) -> Handler:
         if module.input_quant.is_quant_enabled:
             x = walker.quantise_input(node, module, x)
         value = walker.value(node, x)
-        bias = bias_of(walker, node, module, w.scale, value)
+        bias = bias_of(module, walker.traced.results[node.all_input_nodes[0]], w.scale, value)
         y = form(walker, node, module, value, w, bias)
         return walker.quantise_by(node, module.output_quant, y) if module.output_quant.is_quant_enabled else y
 
@@ -186,7 +187,6 @@ def _plain(walker: Walker, node: fx.Node, module: nn.Module, *_: Any) -> Any:
 
 def handlers(qnn: Any) -> dict[type, Handler]:
     """Handler of each module type; ``qnn`` is ``brevitas.nn``."""
-    attention = refuse("an attention of Brevitas", "write it with QuantLinear, torch.matmul, softmax and QuantIdentity")
     recurrence = refuse("a recurrence over time", "only feed-forward networks can be converted")
     unquantised = (
         nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
@@ -211,7 +211,8 @@ def handlers(qnn: Any) -> dict[type, Handler]:
         qnn.QuantEltwiseAdd: _eltwise_add,
         **dict.fromkeys((qnn.TruncAvgPool2d, qnn.TruncAdaptiveAvgPool2d), _trunc_pool),
         **dict.fromkeys((qnn.QuantUpsample, qnn.QuantUpsamplingNearest2d, qnn.QuantUpsamplingBilinear2d), _upsample),
-        **dict.fromkeys((qnn.QuantMultiheadAttention, qnn.QuantScaledDotProductAttention), attention),
+        qnn.QuantMultiheadAttention: multi_head_attention,
+        qnn.QuantScaledDotProductAttention: scaled_dot_product_attention,
         **dict.fromkeys((qnn.QuantLSTM, qnn.QuantRNN), recurrence),
         **dict.fromkeys(unquantised, _plain),
     }

@@ -13,7 +13,7 @@ from converters.frontends.verbs import Grid, Weight
 from converters.frontends.walker import Walker
 from converters.quantised import Value
 
-__all__ = ["BrevitasWalker", "bias_of", "half_even", "weight_of"]
+__all__ = ["BrevitasWalker", "bias_of", "grid_of", "half_even", "weight_of"]
 
 
 class BrevitasWalker(Walker):
@@ -30,7 +30,7 @@ class BrevitasWalker(Walker):
 
     def quantise_by(self, node: fx.Node, proxy: Any, x: Any, name: str | None = None) -> Value:
         """What an activation quantiser makes of ``x``."""
-        grid = _grid(where_is(node), proxy)
+        grid = grid_of(where_is(node), proxy)
         scale = proxy.scale()
         return self.quantise(node, grid, x, lambda bound: int(torch.round(bound / scale)), name)
 
@@ -41,7 +41,7 @@ class BrevitasWalker(Walker):
         return value
 
 
-def _grid(where: str, proxy: Any) -> Grid:
+def grid_of(where: str, proxy: Any) -> Grid:
     """Scale and range of an activation quantiser, in eval mode."""
     try:
         scale, zero, bits = proxy.scale(), proxy.zero_point(), proxy.bit_width()
@@ -52,6 +52,8 @@ def _grid(where: str, proxy: Any) -> Grid:
         raise ConversionError(where, "an activation that is not quantised to integers", "use an integer quantiser")
     if scale.numel() != 1:
         raise ConversionError(where, "an activation quantised per channel", "use one scale for the layer")
+    if not bool(torch.isfinite(scale).all()):
+        raise ConversionError(where, f"a scale of {float(scale)}", "calibrate it on finite values, or give it one")
     half_even(where, quant.float_to_int_impl)
     zero = int(zero)
     return Grid(float(scale), int(quant.min_int(bits)) - zero, int(quant.max_int(bits)) - zero)
@@ -86,13 +88,15 @@ def weight_of(where: str, module: Any) -> Weight:
     return Weight(integers.cpu().to(torch.int8 if fits else torch.int32), scale.reshape(-1))
 
 
-def bias_of(walker: Walker, node: fx.Node, module: Any, scale: Tensor, value: Value) -> Tensor | None:
-    """A layer's bias in real units; ``scale`` is that of its weights, ``value`` what it stands behind."""
+def bias_of(module: Any, x: Any, scale: Tensor, value: Value) -> Tensor | None:
+    """A layer's bias in real units; ``scale`` is that of its weights, ``value`` what it stands behind.
+
+    ``x`` is what the toolkit gave the layer on the example, which knows its scale where ``input_quant`` does not.
+    """
     if module.bias is None:
         return None
     if not module.bias_quant.is_quant_enabled:
         return module.bias.detach().double().cpu()
-    x = walker.traced.results[node.all_input_nodes[0]]
     if module.input_quant.is_quant_enabled:
         x = module.input_quant(x)
     q = module.bias_quant(module.bias, x, module.quant_weight())

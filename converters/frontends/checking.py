@@ -201,7 +201,7 @@ class _Judge:
         for real, mask in self.partial.get(layer.name, []):
             shown = [
                 *shown,
-                torch.where(mask.reshape(ours.shape[1:]), real.cpu().reshape(ours.shape), ours * layer.scale),
+                torch.where(mask.reshape(ours.shape[1:]), real.cpu().reshape(ours.shape), layer.real(ours)),
             ]
         for k, real in enumerate(shown):
             theirs = self._integers(layer.name, real, layer.scale, ours.shape)

@@ -28,6 +28,7 @@ from converters.operations import (
     Operation,
     Product,
     Softmax,
+    Synapse,
 )
 from converters.operations.activations import activation
 from converters.operations.moving import index_of
@@ -239,15 +240,34 @@ class CountingVerbs(WeightedVerbs, JoiningVerbs):
         return Pending(name, ((value, op),), value.scale * 2.0**-op.bits)
 
     def softmax(self, name: str, x: Any, axis: int) -> Pending:
-        """Over an axis of a batch; not over its images. What is masked gets nothing."""
-        value = x.value if type(x) is Masked else self.value(name, x)
-        (inner,) = _inner(name, axis, len(value.shape))
-        low, high = self.range_of(value)
+        """Over an axis of a batch; not over its images. What is masked gets nothing.
+
+        Of a quantised value; or of a product, or another sum on one scale, that no quantiser has seen: its integers are
+        looked up as they are.
+        """
+        operand = x.value if type(x) is Masked else x
+        values, ops, scale, largest, shape = self._scores(name, operand)
+        (inner,) = _inner(name, axis, len(shape))
         with _at(name):
-            op = Softmax.of(scale=value.scale, axis=inner, largest=high - low)
+            op = Softmax.of(scale=scale, axis=inner, largest=largest)
             if type(x) is Masked and bool(x.dropped.any()):
                 op = op.masked(narrowed(~x.dropped).to(torch.int8))
-        return Pending(name, ((value, op),), 2.0**-op.bits)
+        return Pending(name, ((values, (*ops, op)),), 2.0**-op.bits)
+
+    def _scores(
+        self, name: str, x: Any
+    ) -> tuple[Value | tuple[Value, ...], tuple[Operation, ...], float, int, tuple[int, ...]]:
+        """Integers that a softmax looks up: a chain of operations, their scale, how far they are apart at most, and
+        their shape."""
+        if type(x) is not Pending or not _on_one_grid(x):
+            value = self.value(name, x)
+            low, high = self.range_of(value)
+            return value, (), value.scale, high - low, value.shape
+        values, chain = self._one_chain(x)
+        reach = [max(map(abs, self.range_of(v))) for v in (values if isinstance(values, tuple) else (values,))]
+        ops = chain if x.move is None else (*chain, x.move)
+        largest = 2 * Synapse(("x",) * len(reach), ops).reach(*reach)
+        return values, ops, float(torch.as_tensor(x.unit)) / x.area, largest, x.shape
 
 
 @contextmanager
@@ -261,6 +281,13 @@ def _at(name: str) -> Iterator[None]:
 
 _CLAMPS: dict[str, tuple[int | None, int | None]] = {"clamp": (0, 1), "clamp_min": (0, None), "clamp_max": (None, 0)}
 """Which parameters of these functions are their lower and upper bounds."""
+
+
+def _on_one_grid(x: Pending) -> bool:
+    """Whether it is a chain of operations times one number, without a bias, that nothing has clamped."""
+    open_ended = not (x.clamped or x.function or x.then or x.divided is not None)
+    one = torch.as_tensor(x.unit).numel() == 1 and not bool(torch.as_tensor(x.bias).any())
+    return open_ended and len(x.inputs) == 1 and one
 
 
 def _inner(name: str, axes: Any, rank: int) -> tuple[int, ...]:

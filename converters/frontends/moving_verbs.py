@@ -55,7 +55,7 @@ class MovingVerbs(BaseVerbs):
         Behind it there may be moves, other masks, and the softmax.
         """
         before = x if type(x) is Masked else None
-        value = self.value(name, x.value if type(x) is Masked else x)
+        value = x.value if type(x) is Masked else x if type(x) is Pending else self.value(name, x)
         try:
             wide = dropped.cpu().expand(1, *value.shape)[0]
         except RuntimeError:

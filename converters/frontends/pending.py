@@ -76,9 +76,9 @@ class Embedded:
 
 @dataclass(frozen=True, eq=False)
 class Masked:
-    """A quantised value on the way into a softmax, and which of its places are left out there: ``dropped``, bools."""
+    """A value on the way into a softmax, and which of its places are left out there: ``dropped``, bools."""
 
-    value: Value
+    value: Value | Pending
     dropped: Tensor
 
     @property

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -19,12 +19,19 @@ __all__ = ["Place", "call_numbers", "show", "shown_by"]
 
 @dataclass(frozen=True)
 class Place:
-    """Call ``number`` of the module at ``path``; or, within it, call ``inner_number`` of its submodule ``inner``."""
+    """Call ``number`` of the module at ``path``; or, within it, call ``inner_number`` of its submodule ``inner``.
+
+    ``turn`` makes a tensor with the images first of what is put out there, if they are not.
+    """
 
     path: str
     number: int
     inner: str = ""
     inner_number: int = 0
+    turn: Callable[[Tensor], Tensor] | None = field(default=None, compare=False)
+
+    def first(self, real: Tensor) -> Tensor:
+        return real if self.turn is None else self.turn(real)
 
 
 def call_numbers(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> dict[fx.Node, int]:
@@ -47,7 +54,7 @@ def show(model: nn.Module, places: Iterable[tuple[Place, Value]], images: Exampl
     places = list(places)
     watch = _Watch(model, [place for place, _ in places])
     output = plain(images.call(model))
-    seen = [(watch.found[place], value) for place, value in places if place in watch.found]
+    seen = [(place.first(watch.found[place]), value) for place, value in places if place in watch.found]
     return shown_by([(real, v) for real, v in seen if real.ndim > 1 and real[0].numel() == math.prod(v.shape)], output)
 
 

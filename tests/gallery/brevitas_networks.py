@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,89 +10,26 @@ import brevitas.nn as qnn
 import torch
 import torch.nn.functional as F
 from brevitas.inject.enum import FloatToIntImplType
-from brevitas.quant import (
-    Int8ActPerTensorFloat,
-    Int8WeightPerChannelFloat,
-    Int32Bias,
-    ShiftedUint8ActPerTensorFloat,
-    TruncTo8bit,
+from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerChannelFloat, Int32Bias, TruncTo8bit
+from torch import nn
+
+from tests.gallery.brevitas_attention import ATTENTION
+from tests.gallery.brevitas_cases import (
+    MAPS,
+    Network,
+    bare,
+    conv,
+    linear,
+    norm,
+    quant,
+    relu,
+    row,
+    shifted,
+    step,
+    transposed,
 )
-from torch import Tensor, nn
 
-__all__ = ["NETWORKS", "Network"]
-
-Make = Callable[[], nn.Module]
-MAPS = (3, 6, 6)
-
-
-@dataclass(frozen=True)
-class Network:
-    make: Make
-    shape: tuple[int, ...] = MAPS
-
-
-def quant(bits: int = 4, **options: Any) -> Any:
-    return qnn.QuantIdentity(bit_width=bits, return_quant_tensor=True, **options)
-
-
-def shifted() -> Any:
-    """A quantiser with a zero point."""
-    return qnn.QuantIdentity(act_quant=ShiftedUint8ActPerTensorFloat, bit_width=4)
-
-
-def bare() -> Any:
-    """A quantiser whose results are plain tensors, of which PyTorch's methods can be called."""
-    return qnn.QuantReLU(bit_width=4)
-
-
-def relu(bits: int = 4) -> Any:
-    return qnn.QuantReLU(bit_width=bits, return_quant_tensor=True)
-
-
-def conv(a: int = 3, b: int = 4, kernel: int = 3, *, rank: int = 2, bits: int = 4, **options: Any) -> Any:
-    kinds = {1: qnn.QuantConv1d, 2: qnn.QuantConv2d, 3: qnn.QuantConv3d}
-    return kinds[rank](a, b, kernel, weight_bit_width=bits, **{"padding": kernel // 2, "bias": True, **options})
-
-
-def transposed(a: int, b: int, kernel: int, *geometry: int, rank: int = 2, **options: Any) -> Any:
-    kinds = {1: qnn.QuantConvTranspose1d, 2: qnn.QuantConvTranspose2d, 3: qnn.QuantConvTranspose3d}
-    return kinds[rank](a, b, kernel, *geometry, weight_bit_width=4, **options)
-
-
-def linear(a: int, b: int, bits: int = 4, **options: Any) -> Any:
-    return qnn.QuantLinear(a, b, bias=True, weight_bit_width=bits, **options)
-
-
-def norm(channels: int, kind: Any = nn.BatchNorm2d) -> Any:
-    """A batch norm whose numbers are none of those that it begins with."""
-    layer = kind(channels)
-    with torch.no_grad():
-        layer.weight.uniform_(-1.5, 1.5)
-        layer.bias.uniform_(-0.5, 0.5)
-    return layer
-
-
-def row(*layers: Callable[[], Any], shape: tuple[int, ...] = MAPS) -> Network:
-    """Layers behind a quantised input, one after another."""
-    return Network(lambda: nn.Sequential(quant(), *(layer() for layer in layers)), shape)
-
-
-class Step(nn.Module):
-    """A function of the quantised input and of layers by name."""
-
-    def __init__(self, function: Callable[[Any, Tensor], Any], **layers: Any) -> None:
-        super().__init__()
-        self.input, self.function = quant(), function
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(self, self.input(x))
-
-
-def step(function: Callable[[Any, Tensor], Any], shape: tuple[int, ...] = MAPS, **layers: Callable[[], Any]) -> Network:
-    return Network(lambda: Step(function, **{name: layer() for name, layer in layers.items()}), shape)
-
+__all__ = ["NETWORKS"]
 
 RANKS = ((1, (3, 9)), (2, MAPS), (3, (3, 4, 4, 4)))
 CHANNELS = {"weight_quant": Int8WeightPerChannelFloat}
@@ -228,4 +164,4 @@ NORMS = {
                     b=lambda: conv(4, 2)),
 }  # fmt: skip
 
-NETWORKS: dict[str, Network] = {**WEIGHTED, **ACTIVATIONS, **MOVES, **SUMS, **POOLS, **NORMS}
+NETWORKS: dict[str, Network] = {**WEIGHTED, **ACTIVATIONS, **MOVES, **SUMS, **POOLS, **NORMS, **ATTENTION}

@@ -12,6 +12,7 @@ from torch import nn
 
 from converters import QuantGraph
 from converters.frontends.brevitas import from_brevitas
+from tests.gallery.brevitas_attention import ATTENTION
 from tests.gallery.brevitas_networks import NETWORKS
 from tests.gallery.checks import counts_are_integers, signed_images
 
@@ -24,6 +25,15 @@ BACKENDS = ("closed_form", "fast", "snntorch")
 BRIAN2 = ("transposed 2d", "QuantSigmoid", "max pool", "a product")
 _SOME_BY_DEFAULT = [
     pytest.param(name, marks=[] if k % 5 == 0 else [pytest.mark.slow]) for k, name in enumerate(NETWORKS)
+]
+
+_ATTENTION_BY_DEFAULT = (
+    "attention", "attention, causal, quantised scores", "attention with bias tokens", "an encoder",
+    "scaled dot product, causal",
+)  # fmt: skip
+_MOST_BY_DEFAULT = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in ATTENTION and name not in _ATTENTION_BY_DEFAULT else [])
+    for name in NETWORKS
 ]
 
 
@@ -46,7 +56,7 @@ def converted(name: str) -> QuantGraph:
     return from_brevitas(trained(name), signed_images(NETWORKS[name].shape, 4, 3))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", _MOST_BY_DEFAULT)
 def test_counts_are_brevitas_integers(name: str) -> None:
     """As it is converted, every layer is compared with Brevitas' own values on images that force it."""
     q = converted(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import brevitas.nn as qnn
@@ -332,24 +332,71 @@ def test_what_brevitas_itself_does_not_run_has_an_answer() -> None:
         from_brevitas(Joined(), pixels(2, (1, 4, 4)))
 
 
-def test_attention_and_recurrence_are_refused() -> None:
-    attention = nn.Sequential(identity(), Attention())
-    with pytest.raises(
-        ConversionError, match=r"^1.attention: found an attention of Brevitas; write it with QuantLinear"
-    ):
-        from_brevitas(attention, pixels(2, (4, 8)))
+def test_recurrence_is_refused() -> None:
     with pytest.raises(ConversionError, match=r"^1.lstm: found a recurrence over time; only feed-forward"):
         from_brevitas(nn.Sequential(identity(), Recurrent()), pixels(2, (4, 8)))
 
 
 class Attention(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, kind: Any, call: dict[str, Any], **options: Any) -> None:
         super().__init__()
-        self.attention = qnn.QuantMultiheadAttention(8, 2, batch_first=True)
+        self.input, self.a, self.call = qnn.QuantIdentity(bit_width=8), kind(**options), call
 
-    def forward(self, x: Any) -> Tensor:
-        out: Tensor = self.attention(x, x, x)[0]
-        return out
+    def forward(self, x: Tensor) -> Any:
+        x = self.input(x)
+        return self.a(x, x, x, **self.call)
+
+
+HEADS = partial(Attention, qnn.QuantMultiheadAttention, embed_dim=8, num_heads=2)
+SCORES = partial(Attention, qnn.QuantScaledDotProductAttention)
+LAST = -torch.ones(4, 4).triu(1)
+REFUSED = [
+    (HEADS({}), r"^a: found an attention whose images are not the first axis .*; build it with batch_first=True"),
+    (HEADS({"key_padding_mask": torch.zeros(2, 4).bool()}, batch_first=True), r"^a: found a mask of each image's own"),
+    (HEADS({"attn_mask": torch.zeros(4, 4, 4)}, batch_first=True), r"^a: found a mask for each image and head; give"),
+    (HEADS({"attn_mask": LAST}, batch_first=True), r"^a: found a mask of numbers .*; give a softmax_input_quant"),
+    (
+        HEADS(
+            {"attn_mask": torch.full((4, 4), -torch.inf).triu(1)},
+            softmax_input_quant=Int8ActPerTensorFloat,
+            batch_first=True,
+        ),
+        r"^a.softmax_input_quant: found a scale of inf; calibrate",
+    ),
+    (HEADS({}, q_scaled_quant=None, batch_first=True), r"^a: found an attention without q_scaled_quant; give it"),
+    (HEADS({}, attn_output_weights_quant=None, batch_first=True), r"^a: found an attention without attn_output_weight"),
+    (
+        HEADS({}, out_proj_input_quant=None, out_proj_bias_quant=None, batch_first=True),
+        r"^a: found an attention without out_proj.input_quant; give it an out_proj_input_quant",
+    ),
+    (HEADS({}, in_proj_weight_quant=None, in_proj_bias_quant=None, batch_first=True), r"^a.in_proj: found unquantised"),
+    (SCORES({"dropout_p": 0.1}), r"^a: found a dropout that stays on in eval mode"),
+    (SCORES({}, pre_process_k=torch.neg), r"^a: found an attention that changes its operands first; do so in front"),
+    (SCORES({"attn_mask": torch.zeros(2, 4, 4).bool()}), r"^a: found a mask of shape \(2, 4, 4\)"),
+]
+
+
+@pytest.mark.parametrize(("model", "message"), REFUSED)
+def test_attention_without_an_exact_form_is_refused(model: nn.Module, message: str) -> None:
+    model(pixels(2, (4, 8)))
+    with pytest.raises(ConversionError, match=message) as caught:
+        from_brevitas(model, pixels(2, (4, 8)))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_attention_returns_its_weights_beside_its_output() -> None:
+    torch.manual_seed(0)
+    model = HEADS({}, batch_first=True)
+    x = pixels(4, (4, 8)).double()
+    model.double()(x)
+    model.eval()
+    q = from_brevitas(model, x)
+    with torch.no_grad():
+        theirs = model(x)
+    ours = q.returned(q.execute(x))
+    assert [tuple(t.shape) for t in ours] == [(4, 4, 8), (4, 4, 4)]
+    for one, other in zip(ours, theirs, strict=True):
+        assert float((one - other).abs().max()) < 1e-9
 
 
 class Recurrent(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -259,6 +260,21 @@ CASES = {
         lambda b, x: b.softmax("y", b.move("t", inner(b, x), tokens), -1),
         lambda x: torch.softmax(tokens(quantised(x)), -1),
     ),
+    "softmax of a product": Case(
+        (4, 3),
+        lambda b, x: b.softmax("y", b.matmul("p", x, b.move("t", x, lambda t: t.mT)), -1),
+        lambda x: torch.softmax(x @ x.mT, -1),
+    ),
+    "softmax of a product that is seen otherwise": Case(
+        (4, 3),
+        lambda b, x: b.softmax("y", b.move("u", b.scale("s", b.multiply("p", x, x), 0.7), lambda t: t.mT), 1),
+        lambda x: torch.softmax(0.7 * (x * x).mT, 1),
+    ),
+    "softmax of a masked product": Case(
+        (4, 3),
+        lambda b, x: b.softmax("y", b.mask("m", b.multiply("p", x, x), torch.eye(4, 3).bool()), -1),
+        lambda x: torch.softmax((x * x).masked_fill(torch.eye(4, 3).bool(), -math.inf), -1),
+    ),
 }  # fmt: skip
 
 
@@ -392,6 +408,11 @@ def _refusals() -> dict[str, tuple[tuple[int, ...], Callable[[Verbs, Value], Any
             (3,),
             lambda b, x: b.value("z", b.softmax("y", x, 1)),
             "y: found an unquantised activation, used by z; quantise it",
+        ),
+        "softmax of a sum with a bias": (
+            (3, 4),
+            lambda b, x: b.softmax("y", b.shift("z", b.multiply("p", x, x), torch.arange(4.0)), 1),
+            "p: found an unquantised activation, used by y; quantise it",
         ),
     }  # fmt: skip
 

@@ -82,9 +82,9 @@ _B, _F, _AO, _EVERY = ("brevitas",), ("fx",), ("eager", "fx"), ("brevitas", "eag
 FAULTS = [
     *VERB_FAULTS,
     Fault("a zero point forgotten", "shifted",
-          result(brevitas_quantisers, "_grid", lambda g: replace(g, y_min=0, y_max=g.y_max - g.y_min)), _B),
+          result(brevitas_quantisers, "grid_of", lambda g: replace(g, y_min=0, y_max=g.y_max - g.y_min)), _B),
     Fault("a bias in the units of the weights alone", "per channel",
-          wrap(brevitas_layers, "bias_of", lambda f: lambda w, n, m, scale, x: f(w, n, m, scale, x) / x.scale), _B),
+          wrap(brevitas_layers, "bias_of", lambda f: lambda m, given, scale, x: f(m, given, scale, x) / x.scale), _B),
     Fault("a pool that rounds where it truncates", "trunc", keywords(GraphBuilder, "layer", bias=lambda _: 0.0), _B),
     Fault("a zero point with the wrong sign", "conv", turned_grid, _AO),
     Fault("weights quantised before the batch norm", "norm",
