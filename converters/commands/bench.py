@@ -59,7 +59,7 @@ def _refuse(choices: int, out: Path | None, only: list[str] | None) -> None:
 def bench(
     network: Annotated[
         str,
-        typer.Option(help="A checkpoint, a .nir or .onnx file, lenet5 (trained), vgg9 or vgg16 (random integers)."),
+        typer.Option(help="A checkpoint, a file of any kind, lenet5 (trained), vgg9 or vgg16 (random integers)."),
     ] = "lenet5",
     window: Annotated[
         list[int] | None,
@@ -161,13 +161,11 @@ def _key(case: Case) -> tuple[str, int, int]:
 
 def _source(name: str, windows: Sequence[int] = ()) -> Given:
     from converters.benchmark import random_networks
-    from converters.commands.given import Given, given, is_onnx
+    from converters.commands.given import Given, given
 
     if name in ("vgg9", "vgg16"):
         return Given(name, getattr(random_networks, name)(), {}, "auto")
-    if name.lower().endswith(".nir") or is_onnx(name):
-        return given(Path(name), None, windows)
-    return given(None, "lenet5-mnist-127" if name == "lenet5" else name)
+    return given("lenet5-mnist-127" if name == "lenet5" else name, None, windows)
 
 
 def _plots_possible() -> None:

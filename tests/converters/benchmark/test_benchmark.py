@@ -16,6 +16,7 @@ from converters.benchmark import pages
 from converters.benchmark.files import files
 from converters.benchmark.measuring import Case, machine, time_case
 from converters.benchmark.worker import GROWTH
+from converters.files.nir_file import write
 from converters.nir_export import to_nir
 from converters.operations import Linear, Product
 from converters.quantised import GraphBuilder, QuantGraph
@@ -130,6 +131,17 @@ def test_out_is_gone_on_with(calif: Calif, tmp_path: Path) -> None:
         code, text, err = calif("bench", *options)
         assert (code, text) == (2, "")
         assert err.count("\n") == 1
+
+
+def test_a_file_is_timed_at_its_own_window(calif: Calif, tmp_path: Path) -> None:
+    path = tmp_path / "net.nir"
+    write(path, to_nir(GRAPHS["residual"](), T=5))
+    command = ["bench", "--network", path, "--only", "float_pass", "--repeats", 1, "--threads", 1, "--batch", 2]
+    code, text, _ = calif(*command, "--json")
+    assert code == 0
+    (row,) = json.loads(text)["rows"]
+    assert (row["T"], row["batch"], row["network"]) == (5, 2, str(path))
+    assert calif(*command, "--window", 6)[0] == 2
 
 
 def test_networks_are_of_the_sizes_they_say() -> None:
