@@ -32,13 +32,11 @@ from converters.operations import (
 )
 from converters.operations.activations import activation
 from converters.operations.counting import over_groups
-from converters.operations.pooling import SumPool1d, SumPool2d, SumPool3d
 
 __all__ = ["FloatNetwork", "Weights"]
 
 _CLOSE = 1e-5  # factors this near to 1 are those of rounded scales: a float network does not have them
 _WEIGHTED = (Linear, Conv1d, Conv2d, Conv3d)  # their weights' first axis is the channel
-_POOLS = (SumPool1d, SumPool2d, SumPool3d)
 
 
 class Weights(nn.Module):
@@ -167,9 +165,9 @@ def _chain(synapse: Synapse, sizes: list[float], gain: Tensor, bias: Tensor, sta
             part, size = _module(op, size)
             parts.append(part)
     last = parts[-1] if ops and type(ops[-1]) in _WEIGHTED else None
-    if ops and type(ops[-1]) in _POOLS:
-        area = ops[-1].gain
-        parts[-1], gain = _average(ops[-1]), gain * area
+    if hasattr(parts[-1] if parts else None, "divisor_override"):  # sums over windows, which a float network divides
+        pool: Any = parts[-1]
+        pool.divisor_override, gain = None, gain * ops[-1].gain
     parts += _scaled(last, gain / size, bias, stage)
     return _Chain(parts)
 
@@ -186,11 +184,6 @@ def _scaled(before: nn.Module | None, factor: Tensor, term: Tensor, stage: Stage
     if not (multiplies or adds):
         return []
     return [_Affine(factor if multiplies else None, term if adds else None, len(stage.shape))]
-
-
-def _average(pool: Operation) -> nn.Module:
-    kind = {SumPool1d: nn.AvgPool1d, SumPool2d: nn.AvgPool2d, SumPool3d: nn.AvgPool3d}[type(pool)]
-    return kind(pool.kernel, pool.stride, pool.padding)  # type: ignore[attr-defined]
 
 
 def _function(op: Levels, stage: Stage) -> nn.Module:
