@@ -52,8 +52,9 @@ class CaLIF(Citizen):
     output : bool
         Return the state as well, ``(spk, v, y)``, with ``init_hidden`` too.
     learn_threshold : bool
-        The threshold is a parameter. Training cannot take it below ``threshold_floor``: it is put back there whenever
-        it is read.
+        The threshold is a parameter, as it is when it is given as one: a ``nn.Parameter`` in the place of
+        ``threshold``, ``leak`` or ``v_init`` stays the parameter that it is, and is learned. Training cannot take the
+        threshold below ``threshold_floor``: it is put back there whenever it is read.
     packed : bool
         One state instead of two, ``spk, mem = neuron(x, mem)``: a membrane ``(N, C, ...)`` that carries its counts as
         ``mem.y`` (:class:`~calif_plugins.snntorch_state.Membrane`). This is what :func:`swap_neurons` uses in models
@@ -127,6 +128,7 @@ class CaLIF(Citizen):
                 f"window: {window} with init_hidden={init_hidden}; give at least one step, and hidden state"
             )
         values = {"threshold": threshold, "leak": leak, "y_min": y_min, "y_max": y_max, "v_init": v_init}
+        learned = {k: value for k, value in values.items() if _is_learned(k, value)}
         tensors = {k: _tensor(value, whole=k in ("y_min", "y_max")) for k, value in values.items()}
         CaLIFParameters(tie=tie, **{k: t.detach().cpu().double().numpy() for k, t in tensors.items()})  # validates
         super().__init__(
@@ -134,11 +136,13 @@ class CaLIF(Citizen):
             spike_grad=spike_grad,
             surrogate_disable=surrogate_disable,
             init_hidden=init_hidden,
-            learn_threshold=learn_threshold,
+            learn_threshold=learn_threshold or "threshold" in learned,
             output=output,
         )
         for name, tensor in tensors.items():
-            self.register_buffer(name, tensor)
+            if name not in learned:
+                self.register_buffer(name, tensor)
+        self._parameters.update(learned)  # themselves, and no copies: an optimiser may have them already
         self.tie: TieRule = tie
         self.packed = packed
         self.window = window
@@ -339,6 +343,19 @@ def _shown(value: Tensor) -> str:
     """One number, or the range of several."""
     low, high = float(value.detach().min()) + 0.0, float(value.detach().max()) + 0.0  # -0 is 0
     return f"{low:g}" if low == high else f"{low:g}..{high:g}"
+
+
+def _is_learned(name: str, value: Any) -> bool:
+    """Whether a value is a parameter that a neuron may have; an error for what would be copied and never learned."""
+    if not isinstance(value, Tensor) or not (isinstance(value, nn.Parameter) or value.requires_grad):
+        return False
+    if name in ("y_min", "y_max"):
+        raise ValueError(f"{name}: found a tensor with a gradient; a range of counts is not learned: give numbers")
+    if not isinstance(value, nn.Parameter):
+        raise ValueError(f"{name}: found a tensor that was computed from others; give a nn.Parameter, or detach it")
+    if value.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{name}: found a parameter in {value.dtype}; give it in float32 or float64")
+    return True
 
 
 def _tensor(value: Any, whole: bool) -> Tensor:

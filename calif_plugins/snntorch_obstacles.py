@@ -11,7 +11,7 @@ __all__ = ["NEURONS", "obstacle"]
 
 NEURONS = (snntorch.SpikingNeuron, snntorch.LeakyParallel)
 
-_AGAIN = "put snntorch.Leaky there, train again, then swap"
+_AGAIN = "put calif_plugins.snntorch.CaLIF there and train again"
 _DYNAMICS: dict[type, str] = {
     snntorch.Synaptic: f"has a synaptic current that decays; Ca-LIF takes charge as it comes: {_AGAIN}",
     snntorch.Alpha: f"has two synaptic currents that decay; Ca-LIF takes charge as it comes: {_AGAIN}",
@@ -19,8 +19,8 @@ _DYNAMICS: dict[type, str] = {
     snntorch.RSynaptic: f"feeds its spikes back to itself; Ca-LIF networks are feed-forward: {_AGAIN}",
     snntorch.SLSTM: f"has gates and feeds back to itself; Ca-LIF networks are feed-forward: {_AGAIN}",
     snntorch.SConv2dLSTM: f"has gates and feeds back to itself; Ca-LIF networks are feed-forward: {_AGAIN}",
-    snntorch.LeakyParallel: "takes all steps at once, synapses included: put nn.Linear and snntorch.Leaky there, "
-    "train again, then swap",
+    snntorch.LeakyParallel: "takes all steps at once, synapses included: put nn.Linear and "
+    "calif_plugins.snntorch.CaLIF(multistep=True) there and train again",
 }
 
 

@@ -206,7 +206,7 @@ def _check(path: str, old: Any, new: CaLIF, steps: int = 16) -> None:
     mine: Any = copied(new).double().cpu()
     mine.init_hidden, mine.output = True, False
     for name, value in (("leak", 0.0), ("y_min", -torch.inf), ("y_max", torch.inf)):
-        getattr(mine, name).fill_(value)
+        getattr(mine, name).detach().fill_(value)
     theirs = snntorch.Leaky(beta=torch.tensor(1.0, dtype=torch.float64), threshold=threshold, init_hidden=True)
     snntorch.SpikingNeuron.instances.remove(theirs)
     with torch.no_grad(), torch.autocast("cpu", enabled=False):

@@ -19,6 +19,7 @@ from converters.errors import ConversionError, first_line
 from converters.frontends.checking import left_alone
 from converters.frontends.snntorch_chain import Chain
 from converters.frontends.snntorch_check import Step, compare_trains, probe_counts
+from converters.frontends.snntorch_tracing import traced_layers
 from converters.graphs.naming import Names
 from converters.network import Network, float64
 from converters.nodes import CaLIF, SpikeEncoder
@@ -34,26 +35,30 @@ def from_snntorch(
     input_shape: Sequence[int],
     T: int,
     *,
-    scale: float = 1.0,
+    scale: float | None = None,
     levels: int | None = None,
     signed: bool = False,
     check: bool | Tensor = True,
 ) -> nir.NIRGraph:
-    """The NIR graph of an ``nn.Sequential`` of synapses and :class:`calif_plugins.snntorch.CaLIF` layers.
+    """The NIR graph of a row of synapses and :class:`calif_plugins.snntorch.CaLIF` layers.
 
     Parameters
     ----------
-    model : nn.Sequential
+    model : nn.Module
+        An ``nn.Sequential``, or a class of your own whose forward is one such row: for one step, or in a loop over
+        all of them. Such a forward is traced, and run once beside the row that was found in it. In a row are
         ``Linear``, convolutions, transposed ones and average pools of one to three axes, whatever moves values
         (``Flatten``, padding, ``PixelShuffle``, ``Upsample`` to the nearest...), ``Dropout``, ``Identity``, and
-        ``CaLIF`` with ``init_hidden=True``; nested ``Sequential`` too, and layers at several places. The last one is
-        a ``CaLIF``. A bias may have average pools and moves behind it.
+        ``CaLIF`` with ``init_hidden=True``, or with states that a forward passes on; nested rows too, and layers at
+        several places. The last one is a ``CaLIF``. A bias may have average pools and moves behind it.
     input_shape : sequence of int
         Of one image, without batch: ``(C, H, W)``, ``(n,)``...
     T : int
         Window in steps.
-    scale : float
-        Real value of one input count: pixels are encoded as ``round(pixel / scale)`` spikes.
+    scale : float, optional
+        Real value of one input count: pixels are encoded as ``round(pixel / scale)`` spikes. By default ``1 / T``: a
+        pixel of 1 is a spike at every step, as of ``snntorch.spikegen.rate``; and the charge of the window is that of a
+        model which is given the pixel itself at every step.
     levels : int, optional
         Largest input count; ``T`` by default.
     signed : bool
@@ -86,16 +91,21 @@ def from_snntorch(
     'spike trains of snnTorch on 8 images (random and extreme images): 96 equal, 0 near-ties'
     """
     modules = list(_flat(model))
+    stepped = model
+    if any(_is_of_a_class(module) for _, module in modules):
+        modules = traced_layers(model, tuple(int(n) for n in input_shape))
+        stepped = nn.Sequential(*(module for _, module in modules))
     graph = graph_of(modules, input_shape, T, scale=scale, levels=levels, signed=signed)
     network = Network.from_graph(graph)
     wanted = probe_counts(network.spec, check)
     if wanted is None:
         return graph
-    neurons = {path: module.parameters_of_neuron() for path, module in modules if type(module) is Neuron}
+    at = [path if stepped is model else str(k) for k, (path, _) in enumerate(modules)]
+    neurons = {path: m.parameters_of_neuron() for path, (_, m) in zip(at, modules, strict=True) if type(m) is Neuron}
     equal = ties = 0
     with left_alone(torch.device("cpu")), torch.no_grad():
         for counts in wanted[0].split(_CHUNK):
-            steps = _run(model, list(neurons), network, counts)
+            steps = _run(stepped, list(neurons), network, counts)
             a, b = compare_trains(network, steps, given=list(neurons.values()))
             equal, ties = equal + a, ties + b
     text = (
@@ -110,7 +120,7 @@ def graph_of(
     input_shape: Sequence[int],
     T: int,
     *,
-    scale: float,
+    scale: float | None,
     levels: int | None,
     signed: bool,
 ) -> nir.NIRGraph:
@@ -119,6 +129,7 @@ def graph_of(
     Neurons keep their names, made safe and told apart (:class:`converters.graphs.naming.Names`).
     """
     levels = T if levels is None else levels
+    scale = 1 / T if scale is None else scale
     shape = tuple(int(n) for n in input_shape)
     names = Names()
     own = [names.take(path) if type(module) is Neuron else "" for path, module in modules]
@@ -152,6 +163,11 @@ def graph_of(
     graph = nir.NIRGraph(nodes=nodes, edges=edges, metadata={}, type_check=False)
     Network.from_graph(graph)  # says now what would be wrong with it later
     return graph
+
+
+def _is_of_a_class(module: nn.Module) -> bool:
+    """Whether a module with layers in it is none of PyTorch's: what it does with them stands in its forward."""
+    return type(module).__module__.split(".")[:2] != ["torch", "nn"] and any(True for _ in module.children())
 
 
 def _flat(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calif_plugins.snntorch_obstacles import NEURONS, obstacle
+from calif_plugins.snntorch_obstacles import NEURONS
 from converters.errors import ConversionError
+from converters.frontends.snntorch_tracing import Called, way_of
 from converters.operations import Flatten, Linear, Mix, Operation, Shape
 from converters.operations.convolution import convolution_of
 from converters.operations.moving import move_of
@@ -58,8 +59,7 @@ class Chain:
             if any(True for _ in module.children()) and type(module).__module__ != "torch.nn":
                 todo = "put its layers, in their order, into an nn.Sequential"
             if isinstance(module, NEURONS):
-                reason = obstacle(module)
-                todo = f"it {reason}" if reason else "replace it with swap_neurons(model) first"
+                todo = way_of(module)
             raise ConversionError(path or "model", f"a {type(module).__name__}", todo)
         if self.bias is not None and not known.behind_bias(module):
             raise ConversionError(
@@ -207,7 +207,7 @@ _PADS = [
 ]
 _MOVES = (
     nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Unfold, nn.Upsample,
-    nn.UpsamplingNearest2d, *_PADS,
+    nn.UpsamplingNearest2d, *_PADS, Called,
 )  # fmt: skip
 
 _SYNAPSES: dict[type, _Known] = {

@@ -32,7 +32,7 @@ def swap_if(
     graph: nir.NIRGraph,
     T: int,
     *,
-    scale: float = 1.0,
+    scale: float | None = None,
     levels: int | None = None,
     signed: bool = False,
     y_max: int | None = None,

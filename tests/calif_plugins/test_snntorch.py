@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
-from torch import nn
+from torch import Tensor, nn
 
 from calif_plugins import CaLIFParameters, reference
 from calif_plugins.parameters import TieRule
@@ -270,3 +270,50 @@ def test_what_is_printed_is_what_a_person_needs() -> None:
     assert "v_init=1" in repr(CaLIF(threshold=2.0, v_init=1.0))
     assert "v_init=0..1e-05" in repr(CaLIF(threshold=2.0, v_init=torch.tensor([0.0, 1e-5])))
     assert "v_init=2e-08" in repr(CaLIF(threshold=1e-3, v_init=2e-8))
+
+
+# --- parameters that are learned ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["threshold", "leak", "v_init"])
+@pytest.mark.parametrize("shape", [(), (1,), (3,)])
+@pytest.mark.parametrize("multistep", [False, True])
+def test_a_parameter_stays_the_parameter_that_it_is(name: str, shape: tuple[int, ...], multistep: bool) -> None:
+    """An optimiser that was made with it trains the neuron; where no spike moves, its gradient is a difference's."""
+    value = nn.Parameter(torch.full(shape, 0.5, dtype=torch.float64))
+    given: dict[str, Any] = {name: value, "y_max": 9, "multistep": multistep}
+    neuron = CaLIF(**given, init_hidden=True, output=True, surrogate_disable=True)
+    assert dict(neuron.named_parameters()) == {name: value}
+    assert getattr(neuron, name) is value
+    x = torch.tensor([[0.8, 0.15, 1.2], [0.3, 1.3, 0.1]], dtype=torch.float64)[:, None].repeat(1, 2, 1)
+
+    def membrane() -> Tensor:
+        reset(neuron)
+        outs = [neuron(x)] if multistep else [neuron(step) for step in x]
+        return outs[-1][1].sum()
+
+    membrane().backward()
+    assert value.grad is not None
+    with torch.no_grad():
+        before, counts = membrane(), neuron.y.clone()
+        value += 2.0**-6
+        slope = float((membrane() - before) * 2**6)
+        assert torch.equal(counts, neuron.y)
+    assert float(value.grad.sum()) == pytest.approx(slope)
+    assert slope
+    again = CaLIF(**{**given, name: torch.ones(shape)}, init_hidden=True)
+    assert set(again.state_dict()) == set(neuron.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"y_max": nn.Parameter(torch.tensor(3.0))}, "y_max: found a tensor with a gradient; a range of counts"),
+        ({"leak": nn.Parameter(torch.tensor(3.0)) * 2}, "leak: found a tensor that was computed from others; give a"),
+        ({"leak": nn.Parameter(torch.tensor(0.5).half())}, "leak: found a parameter in torch.float16; give it in"),
+        ({"threshold": nn.Parameter(torch.tensor(-1.0))}, "threshold: must be > 0"),
+    ],
+)
+def test_parameters_that_no_neuron_can_learn(options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        CaLIF(**options)

@@ -11,8 +11,9 @@ import snntorch as snn
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from snntorch import functional as SF
 from snntorch import utils
-from torch import nn
+from torch import Tensor, nn
 
 from calif_plugins import reference
 from calif_plugins.snntorch import CaLIF, swap_neurons
@@ -268,3 +269,32 @@ def test_a_frozen_threshold_stays_frozen() -> None:
     lif = snn.Leaky(beta=0.5, learn_threshold=True)
     lif.threshold.requires_grad_(False)
     assert not swap_neurons(nn.Sequential(lif)).model[0].threshold.requires_grad
+
+
+@pytest.mark.parametrize("loss", ["mse_membrane_loss", "ce_max_membrane_loss", "mse_count_loss", "ce_rate_loss"])
+def test_losses_on_the_membranes_that_a_swapped_model_records(loss: str) -> None:
+    """The membranes that it stacks are plain potentials of the right shape, and gradients reach the first layer."""
+
+    class Recording(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.lif = nn.Linear(4, 2), snn.Leaky(beta=0.9, threshold=0.7)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            mem, spikes, membranes = self.lif.init_leaky(), [], []
+            for _ in range(5):
+                spk, mem = self.lif(self.fc(x), mem)
+                spikes.append(spk)
+                membranes.append(mem)
+            return torch.stack(spikes), torch.stack(membranes)
+
+    torch.manual_seed(0)
+    report = swap_neurons(Recording())
+    assert "the membrane is returned after its reset, not before" in str(report)
+    spikes, membranes = report.model(torch.rand(6, 4))
+    assert type(membranes) is Tensor
+    assert membranes.shape == spikes.shape == (5, 6, 2)
+    value = getattr(SF, loss)()(membranes if "membrane" in loss else spikes, torch.randint(2, (6,)))
+    value.backward()
+    assert torch.isfinite(value)
+    assert report.model.fc.weight.grad.abs().sum() > 0

@@ -159,7 +159,7 @@ ERRORS = [
     ),
     (
         lambda: nn.Sequential(nn.Linear(4, 3), snntorch.Synaptic(alpha=0.9, beta=0.9)),
-        "1: found a Synaptic; it has a synaptic current that decays; .*: put snntorch.Leaky there",
+        "1: found a Synaptic; it has a synaptic current that decays; .*: put calif_plugins.snntorch.CaLIF there",
     ),
     (lambda: shared_neuron(), "2: found the same neuron as 0, so that both share one state; give each place its own"),
 ]
