@@ -70,6 +70,13 @@ class InputSpikes:
         self._before, self._next = now, t + 1
         return spikes.to(self._silence.dtype)
 
+    def block(self, t: int, steps: int) -> Tensor:
+        """Spikes of ``steps`` steps from ``t`` on, within the window: ``(steps, *shape of at(t))``."""
+        if self.coded_directly:
+            return self._silence.expand(steps, *self._silence.shape)
+        later = torch.arange(t + 1, t + steps + 2, device=self._size.device).reshape(-1, *[1] * self._size.ndim)
+        return (self._sign * _ceil_div(later * self._size, self.window).diff(dim=0)).to(self._silence.dtype)
+
     def direct(self, stage: str, t: int) -> Tensor | None:
         """``floor((t+1) c / T) - floor(t c / T)`` of the stage's total charge ``c``, or None."""
         total = self.charges.get(stage)

@@ -19,7 +19,7 @@ from converters.exact.sums import add_up, whole_dtype
 from converters.network import Network, Stage
 from converters.operations import Conv2d, Linear, Operation, Synapse
 
-__all__ = ["DTYPES", "Charges", "Memory", "arithmetic_of", "exact_dtype", "on_bytes"]
+__all__ = ["DTYPES", "Charges", "Memory", "arithmetic_of", "exact_dtype", "on_bytes", "takes_bytes"]
 
 DTYPES = ("int8", "bfloat16", "float16", "float32", "float64")
 # whole numbers up to this are all there; each type's successor holds more
@@ -131,15 +131,20 @@ def arithmetic_of(network: Network, synapse: Synapse, wanted: str, device: torch
         synapse = Synapse(synapse.sources, first)
     gain = synapse.change(*reach)
     if wanted == "int8":
-        weighted = [op for op in synapse.ops if not op.rewires]
-        takes, _ = _ON_BYTES.get(type(weighted[0]), (None, None)) if len(weighted) == 1 else (None, None)
-        if takes is not None and takes(weighted[0]) and gain < 2**31:
+        if gain < 2**31 and takes_bytes(synapse):
             return torch.int8
         wanted = "float32"
     dtype = exact_dtype(gain, getattr(torch, wanted))
     if dtype is torch.float32:
         dtype = whole_dtype(gain, device, factor=synapse.largest_factor(*(1 for _ in synapse.sources)))
     return dtype
+
+
+def takes_bytes(synapse: Synapse) -> bool:
+    """Whether :func:`on_bytes` can compute it: one convolution or dense layer of int8 weights, and moves."""
+    weighted = [op for op in synapse.ops if not op.rewires]
+    takes, _ = _ON_BYTES.get(type(weighted[0]), (None, None)) if len(weighted) == 1 else (None, None)
+    return synapse.linear and takes is not None and takes(weighted[0])
 
 
 def on_bytes(synapse: Synapse, x: Tensor) -> Tensor:

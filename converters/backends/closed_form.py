@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from calif_plugins import multistep
+from converters.backends.charges import on_bytes, takes_bytes
 from converters.backends.closed_form_integers import IntegerLayer, integer_layers
 from converters.backends.contract import Backend, Settings
 from converters.exact.rounding import exact_round
+from converters.exact.sums import add_up, whole_dtype
 from converters.exact.whole_charges import whole_charge
 from converters.network import Network, Stage, float64
 from converters.results import RunResult, read_out
@@ -80,7 +82,7 @@ def _counts(network: Network, integers: Tensor, options: Settings, integer: dict
                 membranes[stage.name] = z - values(stage.name) * v
             continue
         given = {name: values(name) for s in stage.synapses for name in s.sources}
-        acc = whole_charge(stage.synapses, given, network.reach, stage.name)
+        acc = _sums(network, stage, given)
         signed[stage.name] = _count(network, stage, acc)
         if stage in read:
             z, v = _net_charge(network, stage, acc)
@@ -101,6 +103,38 @@ def _counts(network: Network, integers: Tensor, options: Settings, integer: dict
         output_values=outputs,
         output_structure=network.outputs,
     )
+
+
+def _sums(network: Network, stage: Stage, given: dict[str, Tensor]) -> Tensor:
+    """The whole charge: whole numbers in a type that holds them.
+
+    On CUDA sums that float32 would not hold are those of int8 products, which float64's are many times slower than.
+    """
+    device = next(iter(given.values())).device
+    if device.type == "cuda" and takes_bytes_alone(network, stage, device):
+        return sums_of_bytes(stage, given)
+    return whole_charge(stage.synapses, given, network.reach, stage.name)
+
+
+def sums_of_bytes(stage: Stage, given: dict[str, Tensor]) -> Tensor:
+    """The whole charge, int64, by matrix products of int8 with int32 sums."""
+    return add_up((on_bytes(s, given[s.source].to(torch.int8)).to(torch.int64) for s in stage.synapses), stage.name)
+
+
+def takes_bytes_alone(network: Network, stage: Stage, device: torch.device) -> bool:
+    """Whether a layer is all products of int8 weights and of counts that fit a byte, and too large for float32."""
+    reach = network.reach
+
+    def make() -> bool:
+        if not all(
+            takes_bytes(s) and reach[s.source] <= 127 and s.reach(reach[s.source]) < 2**31 for s in stage.synapses
+        ):
+            return False
+        bound = sum(s.reach(reach[s.source]) for s in stage.synapses)
+        factor = max(s.largest_factor(reach[s.source]) for s in stage.synapses)
+        return whole_dtype(bound, device, factor=factor) is torch.float64
+
+    return network.keep(("takes_bytes_alone", stage.name, device), make)
 
 
 def _rows(network: Network, stage: Stage, device: torch.device) -> tuple[Tensor, Tensor]:

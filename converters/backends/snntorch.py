@@ -16,6 +16,7 @@ from torch import Tensor
 
 from converters.backends.charges import DTYPES
 from converters.backends.contract import Backend, Settings
+from converters.backends.snntorch_blocks import Ran, block_size, run_blocks
 from converters.backends.snntorch_network import SpikingNetwork
 from converters.errors import ConversionError
 from converters.exact.sums import whole_dtype
@@ -35,13 +36,19 @@ class SnnTorchOptions:
     dtype : {"int8", "bfloat16", "float16", "float32", "float64"}
         The arithmetic of charges. Layers whose sums it does not hold exactly take a larger one, so the results are
         the same.
+    steps : int, optional
+        How many steps go through a layer at once (:mod:`converters.backends.snntorch_blocks`); the results are the
+        same. By default one on the CPU, and on other devices as many as take two gigabytes.
     """
 
     dtype: str = "float32"
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ConversionError("dtype", f"{self.dtype!r}", f"use one of {', '.join(DTYPES)}")
+        if self.steps is not None and (type(self.steps) is not int or self.steps < 1):
+            raise ConversionError("steps", f"{self.steps!r}", "give a whole number of at least 1")
 
 
 class SnnTorch(Backend):
@@ -57,25 +64,11 @@ class SnnTorch(Backend):
         idle: list[SpikingNetwork] = network.keep(key, list)
         net = idle.pop() if idle else SpikingNetwork(network, dtype=options.dtype, device=device, exact=True).eval()
         net.settle_from = settings.settle_from
-        inputs = _inputs(network, integers)
-        fired = {s.name: torch.zeros(n, *s.shape, dtype=torch.float32, device=device) for s in network.stages}
-        extra = torch.zeros(n, dtype=torch.int64, device=device)
-        trains: dict[str, list[Tensor]] = {name: [] for name in network.shapes}
         last = {"settle": None, "paper": window + 1, "none": window}[settings.phase]
+        size = options.steps or (1 if device.type == "cpu" else block_size(network, n))
+        trains = settings.record == "spikes"
         try:
-            while last is None or net.t < last:
-                t = net.t
-                spikes = net.step(next(inputs))
-                if t >= window:
-                    active = torch.stack([spikes[s.name].flatten(1).any(1) for s in network.stages]).any(0)
-                    if not bool(active.any()):
-                        break
-                    extra[active] = t + 1 - window
-                for stage in network.stages:
-                    fired[stage.name] += spikes[stage.name].abs()
-                if settings.record == "spikes":
-                    for name, s in spikes.items():
-                        trains[name].append(s.to(torch.int8))
+            ran = run_blocks(net, integers, size, last, trains) if size > 1 else _run_steps(net, integers, last, trains)
             neurons = {s.name: net.layer(s.name).neurons for s in network.stages}
             return make_result(
                 network,
@@ -85,13 +78,35 @@ class SnnTorch(Backend):
                 record=settings.record,
                 counts={k: layer.y for k, layer in neurons.items()},
                 membranes={k: layer.v for k, layer in neurons.items()},
-                sent={k: emitted(fired[k], layer.y, network.fan_out[k]) for k, layer in neurons.items()},
-                extra_steps=extra,
-                spikes={k: torch.stack(v) for k, v in trains.items()} if settings.record == "spikes" else None,
+                sent={k: emitted(ran.fired[k], layer.y, network.fan_out[k]) for k, layer in neurons.items()},
+                extra_steps=ran.extra,
+                spikes={k: torch.cat(v) for k, v in ran.trains.items()} if trains else None,
             )
         finally:
             net.reset()  # its state belongs to the result now
             idle.append(net)
+
+
+def _run_steps(net: SpikingNetwork, integers: Tensor, last: int | None, trains: bool) -> Ran:
+    """As :func:`~converters.backends.snntorch_blocks.run_blocks`, one step of all layers after the other."""
+    network, n, device, window = net.network, len(integers), integers.device, net.window
+    inputs = _inputs(network, integers)
+    fired = {s.name: torch.zeros(n, *s.shape, dtype=torch.float32, device=device) for s in network.stages}
+    ran = Ran(fired, torch.zeros(n, dtype=torch.int64, device=device))
+    while last is None or net.t < last:
+        t = net.t
+        spikes = net.step(next(inputs))
+        if t >= window:
+            active = torch.stack([spikes[s.name].flatten(1).any(1) for s in network.stages]).any(0)
+            if not bool(active.any()):
+                break
+            ran.extra[active] = t + 1 - window
+        for stage in network.stages:
+            fired[stage.name] += spikes[stage.name].abs()
+        if trains:
+            for name, s in spikes.items():
+                ran.trains.setdefault(name, []).append(s.to(torch.int8)[None])
+    return ran
 
 
 def _inputs(network: Network, integers: Tensor) -> Iterator[Tensor]:

@@ -287,6 +287,7 @@ class SpikingLayer(nn.Module):
     def __init__(self, network: Network, stage: Stage, dtype: str, device: torch.device, exact: bool) -> None:
         super().__init__()
         self.exact, self.name = exact, stage.name
+        self.narrow = network.changes[stage.name] <= 2**24  # float32 adds up what arrives in a step
         self.sources: dict[str, tuple[str, ...]] = {}
         self._kinds: dict[str, torch.dtype] = {}
         taken = set(dir(self))
@@ -304,6 +305,32 @@ class SpikingLayer(nn.Module):
         parts = [self._part(child, spikes) for child in self.sources]
         return self.neurons(add_up(parts if share is None else [share, *parts], "charge")).to(torch.float32)
 
+    def steps(self, spikes: Mapping[str, Tensor], share: Tensor | None = None) -> Tensor:
+        """:meth:`forward` for a block of steps at once: every tensor has an axis of steps in front.
+
+        Synapses see steps and images side by side, and the neurons go through the block in one call.
+        """
+        dtype = torch.float32 if self.narrow and share is None else torch.float64
+        parts = [self._block(child, spikes).to(dtype) for child in self.sources]
+        self.neurons.multistep = True
+        try:
+            s: Tensor = self.neurons(add_up(parts if share is None else [share, *parts], "charge"))
+        finally:
+            self.neurons.multistep = False
+        return s.to(torch.float32)
+
+    def _block(self, child: str, spikes: Mapping[str, Tensor]) -> Tensor:
+        module, given = getattr(self, child), [spikes[name] for name in self.sources[child]]
+        sizes = given[0].shape[:2]
+        if isinstance(module, Remembering):
+            if module.lead is not None:
+                given = [self._sums(module.lead, child, given).unflatten(0, sizes)]
+            return module.changes(*given)
+        return self._sums(module, child, given).unflatten(0, sizes)
+
+    def _sums(self, module: nn.Module, child: str, given: Sequence[Tensor]) -> Tensor:
+        return self._linear(module, self._kind(child), [x.flatten(0, 1) for x in given])
+
     def extra_repr(self) -> str:
         """Which module of the model it was, where its own name had to begin with an underscore before a number."""
         return f"module {self.name[1:]} of the model" if re.match(r"_[0-9]", self.name) else ""
@@ -311,7 +338,7 @@ class SpikingLayer(nn.Module):
     def _part(self, child: str, spikes: Mapping[str, Tensor]) -> Tensor:
         module, given = getattr(self, child), [spikes[name] for name in self.sources[child]]
         if not isinstance(module, Remembering):
-            return self._linear(module, self._kind(child), given)
+            return self._linear(module, self._kind(child), given).to(torch.float64)
         if module.lead is not None:
             given = [self._linear(module.lead, self._kind(child), given)]
         return module.change(*given)
@@ -320,7 +347,7 @@ class SpikingLayer(nn.Module):
         part: Tensor = module(*(in_order(x.to(kind)) for x in given))
         if self.exact and part.device.type != "cpu" and part.is_floating_point():
             part = part.round()
-        return part.to(torch.float64)
+        return part
 
     def forget_input(self) -> None:
         """Drop the charge that is kept of a directly coded input."""
@@ -414,6 +441,19 @@ class Remembering(nn.Module):
         charge: Tensor = self.rest(now if self.before is None else now - self.before)
         self.before = now
         return charge
+
+    def changes(self, *received: Tensor) -> Tensor:
+        """:meth:`change` for a block of steps, ``(steps, N, ...)``."""
+        sizes = received[0].shape[:2]
+        new = [torch.cumsum(x.to(torch.float64), 0) for x in received]
+        if self.sums:
+            new = [a + b for a, b in zip(self.sums, new, strict=True)]
+        self.sums = [x[-1] for x in new]
+        now: Tensor = self.core(*(x.flatten(0, 1) for x in new)).unflatten(0, sizes)
+        first = torch.zeros_like(now[0]) if self.before is None else self.before
+        before, self.before = torch.cat([first[None], now[:-1]]), now[-1]
+        charge: Tensor = self.rest((now - before).flatten(0, 1))
+        return charge.unflatten(0, sizes)
 
     def forward(self, *spikes: Tensor) -> Tensor:
         return self.change(*(spikes if self.lead is None else (self.lead(*spikes),)))

@@ -35,8 +35,10 @@ def test_backend(case: Case) -> None:
     assert case.run() > 0
 
 
-@pytest.mark.parametrize("options", [{"dtype": "int8"}, {"dtype": "bfloat16"}, {"dtype": "float64"}], ids=str)
-def test_options_of_its_own(options: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "options", [{"dtype": "int8"}, {"dtype": "bfloat16"}, {"dtype": "float64"}, {"steps": 3}], ids=str
+)
+def test_options_of_its_own(options: dict[str, Any]) -> None:
     assert sum(case.run() for case in conformance("snntorch", **options)) > 100_000
 
 
