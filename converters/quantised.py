@@ -28,6 +28,7 @@ from converters.exact.sums import add_up, exact
 from converters.exact.whole_charges import whole_charge
 from converters.operations import Shape, Synapse
 from converters.operations.coarsening import coarsened_range, shrunk
+from converters.ports.answers import predicted
 from converters.ports.input_range import warn_of_cut
 from converters.ports.inputs import Batches, accept, split
 from converters.ports.outputs import as_outputs, check_outputs, leaves, returned
@@ -413,9 +414,12 @@ class QuantGraph:
         return returned(self.outputs, {name: layers[name].real(values[name]) for name in self.output_names})
 
     def predict(self, images: Batches, batch: int = 256) -> Tensor:
-        """Arg-max class of each image by the main output, int64 ``(N,)``."""
-        parts = [self.logits(self.execute(part)).flatten(1).argmax(1) for part in split(images, batch)]
-        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+        """What the main output says (:func:`~converters.ports.answers.predicted`): the class of each image, int64
+        ``(N,)``; of a map the class at each place, ``(N, *places)``."""
+        main = next(leaves(self.outputs))
+        parts = [predicted(main, self.logits(self.execute(part))) for part in split(images, batch)]
+        nothing = torch.zeros(0, *self.output.shape, dtype=torch.float64)
+        return torch.cat(parts) if parts else predicted(main, nothing)
 
 
 def _check_edges(layer: Layer, shapes: Mapping[str, Shape], silent: set[str]) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from converters.errors import ConversionError
 from converters.network import Network, Stage, float64
-from converters.ports.outputs import returned
+from converters.ports.answers import predicted
+from converters.ports.outputs import Output, leaves, mapped, returned
 
 __all__ = [
     "RECORDS",
@@ -92,8 +93,19 @@ class RunResult:
 
     @property
     def predictions(self) -> Tensor:
-        """Arg-max class of each image, int64 ``(N,)``."""
-        return self.logits.flatten(1).argmax(1)
+        """What the main output says (:func:`~converters.ports.answers.predicted`): the class of each image, int64
+        ``(N,)``; of a map the class at each place, ``(N, *places)``."""
+        if self.output_structure is None:
+            return predicted(Output(self.output_name), self.logits)
+        main = next(leaves(self.output_structure))
+        return predicted(main, self.output_values[main.layer])
+
+    @property
+    def all_predictions(self) -> Any:
+        """What every output says, in the structure that the model returns; of a single one, :attr:`predictions`."""
+        if self.output_structure is None:
+            return self.predictions
+        return mapped(lambda output: predicted(output, self.output_values[output.layer]), self.output_structure)
 
     @property
     def latency(self) -> Tensor | None:

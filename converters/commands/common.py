@@ -237,6 +237,7 @@ def measured(
 ) -> dict[str, Any]:
     """One row of ``windows``: a measurement to which every process of this run contributes its share of the images."""
     from converters.measuring.measure import measure
+    from converters.measuring.tasks import questions
     from converters.zoo.processes import team
 
     crew = team()
@@ -246,11 +247,9 @@ def measured(
     def tick(n: int) -> None:
         bar.update(task, advance=n)
 
-    return (
-        measure(network, q, own, backend=backend, phase=phase, batch=batch, tick=tick, device=device)
-        .of_all(crew)
-        .as_dict()
-    )
+    options: dict[str, Any] = {"backend": backend, "phase": phase, "batch": batch, "tick": tick, "device": device}
+    asked = questions(network, (data.labels, *data.more_labels))
+    return measure(network, q, own, asked=asked, **options).of_all(crew).as_dict()
 
 
 def windows_table(title: str, rows: list[dict[str, Any]]) -> Table:
@@ -261,8 +260,8 @@ def windows_table(title: str, rows: list[dict[str, Any]]) -> Table:
         [
             str(r["T"]),
             r["phase"] if r["counts_from"] == "simulation" else f"{r['phase']}, {r['counts_from']}",
-            f"{100 * r['quantised_accuracy']:.2f}%",
-            f"{100 * r['snn_accuracy']:.2f}%",
+            _percent(r["quantised_accuracy"]),
+            _percent(r["snn_accuracy"]),
             f"{100 * r['prediction_agreement']:.4g}%",
             f"{r['counts_compared']:,}",
             f"{r['count_mismatches']:,}",
@@ -273,6 +272,42 @@ def windows_table(title: str, rows: list[dict[str, Any]]) -> Table:
         for r in rows
     ]
     return table(title, columns, cells)
+
+
+def outputs_table(rows: list[dict[str, Any]]) -> Table | None:
+    """How each output of the rows of :func:`measured` does; None where that is one class of each image, and told."""
+    cells = [
+        [str(r["T"]), r["phase"], one["name"], *told]
+        for r in rows
+        if len(r["outputs"]) > 1 or r["task"] != "classes"
+        for one in r["outputs"]
+        for told in _told(one)
+    ]
+    columns = ["T", "phase", "output", "what is measured", "quantised", "spiking", "between\nthe two"]
+    return table("Outputs", columns, cells) if cells else None
+
+
+def _told(one: dict[str, Any]) -> list[list[str]]:
+    """Of one output: what is measured, of the quantised network, of the spiking one, and between the two."""
+    if one["task"] != "values":
+        what = "right pixels" if one["task"] == "map" else "right images"
+        sides = [_percent(one[f"{who}_accuracy"]) for who in ("quantised", "snn")]
+        rows = [[what, *sides, f"{100 * one['agreement']:.4g}% alike"]]
+        if one["task"] == "map" and one["labelled"]:
+            rows.append(["mean IoU", *(_real(one[f"{who}_iou"]) for who in ("quantised", "snn")), ""])
+        return rows
+    names = {"mean_absolute": "mean absolute error", "rms": "rms error", "correlation": "correlation"}
+    columns = [one.get(who, {}) for who in ("quantised", "spiking", "between")]
+    rows = [[name, *(_real(column.get(k)) for column in columns)] for k, name in names.items()]
+    return [*rows, ["largest difference", "", "", _real(one["between"]["largest"])]]
+
+
+def _percent(x: float | None) -> str:
+    return "-" if x is None else f"{100 * x:.2f}%"
+
+
+def _real(x: float | None) -> str:
+    return "-" if x is None else f"{x:.4g}"
 
 
 def _short(x: float | None) -> str:

@@ -58,6 +58,9 @@ def _show(result: dict[str, Any], json: bool) -> None:
         common.print_json(result)
     else:
         common.show(common.windows_table(f"{result['network']} on {result['dataset']}", result["windows"]))
+        outputs = common.outputs_table(result["windows"])
+        if outputs is not None:
+            common.show(outputs)
         for row in result["windows"]:
             if row["counts_from"] != "simulation":
                 n, wrong = row["images_simulated"], row["simulation_mismatches"]

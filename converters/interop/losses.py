@@ -20,6 +20,8 @@ from converters.interop.stock import SIMULATORS, CannotRun, run_stock
 from converters.lowering import lower
 from converters.lowering.plain_if import LOST_IN
 from converters.network import Network
+from converters.ports.answers import predicted
+from converters.ports.outputs import leaves
 
 __all__ = ["Loss", "plain_if_losses"]
 
@@ -109,7 +111,7 @@ def plain_if_losses(
         for layer, want in exact.counts.items():
             compared += want.numel()
             wrong += int((counts[layer].reshape(want.shape) != want).sum())
-        predicted = counts[network.output.name].flatten(1).argmax(1)
+        says = predicted(next(leaves(network.outputs)), counts[network.output.name] * network.output.scale)
         rows.append(
             Loss(
                 name,
@@ -117,8 +119,8 @@ def plain_if_losses(
                 len(images),
                 compared,
                 wrong,
-                float((predicted == expected).double().mean()),
-                None if labels is None else float((predicted == labels).double().mean()),
+                float((says == expected).double().mean()),
+                None if labels is None else float((says == labels).double().mean()),
                 right,
                 time.perf_counter() - start,
                 LOST_IN[name],

@@ -20,6 +20,7 @@ from converters.files.atomic import atomic_path
 from converters.measuring.replay import charges
 from converters.network import Network, Stage, float64
 from converters.ports.inputs import Batches
+from converters.ports.outputs import leaves
 from converters.results import RunResult
 
 __all__ = ["CrossCheck", "Difference", "LayerCheck", "cross_check"]
@@ -86,6 +87,7 @@ class CrossCheck:
     layers : dict of lists of LayerCheck, by the other backend's name
     first : dict of Difference or None, by the other backend's name
     predictions_differing : dict of int, by the other backend's name
+        Images to which an output says another class, in any place of it.
     sampled : bool
         Only some neurons of each layer were compared.
     """
@@ -287,7 +289,7 @@ class _Totals:
             if bool(wrong.any()):
                 place = wrong.nonzero()[0]  # ordered by step
                 parted.append((int(place[0]), order, layer, place))
-        self.predictions[name] += int((a.predictions != b.predictions).sum())
+        self.predictions[name] += _otherwise(a, b)
         if parted and self.first[name] is None:
             _, _, layer, place = min(parted, key=lambda p: p[:2])
             self.first[name] = _explain(networks, (mine, theirs), layer, place, integers, offset)
@@ -318,6 +320,14 @@ class _Totals:
 
     def layers(self) -> dict[str, list[LayerCheck]]:
         return {name: [_check(layer, row) for layer, row in rows.items()] for name, rows in self.sums.items()}
+
+
+def _otherwise(a: RunResult, b: RunResult) -> int:
+    """Images to which some output says something else, in any place of it."""
+    differ = torch.zeros(len(a.logits), dtype=torch.bool)
+    for x, y in zip(leaves(a.all_predictions), leaves(b.all_predictions), strict=True):
+        differ |= (x.cpu() != y.cpu()).reshape(len(differ), -1).any(1)
+    return int(differ.sum())
 
 
 def _check(layer: str, row: dict[str, float]) -> LayerCheck:

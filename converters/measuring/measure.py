@@ -1,8 +1,8 @@
-"""The measurement that every table is made of: a quantised network against its spikes, on labelled images."""
+"""The measurement that every table is made of: a quantised network against its spikes, on images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from converters.backends import run
+from converters.measuring.scores import ClassScore, Score
+from converters.measuring.tasks import Question, is_unlabelled, questions
 from converters.network import Network
 from converters.quantised import QuantGraph
 from converters.results import RunResult, compare_counts
@@ -71,8 +73,8 @@ class Measurement:
     images_checked : int
         Images that the runs themselves computed in another way too (``RunResult.checked``). Their number depends on the
         batches, so it is no part of a comparison of measurements.
-    quantised_right, spiking_right, agreeing : int
-        Images with the right label by either network, and those that both give the same label.
+    outputs : tuple of ClassScore or ValueScore
+        How each output does, the main one first. What is said of accuracy below is of the main one.
     layers : dict of LayerTotals
         Of the input and of every layer, by name.
     slowest : int
@@ -89,9 +91,7 @@ class Measurement:
     images: int
     images_simulated: int
     simulation_mismatches: int
-    quantised_right: int
-    spiking_right: int
-    agreeing: int
+    outputs: tuple[Score, ...]
     layers: dict[str, LayerTotals]
     slowest: int
     steps: float
@@ -100,12 +100,34 @@ class Measurement:
     images_checked: int = field(default=0, compare=False)
 
     @property
-    def quantised_accuracy(self) -> float:
-        return self._mean(self.quantised_right)
+    def quantised_right(self) -> int:
+        """Images, or places of a map, with the right label by the quantised network; 0 where there are no classes."""
+        main = self.outputs[0]
+        return main.quantised_right if isinstance(main, ClassScore) else 0
 
     @property
-    def snn_accuracy(self) -> float:
-        return self._mean(self.spiking_right)
+    def spiking_right(self) -> int:
+        """The same by the spiking network."""
+        main = self.outputs[0]
+        return main.spiking_right if isinstance(main, ClassScore) else 0
+
+    @property
+    def agreeing(self) -> int:
+        """Images to which both networks give the same answer, in every place of it."""
+        return self.outputs[0].alike
+
+    @property
+    def quantised_accuracy(self) -> float | None:
+        """Share of the labels, of images or of places, that the quantised network gives; None of values, which have no
+        classes, and where no label is known."""
+        main = self.outputs[0]
+        return main.accuracy(main.quantised) if isinstance(main, ClassScore) else None
+
+    @property
+    def snn_accuracy(self) -> float | None:
+        """The same of the spiking network."""
+        main = self.outputs[0]
+        return main.accuracy(main.spiking) if isinstance(main, ClassScore) else None
 
     @property
     def counts_compared(self) -> int:
@@ -127,7 +149,7 @@ class Measurement:
 
     @property
     def predictions_differing(self) -> int:
-        """Images to which the two networks give other labels."""
+        """Images to which the two networks give different answers."""
         return self.images - self.agreeing
 
     def as_dict(self) -> dict[str, Any]:
@@ -142,6 +164,7 @@ class Measurement:
             "simulation_mismatches": self.simulation_mismatches,
             "images_checked": self.images_checked,
             "images": self.images,
+            "task": self.outputs[0].task,
             "quantised_accuracy": self.quantised_accuracy,
             "snn_accuracy": self.snn_accuracy,
             "counts_compared": self.counts_compared,
@@ -153,23 +176,30 @@ class Measurement:
             "spikes_per_image": self._mean(self.positive + self.negative) if simulated else None,
             "sops_per_image": self._mean(self.sops) if simulated else None,
             "macs_per_image": self._mean(self.macs) if simulated else None,
+            "outputs": [one.as_dict() for one in self.outputs],
         }
 
     def of_all(self, team: Team) -> Measurement:
         """The measurement of all processes together, each of which has measured its share of the images."""
-        sums = (
-            "images", "images_simulated", "simulation_mismatches", "images_checked",
-            "quantised_right", "spiking_right", "agreeing",
-        )  # fmt: skip
+        sums = ("images", "images_simulated", "simulation_mismatches", "images_checked")
         parts = [(t.compared, t.differing, t.positive, t.negative) for t in self.layers.values()]
         own = [*(getattr(self, name) for name in sums), *(n for part in parts for n in part)]
-        *whole, steps, sops, macs = team.total(*own, self.steps, self.sops, self.macs)
-        counts = iter([int(n) for n in whole])
-        added: dict[str, Any] = {name: next(counts) for name in sums}
+        scores = [n for one in self.outputs for n in one.sums()]
+        numbers = iter(team.total(*own, self.steps, self.sops, self.macs, *scores))
+        added: dict[str, Any] = {name: int(next(numbers)) for name in sums}
+        layers = {name: LayerTotals(*(int(next(numbers)) for _ in range(4))) for name in self.layers}
+        steps, sops, macs = (next(numbers) for _ in range(3))
+        outputs: list[Score] = []
+        for one in self.outputs:
+            if isinstance(one, ClassScore):
+                outputs.append(one.of_sums(numbers))
+            else:
+                outputs.append(one.of_sums(numbers, team.largest(one.largest)))
         return replace(
             self,
             **added,
-            layers={name: LayerTotals(*(next(counts) for _ in range(4))) for name in self.layers},
+            outputs=tuple(outputs),
+            layers=layers,
             slowest=int(team.largest(self.slowest)),
             steps=steps,
             sops=sops,
@@ -206,6 +236,7 @@ def measure(
     size: int | None = None,
     simulate: Callable[[Network, Tensor], RunResult] | None = None,
     observe: Callable[[RunResult, Images], None] | None = None,
+    asked: Sequence[Question] | None = None,
     tick: Tick = lambda n: None,
     **own: Any,
 ) -> Measurement:
@@ -219,7 +250,8 @@ def measure(
     q : QuantGraph or None
         What the network was converted from, at any window. Without it the closed form stands in.
     data : Images
-        ``N`` images with labels.
+        ``N`` images with labels. Their kind says what the outputs are: classes of images, maps of classes, or values
+        (:func:`~converters.measuring.tasks.questions`); all -1 where no label is known.
     backend, phase, batch, **own
         As :func:`converters.run` takes them.
     size : int, optional
@@ -228,13 +260,15 @@ def measure(
         Runs the network instead of :func:`converters.run`: another neuron.
     observe : callable ``(result, images of the piece)``, optional
         Sees every piece.
+    asked : sequence of Question, optional
+        What is asked of each output, where ``data`` are a part of the images by which that was decided.
     tick : callable, optional
         Told how many images a piece had.
 
     Raises
     ------
     ConversionError
-        If images, network and quantised network do not fit each other.
+        If images, labels, network and quantised network do not fit each other.
 
     Examples
     --------
@@ -253,13 +287,15 @@ def measure(
     def ordinary(network: Network, pixels: Tensor) -> RunResult:
         return run(network, pixels, backend=backend, phase=phase, batch=batch, **own)  # type: ignore[arg-type]
 
+    asked = asked or questions(network, (data.labels, *data.more_labels))
     exact = _exact(network, q, batch, own.get("device"))
     found: Measurement | None = None
     for part in pieces(data, size or piece_size(network)):
         pixels = part.pixels
         r = (simulate or ordinary)(network, pixels)
-        integers, predictions = exact(pixels)
-        one = _of_piece(network, r, integers, predictions, part.labels)
+        integers, values = exact(pixels)
+        scores = _scores(asked, values, r, (part.labels, *part.more_labels))
+        one = _of_piece(network, r, integers, scores, len(part))
         found = one if found is None else _together(found, one)
         if observe is not None:
             observe(r, part)
@@ -270,29 +306,40 @@ def measure(
 
 def _exact(
     network: Network, q: QuantGraph | None, batch: int | None, device: Any
-) -> Callable[[Tensor], tuple[Mapping[str, Tensor], Tensor]]:
-    """From images to what all counts should be, and to the labels that follow."""
+) -> Callable[[Tensor], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]:
+    """From images to what all counts should be, and to the output layers' values in real units that follow."""
     if q is None:
 
-        def closed_form(pixels: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
+        def closed_form(pixels: Tensor) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
             r = run(network, pixels, backend="closed_form", batch=batch, device=device)
-            return r.counts, r.predictions
+            return r.counts, r.output_values
 
         return closed_form
     shrunk = q.at_window(network.window, network.coding)
+    read = [layer for layer in shrunk.layers if layer.name in shrunk.output_names]
 
-    def integers(pixels: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
+    def integers(pixels: Tensor) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         values = shrunk.execute(pixels)
-        return values, shrunk.logits(values).flatten(1).argmax(1)
+        return values, {layer.name: layer.real(values[layer.name]) for layer in read}
 
     return integers
 
 
+def _scores(
+    asked: Sequence[Question], values: Mapping[str, Tensor], r: RunResult, labels: Sequence[Tensor]
+) -> tuple[Score, ...]:
+    """How each output of a piece does."""
+    theirs = r.output_values or {r.output_name: r.logits}
+    given = [y if not is_unlabelled(y) else None for y in labels]
+    given += [None] * (len(asked) - len(given))
+    return tuple(
+        one.score(values[one.output.layer], theirs[one.output.layer], y) for one, y in zip(asked, given, strict=True)
+    )
+
+
 def _of_piece(
-    network: Network, r: RunResult, integers: Mapping[str, Tensor], predictions: Tensor, labels: Tensor
+    network: Network, r: RunResult, integers: Mapping[str, Tensor], scores: tuple[Score, ...], n: int
 ) -> Measurement:
-    n = len(labels)
-    spiking, predictions, labels = r.predictions.cpu(), predictions.cpu(), labels.cpu()
     compared = {row.layer: row for row in compare_counts(r, integers)}
     layers = {}
     for name in network.shapes:
@@ -310,9 +357,7 @@ def _of_piece(
         images_simulated=n if r.exact_from == "simulation" else r.checked,
         simulation_mismatches=r.check_mismatches,
         images_checked=r.checked,
-        quantised_right=int((predictions == labels).sum()),
-        spiking_right=int((spiking == labels).sum()),
-        agreeing=int((spiking == predictions).sum()),
+        outputs=scores,
         layers=layers,
         slowest=int(latency.max()) if len(latency) else 0,
         steps=float(latency.sum()),
@@ -328,9 +373,7 @@ def _together(a: Measurement, b: Measurement) -> Measurement:
         images_simulated=a.images_simulated + b.images_simulated,
         simulation_mismatches=a.simulation_mismatches + b.simulation_mismatches,
         images_checked=a.images_checked + b.images_checked,
-        quantised_right=a.quantised_right + b.quantised_right,
-        spiking_right=a.spiking_right + b.spiking_right,
-        agreeing=a.agreeing + b.agreeing,
+        outputs=tuple(x + y for x, y in zip(a.outputs, b.outputs, strict=True)),  # type: ignore[operator]  # one task
         layers={name: a.layers[name] + b.layers[name] for name in a.layers},
         slowest=max(a.slowest, b.slowest),
         steps=a.steps + b.steps,

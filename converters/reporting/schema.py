@@ -51,8 +51,8 @@ class _Part(BaseModel):
 class _Window(_Part):
     T: Steps
     phase: Phase
-    quantised_accuracy: Share
-    snn_accuracy: Share
+    quantised_accuracy: Share | None
+    snn_accuracy: Share | None
     counts_compared: Count
     count_mismatches: Count
     compared_with: str = ""

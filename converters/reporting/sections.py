@@ -105,8 +105,8 @@ def _figure(svg: Markup, caption: str, legend: Sequence[tuple[str, str]] = ()) -
     return html("<figure>{}<figcaption>{}{}</figcaption></figure>", svg, keys, caption)
 
 
-def _percent(x: float) -> str:
-    return f"{100 * x:.2f} %"
+def _percent(x: float | None) -> str:
+    return "–" if x is None else f"{100 * x:.2f} %"
 
 
 def _short(x: float | None) -> str:
@@ -178,6 +178,7 @@ def _accuracy(run: dict[str, Any]) -> Markup:
     ]
     table = _table("One row per window and rounding phase", columns, cells, "windows-table")
     chart = Markup("")
+    rows = [r for r in rows if r["snn_accuracy"] is not None and r["quantised_accuracy"] is not None]
     if len({r["T"] for r in rows}) > 1:
         series: dict[str, list[tuple[float, float]]] = {}
         for r in rows:

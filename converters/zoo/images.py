@@ -21,12 +21,15 @@ class Images:
     stored : float32 or uint8 tensor ``(N, C, H, W)``
         Pixels in [0, 1] (or of both signs), or bytes from 0 to 255.
     labels : int64 tensor ``(N,)``
+        Or what else a network's output is held against: ``(N, *places)`` of maps, real numbers of a regression.
     classes : int
         Number of classes.
     filter : callable, optional
         Applied to every batch of floats, and of the same shape: a difference of Gaussians.
     names : tuple of str
         Of the classes, in the order of their numbers, where folders give them.
+    more_labels : tuple of tensors
+        Of a network's further outputs, in their order.
 
     Examples
     --------
@@ -40,13 +43,15 @@ class Images:
     classes: int
     filter: Callable[[Tensor], Tensor] | None = None
     names: tuple[str, ...] = ()
+    more_labels: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: slice | list[int] | Tensor) -> Images:
         """Some of them, still as they are stored."""
-        return replace(self, stored=self.stored[index], labels=self.labels[index])
+        more = tuple(y[index] for y in self.more_labels)
+        return replace(self, stored=self.stored[index], labels=self.labels[index], more_labels=more)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -69,7 +74,7 @@ class Images:
     def digest(self) -> str:
         """SHA-256 of images, labels and the filter's name, in hexadecimal: of other data, another one."""
         found = hashlib.sha256(repr(getattr(self.filter, "__name__", str(self.filter))).encode())
-        for t in (self.stored, self.labels):
+        for t in (self.stored, self.labels, *self.more_labels):
             found.update(repr([tuple(t.shape), t.dtype]).encode())
             found.update(t.contiguous().cpu().numpy().data)
         return found.hexdigest()

@@ -64,28 +64,38 @@ def test_a_row_is_what_single_images_add_up_to(name: str, phase: str, coding: st
 
 
 class Shares:
-    """What one process learns of all: stands for the sums that processes exchange."""
+    """What one process learns of all: stands for the sums that processes exchange, one call after the other."""
 
     def __init__(self, parts: list[Measurement]) -> None:
-        self.parts, self.asked = parts, [_Recorder() for _ in parts]
+        self.asked = [_Recorder() for _ in parts]
         for part, recorder in zip(parts, self.asked, strict=True):
             part.of_all(recorder)  # type: ignore[arg-type]
+        self.calls = 0
+
+    def _next(self) -> list[list[float]]:
+        assert len({len(r.calls) for r in self.asked}) == 1, "every process asks as often"
+        self.calls += 1
+        return [r.calls[(self.calls - 1) % len(r.calls)] for r in self.asked]
 
     def total(self, *numbers: float) -> list[float]:
-        assert len({len(r.numbers) for r in self.asked}) == 1, "every process adds as many numbers"
-        return [float(sum(column)) for column in zip(*(r.numbers for r in self.asked), strict=True)]
+        given = self._next()
+        assert {len(x) for x in given} == {len(numbers)}, "every process adds as many numbers"
+        return [float(sum(column)) for column in zip(*given, strict=True)]
 
     def largest(self, number: float) -> float:
-        return max(r.most for r in self.asked)
+        return max(x for (x,) in self._next())
 
 
 class _Recorder:
+    def __init__(self) -> None:
+        self.calls: list[list[float]] = []
+
     def total(self, *numbers: float) -> list[float]:
-        self.numbers = numbers
+        self.calls.append(list(numbers))
         return list(numbers)
 
     def largest(self, number: float) -> float:
-        self.most = number
+        self.calls.append([number])
         return number
 
 
