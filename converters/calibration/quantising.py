@@ -15,6 +15,7 @@ from converters.calibration.ranges import RANGES
 from converters.calibration.reconstruction import reconstruct as fit_weights
 from converters.errors import ConversionError
 from converters.frontends.examples import Example
+from converters.frontends.layer_levels import LevelNumbers
 from converters.frontends.models import check_finite, check_float_model
 from converters.frontends.pt2e import prepare_qat
 from converters.frontends.pt2e_module import PreparedModel
@@ -28,7 +29,7 @@ Progress = Callable[[str, int, int], None]
 def quantise(
     model: nn.Module,
     calibration: Images,
-    levels: int = 127,
+    levels: LevelNumbers = 127,
     weight_bits: int = 8,
     *,
     per_channel: bool = True,

@@ -20,6 +20,7 @@ from converters.errors import ConversionError
 from converters.files.atomic import atomic_path
 
 if TYPE_CHECKING:
+    from converters.frontends.layer_levels import LayerLevels
     from converters.network import Network
     from converters.quantised import QuantGraph
     from converters.zoo.datasets import Images
@@ -132,6 +133,14 @@ Coding = Annotated[
         help="Input: isi (spikes), direct (charge, counted as MACs), or auto: isi where it fits the window.",
     ),
 ]
+Levels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--levels",
+        help="Largest activation level, 127 by default; T for a window of T steps. Also PATH=NUMBER, as often as "
+        "wanted, of the layers in a module path.",
+    ),
+]
 Target = Annotated[
     str | None,
     typer.Argument(
@@ -192,6 +201,13 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
     for row in rows:
         result.add_row(*map(printable, row))
     return result
+
+
+def layer_levels(levels: list[str] | None) -> LayerLevels:
+    """What ``--levels`` asks for."""
+    from converters.frontends.layer_levels import LayerLevels
+
+    return LayerLevels.parse(levels or [])
 
 
 def one_window(windows: list[int] | None) -> int | None:

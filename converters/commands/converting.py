@@ -35,7 +35,12 @@ def convert(
     images: Annotated[
         Path | None, typer.Option(help="Of --torchvision: a folder of pictures to report on; --calibrate by default.")
     ] = None,
-    levels: Annotated[int, typer.Option(min=1, help="Of --torchvision: largest activation level.")] = 127,
+    levels: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of --torchvision: largest activation level, 127 by default; also PATH=NUMBER of some layers."
+        ),
+    ] = None,
     weight_bits: Annotated[int, typer.Option(min=2, max=8, help="Of --torchvision.")] = 8,
     reconstruct: Annotated[
         int, typer.Option(min=0, help="Of --torchvision: on how many pictures the weights are fitted.")
@@ -62,8 +67,9 @@ def convert(
         raise ConversionError("--exact", "a .nir file, which is exact", "give an --out that ends in .onnx")
     common.not_read(out, target, checkpoint)
     report: QuantisationReport | None = None
+    numbers = common.layer_levels(levels).plain
     settings = TorchvisionSettings(
-        torchvision or "", weights, calibrate, images, levels, weight_bits, reconstruct, side, seed
+        torchvision or "", weights, calibrate, images, numbers, weight_bits, reconstruct, side, seed
     )
     if torchvision is None:
         settings.check_unused()
@@ -113,7 +119,7 @@ def _from_torchvision(
         common.writable(out)
     with common.progress_bar(silent) as bar:
         q, report, notes = from_torchvision(settings, bar)
-    return Given(f"{settings.name}-{settings.levels}", q, notes, coding), report
+    return Given(f"{settings.name}-{settings.asked.name}", q, notes, coding), report
 
 
 def _nir(source: Given, q: QuantGraph, steps: list[Any], out: Path | None) -> list[dict[str, Any]]:

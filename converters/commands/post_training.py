@@ -12,6 +12,7 @@ from rich.progress import Progress
 
 from converters.commands import common
 from converters.errors import ConversionError
+from converters.frontends.layer_levels import LayerLevels, LevelNumbers
 
 if TYPE_CHECKING:
     from converters.calibration import QuantisationReport
@@ -40,11 +41,16 @@ class TorchvisionSettings:
     weights: str = "DEFAULT"
     calibrate: Path | None = None
     images: Path | None = None
-    levels: int = 127
+    levels: LevelNumbers = 127
     weight_bits: int = 8
     reconstruct: int = 0
     side: int | None = None
     seed: int = 0
+
+    @property
+    def asked(self) -> LayerLevels:
+        """The levels of each layer."""
+        return LayerLevels.of(self.levels)
 
     def check_unused(self) -> None:
         """Raise a ConversionError for an option that was given where no network of torchvision is."""
@@ -67,7 +73,7 @@ def quantise(
         str | None, typer.Option(help="The network's data set by default: digits, mnist, cifar10, ..., or a folder.")
     ] = None,
     data_root: common.DataRoot = None,
-    levels: Annotated[int, typer.Option(min=1, help="Largest activation level; T for a window of T steps.")] = 127,
+    levels: common.Levels = None,
     input_levels: Annotated[
         int | None,
         typer.Option(min=1, help="Largest level of a pixel, as --levels by default; more want --coding direct."),
@@ -96,6 +102,7 @@ def quantise(
     from converters.zoo.networks import build
     from converters.zoo.training_file import load_weights, read_checkpoint
 
+    asked = common.layer_levels(levels)
     if is_onnx(network):
         todo = "quantise it with onnxruntime, and give that to calif convert"
         raise ConversionError(str(network), "an ONNX model", todo)
@@ -111,7 +118,7 @@ def quantise(
     if list(data.shape) != list(about["shape"]) or data.classes != about["classes"]:
         sizes = f"{data.classes} classes of {' x '.join(map(str, data.shape))} pixels"
         raise ConversionError("--dataset", f"{name!r}, {sizes}", f"give the one that {network} was trained on")
-    path = out or Path(f"{about['network']}-{Path(name).name}-{levels}.safetensors")
+    path = out or Path(f"{about['network']}-{Path(name).name}-{asked.name}.safetensors")
     common.writable(path)
     model = build(str(about["network"]), data.shape[0], data.classes, data.shape[-1])
     load_weights(model, found, network)
@@ -121,10 +128,10 @@ def quantise(
         prepared = quantised(
             model,
             some.pixels,
-            levels,
+            asked.plain,
             weight_bits,
             signed_input=data.signed,
-            quantise_output=levels >= FEW,
+            quantise_output=asked.rest >= FEW,
             input_levels=input_levels,
             ranges=ranges,
             percentile=percentile,
@@ -136,7 +143,7 @@ def quantise(
     notes = {
         "network": about["network"],
         "dataset": name,
-        "levels": levels,
+        **asked.notes,
         "weight_bits": weight_bits,
         "toolkit": "post-training",
         "seed": seed,
@@ -186,7 +193,7 @@ def from_torchvision(
         some,
         s.levels,
         s.weight_bits,
-        quantise_output=s.levels >= FEW,
+        quantise_output=s.asked.rest >= FEW,
         reconstruct=s.reconstruct,
         batch=some.batch,
         progress=shown_on(bar),
@@ -197,7 +204,7 @@ def from_torchvision(
         "network": s.name,
         "weights": s.weights,
         "transform": found.about,
-        "levels": s.levels,
+        **s.asked.notes,
         "weight_bits": s.weight_bits,
         "toolkit": "post-training",
         "seed": s.seed,

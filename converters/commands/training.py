@@ -57,14 +57,14 @@ def train_network(
         start=s.start,
         teachers=s.teachers,
         input_levels=s.input_levels,
-        quantise_output=s.levels >= 32,  # with few levels the logits are read from the membrane
+        quantise_output=s.asked.rest >= 32,  # with few levels the logits are read from the membrane
         progress=progress,
     )
     path = folder / f"{s.name}.safetensors"
     notes = {
         "network": s.network,
         "dataset": s.dataset,
-        "levels": s.levels,
+        **s.asked.notes,
         "weight_bits": s.weight_bits,
         "toolkit": s.toolkit,
         "seed": s.seed,
@@ -88,7 +88,7 @@ def train(
     ] = "digits",
     data_root: common.DataRoot = None,
     toolkit: Annotated[str, typer.Option(help="Quantisation toolkit: pt2e or brevitas.")] = "pt2e",
-    levels: Annotated[int, typer.Option(min=1, help="Largest activation level; T for a window of T steps.")] = 127,
+    levels: common.Levels = None,
     input_levels: Annotated[
         int | None,
         typer.Option(min=1, help="Largest level of a pixel, as --levels by default; more want --coding direct."),
@@ -139,7 +139,7 @@ def train(
         network=network,
         dataset=dataset,
         toolkit=toolkit,
-        levels=levels,
+        levels=common.layer_levels(levels).plain,
         weight_bits=weight_bits,
         input_levels=input_levels,
         seed=seed,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters.errors import ConversionError
+from converters.frontends.layer_levels import LayerLevels, LevelNumbers
 
 if TYPE_CHECKING:
     from converters.zoo.recipes import Recipe
@@ -23,7 +24,8 @@ class TrainingSettings:
     ----------
     network, dataset : str
     toolkit : {"pt2e", "brevitas"}
-    levels, weight_bits : int
+    levels : int, or mapping of module path to int
+    weight_bits : int
     input_levels : int, optional
         As ``levels`` by default.
     seed : int
@@ -50,7 +52,7 @@ class TrainingSettings:
     network: str = "lenet5"
     dataset: str = "digits"
     toolkit: str = "pt2e"
-    levels: int = 127
+    levels: LevelNumbers = 127
     weight_bits: int = 8
     input_levels: int | None = None
     seed: int = 0
@@ -65,9 +67,14 @@ class TrainingSettings:
     teachers: tuple[Path, ...] = ()
 
     @property
+    def asked(self) -> LayerLevels:
+        """The levels of each layer."""
+        return LayerLevels.of(self.levels)
+
+    @property
     def name(self) -> str:
         """Of the run's files: ``network-dataset-levels``."""
-        return f"{self.network}-{Path(self.dataset).name}-{self.levels}"
+        return f"{self.network}-{Path(self.dataset).name}-{self.asked.name}"
 
     def check(self, networks: Iterable[str], toolkits: Iterable[str]) -> None:
         """What can be said before any image is read.
@@ -77,6 +84,8 @@ class TrainingSettings:
         ConversionError
             For an unknown network or toolkit, or a network that nothing would train.
         """
+        if self.toolkit == "brevitas" and self.asked.by_path:
+            raise ConversionError("--levels", "numbers by layer for brevitas", "use --toolkit pt2e")
         if self.toolkit not in toolkits:
             raise ConversionError("--toolkit", f"{self.toolkit!r}", f"calif trains with {', '.join(toolkits)}")
         if self.network not in networks:
@@ -95,7 +104,7 @@ class TrainingSettings:
         """
         from converters.zoo.recipes import recipe_for
 
-        recipe = recipe_for(self.dataset, self.kind, self.network, self.levels)
+        recipe = recipe_for(self.dataset, self.kind, self.network, self.asked.rest)
         recipe = replace(recipe, patience=self.patience, average=self.average, qat_average=self.qat_average)
         if self.epochs is not None and self.kind == "paper":
             recipe = replace(recipe, qat_epochs=self.epochs)
@@ -110,7 +119,7 @@ class TrainingSettings:
         asked: list[tuple[str, object]] = [
             ("--network", self.network),
             ("--dataset", self.dataset),
-            ("--levels", self.levels),
+            *(("--levels", word) for word in self.asked.words),
             ("--weight-bits", self.weight_bits),
             ("--seed", self.seed),
             ("--input-levels", self.input_levels),

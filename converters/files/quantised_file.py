@@ -43,6 +43,7 @@ _AGAIN = "train or convert again"
 _NOTES: dict[str, tuple[str, set[type]]] = {
     **dict.fromkeys(("network", "dataset", "toolkit", "command"), ("a text", {str})),
     **dict.fromkeys(("levels", "weight_bits", "seed"), ("a whole number", {int})),
+    "levels_by_layer": ("numbers by module path", {dict}),
     **dict.fromkeys(("float_accuracy", "quantised_accuracy"), ("a number", {int, float})),
 }
 

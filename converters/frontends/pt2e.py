@@ -25,6 +25,7 @@ from torchao.quantization.pt2e.prepare import prepare
 from converters.errors import ConversionError, first_line
 from converters.frontends.aten import where
 from converters.frontends.examples import Example, check_type, each, example_of, is_tokens
+from converters.frontends.layer_levels import LevelNumbers
 from converters.frontends.models import check_finite, check_float_model
 from converters.frontends.probes import own_images
 from converters.frontends.pt2e_auxiliary import drop_auxiliary
@@ -46,7 +47,7 @@ __all__ = ["freeze_observers", "from_pt2e", "prepare_qat", "thaw_observers"]
 def prepare_qat(
     model: nn.Module,
     example: Batches,
-    levels: int = 127,
+    levels: LevelNumbers = 127,
     weight_bits: int = 8,
     *,
     per_channel: bool = True,
@@ -68,9 +69,12 @@ def prepare_qat(
         of several tensors a tuple of batches, or a dictionary by the names of its parameters: inputs of their own, each
         with its own range, called as the parameters are. For an ``nn.Embedding`` at the input, whole numbers
         ``(N, ...)``, int64: its rows are what is quantised, to ``input_levels``.
-    levels : int
+    levels : int, or mapping of module path to int
         Largest activation level: ``0 .. levels`` after a ReLU, ``-levels .. levels`` elsewhere. Train with
-        ``levels = T`` for a window of T steps.
+        ``levels = T`` for a window of T steps. With a mapping each layer has the number of the longest path that it
+        lies in, ``""`` being the whole network (127 if it is not there); the path of a layer is that of its convolution
+        or linear layer, of an addition that of the module whose ``forward`` adds. What meets in an addition, a
+        concatenation or a maximum has one scale, and so the largest number of any of them. T is the largest of all.
     weight_bits : int
         2 to 8, symmetric.
     per_channel : bool
@@ -80,7 +84,7 @@ def prepare_qat(
     quantise_output : bool
         False leaves the logits unquantised: they are read from the membrane of the last layer.
     input_levels : int, optional
-        Largest level of the input, ``levels`` by default. With more than ``levels``, convert with
+        Largest level of the input, ``levels`` by default (of ``""``). With more than ``levels``, convert with
         ``coding="direct"``: the first layer's charge then comes evenly over ``T = levels`` steps, however many levels
         a pixel has. (An input that is added to a layer's output keeps ``levels``.)
     check : bool or like ``example``
@@ -107,6 +111,10 @@ def prepare_qat(
     >>> q = from_pt2e(m)
     >>> [layer.name for layer in q.layers], q.levels
     (['_0', '_3'], 8)
+    >>> m = prepare_qat(net, torch.rand(4, 1, 4, 4), levels={"": 15, "0": 31})
+    >>> _ = m(torch.rand(4, 1, 4, 4))
+    >>> [(layer.name, layer.y_min, layer.y_max) for layer in from_pt2e(m).layers]
+    [('_0', 0, 31), ('_3', -15, 15)]
     """
     check_float_model(model)
     given = example_of(model, example, tokens=True)

@@ -10,6 +10,9 @@ expression that one reader takes into its own layer. One walk in graph order dec
 * A product, a norm, a pool, a change of resolution, a lone activation take what is on a grid, and have a quantiser
   behind them. A matrix product stays open for constants: the scale and the bias of attention's scores.
 * A concatenation with constants, such as a class token, is open too, and they are its bias.
+
+A quantiser has the levels of the path of the expression's first operation, which is the layer's name; one that several
+share has the largest number of any of them.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from converters.frontends.aten import (
     tokens,
     where,
 )
+from converters.frontends.layer_levels import LayerLevels
 
 __all__ = ["Placement", "Specs", "refer_backwards"]
 
@@ -71,13 +75,14 @@ _TAKES: dict[str, tuple[Kind, ...]] = {
 class Specs(Protocol):
     """What quantisers are like."""
 
-    signed: QuantizationSpec
-    unsigned: QuantizationSpec
+    levels: LayerLevels
     inputs: Sequence[QuantizationSpec]
     """Of each input."""
     embedded: QuantizationSpec
     """Of the rows of an embedding."""
     quantise_output: bool
+
+    def activation(self, levels: int, signed: bool) -> QuantizationSpec: ...
 
     def weight(self, axis: int) -> QuantizationSpec: ...
 
@@ -88,6 +93,8 @@ class _Open:
 
     kind: str
     signed: bool
+    path: str
+    """Of its first operation."""
     layer: bool = False
     """Whether it is a layer with weights, and what has been taken into it: as an output it may stay open."""
 
@@ -104,6 +111,9 @@ class Placement:
         self.open: dict[fx.Node, _Open] = {}
         self.grid: dict[fx.Node, fx.Node] = {}
         self.sign: dict[fx.Node, bool] = {}
+        self.levels: dict[fx.Node, int] = {}
+        self.paths: list[str] = []
+        """Of all layers that have levels of their own, in graph order."""
 
     def run(self) -> None:
         ends = [node for node in self.graph.nodes if node.op == "output" or node in self.behind]
@@ -114,7 +124,7 @@ class Placement:
                 next(inputs)  # what is quantised are the rows that an embedding makes of them
             elif node.op == "placeholder":
                 spec = next(inputs)
-                self._close(node, spec.quant_min < 0)
+                self._close(node, spec.quant_min < 0, self.specs.levels.rest)
                 _annotation(node).output_qspec = spec
             elif node.op == "call_function" and node not in self.fixed and node not in self.behind:
                 kind = kind_of(node)
@@ -128,7 +138,7 @@ class Placement:
                 where(node), "a constant for each image of the batch", "let it be a parameter, and add it: x + p"
             )
         if kind is Kind.EMBEDDING:
-            self._close(node, True)
+            self._close(node, True, self.specs.levels.rest)
             _annotation(node).output_qspec = self.specs.embedded
             return
         beside = kind is Kind.JOIN and any(n in self.fixed for n in node.all_input_nodes)
@@ -145,7 +155,8 @@ class Placement:
             self.grid[node] = node
             self.sign[node] = found.signed
         else:
-            self._close(node, found.signed)
+            self.paths.append(found.path)
+            self._close(node, found.signed, self.specs.levels.at(found.path))
 
     def _is_taken(self, node: fx.Node, found: _Open) -> bool:
         """Whether the only reader of an open expression takes it into its layer."""
@@ -198,36 +209,36 @@ class Placement:
 
     def _expression(self, node: fx.Node, kind: Kind, sources: list[fx.Node]) -> _Open:
         source = sources[0]
-        before = self.open.get(source)
-        behind, layer = (_LINEAR, False) if before is None else (before.kind, before.layer)
+        before = self.open.get(source, _Open(_LINEAR, False, where(node)))
+        behind, path, layer = before.kind, before.path, before.layer
         if kind is Kind.WEIGHTED:
             self._weights(node)
-            return _Open(_WEIGHTED, True, layer=True)
+            return _Open(_WEIGHTED, True, path, layer=True)
         if kind is Kind.BATCH_NORM:
-            return _Open(behind, True, layer and behind != _FUNCTION)
+            return _Open(behind, True, path, layer and behind != _FUNCTION)
         if kind in (Kind.RECTIFIER, Kind.ACTIVATION):
             signed = kind is Kind.ACTIVATION and self._is_signed_function(node, source)
-            per_channel = before is not None and before.kind == _WEIGHTED and not self._per_place(source)
-            return _Open(_FUNCTION if per_channel else _CLOSED, signed, layer)
+            per_channel = behind == _WEIGHTED and not self._per_place(source)
+            return _Open(_FUNCTION if per_channel else _CLOSED, signed, path, layer)
         if kind in (Kind.ADD, Kind.MULTIPLY):
             if self._with_constant(node):
                 signed = self._signed(source) or not self._is_positive(node)
-                return _Open(behind, signed, layer and behind != _FUNCTION)
+                return _Open(behind, signed, path, layer and behind != _FUNCTION)
             if kind is Kind.ADD:
                 self._share(sources[0], sources[-1])
                 difference = node.target is _a.sub.Tensor or arguments(node)["alpha"] < 0
-                return _Open(_SUM, difference or any(self._signed(n) for n in sources))
+                return _Open(_SUM, difference or any(self._signed(n) for n in sources), path)
         if kind is Kind.JOIN:  # beside constants, which are its bias
             for other in sources[1:]:
                 self._share(source, other)
-            return _Open(_LINEAR, True)
+            return _Open(_LINEAR, True, path)
         if kind is Kind.MATMUL:
-            return _Open(_LINEAR, any(self._signed(n) for n in sources))
+            return _Open(_LINEAR, any(self._signed(n) for n in sources), path)
         if kind is Kind.SOFTMAX:
-            return _Open(_CLOSED, False)
+            return _Open(_CLOSED, False, path)
         signed = kind is Kind.NORM or any(self._signed(n) for n in sources)
         signed |= "bicubic" in str(node.target)  # whose weights are of both signs
-        return _Open(_CLOSED if kind is Kind.POOL else _SUM, signed)
+        return _Open(_CLOSED if kind is Kind.POOL else _SUM, signed, path)
 
     def _is_signed_function(self, node: fx.Node, source: fx.Node) -> bool:
         if node.target in _NEVER_NEGATIVE:
@@ -258,29 +269,25 @@ class Placement:
         annotation = _annotation(node)
         annotation.input_qspec_map = {x: None, weight: spec}
 
-    def _close(self, node: fx.Node, signed: bool) -> None:
+    def _close(self, node: fx.Node, signed: bool, levels: int) -> None:
         """Put a quantiser behind a node."""
         self.grid[node] = node
-        self.sign[node] = signed
-        _annotation(node).output_qspec = self.specs.signed if signed else self.specs.unsigned
+        self.sign[node], self.levels[node] = signed, levels
+        _annotation(node).output_qspec = self.specs.activation(levels, signed)
 
     def _share(self, a: fx.Node, b: fx.Node) -> None:
-        """Give both the same quantiser. It is signed if one is."""
-        a, b = self.grid[a], self.grid[b]
-        if a is b:
-            return
-        for n in (a, b):
-            if n.op == "placeholder" or kind_of(n) is Kind.EMBEDDING:  # its neurons would get the input's levels
-                self._close(n, self.sign[n])
-        first, other = _root(a), _root(b)
+        """Give both the same quantiser. It is signed if one is, and has the larger number of levels.
+
+        An input that takes part has the levels of a layer then: the neurons of the others would get its own.
+        """
+        first, other = _root(self.grid[a]), _root(self.grid[b])
         if first is other:
             return
         if self.order[other] < self.order[first]:  # prepare wants references to earlier nodes
             first, other = other, first
-        if self.sign[first] != self.sign[other]:
-            self._close(first, True)
+        self._close(first, self.sign[first] or self.sign[other], max(self.levels[first], self.levels[other]))
         _annotation(other).output_qspec = SharedQuantizationSpec(first)
-        self.sign[other] = self.sign[first]
+        self.sign[other], self.levels[other] = self.sign[first], self.levels[first]
 
 
 def _root(node: fx.Node) -> fx.Node:

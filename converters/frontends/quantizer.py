@@ -1,6 +1,7 @@
 """Our own PT2E quantiser: any number of activation levels, and a scheme that Ca-LIF neurons can equal.
 
-* Activations: ``0 .. levels`` with zero point 0 after a ReLU, ``-levels .. levels`` elsewhere.
+* Activations: ``0 .. levels`` with zero point 0 after a ReLU, ``-levels .. levels`` elsewhere; one number of levels for
+  all layers, or numbers by module path (:mod:`~converters.frontends.layer_levels`).
 * Weights: symmetric, 2 to 8 bits, per channel or per tensor.
 * One quantiser per Ca-LIF layer (:mod:`~converters.frontends.pt2e_placement`): convolution or linear, batch norm and
   activation together; an addition and its ReLU. Inputs of an addition, a concatenation or a maximum share their scale.
@@ -14,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from numbers import Real
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from torchao.quantization.pt2e.quantizer import QuantizationSpec, Quantizer
 
 from converters.errors import ConversionError, warn
 from converters.frontends.aten import check_nodes
+from converters.frontends.layer_levels import LayerLevels, LevelNumbers, check_level
 from converters.frontends.level_rounding import round_to_levels
 from converters.frontends.pt2e_placement import Placement
 from converters.frontends.pt2e_tails import tails
@@ -208,8 +209,8 @@ class CaLIFQuantizer(Quantizer):
 
     Parameters
     ----------
-    levels : int
-        Largest activation level, 1 to 32767.
+    levels : int, or mapping of module path to int
+        Largest activation level, 1 to 32767: of all layers, or of those in each path.
     weight_bits : int
         2 to 8.
     per_channel : bool
@@ -224,7 +225,7 @@ class CaLIFQuantizer(Quantizer):
 
     def __init__(
         self,
-        levels: int = 127,
+        levels: LevelNumbers = 127,
         weight_bits: int = 8,
         per_channel: bool = True,
         signed_input: bool | Sequence[bool] = False,
@@ -232,17 +233,15 @@ class CaLIFQuantizer(Quantizer):
         input_levels: int | None = None,
     ) -> None:
         super().__init__()
-        _check("levels", levels, 1, 32767)
-        if input_levels is not None:
-            _check("input_levels", input_levels, 1, 32767)
+        self.levels = LayerLevels.of(levels)
+        of_input = self.levels.rest if input_levels is None else check_level("input_levels", input_levels)
         if weight_bits not in range(2, 9):
             raise ConversionError("weight_bits", f"{weight_bits}", "use 2 to 8")
         self.quantise_output = quantise_output
         self.weight_bits, self.per_channel = weight_bits, per_channel
-        self.unsigned, self.signed = (_activation_spec(levels, signed) for signed in (False, True))
         signs = signed_input if isinstance(signed_input, Sequence) else (signed_input,)
-        self.embedded = _activation_spec(levels if input_levels is None else input_levels, True)
-        self.inputs = [_activation_spec(levels if input_levels is None else input_levels, sign) for sign in signs]
+        self.embedded = self.activation(of_input, True)
+        self.inputs = [self.activation(of_input, sign) for sign in signs]
 
     def transform_for_annotation(self, model: fx.GraphModule) -> fx.GraphModule:
         return model
@@ -253,17 +252,18 @@ class CaLIFQuantizer(Quantizer):
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         behind = tails(model.graph)
         check_nodes(model, behind)
-        Placement(model.graph, self, behind).run()
+        placement = Placement(model.graph, self, behind)
+        placement.run()
+        self.levels.check_paths(placement.paths)
         return model
+
+    def activation(self, levels: int, signed: bool) -> QuantizationSpec:
+        """Of activations with so many levels, on both sides of 0 if signed."""
+        return _activation_spec(levels, signed)
 
     def weight(self, axis: int) -> QuantizationSpec:
         """Of weights whose output channels lie along ``axis``."""
         return _weight_spec(self.weight_bits, axis if self.per_channel else None)
-
-
-def _check(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high or value != int(value):
-        raise ConversionError(name, f"{value!r}", f"use a whole number from {low} to {high}")
 
 
 def _activation_spec(levels: int, signed: bool) -> QuantizationSpec:

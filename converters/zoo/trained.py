@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.errors import ConversionError
+from converters.frontends.layer_levels import LayerLevels
 from converters.quantised import QuantGraph
 from converters.zoo.datasets import DATASETS
 from converters.zoo.networks import NETWORKS, build
@@ -39,7 +40,10 @@ def trained_model(path: Path, images: Tensor | None = None) -> tuple[nn.Module, 
     found = read_checkpoint(path)
     about = found.about
     shape, toolkit = about.get("shape"), about.get("toolkit", "pt2e")
+    levels = about.get("levels")
     numbers: dict[str, Any] = {k: about[k] for k in ("classes", "levels", "weight_bits", "input_levels") if k in about}
+    if type(levels) is dict and toolkit == "pt2e":  # of each layer
+        numbers["levels"] = LayerLevels.of(levels).largest
     sizes: list[tuple[str, Any]] = (
         [("shape", n) for n in shape] if type(shape) is list and len(shape) == 3 else [("shape", None)]
     )
@@ -53,7 +57,7 @@ def trained_model(path: Path, images: Tensor | None = None) -> tuple[nn.Module, 
         raise ConversionError("images", f"a batch of shape {tuple(example.shape)}", f"the network takes {shape}")
     example = example[:_EXAMPLE]
     model = build(about["network"], shape[0], numbers.pop("classes"), shape[-1])
-    options: dict[str, Any] = {**numbers, "quantise_output": about["quantise_output"]}
+    options: dict[str, Any] = {**numbers, "levels": levels, "quantise_output": about["quantise_output"]}
     signed = bool((example < 0).any())
     qat = TOOLKITS[toolkit][0](model, example, signed_input=signed, **options)
     put_back_model(path, found, qat, True)
@@ -71,7 +75,8 @@ def quantised_run(path: Path) -> tuple[QuantGraph, dict[str, Any]]:
     model, toolkit, example = trained_model(path)
     found = read_checkpoint(path)
     about = found.about
-    notes = {k: about[k] for k in ("network", "levels", "weight_bits", "seed") if k in about} | {"toolkit": toolkit}
+    notes = {k: about[k] for k in ("network", "weight_bits", "seed") if k in about} | {"toolkit": toolkit}
+    notes |= LayerLevels.of(about["levels"]).notes
     dataset = _dataset_of(path, about)
     return TOOLKITS[toolkit][1](model, example), notes | ({"dataset": dataset} if dataset else {})
 
@@ -91,7 +96,7 @@ def _signed(path: Path, about: dict[str, Any]) -> bool:
 
 def _dataset_of(path: Path, about: dict[str, Any]) -> str | None:
     """From the name that calif train gives its files, ``network-dataset-levels.qat.pt``; None of a file of another."""
-    start, end = f"{about['network']}-", f"-{about.get('levels')}"
+    start, end = f"{about['network']}-", f"-{LayerLevels.of(about['levels']).name}"
     name = path.name.removesuffix(".pt").removesuffix(".qat")
     if not (name.startswith(start) and name.endswith(end)):
         return None

@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 
 from converters.errors import ConversionError
 from converters.files.locking import locked
+from converters.frontends.layer_levels import LayerLevels, LevelNumbers
 from converters.frontends.pt2e import freeze_observers, from_pt2e, prepare_qat, thaw_observers
 from converters.frontends.pt2e_training import training_view
 from converters.frontends.quantizer import RangeObserver
@@ -66,7 +67,7 @@ def train(
     folder: str | os.PathLike,
     name: str,
     recipe: Recipe,
-    levels: int = 127,
+    levels: LevelNumbers = 127,
     weight_bits: int = 8,
     seed: int = 0,
     quantise_output: bool = True,
@@ -114,6 +115,7 @@ def train(
     one writes.
     """
     folder, crew = Path(folder), team()
+    asked = LayerLevels.of(levels)
     _refuse(toolkit, crew.count, input_levels, seed)
     data, test = data.with_gradients(), test.with_gradients()
     shape = data.shape
@@ -152,8 +154,8 @@ def train(
         )
 
         prepare, finish = TOOLKITS[toolkit]
-        options = {"levels": levels, "weight_bits": weight_bits, "quantise_output": quantise_output}
-        if input_levels not in (None, levels):
+        options = {"levels": asked.plain, "weight_bits": weight_bits, "quantise_output": quantise_output}
+        if input_levels not in (None, asked.rest):
             options["input_levels"] = input_levels
         qat = prepare(model, data[: recipe.batch].pixels, signed_input=data.signed, **options)
         for module in qat.modules():

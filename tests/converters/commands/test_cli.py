@@ -195,7 +195,12 @@ MISTAKES = [
     (["fly"], r"No such command 'fly'"),
     (["train", "--toolkit", "tflite"], r"--toolkit: found 'tflite'; calif trains with pt2e, brevitas"),
     (["train", "--network", "alexnet"], r"network: found 'alexnet'; use one of lenet5, lenet5se, lenet5x4, vgg9"),
-    (["train", "--levels", "0"], r"'--levels'"),
+    (["train", "--levels", "0"], r"--levels 0: found 0; use a whole number from 1 to 32767"),
+    (["train", "--levels", "7", "--levels", "fc=x"], r"--levels: found 'fc=x'; give a number, or PATH=NUMBER"),
+    (
+        ["train", "--levels", "7", "--levels", "fc=3", "--toolkit", "brevitas"],
+        r"--levels: found numbers by layer for brevitas; use --toolkit pt2e",
+    ),
     (["train", "--weight-bits", "9"], r"'--weight-bits'"),
     (["train", "--out", "text.safetensors"], r"text.safetensors"),
     (["convert", "--checkpoint", "lenet5-mnist-8", "--out", "no/such/folder/n.nir"], r"no/such/folder"),

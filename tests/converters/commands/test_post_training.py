@@ -66,6 +66,24 @@ def test_a_network_of_calif_train(calif: Calif, network: tuple[Path, nn.Module],
     assert calif("run", "--checkpoint", out, "--images", 2, "--json")[0] == 0
 
 
+def test_levels_by_layer(calif: Calif, network: tuple[Path, nn.Module], tmp_path: Path) -> None:
+    path, _ = network
+    levels = ("--levels", 7, "--levels", "features.0=20", "--levels", "classifier=3")
+    arguments = ("--images", 20, "--calibration-images", 20, "--input-levels", 9)
+    assert calif("quantise", path, *levels, *arguments)[0] == 0
+    out = Path("lenet5-digits-7+classifier=3+features.0=20.safetensors")
+    q, notes = load_checkpoint(str(out))
+    assert [layer.y_max for layer in q.layers] == [20, 7, 7, 7, 3, 3, 0]
+    assert (q.levels, q.input.levels, notes["levels"]) == (20, 9, 20)
+    assert notes["levels_by_layer"] == {"": 7, "features.0": 20, "classifier": 3}
+    code, text, _ = calif("run", "--checkpoint", out, "--images", 4, "--json")
+    (row,) = json.loads(text)["windows"]
+    assert (code, row["T"], row["count_mismatches"]) == (0, 20, 0)
+    code, text, err = calif("quantise", path, "--levels", 7, "--levels", "features.9=3", *arguments)
+    assert (code, text, len(err.splitlines())) == (2, "", 1)
+    assert "levels of 'features.9': found a path in which no layer with levels lies; layers are features.0" in err
+
+
 def test_for_people_it_is_a_table(calif: Calif, network: tuple[Path, nn.Module], tmp_path: Path) -> None:
     path, _ = network
     arguments = ("--levels", 7, "--images", 20, "--calibration-images", 20, "--reconstruct", 20, "--ranges", "minmax")

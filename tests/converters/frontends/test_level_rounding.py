@@ -55,7 +55,7 @@ def test_a_quantiser_trains_as_torchao_s_own_does(signed: bool) -> None:
     from torchao.quantization.pt2e import FakeQuantize
 
     specs = CaLIFQuantizer(levels=15, signed_input=False)
-    spec = specs.signed if signed else specs.unsigned
+    spec = specs.activation(15, signed)
     made = spec.observer_or_fake_quant_ctr
     options = {"quant_min": spec.quant_min, "quant_max": spec.quant_max, "qscheme": spec.qscheme, "dtype": spec.dtype}
     one, two = (made(**options) for _ in range(2))

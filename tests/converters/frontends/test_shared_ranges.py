@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -103,3 +103,37 @@ def test_state_and_pickles_are_as_they_were() -> None:
     for m in (model, again):
         m(2 * X)
     assert largest(shared(again)) == largest(shared(model))
+
+
+class Meetings(nn.Module):
+    """Two inputs, and layers of them, that are added in pairs."""
+
+    def __init__(self, pairs: list[tuple[int, int]]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(2, 2, 1) for _ in range(3))
+        self.ends = nn.ModuleList(nn.Conv2d(2, 1, 1) for _ in pairs)
+        self.pairs = pairs
+
+    def forward(self, one: Tensor, two: Tensor) -> list[Tensor]:
+        met = [one, two, *(layer(x) for layer, x in zip(self.layers, (one, two, one), strict=True))]
+        sums = [end(met[a] + met[b]) for end, (a, b) in zip(self.ends, self.pairs, strict=True)]
+        return [*sums, *met[2:]]
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=4))
+@example([(0, 1), (1, 3)])
+@settings(deadline=None, database=None, max_examples=6)
+def test_whatever_meets_anything_that_meets_has_one_scale(pairs: list[tuple[int, int]]) -> None:
+    """Also where an input meets a layer after it has met another input."""
+    model = converters.prepare_qat(Meetings(pairs), (X, 3 * X), levels=9, check=False)
+    model(X, 3 * X)
+    q = converters.from_pt2e(model)
+    scales = {spec.name: spec.scale for spec in q.inputs} | {layer.name: layer.scale for layer in q.layers}
+    names = ["one", "two", "layers.0", "layers.1", "layers.2"]
+    groups = [{k} for k in range(5)]
+    for a, b in pairs:
+        both = groups[a] | groups[b]
+        for k in both:
+            groups[k] = both
+    for group in groups:
+        assert len({scales[names[k]] for k in group}) == 1, pairs

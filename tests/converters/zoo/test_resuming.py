@@ -190,3 +190,20 @@ def test_a_brevitas_checkpoint_of_an_earlier_version(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="without what the quantisers have counted; delete it and train again"):
         put_back_model(tmp_path / "x", old, model, finished=False)
     put_back_model(tmp_path / "x", old, model, finished=True)
+
+
+@pytest.mark.slow
+def test_levels_by_layer_are_trained_resumed_and_compared(calif: Calif, tmp_path: Path) -> None:
+    levels = ("--levels", 7, "--levels", "features.3=15")
+    short = ("--network", "lenet5", *levels, "--epochs", 1, "--qat-epochs", 1, "--out", tmp_path)
+    first, again = (calif("train", *short, "--json") for _ in range(2))
+    assert first[0] == again[0] == 0
+    a, b = (json.loads(found[1]) for found in (first, again))
+    assert a == b
+    assert (a["levels"], a["levels_by_layer"]) == (15, {"": 7, "features.3": 15})
+    assert "--levels 7 --levels features.3=15" in a["command"]
+    run = Path(a["checkpoint"]).with_suffix(".qat.pt")
+    code, text, _ = calif("run", run, "--images", 2, "--json")
+    assert (code, json.loads(text)["windows"][0]["T"], json.loads(text)["levels"]) == (0, 15, 15)
+    code, _, _ = calif("parity", run, "--images", 4, "--json")
+    assert code == 0
