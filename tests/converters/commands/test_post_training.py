@@ -66,7 +66,10 @@ def test_a_network_of_calif_train(calif: Calif, network: tuple[Path, nn.Module],
     assert calif("run", "--checkpoint", out, "--images", 2, "--json")[0] == 0
 
 
-def test_levels_by_layer(calif: Calif, network: tuple[Path, nn.Module], tmp_path: Path) -> None:
+def test_levels_by_layer(
+    calif: Calif, network: tuple[Path, nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     path, _ = network
     levels = ("--levels", 7, "--levels", "features.0=20", "--levels", "classifier=3")
     arguments = ("--images", 20, "--calibration-images", 20, "--input-levels", 9)
