@@ -37,9 +37,7 @@ def convert(
     ] = None,
     levels: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Of --torchvision: largest activation level, 127 by default; also PATH=NUMBER of some layers."
-        ),
+        typer.Option(help="Of --torchvision: largest activation level, 127 by default, or PATH=NUMBER of some."),
     ] = None,
     weight_bits: Annotated[int, typer.Option(min=2, max=8, help="Of --torchvision.")] = 8,
     reconstruct: Annotated[
