@@ -128,7 +128,7 @@ _TABLE: dict[Kind, set[Any]] = {
         "upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d _upsample_bilinear2d_aa "
         "_upsample_bicubic2d_aa"
     ),
-    Kind.NORM: _overloads("layer_norm group_norm instance_norm rms_norm") | {F.local_response_norm},
+    Kind.NORM: _overloads("layer_norm group_norm instance_norm rms_norm") | {F.local_response_norm, F.normalize},
     Kind.SOFTMAX: _overloads("softmax _softmax"),
     Kind.EMBEDDING: {_a.embedding.default},
     Kind.SIZE: _overloads("sym_size") | {operator.mul, operator.add, operator.sub, operator.floordiv},

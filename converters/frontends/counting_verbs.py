@@ -200,6 +200,21 @@ class CountingVerbs(WeightedVerbs, JoiningVerbs):
         inner = _inner(name, axes, len(value.shape))
         return self._normalised(name, value, inner, 1, False, eps, _placed(gamma, inner, value), None)
 
+    def unit_length(self, name: str, x: Any, axes: Any, order: float, eps: float) -> Pending:
+        """Over its Euclidean length along ``axes`` of a batch, which is taken for ``eps`` where it is less.
+
+        Which no length of integers but 0 may be: it would divide all alike, and 0 is 0 by whatever it is divided.
+        """
+        value = self.value(name, x)
+        inner = _inner(name, axes, len(value.shape))
+        if order != 2:
+            raise ConversionError(name, f"a norm of order {order:g}", "the Euclidean one, of order 2, is converted")
+        if eps > value.scale:
+            found = f"an eps of {eps:g} for lengths in steps of {value.scale:g}"
+            raise ConversionError(name, found, "give one that is smaller than the scale of the input")
+        y = self._normalised(name, value, inner, 1, False, 0.0, None, None)
+        return self.scale(name, y, math.prod(value.shape[a] for a in inner) ** -0.5)
+
     def group_norm(self, name: str, x: Any, groups: int, gamma: Any, beta: Any, eps: float) -> Pending:
         """Over groups of channels and all places; gamma and beta have a number for each channel, or are None."""
         value = self.value(name, x)

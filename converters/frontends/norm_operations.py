@@ -35,6 +35,13 @@ def _rms_norm(
     return walker.builder.rms_norm(where_is(node), input, axes, _real(weight), eps)
 
 
+def _unit_length(
+    walker: Walker, node: fx.Node, input: Any, p: float = 2.0, dim: int | tuple[int, ...] = 1, eps: float = 1e-12,
+    out: None = None,
+) -> Any:  # fmt: skip
+    return walker.builder.unit_length(where_is(node), input, dim, p, eps)
+
+
 def _group_norm(
     walker: Walker, node: fx.Node, input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Any:
@@ -118,6 +125,7 @@ MODULES: dict[type, Handler] = {
 FUNCTIONS: dict[Any, Handler] = {
     F.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,
+    F.normalize: _unit_length,
     F.group_norm: _group_norm,
     F.instance_norm: _instance_norm,
     F.batch_norm: _batch_norm,

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from converters.errors import ConversionError
-from converters.frontends.aten import BATCH_NORM, COUNT, DROPOUT, IDENTITY, operation, where
+from converters.frontends.aten import BATCH_NORM, COUNT, DROPOUT, IDENTITY, Kind, is_random, kind_of, operation, where
 
 __all__ = ["make_functional"]
 
@@ -160,6 +160,11 @@ def _write(graph: fx.Graph, node: fx.Node, names: dict[fx.Node, _Name]) -> bool:
         with graph.inserting_before(node):
             new = graph.call_function(functional, (base, *node.args[1:]), node.kwargs)
         new.meta = {**node.meta, "val": base.meta.get("val")}
+    elif _scatters(name) and _is_constant(name.memory.latest, *node.all_input_nodes[1:]):
+        with graph.inserting_before(node):
+            written = graph.call_function(functional, node.args, node.kwargs)
+        written.meta = dict(node.meta)
+        new = _scattered(graph, node, name, written)
     else:
         raise ConversionError(
             where(node), f"{operation(node)} on a view of another shape", "write it out of place, or before the view"
@@ -171,6 +176,44 @@ def _write(graph: fx.Graph, node: fx.Node, names: dict[fx.Node, _Name]) -> bool:
         name.at, name.node = name.memory.written, new
     names[node] = name
     return True
+
+
+_SCATTERS: dict[Any, Any] = {_a.slice.Tensor: _a.slice_scatter.default, _a.select.int: _a.select_scatter.default}
+"""What gives a tensor whose view has other values."""
+
+
+def _scatters(name: _Name) -> bool:
+    """Whether it is a part of its memory, of a part..., or all of it."""
+    if name.view is None:
+        return True
+    node, source = name.view
+    return (node.target in _SCATTERS or node.target in IDENTITY) and _scatters(source)
+
+
+def _is_constant(*nodes: fx.Node) -> bool:
+    """Whether nodes depend on nothing but parameters, buffers and numbers, by what stands there now."""
+    seen, left = set(nodes), list(nodes)
+    while left:
+        node = left.pop()
+        if node.op != "get_attr" and (node.op != "call_function" or is_random(node) or kind_of(node) is Kind.SIZE):
+            return False
+        left += [n for n in node.all_input_nodes if n not in seen]
+        seen.update(node.all_input_nodes)
+    return True
+
+
+def _scattered(graph: fx.Graph, before: fx.Node, name: _Name, value: fx.Node) -> fx.Node:
+    """The whole memory, with ``value`` where ``name`` stands in it."""
+    if name.view is None:
+        return value
+    node, source = name.view
+    if node.target in IDENTITY:
+        return _scattered(graph, before, source, value)
+    base = _latest(graph, before, source)
+    with graph.inserting_before(before):
+        new = graph.call_function(_SCATTERS[node.target], (base, value, *node.args[1:]), node.kwargs)
+    new.meta = dict(base.meta)
+    return _scattered(graph, before, source, new)
 
 
 def _functional(node: fx.Node) -> Any:

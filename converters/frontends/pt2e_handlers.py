@@ -261,6 +261,9 @@ def _norm(r: Reader, node: fx.Node) -> Any:
         size, alpha, beta, k = node.args[1:]
         _first(r, node, node.args[0])
         return b.local_response_norm(name, x, int(size), float(alpha), float(beta), float(k))
+    if node.target is F.normalize:
+        order, dims, eps = node.args[1:]
+        return b.unit_length(name, x, _over(r, node, node.args[0], dims, True), float(order), float(eps))
     a, kind = arguments(node), aten.operation(node)
     gamma, beta = (None if a.get(k) is None else r.values[a[k]] for k in ("weight", "bias"))
     if kind in ("layer_norm", "rms_norm"):

@@ -2,7 +2,7 @@
 
 ``x - c`` is ``x + (-c)``, ``x / c`` is ``x * (1 / c)``, ``x @ w`` with constant ``w`` a linear layer, ``x * x`` a
 square, a gated linear unit a product with a sigmoid, stochastic depth a dropout of whole images. Functions that PyTorch
-spells out (``softsign``, ``local_response_norm``) are put together again; attention is taken apart
+spells out (``softsign``, ``local_response_norm``, ``normalize``) are put together again; attention is taken apart
 (:mod:`~converters.frontends.pt2e_attention`).
 """
 
@@ -109,6 +109,9 @@ def _div(r: Rewriter, node: fx.Node) -> Any:
         )
     if _is_softsign(x, y):
         return r.call(node, F.softsign, x)
+    unit = _unit_length(x, y)
+    if unit is not None:
+        return r.call(node, F.normalize, x, *unit, shape_of=node)
     found = _response_norm(x, y)
     return None if found is None else r.call(node, F.local_response_norm, x, *found, shape_of=node)
 
@@ -215,6 +218,20 @@ def _is_softsign(x: Any, y: Any) -> bool:
         return False
     size = y.args[0]
     return isinstance(size, fx.Node) and size.target is _a.abs.default and size.args[0] is x
+
+
+def _unit_length(x: Any, y: Any) -> tuple[float, Any, float] | None:
+    """Order, axes and eps, where ``x / y`` is ``F.normalize``: its length, at least eps, stretched to its shape."""
+    steps = [y]
+    for target in (_a.expand_as.default, _a.clamp_min.default, _a.linalg_vector_norm.default):
+        if not isinstance(steps[-1], fx.Node) or steps[-1].target is not target:
+            return None
+        steps.append(steps[-1].args[0])
+    stretched, floor, length, of = steps
+    a = arguments(length)
+    if of is not x or stretched.args[1] is not x or not a["keepdim"] or a["dtype"] is not None:
+        return None
+    return float(a["ord"]), a["dim"], float(floor.args[1])
 
 
 def _response_norm(x: Any, y: Any) -> tuple[Any, ...] | None:

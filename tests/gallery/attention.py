@@ -11,7 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
-from torchvision.models.swin_transformer import PatchMerging, SwinTransformerBlock
+from torchvision.models.swin_transformer import (
+    PatchMerging,
+    PatchMergingV2,
+    SwinTransformer,
+    SwinTransformerBlock,
+    SwinTransformerBlockV2,
+)
 
 from tests.gallery.cases import TOKENS, Case, Shape, Step, parameter, step
 
@@ -182,6 +188,11 @@ def window(shift: int, size: int = 2) -> nn.Module:
     return SwinTransformerBlock(FEATURES, HEADS, [size, size], [shift, shift], 2.0)
 
 
+def cosine_window(shift: int, size: int = 2) -> nn.Module:
+    """Of Swin v2: queries and keys of unit length, times a number for each head; a bias that a network makes."""
+    return SwinTransformerBlockV2(FEATURES, HEADS, [size, size], [shift, shift], 2.0)
+
+
 WINDOWS: Shape = (4, 6, FEATURES)
 
 ENCODERS = {
@@ -207,6 +218,9 @@ ENCODERS = {
     "windows, shifted": Case(lambda: window(1), WINDOWS, signed=True, levels=15),
     "windows, padded": Case(lambda: window(1, 3), WINDOWS, signed=True, levels=15),
     "patches merged": Case(lambda: PatchMerging(FEATURES), WINDOWS, signed=True, levels=15),
+    "windows of cosines": Case(lambda: cosine_window(0), WINDOWS, signed=True, levels=15),
+    "windows of cosines, shifted and padded": Case(lambda: cosine_window(1, 3), WINDOWS, signed=True, levels=15),
+    "Swin v2": Case(lambda: _small_swin(SwinTransformerBlockV2, PatchMergingV2), (3, 8, 8), levels=15),
 }  # fmt: skip
 
 
@@ -214,6 +228,13 @@ def _headed(net: VisionTransformer) -> nn.Module:
     """With a head that is not all zeros, as torchvision begins with."""
     nn.init.normal_(net.heads.head.weight)
     return net
+
+
+def _small_swin(block: Any, merging: Any) -> nn.Module:
+    """Two stages of two blocks each, of windows of 2 x 2 places, the second shifted."""
+    return SwinTransformer(
+        [2, 2], FEATURES, [2, 2], [2, 4], [2, 2], 2.0, 0.0, 0.0, 0.0, 4, block=block, downsample_layer=merging
+    )
 
 
 ATTENTION: dict[str, Case] = {**SCORES, **ENCODERS}

@@ -68,7 +68,8 @@ def converted(name: str) -> QuantGraph:
 
 
 # two of three in every run, the others in the long one
-_SOME = [pytest.param(n, marks=pytest.mark.slow) if k % 3 == 2 else n for k, n in enumerate(GALLERY)]
+_LONG = {"windows of cosines", "Swin v2"}
+_SOME = [pytest.param(n, marks=pytest.mark.slow) if k % 3 == 2 or n in _LONG else n for k, n in enumerate(GALLERY)]
 
 
 @pytest.mark.parametrize("name", _SOME)

@@ -173,6 +173,7 @@ STEPS: dict[str, tuple[Callable[[], nn.Module], Step | None]] = {
     "group norm, silu": (lambda: nn.Sequential(nn.GroupNorm(2, 4), nn.SiLU()), None),
     "instance norm": (lambda: nn.InstanceNorm2d(4, affine=True), None),
     "rms norm": (lambda: nn.RMSNorm((4, 4)), None),
+    "unit length": (nn.Identity, lambda net, x: F.normalize(net.q2(net.conv(x)), dim=1)),
     "local response": (lambda: nn.LocalResponseNorm(3, alpha=0.5), None),
     "softmax": (lambda: nn.Softmax(1), None),
     "gate": (nn.Sigmoid, _gate),

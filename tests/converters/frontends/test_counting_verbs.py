@@ -249,6 +249,14 @@ CASES = {
         lambda b, x: b.rms_norm("y", x, (2, 3), G[0, 1:, 1:], 1e-3),
         lambda x: F.rms_norm(x, (3, 3), G[0, 1:, 1:], 1e-3),
     ),
+    "unit length": Case(
+        (5, 3), lambda b, x: b.unit_length("y", x, 1, 2.0, 1e-12), lambda x: F.normalize(x, dim=1)
+    ),
+    "unit length of tokens": Case(
+        (2, 4, 4),
+        lambda b, x: b.unit_length("y", b.move("t", inner(b, x), tokens), (-1,), 2.0, 0.0),
+        lambda x: F.normalize(tokens(quantised(x)), dim=-1),
+    ),
     "local response": Case(
         (5, 3, 3),
         lambda b, x: b.local_response_norm("y", x, 3, 0.4, 0.75, 1.0),
@@ -409,6 +417,8 @@ def _refusals() -> dict[str, tuple[tuple[int, ...], Callable[[Verbs, Value], Any
             lambda b, x: b.value("z", b.softmax("y", x, 1)),
             "y: found an unquantised activation, used by z; quantise it",
         ),
+        "length": ((3, 4), lambda b, x: b.unit_length("y", x, 1, 1.0, 1e-12), "y: found a norm of order 1; the Eucl"),
+        "length of at least": ((3, 4), lambda b, x: b.unit_length("y", x, 1, 2.0, 9.0), "y: found an eps of 9 for len"),
         "softmax of a sum with a bias": (
             (3, 4),
             lambda b, x: b.softmax("y", b.shift("z", b.multiply("p", x, x), torch.arange(4.0)), 1),

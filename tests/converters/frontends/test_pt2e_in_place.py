@@ -34,6 +34,8 @@ def assert_same_function(model: nn.Module, x: Tensor = X, **options: Any) -> Non
 
 
 Step = tuple[str, int, int]
+Write = tuple[int, int, int, int, str]
+"""Which part, its axis, from and to where, and what is done to it."""
 
 
 class Program(nn.Module):
@@ -112,3 +114,49 @@ def test_random_programs(steps: list[Step]) -> None:
 @given(steps=st.lists(STEPS, min_size=1, max_size=12))
 def test_more_random_programs(steps: list[Step]) -> None:
     assert_same_function(Program(steps))
+
+
+class Written(nn.Module):
+    """Weights of which parts are written to, and parts of parts, before a layer has them."""
+
+    def __init__(self, writes: list[Write]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.writes = writes
+        self.weight, self.other = (nn.Parameter(torch.randn(6, 32, dtype=torch.float64)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.clone()
+        parts = [weight]
+        for of, axis, first, last, kind in self.writes:
+            part = parts[of % len(parts)]
+            axis = axis % part.ndim
+            size = part.shape[axis]
+            begin, end = first % size, max(first % size + 1, last % (size + 1))
+            if kind == "select" and part.ndim > 1:
+                part = part.select(axis, begin)
+            else:
+                part = part[begin:end] if axis == 0 else part[:, begin:end]
+            parts.append(part)
+            if kind == "zero":
+                part.zero_()
+            elif kind == "add":
+                part.add_(part.detach() * self.other.flatten()[: part.numel()].view(part.shape))
+            else:
+                part.mul_(0.5)
+        return F.linear(x.flatten(1), weight)
+
+
+@settings(deadline=None, max_examples=5)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 3), st.integers(0, 1), st.integers(0, 31), st.integers(0, 31),
+            st.sampled_from(["zero", "add", "mul", "select"]),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)  # fmt: skip
+def test_parts_of_weights_are_written_to(writes: list[Write]) -> None:
+    assert_same_function(Written(writes))
