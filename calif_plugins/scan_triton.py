@@ -15,8 +15,6 @@ Imported with Triton only.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -27,7 +25,8 @@ from calif_plugins.surrogates import Slope
 __all__ = ["WIDENS", "backwards", "forwards", "prepared"]
 
 WIDENS = True
-_FLAT: dict[str, Any] = {"do_not_specialize": ["steps", "half", "dry"]}  # or each block of a window is compiled anew
+# whatever they are, the code is the same: or each block of a window, and each layer, is compiled anew
+_ANY = ["inner", "channels", "steps", "half", "wide_threshold", "wide_low", "wide_high"]
 
 
 @triton.jit
@@ -40,19 +39,19 @@ def _over(a, b):
     return quotient
 
 
-@triton.jit(**_FLAT)
+@triton.jit(do_not_specialize=[*_ANY, "dry", "wide_leak"])
 def _forwards(
     x, v, y, threshold, leak, low, high, v_end, y_end, s, before, size, inner, channels, steps, half, dry,
-    WIDE_THRESHOLD: tl.constexpr, WIDE_LEAK: tl.constexpr, WIDE_LOW: tl.constexpr, WIDE_HIGH: tl.constexpr,
+    wide_threshold, wide_leak, wide_low, wide_high,
     EVEN: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     k = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = k < size
     channel = (k // inner) % channels
-    th = tl.load(threshold + channel * WIDE_THRESHOLD, mask=inside, other=1)
-    lam = tl.load(leak + channel * WIDE_LEAK, mask=inside, other=0)
-    bottom = tl.load(low + channel * WIDE_LOW, mask=inside, other=0)
-    top = tl.load(high + channel * WIDE_HIGH, mask=inside, other=0)
+    th = tl.load(threshold + channel * wide_threshold, mask=inside, other=1)
+    lam = tl.load(leak + channel * wide_leak, mask=inside, other=0)
+    bottom = tl.load(low + channel * wide_low, mask=inside, other=0)
+    top = tl.load(high + channel * wide_high, mask=inside, other=0)
     v_now = tl.load(v + k, mask=inside, other=0)
     y_now = tl.load(y + k, mask=inside, other=0)
     at = k
@@ -99,18 +98,18 @@ def _slope(u, height, width, KIND: tl.constexpr):
     return h
 
 
-@triton.jit(**_FLAT)
+@triton.jit(do_not_specialize=_ANY)
 def _backwards(
     gs, gv, gy, before, s, y_end, threshold, low, high, slope, gv_first, gx, gth, size, inner, channels, steps, half,
-    WIDE_THRESHOLD: tl.constexpr, WIDE_LOW: tl.constexpr, WIDE_HIGH: tl.constexpr, SENT: tl.constexpr,
+    wide_threshold, wide_low, wide_high, SENT: tl.constexpr,
     MEMBRANE: tl.constexpr, COUNTED: tl.constexpr, LEARNED: tl.constexpr, KIND: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     k = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = k < size
     channel = (k // inner) % channels
-    th = tl.load(threshold + channel * WIDE_THRESHOLD, mask=inside, other=1)
-    bottom = tl.load(low + channel * WIDE_LOW, mask=inside, other=0)
-    top = tl.load(high + channel * WIDE_HIGH, mask=inside, other=0)
+    th = tl.load(threshold + channel * wide_threshold, mask=inside, other=1)
+    bottom = tl.load(low + channel * wide_low, mask=inside, other=0)
+    top = tl.load(high + channel * wide_high, mask=inside, other=0)
     y_now = tl.load(y_end + k, mask=inside, other=0)
     height = tl.load(slope)
     width = tl.load(slope + 1)

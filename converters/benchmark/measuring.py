@@ -61,8 +61,8 @@ def images(network: Network, n: int, seed: int) -> torch.Tensor:
     return torch.rand(n, *spec.shape, generator=generator) * spec.scale * spec.q_max
 
 
-def machine(threads: int) -> dict[str, Any]:
-    """Where it was measured, and with which packages."""
+def machine(threads: int, device: str = "cpu") -> dict[str, Any]:
+    """Where it was measured, and with which packages; on a GPU with its name."""
     about = Path("/proc/cpuinfo")  # Linux; elsewhere the instruction set has to do
     lines = about.read_text(encoding="utf-8").splitlines() if about.is_file() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
@@ -72,12 +72,14 @@ def machine(threads: int) -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
+    if torch.device(device).type == "cuda":
+        versions["on"] = torch.cuda.get_device_name(device)
     return {"threads": threads, "cpu": f"{model} ({torch.backends.cpu.get_cpu_capability()})".strip(), **versions}
 
 
 def time_case(
     graph: nir.NIRGraph, case: Case, names: Sequence[str], *, repeats: int, threads: int, seed: int,
-    tick: Callable[[], Any] = lambda: None,
+    device: str = "cpu", tick: Callable[[], Any] = lambda: None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
     """Rows of this case, and what a simulator could not do (``failed``: why).
 
@@ -99,7 +101,7 @@ def time_case(
             for name in names:
                 command = [sys.executable, "-m", "converters.benchmark.worker", name, str(path), str(data)]
                 processes[name] = subprocess.Popen(
-                    [*command, str(threads)], env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                    [*command, str(threads), device], env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                 )  # fmt: skip
             for turn in range(repeats + 1):

@@ -20,12 +20,12 @@ from converters.backends import run
 from converters.benchmark.float_networks import FloatNetwork, Weights
 from converters.network import Network, Stage
 
-__all__ = ["RIVALS", "Step", "missing"]
+__all__ = ["RIVALS", "Spiking", "Step", "missing", "spikes_of"]
 
 Step = Callable[[], Any]
 
 
-class _Spiking(nn.Module):
+class Spiking(nn.Module):
     """Layers of a simulator's neurons, in graph order: ``net(x)`` with the input of a step, or of all of them."""
 
     def __init__(self, network: Network, neuron: Callable[[Stage], nn.Module], over_time: bool = False) -> None:
@@ -62,21 +62,23 @@ class _Spiking(nn.Module):
         return out.unflatten(0, given[0].shape[:2])
 
 
-def _laid_out(net: nn.Module) -> nn.Module:
-    """Channels last, where weights have height and width."""
+def _laid_out(net: nn.Module, integers: Tensor) -> nn.Module:
+    """Where the integers are; on the CPU with channels last, where weights have height and width."""
     flat = all(p.ndim < 5 for p in net.parameters())
+    if integers.device.type != "cpu":
+        return net.to(integers.device)
     return net.to(memory_format=torch.channels_last) if flat else net
 
 
-def _spikes(network: Network, integers: Tensor) -> Any:
+def spikes_of(network: Network, integers: Tensor) -> Any:
     """Input of every step, float32 ``(T, N, *shape)``, computed beforehand; of several inputs by name."""
     found = {}
     for name, given in network.by_input(integers).items():
         if network.coding == "direct":
             found[name] = (given / network.window).to(torch.float32).expand(network.window, *given.shape)
         else:
-            train = isi_encode(counts=given.numpy(), window=network.window)
-            found[name] = torch.from_numpy(train).to(torch.float32)
+            train = isi_encode(counts=given.cpu().numpy(), window=network.window)
+            found[name] = torch.from_numpy(train).to(given.device, torch.float32)
     return _plain(found)
 
 
@@ -103,9 +105,10 @@ def _snntorch(network: Network, integers: Tensor) -> Step:
     import snntorch
 
     net = _laid_out(
-        _Spiking(
+        Spiking(
             network, lambda s: snntorch.Leaky(beta=1.0, threshold=1.0, reset_mechanism="subtract", init_hidden=True)
-        )
+        ),
+        integers,
     )
 
     def reset() -> None:
@@ -113,7 +116,7 @@ def _snntorch(network: Network, integers: Tensor) -> Step:
             if isinstance(m, snntorch.Leaky):
                 m.reset_mem()
 
-    return _loop(network, net, _spikes(network, integers), reset)
+    return _loop(network, net, spikes_of(network, integers), reset)
 
 
 def _spikingjelly(network: Network, integers: Tensor, mode: str, stbif: bool = False) -> Step:
@@ -125,8 +128,8 @@ def _spikingjelly(network: Network, integers: Tensor, mode: str, stbif: bool = F
             return neuron.STBIFNode(torch.tensor(1.0), top, sym=bool(stage.parameters.y_min.min() < 0), step_mode=mode)
         return neuron.IFNode(v_threshold=1.0, v_reset=None, step_mode=mode)
 
-    net = _laid_out(_Spiking(network, make, over_time=mode == "m"))
-    x = _spikes(network, integers)
+    net = _laid_out(Spiking(network, make, over_time=mode == "m"), integers)
+    x = spikes_of(network, integers)
     if mode == "s":
         return _loop(network, net, x, lambda: functional.reset_net(net))
 
@@ -141,8 +144,8 @@ def _sinabs(network: Network, integers: Tensor) -> Step:
     import sinabs.layers as sl
 
     steps, n = network.window, len(integers)
-    net = _laid_out(_Spiking(network, lambda _: sl.IAFSqueeze(num_timesteps=steps)))
-    x = _spikes(network, integers)
+    net = _laid_out(Spiking(network, lambda _: sl.IAFSqueeze(num_timesteps=steps)), integers)
+    x = spikes_of(network, integers)
     given = {name: v.transpose(0, 1).flatten(0, 1) for name, v in (x if isinstance(x, dict) else {"": x}).items()}
 
     def step() -> Tensor:
@@ -157,14 +160,14 @@ def _sinabs(network: Network, integers: Tensor) -> Step:
 def _norse(network: Network, integers: Tensor) -> Step:
     import norse.torch as norse
 
-    net: Any = _laid_out(_Spiking(network, lambda _: norse.IAFCell()))
+    net: Any = _laid_out(Spiking(network, lambda _: norse.IAFCell()), integers)
     states: dict[str, Any] = {}
-    return _loop(network, lambda x: net.with_state(x, states), _spikes(network, integers), states.clear)
+    return _loop(network, lambda x: net.with_state(x, states), spikes_of(network, integers), states.clear)
 
 
 def _float(network: Network, integers: Tensor, passes: int) -> Step:
     """The dense float network: what ``T`` steps of any simulator that multiplies floats cannot be faster than."""
-    net = _laid_out(FloatNetwork(network))
+    net = _laid_out(FloatNetwork(network), integers)
     values = {name: v.to(torch.float32) * network.specs[name].scale for name, v in network.by_input(integers).items()}
     x = _plain({name: v.contiguous(memory_format=_format(v)) for name, v in values.items()})
 
@@ -178,7 +181,7 @@ def _float(network: Network, integers: Tensor, passes: int) -> Step:
 
 
 def _format(x: Tensor) -> torch.memory_format:
-    return torch.channels_last if x.ndim == 4 else torch.contiguous_format
+    return torch.channels_last if x.ndim == 4 and x.device.type == "cpu" else torch.contiguous_format
 
 
 def _calif(network: Network, integers: Tensor, **options: Any) -> Step:

@@ -45,10 +45,10 @@ def main() -> None:
 
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    name, graph, data, threads = sys.argv[1:5]
+    name, graph, data, threads, device = sys.argv[1:6]
     torch.set_num_threads(int(threads))
     network = Network.from_graph(read(graph))
-    integers = torch.load(data, weights_only=True)
+    integers = torch.load(data, weights_only=True).to(device)
     step: Step | None = None
     with torch.no_grad():
         for _ in sys.stdin:
@@ -68,21 +68,33 @@ def _reason(error: Exception) -> str:
 
 
 def _turn(name: str, network: Network, integers: Tensor, step: Step | None) -> tuple[dict[str, Any], Step]:
+    device = integers.device
     if step is None:
-        _limit_memory()
-        before, start = peak_memory(), time.perf_counter()
+        if device.type == "cpu":
+            _limit_memory()
+        before, start = peak_memory(device), time.perf_counter()
         step = (RIVALS.get(name) or GROWTH[name])[1](network, integers)
         step()
+        _wait(device)
         return {"warm_up_seconds": time.perf_counter() - start, "memory_before_mb": before}, step
     start, runs = time.perf_counter(), 0
     while not runs or time.perf_counter() - start < TURN:
         step()
         runs += 1
-    return {"seconds": (time.perf_counter() - start) / runs, "peak_memory_mb": peak_memory()}, step
+        _wait(device)
+    return {"seconds": (time.perf_counter() - start) / runs, "peak_memory_mb": peak_memory(device)}, step
 
 
-def peak_memory() -> float:
-    """Of this process so far, in MB (2**20 bytes)."""
+def _wait(device: torch.device) -> None:
+    """Until what was sent to the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(device: torch.device | None = None) -> float:
+    """Of this process so far, in MB (2**20 bytes); with a GPU what its tensors took there."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
     try:  # ru_maxrss begins with what the process that started this one had
         with open("/proc/self/status", encoding="utf-8") as lines:
             return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))

@@ -56,6 +56,11 @@ def _refuse(choices: int, out: Path | None, only: list[str] | None) -> None:
         raise ConversionError("--only", f"{unknown[0]!r}", f"use one of {', '.join(RIVALS)}")
 
 
+def _on_the_cpu(device: str, choices: int) -> None:
+    if device != "cpu" and choices:
+        raise ConversionError("--device", f"{device}, with --scaling or --files", "they are measured on the cpu")
+
+
 def bench(
     network: Annotated[
         str,
@@ -81,6 +86,7 @@ def bench(
     ] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Turns, fewer of what takes long; medians are shown.")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="Of each process.")] = 2,
+    device: common.Device = None,
     out: Annotated[
         Path | None,
         typer.Option(help="File for the rows (.json), kept case by case and gone on with; a .md page beside it."),
@@ -93,7 +99,9 @@ def bench(
     from converters.benchmark.simulators import RIVALS, missing
     from converters.benchmark.worker import GROWTH
 
+    where = str(device or "cpu")
     _refuse(full + scaling + files, out, only)
+    _on_the_cpu(where, scaling + files)
     if files:
         _files(window, repeats, threads, out, json)
         return
@@ -109,7 +117,10 @@ def bench(
         cases = [("", Case(network, t, n)) for t in window or [own] for n in batch or [64]]
     absent = {n: missing(n) for n in names if n in RIVALS and missing(n)}
     names = [n for n in names if n not in absent]
-    data: dict[str, Any] = {"networks": list(dict.fromkeys(c.network for _, c in cases)), "machine": machine(threads)}
+    data: dict[str, Any] = {
+        "networks": list(dict.fromkeys(c.network for _, c in cases)),
+        "machine": machine(threads, where),
+    }
     data |= {"missing": absent, "rows": [], "failed": []}
     kept = _kept(out, data)
     sources: dict[str, Given] = {}
@@ -124,7 +135,8 @@ def bench(
             task = bar.add_task(f"{case.network}, T = {case.T}, batch {case.batch}", total=len(wanted) * (repeats + 1))
             rows, failed = (
                 time_case(
-                    graph, case, wanted, repeats=repeats, threads=threads, seed=seed, tick=lambda: bar.advance(task),  # noqa: B023
+                    graph, case, wanted, repeats=repeats, threads=threads, seed=seed, device=where,
+                    tick=lambda: bar.advance(task),  # noqa: B023
                 ) if wanted else ([], [])
             )  # fmt: skip
         if scaling:
@@ -141,7 +153,7 @@ def bench(
         if out is not None:
             _write(out, data)
     if out is not None:
-        _page(out, data, scaling, full)
+        _page(out, data, scaling, full, where)
     if json:
         common.print_json(data)
     else:
@@ -194,17 +206,17 @@ def _write(out: Path, data: dict[str, Any]) -> None:
         temporary.write_text(json_text(data, indent=1) + "\n", encoding="utf-8")
 
 
-def _page(out: Path, data: dict[str, Any], scaling: bool, full: bool) -> None:
+def _page(out: Path, data: dict[str, Any], scaling: bool, full: bool, device: str) -> None:
     from converters.benchmark import pages
 
-    name = out.as_posix()
+    name, there = out.as_posix(), "" if device == "cpu" else f"--device {device} "
     if scaling:
         picture = out.with_suffix(".png")
         text = pages.growth(data, f"calif bench --scaling --out {name}", picture.name)
         with atomic_path(picture) as temporary:
             pages.growth_plot(data["rows"]).savefig(temporary, format="png", dpi=110, metadata={"Software": None})
     else:
-        text = pages.comparison(data, f"calif bench {'--full ' if full else ''}--out {name}")
+        text = pages.comparison(data, f"calif bench {'--full ' if full else ''}{there}--out {name}")
     with atomic_path(out.with_suffix(".md")) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

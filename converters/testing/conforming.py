@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from calif_plugins.parameters import PHASES, Phase
 from converters.backends import Backend, run
@@ -84,7 +85,7 @@ def conformance(backend: str | Backend, **options: Any) -> list[Case]:
     backend : str or Backend
         A name that :func:`converters.run` takes, or a backend that need not be registered.
     **options
-        Options of its own, the same for all cases.
+        Options of its own, and ``device``; the same for all cases.
 
     Returns
     -------
@@ -139,7 +140,7 @@ class _Suite:
 
     def run(self, net: Network, integers: Tensor, **settings: Any) -> RunResult:
         settings = {"record": self.most, "phase": self.phase, "check": False, **settings}
-        return run(net, integers=net.by_input(integers), backend=self.backend, **settings, **self.options)
+        return _here(run(net, integers=net.by_input(integers), backend=self.backend, **settings, **self.options))
 
     @property
     def phase(self) -> Phase:
@@ -216,6 +217,12 @@ class _Suite:
         except ConversionError:
             return
         raise AssertionError(f"{settings or net.coding}: accepted; a ConversionError is due")
+
+
+def _here(r: RunResult) -> RunResult:
+    """The result with all of its tensors on the CPU."""
+    values = {f.name: getattr(r, f.name) for f in fields(r) if f.name != "output_structure"}
+    return replace(r, **tree_map(lambda x: x.cpu() if isinstance(x, Tensor) else x, values))
 
 
 @cache

@@ -178,7 +178,8 @@ def test_kernels_compile_for_a_gpu(charge: str, state: str) -> None:
     def machine_code(kernel: Any, narrow: tuple[str, ...], constants: dict[str, int]) -> str:
         counts = ("size", "inner", "channels", "steps", "half", "dry")
         names = kernel.arg_names
-        kinds = {n: "constexpr" if n.isupper() else "i32" if n in counts else f"*{state}" for n in names}
+        numbers = {n for n in names if n in counts or n.startswith("wide")}
+        kinds = {n: "constexpr" if n.isupper() else "i32" if n in numbers else f"*{state}" for n in names}
         kinds |= dict.fromkeys(narrow, f"*{charge}")
         fixed = {(names.index(n),): constants.get(n, 1) for n in names if n.isupper()}
         made = triton.compile(
