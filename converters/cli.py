@@ -20,6 +20,7 @@ import typer
 
 from converters.console.notices import silenced
 from converters.console.printing import STANDARD_OUTPUT, printable, standard_output
+from converters.console.typed import remember
 from converters.errors import ConversionError, ConversionWarning
 
 __all__ = ["main"]
@@ -95,6 +96,7 @@ def _run(arguments: list[str]) -> int:
     """The exit code. Whatever a user, a file or the machine can bring about is caught here, and nowhere else."""
     if sys.stdout is None:
         return _fail("standard output: found that it is closed; open it, or send it to /dev/null")
+    remember(arguments)
     try:
         code = _call(list(arguments))
         with standard_output():

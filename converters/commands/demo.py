@@ -12,6 +12,7 @@ from converters.commands.given import first_of
 from converters.commands.report import add_details
 from converters.commands.training import train_network
 from converters.commands.training_settings import TrainingSettings
+from converters.console.typed import command_line, today
 
 __all__ = ["demo"]
 
@@ -74,8 +75,9 @@ def demo(
         "cross_check": report.summary(),
         "checks": [report.as_dict()],
         "report": str(out / "report.html"),
+        "command": command_line(),
     }
-    detailed = dict(result)
+    detailed = result | {"date": today()}
     add_details(detailed, q, None, dataset=dataset, data_root=data_root, images=_DETAILED, shown=3, json=json)
     write_run(detailed, out)
     write_report(detailed, result["report"])

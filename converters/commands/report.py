@@ -10,6 +10,7 @@ import typer
 
 from converters.commands import common
 from converters.commands.given import in_file, open_file, quantised_network
+from converters.console.typed import command_line, today
 from converters.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def add_details(
     """
     from converters.network import Network
     from converters.nir_export import to_nir
-    from converters.reporting.details import describe
+    from converters.reporting.details import describe, wrong_of
     from converters.zoo.datasets import load
 
     wanted = list(dict.fromkeys((r["T"], r["phase"]) for r in result["windows"]))
@@ -52,7 +53,13 @@ def add_details(
     with common.progress_bar(json) as bar:
         task = bar.add_task("layers", total=len(runs))
         result["details"] = describe(
-            runs, q, data, images=images, shown=shown, progress=lambda done, _: bar.update(task, completed=done)
+            runs,
+            q,
+            data,
+            images=images,
+            shown=shown,
+            wrong=wrong_of(result["windows"]),
+            progress=lambda done, _: bar.update(task, completed=done),
         )
 
 
@@ -107,6 +114,7 @@ def report(
         add_details(result, None, network, dataset=where, data_root=data_root, images=images, shown=shown, json=json)
     elif dataset is not None:
         raise ConversionError("--dataset", dataset, "name the network with --checkpoint or --nir: images are run on it")
+    result |= {"report_command": command_line(), "date": today()}
     size = write_report(result, out)
     wrong = sum(r["count_mismatches"] for r in result["windows"] if r["phase"] == "settle")
     wrong += sum(

@@ -11,6 +11,7 @@ from converters.commands import common
 from converters.commands.given import Given, given, open_file, which_of
 from converters.commands.recognising import kind_of
 from converters.commands.running_stock import is_foreign, run_foreign
+from converters.console.typed import command_line
 from converters.errors import ConversionError
 
 __all__ = ["run", "sweep"]
@@ -46,7 +47,8 @@ def _rows(
                     curve = anytime_curve(network, data.pixels, data.labels, backend=backend, phase=p)
                     row["anytime"] = list(curve.accuracy)
                 rows.append(row)
-    return {"dataset": name, "network": source.name, "levels": source.notes.get("levels"), "windows": rows}
+    about = {"dataset": name, "network": source.name, "levels": source.notes.get("levels")}
+    return {**about, "command": command_line(), "windows": rows}
 
 
 def _show(result: dict[str, Any], json: bool) -> None:

@@ -18,6 +18,7 @@ Confusion: TypeAlias = Mapping[tuple[int, int], int]
 
 MATRIX_CLASSES = 20  # up to so many a matrix can be read; of more classes the pairs most often confused are told
 _PAIRS = 20
+MOST_WRONG = 24
 
 
 def confusion(labels: Tensor, predictions: Tensor, classes: int) -> Confusion:
@@ -62,6 +63,8 @@ class ClassScore:
     agreeing: int = 0
     quantised: Confusion = field(default_factory=dict)
     spiking: Confusion = field(default_factory=dict)
+    wrong: tuple[tuple[int, int, int], ...] = field(default=(), compare=False)
+    """The first images that the spiking network gets wrong: place in the data set, label, prediction."""
 
     def __add__(self, other: ClassScore) -> ClassScore:
         return replace(
@@ -72,6 +75,7 @@ class ClassScore:
             agreeing=self.agreeing + other.agreeing,
             quantised=dict(Counter(self.quantised) + Counter(other.quantised)),
             spiking=dict(Counter(self.spiking) + Counter(other.spiking)),
+            wrong=(*self.wrong, *((self.images + k, y, said) for k, y, said in other.wrong))[:MOST_WRONG],
         )
 
     @property
@@ -132,6 +136,8 @@ class ClassScore:
         elif self.labelled:
             wrong = sorted((-n, pair) for pair, n in self.spiking.items() if pair[0] != pair[1])
             row["confused"] = [[*pair, -n] for n, pair in wrong[:_PAIRS]]
+        if self.wrong:
+            row["wrong"] = [list(one) for one in self.wrong]
         return row
 
     def sums(self) -> list[float]:
@@ -141,14 +147,20 @@ class ClassScore:
         return [self.images, self.places, self.alike, self.agreeing, *tables]
 
     def of_sums(self, numbers: Iterator[float]) -> ClassScore:
-        """The score of these :meth:`sums`, taken from ``numbers``."""
+        """The score of these :meth:`sums`, taken from ``numbers``; wrong images are those of this one."""
         images, places, alike, agreeing = (int(next(numbers)) for _ in range(4))
         quantised, spiking = (
             {(c, p): n for c in range(self.classes) for p in range(self.classes) if (n := int(next(numbers)))}
             for _ in range(2)
         )
-        return ClassScore(
-            self.name, self.task, self.classes, images, places, alike, agreeing, quantised=quantised, spiking=spiking
+        return replace(
+            self,
+            images=images,
+            places=places,
+            alike=alike,
+            agreeing=agreeing,
+            quantised=quantised,
+            spiking=spiking,
         )
 
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
-from converters.measuring.scores import ClassScore, Score, ValueScore, confusion, deviation
+from converters.measuring.scores import MOST_WRONG, ClassScore, Score, ValueScore, confusion, deviation
 from converters.network import Network
 from converters.ports.answers import classes_of, named, predicted
 from converters.ports.outputs import Output
 from converters.ports.tails import apply, shape_behind
 
-__all__ = ["Labels", "Question", "labels_of", "questions", "unlabelled"]
+__all__ = ["Labels", "Question", "is_unlabelled", "labels_of", "questions", "unlabelled"]
 
 Labels: TypeAlias = Tensor | Sequence[Tensor | None] | Mapping[str, Tensor] | None
 """Of the main output; of several, in their order or by name; None where nothing is known."""
@@ -59,6 +59,7 @@ class Question:
         truth = self.truth(labels, ours)
         if self.task != "values":
             same = (ours == theirs).reshape(n, math.prod(self.shape))
+            off = ((truth >= 0) & (theirs != truth)).nonzero().flatten()[:MOST_WRONG] if self.task == "classes" else ()
             return ClassScore(
                 self.name,
                 self.task,
@@ -69,9 +70,10 @@ class Question:
                 agreeing=int(same.sum()),
                 quantised=confusion(truth, ours, self.classes),
                 spiking=confusion(truth, theirs, self.classes),
+                wrong=tuple((int(k), int(truth[k]), int(theirs[k])) for k in off),
             )
-        off = (ours - theirs).abs()
-        near = (off <= _SAME * (1 + ours.abs())).reshape(n, math.prod(self.shape))
+        gap = (ours - theirs).abs()
+        near = (gap <= _SAME * (1 + ours.abs())).reshape(n, math.prod(self.shape))
         return ValueScore(
             self.name,
             images=n,
@@ -80,7 +82,7 @@ class Question:
             quantised=deviation(ours, truth),
             spiking=deviation(theirs, truth),
             between=deviation(theirs, ours),
-            largest=float(off.max()) if places else 0.0,
+            largest=float(gap.max()) if places else 0.0,
         )
 
     def truth(self, labels: Tensor | None, answer: Tensor) -> Tensor:

@@ -9,30 +9,45 @@ from typing import TypeAlias
 
 from converters.reporting.markup import Markup, html, together
 
-__all__ = ["accuracy_chart", "bar_chart", "latency_chart", "number"]
+__all__ = [
+    "WIDTH",
+    "accuracy_chart",
+    "bar",
+    "bar_chart",
+    "label",
+    "latency_chart",
+    "line",
+    "number",
+    "round_numbers",
+    "svg",
+]
 
 Points: TypeAlias = Sequence[tuple[float, float]]
-_WIDTH, _HEIGHT = 380, 230
+WIDTH, _HEIGHT = 380, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 26, 40
 
 
-def _svg(title: str, description: str, body: list[Markup], height: float, key: str) -> Markup:
+def svg(title: str, description: str, body: Sequence[Markup], height: float, key: str, width: float = WIDTH) -> Markup:
+    """A picture with title and description for those who do not see it; ``key`` is its own on the page."""
     return html(
-        '<svg viewBox="0 0 {width} {height:g}" role="img" aria-labelledby="{key}-t {key}-d">'
+        '<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-labelledby="{key}-t {key}-d">'
         '<title id="{key}-t">{title}</title><desc id="{key}-d">{description}</desc>{body}</svg>',
-        width=_WIDTH, height=height, key=key, title=title, description=description, body=together(body),
+        width=width, height=height, key=key, title=title, description=description, body=together(body),
     )  # fmt: skip
 
 
-def _text(x: float, y: float, text: str, style: str = "", anchor: str = "middle") -> Markup:
+def label(x: float, y: float, text: str, style: str = "", anchor: str = "middle") -> Markup:
+    """Text at a place."""
     return html('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>', x, y, anchor, style, text)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
+def line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
+    """A straight line."""
     return html('<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" class="{}"/>', x1, y1, x2, y2, style)
 
 
-def _bar(x: float, y: float, width: float, height: float, style: str) -> Markup:
+def bar(x: float, y: float, width: float, height: float, style: str) -> Markup:
+    """A filled rectangle."""
     place = '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" class="bar {}"/>'
     return html(place, x, y, width, height, style)
 
@@ -46,10 +61,10 @@ def number(x: float) -> str:
     return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
 
 
-def _ticks(low: float, high: float, wanted: int = 4) -> list[float]:
+def round_numbers(low: float, high: float, wanted: int = 4) -> list[float]:
     """Round numbers that span ``[low, high]``.
 
-    >>> _ticks(97.2, 98.9)
+    >>> round_numbers(97.2, 98.9)
     [97.0, 97.5, 98.0, 98.5, 99.0]
     """
     raw = max(high - low, 1e-9) / wanted
@@ -73,28 +88,28 @@ def accuracy_chart(
     xs = sorted({t for points in series.values() for t, _ in points})
     ys = [100 * a for points in series.values() for _, a in points]
     low, high = min(ys), max(ys)
-    ticks = _ticks(max(0.0, low - 0.05), min(100.0, high + 0.05))
+    ticks = round_numbers(max(0.0, low - 0.05), min(100.0, high + 0.05))
     low, high = ticks[0], min(max(ticks[-1], low + 1e-6), 100.0 if high <= 100 else high)
     ticks = [t for t in ticks if t <= high + 1e-9]
     a, b = math.log2(xs[0]), math.log2(xs[-1])
 
     def x(t: float) -> float:
         share = 0.5 if a == b else (math.log2(t) - a) / (b - a)
-        return _LEFT + 12 + share * (_WIDTH - _LEFT - _RIGHT - 24)
+        return _LEFT + 12 + share * (WIDTH - _LEFT - _RIGHT - 24)
 
     def y(v: float) -> float:
         return _HEIGHT - _BOTTOM - (v - low) / max(high - low, 1e-9) * (_HEIGHT - _TOP - _BOTTOM)
 
     body = []
     for t in ticks:
-        body += [_line(_LEFT, y(t), _WIDTH - _RIGHT, y(t), "grid"), _text(_LEFT - 6, y(t) + 4, f"{t:g}", "", "end")]
+        body += [line(_LEFT, y(t), WIDTH - _RIGHT, y(t), "grid"), label(_LEFT - 6, y(t) + 4, f"{t:g}", "", "end")]
     shown: list[float] = []
     for t in xs:
         if not shown or x(t) - x(shown[-1]) > 18:
             shown.append(t)
-            body.append(_text(x(t), _HEIGHT - _BOTTOM + 16, f"{t:g}"))
-    body.append(_text((_LEFT + _WIDTH) / 2, _HEIGHT - 6, axis, "axis"))
-    body.append(_text(4, 10, "accuracy, %", "axis", "start"))
+            body.append(label(x(t), _HEIGHT - _BOTTOM + 16, f"{t:g}"))
+    body.append(label((_LEFT + WIDTH) / 2, _HEIGHT - 6, axis, "axis"))
+    body.append(label(4, 10, "accuracy, %", "axis", "start"))
     styles = count()
     order = sorted(series.items(), key=lambda item: item[0] != "quantised network")
     for name, points in order:
@@ -104,7 +119,7 @@ def accuracy_chart(
         if style != "reference" and len(at) <= 16:
             body += [_mark(style, u, v) for u, v in at]
     told = "; ".join(f"{n}: " + ", ".join(f"T {t:g} {100 * v:.2f} %" for t, v in sorted(p)) for n, p in series.items())
-    return _svg(title, told, body, _HEIGHT, key)
+    return svg(title, told, body, _HEIGHT, key)
 
 
 _MARKS = {
@@ -125,36 +140,36 @@ def latency_chart(rows: Sequence[tuple[str, int, float, int]], key: str = "laten
     widest = max(r[3] for r in rows) or 1
     height = 34 + 30 * len(rows) + 12
     left = 62
-    scale = (_WIDTH - left - 74) / widest
+    scale = (WIDTH - left - 74) / widest
     body = []
-    for k, (label, window, mean, most) in enumerate(rows):
+    for k, (name, window, mean, most) in enumerate(rows):
         y = 8 + 30 * k
         body += [
-            _text(left - 8, y + 14, label, "", "end"),
-            _bar(left, y, window * scale, 18, "s0"),
-            _bar(left + window * scale, y, max(mean - window, 0) * scale, 18, "s1"),
-            _line(left + most * scale, y - 2, left + most * scale, y + 20, "whisker"),
-            _text(left + most * scale + 6, y + 14, f"{mean:.1f} ({most})", "", "start"),
+            label(left - 8, y + 14, name, "", "end"),
+            bar(left, y, window * scale, 18, "s0"),
+            bar(left + window * scale, y, max(mean - window, 0) * scale, 18, "s1"),
+            line(left + most * scale, y - 2, left + most * scale, y + 20, "whisker"),
+            label(left + most * scale + 6, y + 14, f"{mean:.1f} ({most})", "", "start"),
         ]
-    body.append(_text(left, height - 8, "steps: mean (largest)", "axis", "start"))
+    body.append(label(left, height - 8, "steps: mean (largest)", "axis", "start"))
     told = "; ".join(f"{label}: mean {mean:.1f}, largest {most}" for label, _, mean, most in rows)
-    return _svg("Steps until the network is quiet", told, body, height, key)
+    return svg("Steps until the network is quiet", told, body, height, key)
 
 
 def bar_chart(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: str, key: str) -> Markup:
     """Horizontal bars: ``(label, [(style, value), ...])``, each label's bars below one another, with their numbers."""
     widest = max((v for _, bars in rows for _, v in bars), default=0.0) or 1.0
     left = 14 + 6.6 * max(len(label) for label, _ in rows)
-    scale = (_WIDTH - left - 78) / widest
+    scale = (WIDTH - left - 78) / widest
     body: list[Markup] = []
     y = 6.0
-    for label, bars in rows:
-        body.append(_text(left - 8, y + 8 * len(bars) + 3, label, "", "end"))
+    for name, bars in rows:
+        body.append(label(left - 8, y + 8 * len(bars) + 3, name, "", "end"))
         for style, value in bars:
-            body.append(_bar(left, y, max(value * scale, 0.5), 13, style))
-            body.append(_text(left + value * scale + 5, y + 11, number(value), "", "start"))
+            body.append(bar(left, y, max(value * scale, 0.5), 13, style))
+            body.append(label(left + value * scale + 5, y + 11, number(value), "", "start"))
             y += 16
         y += 8
-    body.append(_text(left, y + 12, unit, "axis", "start"))
+    body.append(label(left, y + 12, unit, "axis", "start"))
     told = "; ".join(f"{label}: " + ", ".join(number(v) for _, v in bars) for label, bars in rows)
-    return _svg(title, f"{told} ({unit})", body, y + 20, key)
+    return svg(title, f"{told} ({unit})", body, y + 20, key)

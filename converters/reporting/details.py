@@ -16,13 +16,17 @@ from converters.backends import run
 from converters.measuring.costs import connections
 from converters.measuring.measure import LayerTotals, measure
 from converters.measuring.replay import outputs_by_step
+from converters.measuring.tasks import Question, is_unlabelled, questions, unlabelled
 from converters.network import Network, Stage
 from converters.quantised import QuantGraph
+from converters.reporting.activity import Activity
+from converters.reporting.examples import answers, mistakes
 from converters.results import RunResult
 from converters.zoo.datasets import Images
 
-__all__ = ["MAP_NEURONS", "describe", "layer_rows", "pack", "traces", "unpack"]
+__all__ = ["MAP_NEURONS", "describe", "layer_rows", "pack", "traces", "unpack", "wrong_of"]
 
+_VALUES = 20
 MAP_NEURONS = 5000  # of each layer, whole channels: what the page carries of an image's spikes
 
 
@@ -34,6 +38,7 @@ def describe(
     images: int = 50,
     shown: int = 3,
     trace_window: int = 32,
+    wrong: Sequence[Sequence[int]] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """The entry ``details`` of a run's JSON.
@@ -51,11 +56,14 @@ def describe(
     shown : int
         How many to keep step by step, of different labels as far as there are; at the window nearest to
         ``trace_window`` steps.
+    wrong : sequence of (place in ``data``, label, prediction)
+        Images that the network gets wrong, as :attr:`~converters.measuring.scores.ClassScore.wrong` has them.
 
     Returns
     -------
     dict
-        ``images``, ``windows`` (``T``, ``phase``, ``layers``, ``extra_steps``), ``traces`` and ``versions``.
+        ``images``, ``windows`` (``T``, ``phase``, ``layers``, ``extra_steps``), ``traces``, ``answers`` and ``wrong``
+        (:mod:`converters.reporting.examples`), ``names`` of the classes, and ``versions``.
 
     Raises
     ------
@@ -70,12 +78,32 @@ def describe(
         if progress is not None:
             progress(k + 1, len(runs))
     network, phase = min(networks, key=lambda n: (abs(n[0].window - trace_window), n[1] != "settle"))
+    asked = questions(network, (part.labels, *part.more_labels))
+    low, high = (network.spec.scale * q for q in (min(0, network.spec.q_min), network.spec.q_max))
+    found: list[dict[str, Any]] = []
+    if any(one.task != "classes" for one in asked):
+        r = run(network, part.pixels, phase=phase, record="output")  # type: ignore[arg-type]
+        found = answers(asked, r, part, low, high)
     return {
         "images": len(part),
         "windows": windows,
         "traces": traces(network, part, phase=phase, shown=shown),
+        "answers": found,
+        "wrong": mistakes(data, wrong, low, high),
+        "names": list(data.names),
         "versions": _versions(),
     }
+
+
+def wrong_of(windows: Sequence[dict[str, Any]]) -> list[list[int]]:
+    """Images that a run gets wrong, of the rows of its JSON: by the main output, at the longest exact window.
+
+    >>> row = {"T": 8, "phase": "settle", "outputs": [{"name": "fc", "wrong": [[3, 4, 9]]}]}
+    >>> wrong_of([row, {**row, "phase": "none", "outputs": []}])
+    [[3, 4, 9]]
+    """
+    row = max(windows, key=lambda r: (r["phase"] == "settle", r["T"]))
+    return next((one.get("wrong", []) for one in row.get("outputs", [])), [])
 
 
 def layer_rows(network: Network, q: QuantGraph | None, pixels: Tensor, *, phase: str = "settle") -> dict[str, Any]:
@@ -86,15 +114,23 @@ def layer_rows(network: Network, q: QuantGraph | None, pixels: Tensor, *, phase:
     """
     fired: dict[str, Tensor] = {}
     extra: list[int] = []
+    seen = {}
+    for stage in network.stages:
+        if not stage.readout:
+            p = stage.parameters
+            seen[stage.name] = Activity(stage.shape, int(p.y_min.min()), int(p.y_max.max()))
 
     def look(r: RunResult, part: Images) -> None:
         for name, train in (r.spikes or {}).items():
-            fired[name] = fired.get(name, 0) + train.abs().sum((0, 1), dtype=torch.float64)
+            now = train.abs().sum((0, 1), dtype=torch.float64)
+            fired[name] = fired.get(name, 0) + now
+            if name in seen:
+                seen[name].add(r.counts[name], now)
         extra.extend([] if r.extra_steps is None else r.extra_steps.tolist())
 
     steps = (network.window + 32) * sum(int(np.prod(s)) for s in network.shapes.values())
     size = max(1, 200_000_000 // steps)  # a train takes a byte for each neuron and step
-    data = Images(pixels, torch.zeros(len(pixels), dtype=torch.int64), 1)  # no label is looked at
+    data = Images(pixels, unlabelled(len(pixels)), 1)
     m = measure(network, q, data, phase=phase, record="spikes", size=size, observe=look)
     n = max(m.images, 1)
     rows = [_input_row(network, m.layers[network.encoder_name], n)]
@@ -103,6 +139,7 @@ def layer_rows(network: Network, q: QuantGraph | None, pixels: Tensor, *, phase:
         about["positive"], about["negative"] = found.positive / n, found.negative / n
         about["sops"] = _operations(stage, network, fired) / n
         about["counts_compared"], about["mismatches"] = found.compared, found.differing
+        about |= seen[stage.name].as_dict() if stage.name in seen else {}
         rows.append(about)
     return {
         "T": network.window,
@@ -163,20 +200,24 @@ def traces(network: Network, data: Images, *, phase: str = "settle", shown: int 
     """A few images step by step: spikes of the input and of every layer, and the output.
 
     Trains are packed by :func:`pack`; of layers with more than ``MAP_NEURONS`` neurons the first channels.
-    ``output`` is the signed count of each class after each step, or the membrane over its threshold.
+    ``output`` is the signed count of each class after each step, or the membrane over its threshold; of a map how many
+    of its places each class has; of a regression the values. Of several outputs that is the first.
     """
-    chosen = _different(data.labels, shown)
+    asked = questions(network, (data.labels, *data.more_labels))[0]
+    chosen = _different(data.labels, shown) if asked.task == "classes" else list(range(min(shown, len(data))))
     pixels = data[chosen].pixels
     integers = network.spec.quantise(pixels)
     r = run(network, integers=integers, phase=phase, record="spikes")  # type: ignore[arg-type]
     trains = {k: t.cpu() for k, t in (r.spikes or {}).items()}
-    output = outputs_by_step(network, trains, integers.cpu()).flatten(2)
+    levels = outputs_by_step(network, trains, integers.cpu())
+    output = _told(asked, levels, network.output.scale)
+    ends = _ends(asked, r, data[chosen])
     shapes, kept = network.shapes, {}
     for name, shape in shapes.items():
         channel = int(np.prod(shape[1:]))
         kept[name] = max(1, min(shape[0], MAP_NEURONS // max(channel, 1)))
     rows = []
-    for k, index in enumerate(chosen):
+    for k in range(len(chosen)):
         end = network.window + (int(r.extra_steps[k]) if r.extra_steps is not None else 0)
         layers = []
         for name, train in trains.items():
@@ -192,8 +233,7 @@ def traces(network: Network, data: Images, *, phase: str = "settle", shown: int 
             )
         rows.append(
             {
-                "label": int(data.labels[index]),
-                "prediction": int(r.predictions[k]),
+                **ends[k],
                 "steps": end,
                 "pixels": integers[k].tolist(),
                 "output": output[:end, k].tolist(),
@@ -204,7 +244,7 @@ def traces(network: Network, data: Images, *, phase: str = "settle", shown: int 
         "T": network.window,
         "phase": phase,
         "input": network.encoder_name,
-        "output": {"name": network.output.name, "counts": not network.output.readout},
+        "output": {"name": network.output.name, "counts": not network.output.readout, "task": asked.task},
         "layers": [
             {"name": n, "shape": list(shapes[n]), "channels_shown": kept[n]}
             for n in trains
@@ -215,6 +255,40 @@ def traces(network: Network, data: Images, *, phase: str = "settle", shown: int 
         "input_range": [network.spec.q_min, network.spec.q_max],
         "images": rows,
     }
+
+
+def _told(asked: Question, levels: Tensor, scale: float) -> Tensor:
+    """What the player shows of the main output after each step: ``(steps, N, numbers)``."""
+    if asked.task == "classes":
+        return levels.flatten(2)
+    steps, n = levels.shape[:2]
+    said = asked.answer(levels.to(torch.float64).flatten(0, 1) * scale)
+    if asked.task == "values":
+        return said.reshape(steps, n, -1)[:, :, :_VALUES]
+    flat = said.reshape(steps * n, -1)
+    places = torch.zeros(steps * n, asked.classes, dtype=torch.int64)
+    return places.scatter_add_(1, flat, torch.ones_like(flat)).unflatten(0, (steps, n))
+
+
+def _ends(asked: Question, r: RunResult, data: Images) -> list[dict[str, Any]]:
+    """How each image ends: its label and prediction where these are classes, and a sentence where they are not."""
+    said = asked.answer(r.output_values[asked.output.layer]).cpu()
+    known = asked.truth(None if is_unlabelled(data.labels) else data.labels, said).cpu()
+    rows: list[dict[str, Any]] = []
+    for one, truth in zip(said, known, strict=True):
+        if asked.task == "classes":
+            rows.append({"label": int(truth) if truth >= 0 else None, "prediction": int(one)})
+            continue
+        if asked.task == "map":
+            there = truth >= 0
+            right = float((one == truth)[there].double().mean()) if bool(there.any()) else None
+            end = "" if right is None else f"at the end {100 * right:.2f} % of the labelled pixels are right"
+        else:
+            numbers = [", ".join(f"{x:.4g}" for x in values.flatten()[:_VALUES].tolist()) for values in (one, truth)]
+            end = f"at the end it says {numbers[0]}"
+            end += "" if bool(truth.isnan().all()) else f", and the label is {numbers[1]}"
+        rows.append({"label": None, "prediction": None, "end": end})
+    return rows
 
 
 def _different(labels: Tensor, count: int) -> list[int]:

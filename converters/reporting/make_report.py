@@ -8,13 +8,16 @@ from typing import Any
 
 from torch import Tensor
 
+from converters.console.typed import today
 from converters.errors import ConversionError
 from converters.measuring.cross_checking import cross_check
 from converters.measuring.measure import measure
+from converters.measuring.tasks import Labels, labels_of
 from converters.network import Network
 from converters.nir_export import to_nir
+from converters.ports.answers import named
 from converters.quantised import QuantGraph, check_images
-from converters.reporting.details import describe
+from converters.reporting.details import describe, wrong_of
 from converters.reporting.page import write_report
 from converters.zoo.datasets import Images
 
@@ -26,7 +29,7 @@ _DETAILED = 50  # images behind the numbers of each layer
 def make_report(
     q: QuantGraph,
     images: Tensor,
-    labels: Tensor,
+    labels: Labels = None,
     path: str | os.PathLike = "report.html",
     *,
     windows: Sequence[int] | None = None,
@@ -37,14 +40,18 @@ def make_report(
 ) -> dict[str, Any]:
     """Run a network at one window or several, compare every count, and write it all as one HTML page.
 
-    Of several outputs, accuracies and predictions are those of the main one, the first; counts are those of all layers.
+    Labels say what an output is for: integers ``(N,)`` are classes of the images, ``(N, *places)`` classes of a map's
+    places (below 0, or 255: none), and real numbers of the output's shape are values of a regression (NaN: none). Of
+    several outputs each has its own result; accuracies in ``windows`` are those of the main one, the first.
 
     Parameters
     ----------
     q : QuantGraph
         From :func:`from_pt2e`, :func:`from_brevitas` or :func:`from_torch_ao`.
     images : float tensor ``(N, *input shape)``
-    labels : int tensor ``(N,)``
+    labels : tensor, optional
+        As above. Of several outputs a tensor for each, or None, in their order; or a dictionary by name: the keys and
+        indices that lead to it (``"out"``, ``"aux.0"``). Without labels the two networks are held against each other.
     path : path
         Where the page goes.
     windows : sequence of int, optional
@@ -90,12 +97,10 @@ def make_report(
             "give them to converters.run and converters.cross_check",
         )
     check_images(images, q.input.shape)
-    if not isinstance(labels, Tensor) or labels.shape != images.shape[:1] or not len(images):
-        found = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
-        raise ConversionError(
-            "labels", f"{found} for {len(images)} images", "give one integer for each image, as a tensor"
-        )
-    data = Images(images, labels, int(q.output.shape[0]))
+    if not len(images):
+        raise ConversionError("images", "none", "give some")
+    first, *more = labels_of(labels, [name for name, _ in named(q.outputs)], len(images))
+    data = Images(images, first, int(q.output.shape[0]), more_labels=tuple(more))
     networks = {t: Network.from_graph(to_nir(q, T=t)) for t in sorted(set(windows or [q.levels]))}
     runs = [(network, phase) for network in networks.values() for phase in phases]
     run: dict[str, Any] = {"network": name, "dataset": dataset, "toolkit": q.source, "levels": q.levels}
@@ -103,6 +108,7 @@ def make_report(
     if checked:
         report = cross_check(networks[max(networks)], images[:checked])
         run |= {"cross_check": report.summary(), "checks": [report.as_dict()]}
-    run["details"] = describe(runs, q, data, images=_DETAILED)
+    run["details"] = describe(runs, q, data, images=_DETAILED, wrong=wrong_of(run["windows"]))
+    run |= {"command": f'converters.make_report(q, images, labels, "{os.fspath(path)}")', "date": today()}
     write_report(run, path)
     return run

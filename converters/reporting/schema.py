@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from reprlib import Repr
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError, model_validator
 
@@ -19,6 +19,8 @@ _DEEPEST = 32
 _LARGEST = 1e100  # sums and products of such numbers are finite
 _MOST_NAMES = 100
 _TODO = "give the JSON as calif wrote it"
+_MOST_ROWS = 100  # of a matrix
+_MOST_CLASSES = 100_000
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 
@@ -39,6 +41,8 @@ Real = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Label = Annotated[int, Field(ge=-_EXACT, le=_EXACT)]
 Pair = Annotated[list[Real], Field(min_length=2, max_length=2)]
+Task = Literal["classes", "map", "values"]
+Png = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$", max_length=2**20)]
 Shape = Annotated[list[Steps], Field(min_length=1, max_length=4)]
 
 
@@ -46,6 +50,40 @@ class _Part(BaseModel):
     """An object of the JSON. Fields that are not named here may be there, and are not read."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class _Deviation(_Part):
+    mean_absolute: Amount | None = None
+    rms: Amount | None = None
+    correlation: Annotated[float, Field(ge=-1, le=1)] | None = None
+    largest: Amount | None = None
+
+
+class _Score(_Part):
+    """How one output does."""
+
+    name: str
+    task: Task
+    classes: Count = 0
+    labelled: Count = 0
+    quantised_accuracy: Share | None = None
+    snn_accuracy: Share | None = None
+    agreement: Share | None = None
+    quantised_iou: Share | None = None
+    snn_iou: Share | None = None
+    confusion: Annotated[Many[Many[Count]], Field(max_length=_MOST_ROWS)] = []
+    confused: Many[Annotated[list[Count], Field(min_length=3, max_length=3)]] = []
+    quantised: _Deviation | None = None
+    spiking: _Deviation | None = None
+    between: _Deviation | None = None
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        if self.classes > _MOST_CLASSES:
+            raise ValueError(f"{self.classes} classes, at most {_MOST_CLASSES} are expected")
+        if self.confusion and {len(self.confusion)} != {*map(len, self.confusion)}:
+            raise ValueError("confusion is not square")
+        return self
 
 
 class _Window(_Part):
@@ -65,12 +103,20 @@ class _Window(_Part):
     sops_per_image: Amount | None = None
     macs_per_image: Amount | None = None
     anytime: Many[Share] = []
+    task: Task = "classes"
+    outputs: Many[_Score] = []
 
     @model_validator(mode="after")
     def _latencies(self) -> Self:
         if self.latency_steps is not None and self.latency_steps_mean is None:
             raise ValueError("latency_steps is without latency_steps_mean")
         return self
+
+
+class _Histogram(_Part):
+    low: Label
+    step: Steps
+    counts: Annotated[Many[Count], Field(min_length=1, max_length=_MOST_NAMES)]
 
 
 class _LayerRow(_Part):
@@ -91,6 +137,12 @@ class _LayerRow(_Part):
     sops: Amount = 0
     counts_compared: Count = 0
     mismatches: Count = 0
+    silent: Share | None = None
+    at_top: Share | None = None
+    channels: Count = 0
+    silent_channels: Count = 0
+    top_channels: Count = 0
+    histogram: _Histogram | None = None
 
     @model_validator(mode="after")
     def _costs(self) -> Self:
@@ -118,8 +170,9 @@ class _Train(_Part):
 
 
 class _Image(_Part):
-    label: Label
-    prediction: Label
+    label: Label | None
+    prediction: Label | None
+    end: str = ""
     steps: Steps
     pixels: list[Any]
     output: Many[Many[Real]]
@@ -129,6 +182,7 @@ class _Image(_Part):
 class _Output(_Part):
     name: str
     counts: bool
+    task: Task = "classes"
 
 
 class _Map(_Part):
@@ -179,10 +233,39 @@ def _has_shape(value: object, shape: list[int]) -> bool:
     return isinstance(value, list) and len(value) == shape[0] and all(_has_shape(v, shape[1:]) for v in value)
 
 
+class _Wrong(_Part):
+    """An image that the network gets wrong."""
+
+    index: Count
+    label: Label
+    prediction: Label
+    picture: Png | None = None
+
+
+class _Shown(_Part):
+    """An image of a map: picture, label and prediction."""
+
+    picture: Png | None = None
+    label: Png | None = None
+    prediction: Png
+    right: Share | None = None
+
+
+class _Answer(_Part):
+    name: str
+    task: Task
+    classes: Annotated[int, Field(ge=0, le=_MOST_CLASSES)] = 0
+    images: Annotated[Many[_Shown], Field(max_length=_MOST_NAMES)] = []
+    points: Many[Pair] = []
+
+
 class _Details(_Part):
     images: Count = 0
     windows: Many[_Detail] = []
     traces: _Traces | None = None
+    answers: Many[_Answer] = []
+    wrong: Annotated[Many[_Wrong], Field(max_length=_MOST_NAMES)] = []
+    names: Annotated[Many[str], Field(max_length=_MOST_CLASSES)] = []
     versions: Few[str] = {}
 
     @model_validator(mode="after")
@@ -241,6 +324,9 @@ class _Run(_Part):
     quantised_accuracy: Share | None = None
     nir_file: str | None = None
     checkpoint: str | None = None
+    command: str | None = None
+    report_command: str | None = None
+    date: str | None = None
     windows: Many[_Window] = []
     details: _Details = _Details()
     cross_check: _Checked | None = None
