@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -25,39 +25,75 @@ _LARGEST = 2**31  # bytes of a file of images
 
 
 def parity(
-    target: Annotated[Path, typer.Argument(help="A quantised .onnx file, or the .qat.pt of calif train.")],
+    target: Annotated[
+        Path,
+        typer.Argument(help="A quantised .onnx file, the .qat.pt of calif train; or with --toolkit a network's name."),
+    ],
     images: Annotated[
         str | None,
         typer.Option(help="How many test images; or an .npy file of them, float32 (N, C, H, W). Without: noise."),
     ] = None,
     dataset: common.Dataset = None,
     data_root: common.DataRoot = None,
+    toolkit: Annotated[
+        str | None,
+        typer.Option(help="pt2e or brevitas: quantises the network of that name, with random weights, on the images."),
+    ] = None,
+    levels: Annotated[int | None, typer.Option(min=1, help="With --toolkit: of activations; 127.")] = None,
+    weight_bits: Annotated[int | None, typer.Option(min=2, max=8, help="With --toolkit: of weights; 8.")] = None,
+    double: Annotated[bool, typer.Option("--double", help="Run PyTorch's model in float64.")] = False,
     json: common.Json = False,
 ) -> None:
     """Compare every layer's integers with the toolkit's own forward pass. Exit 1 if a difference is no near-tie.
 
     The model is run by its own toolkit: an .onnx file by onnxruntime with graph optimisations off, and once more
-    optimised; a .qat.pt by PyTorch (pt2e) or Brevitas.
+    optimised; a .qat.pt by PyTorch (pt2e) or Brevitas. In float64 (--double) sums hardly round: near-ties are ties.
     """
-    from converters.frontends.parity import parity as compare
-
-    kind = kind_of(target)
-    if kind not in ("onnx", "run") or target.name.endswith((".float.pt", ".average.pt")):
-        raise ConversionError(str(target), "neither an .onnx file nor a .qat.pt of calif train", "give one of them")
-    given, what = _images(images, dataset, data_root)
-    if kind == "onnx":
-        report = compare(target, given)
+    asked = {"levels": levels, "weight_bits": weight_bits}
+    if toolkit is not None and not target.exists():
+        given, what = _images(images, dataset, data_root)
+        report = _untrained(str(target), toolkit, given, asked, double)
     else:
-        from converters.zoo.trained import trained_model
-
-        model, toolkit, example = trained_model(target, given if not isinstance(given, int) else None)
-        report = compare(model, given, toolkit=toolkit, example=example)
+        if any(n is not None for n in asked.values()):
+            raise ConversionError("--levels", f"numbers for {target}", "a file has its own; leave them out")
+        given, what, report = _of_file(target, images, dataset, data_root, toolkit, double)
     if json:
         common.print_json({"file": str(target), "images_are": what, **report.as_dict()})
     else:
         _show(target, what, report)
     if report.wrong:
         raise typer.Exit(1)
+
+
+def _of_file(
+    target: Path, images: str | None, dataset: str | None, root: Path | None, toolkit: str | None, double: bool
+) -> tuple[Tensor | int, str, Parity]:
+    from converters.frontends.parity import parity as compare
+
+    kind = kind_of(target)
+    if kind not in ("onnx", "run") or target.name.endswith((".float.pt", ".average.pt")):
+        raise ConversionError(str(target), "neither an .onnx file nor a .qat.pt of calif train", "give one of them")
+    given, what = _images(images, dataset, root)
+    found, model, example = "onnx", cast("Any", target), None
+    if kind != "onnx":
+        from converters.zoo.trained import trained_model
+
+        model, found, example = trained_model(target, given if not isinstance(given, int) else None)
+    if toolkit not in (None, found):
+        raise ConversionError("--toolkit", f"{toolkit!r} for a file of {found}", "leave it out")
+    return given, what, compare(model, given, toolkit=found, example=example, double=double)
+
+
+def _untrained(network: str, toolkit: str, images: Tensor | int, asked: dict[str, int | None], double: bool) -> Parity:
+    import torch
+
+    from converters.frontends.parity import parity as compare
+    from converters.zoo.untrained import untrained
+
+    if isinstance(images, int):
+        images = torch.rand(images, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    model = untrained(network, toolkit, images, **{k: n for k, n in asked.items() if n is not None})
+    return compare(model, images, toolkit=toolkit, double=double)
 
 
 def _images(images: str | None, dataset: str | None, root: Path | None) -> tuple[Tensor | int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from converters.errors import ConversionError
 from converters.frontends.checking import check_layers, left_alone
@@ -111,7 +113,14 @@ class Parity:
         return whole | more | {"layers": list(map(asdict, self.layers))}
 
 
-def parity(model: Any, images: Batches | int, *, example: Batches | None = None, toolkit: str | None = None) -> Parity:
+def parity(
+    model: Any,
+    images: Batches | int,
+    *,
+    example: Batches | None = None,
+    toolkit: str | None = None,
+    double: bool = False,
+) -> Parity:
     """Our integers against the model's own forward pass, layer by layer.
 
     Parameters
@@ -124,6 +133,9 @@ def parity(model: Any, images: Batches | int, *, example: Batches | None = None,
         ``images`` is a number.
     toolkit : {"onnx", "pt2e", "brevitas", "torch_ao"}, optional
         By default found out by the model's type.
+    double : bool
+        Run a module in float64, where its sums round a half billion times less: what is left of near-ties are ties. Of
+        a copy; an ONNX model has the types that it has.
 
     Returns
     -------
@@ -148,10 +160,16 @@ def parity(model: Any, images: Batches | int, *, example: Batches | None = None,
     kind = _kind(model) if toolkit is None else toolkit
     if kind not in TOOLKITS:
         raise ConversionError("toolkit", f"{kind!r}", f"give one of {', '.join(TOOLKITS)}")
+    if double:
+        if kind == "onnx":
+            raise ConversionError("double", "an ONNX model", "it runs in the types that are written in it")
+        model = copy.deepcopy(model).double()
+        images, example = (_doubled(x) for x in (images, example))
     start = time.perf_counter()
     sample = example if example is not None or isinstance(images, int) else _first(images)
     found, optimised, name = _of_onnx(model, sample) if kind == "onnx" else (*_of_module(kind, model, sample), kind)
     given = noise(found.q, images) if isinstance(images, int) else _given(found.q, images)
+    given = _doubled(given) if double else given
     whole, fused, counted, note = Comparison(strict=False), Comparison(strict=False), _Counted(), ""
     device = next(iter(given.values())).device if isinstance(given, Mapping) else given.device
     with left_alone(device):
@@ -260,6 +278,11 @@ def _of_module(kind: str, model: Any, example: Batches | None) -> tuple[Runner, 
 
             from_torch_ao(model, example)
     return found[-1], None
+
+
+def _doubled(x: Any) -> Any:
+    """Batches in float64; tokens, numbers and None as they are."""
+    return tree_map(lambda t: t.double() if isinstance(t, Tensor) and t.is_floating_point() else t, x)
 
 
 def _first(images: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -170,6 +171,35 @@ def test_parity_of_a_training_run(toolkit: str, tmp_path: Path, calif: Calif) ->
     assert found["wrong"] == 0
     assert found["optimised"] is None
     assert found["integers"] > 10_000
+
+
+@pytest.mark.parametrize("toolkit", ["pt2e", "brevitas"])
+@pytest.mark.parametrize("double", [False, True])
+def test_parity_of_a_network_by_name(toolkit: str, double: bool, calif: Calif) -> None:
+    options = ["--levels", 15, "--weight-bits", 4, "--images", 6, *(["--double"] if double else [])]
+    code, out, err = calif("parity", "lenet5", "--toolkit", toolkit, *options, "--json")
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (found["model"], found["images"], found["wrong"]) == (toolkit, 6, 0)
+    assert found["integers"] > 10_000
+    if toolkit == "brevitas" and double:
+        assert found["differing"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("lenet5", "--toolkit", "tflite"), "--toolkit: found 'tflite'; use one of pt2e, brevitas"),
+        (("letnet", "--toolkit", "pt2e"), "network: found 'letnet'"),
+        (("FILE", "--toolkit", "pt2e"), "--toolkit: found 'pt2e' for a file of onnx; leave it out"),
+        (("FILE", "--levels", 8), "--levels: found numbers for"),
+        (("FILE", "--double"), "double: found an ONNX model"),
+    ],
+)
+def test_parity_refuses_what_does_not_fit(options: tuple[Any, ...], message: str, model: Path, calif: Calif) -> None:
+    code, _, err = calif("parity", *(model if x == "FILE" else x for x in options))
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
 
 
 @pytest.mark.parametrize("name", ["net.nir", "net.float.pt"])
