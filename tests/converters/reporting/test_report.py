@@ -29,6 +29,7 @@ from converters.zoo.datasets import Images, load
 from converters.zoo.named import load_checkpoint
 from tests.command_line import Calif
 from tests.converters.sample_graphs import lenet, residual
+from tests.converters.task_graphs import of, several
 
 
 @pytest.fixture(scope="module")
@@ -619,6 +620,55 @@ def test_fits_the_screen_and_can_be_read(page: Any, width: int, theme: str) -> N
     assert page.execute_script("return getComputedStyle(document.body).backgroundColor") == (
         "rgb({}, {}, {})".format(*(int(colours["page"][k : k + 2], 16) for k in (1, 3, 5)))
     )
+
+
+def test_what_differs_stays_in_view_on_a_phone(page: Any) -> None:
+    """In every table that has the column, scrolled to either end; and a table that scrolls says so."""
+    emulate(page, 390, "light")
+    page.execute_script(
+        "document.querySelectorAll('details').forEach(d => d.open = true); dispatchEvent(new Event('resize'))"
+    )
+    for start in (0, 10_000):
+        found = page.execute_script(
+            "return [...document.querySelectorAll('.scroll')].filter(s => s.querySelector('.kept')).map(s => {"
+            f"s.scrollLeft = {start}; const all = [...s.querySelectorAll('.kept')].map(c => c.getBoundingClientRect());"
+            "const first = s.querySelector('tbody th').getBoundingClientRect();"
+            "return {left: Math.min(...all.map(r => r.left)), right: Math.max(...all.map(r => r.right)),"
+            "first: first.right, scrolls: s.scrollWidth > s.clientWidth,"
+            "told: getComputedStyle(s.querySelector('caption span'), '::after').content}})"
+        )
+        assert len(found) >= 6
+        for table in found:
+            assert table["scrolls"] == ("Scroll sideways" in table["told"])
+            assert 0 <= table["first"] <= table["left"] < table["right"] <= 390
+        assert any(table["scrolls"] for table in found)
+
+
+def test_the_first_table_is_of_the_window_under_the_slider(run: dict) -> None:
+    details = json.loads(json.dumps(run["details"]))
+    details["traces"]["T"] = 4
+    page = render({**run, "details": details})
+    assert "<details open><summary>T = 4, phase settle</summary>" in page
+    assert page.count("<details open>") == 1
+    assert "<p>T = 4, phase settle. Move the slider" in page
+
+
+@pytest.mark.parametrize("task", ["map", "values"])
+def test_the_player_of_other_tasks(browser: Any, tmp_path: Path, task: str) -> None:
+    """Pixels of each class, or the values, after every step; and no error."""
+    q = of(several(), "map" if task == "map" else "numbers")
+    x = network_images(q, 4)
+    labels = q.predict(x) if task == "map" else q.returned(q.execute(x)) + 1
+    run = converters.make_report(q, x, labels, tmp_path / "page.html")
+    browser.get((tmp_path / "page.html").as_uri())
+    press(browser, "#step", END)
+    now, image = shown(browser), run["details"]["traces"]["images"][0]
+    np.testing.assert_allclose(now["output"], image["output"][-1], atol=0.00501)
+    end = "at the end 100.00 % of the labelled pixels are right." if task == "map" else "and the label is"
+    assert end in now["summary"]
+    assert browser.get_log("browser") == []
+    emulate(browser, 390, "light")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
 
 
 def contrast(a: str, b: str) -> float:
