@@ -207,6 +207,19 @@ class Levels(Counting):
             limit=self.limit,
         )
 
+    def regridded(self, factor: Fraction, y_min: int, y_max: int) -> Levels:
+        """The same function with levels that are ``1 / factor`` times as far apart, on the range ``y_min .. y_max``."""
+        return Levels.of(
+            self.function,
+            parameters=self.parameters,
+            units=self.units,
+            offsets=self.offsets,
+            scale=float(Fraction(self.scale) / factor),
+            y_min=y_min,
+            y_max=y_max,
+            limit=self.limit,
+        )
+
     def _check_table(self) -> None:
         """Raise a ConversionError unless the table is the function's: at all steps, between them, at other integers."""
         b = self.breakpoints.clamp(-self.limit, self.limit)

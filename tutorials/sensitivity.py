@@ -1,0 +1,141 @@
+"""Which layers need how many levels, and how many spikes a division of levels over the layers saves.
+
+    python tutorials/sensitivity.py docs/results/sensitivity.json [NETWORK ...]
+
+Each layer of a checkpoint with 127 levels alone gets fewer, without training; its range is the one with the least
+squared error. Levels are then taken where they save most spikes for what they change, as long as so many of the training
+images keep their class. All is chosen on training images; accuracy, spikes and counts are those of test images.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import converters
+from converters.measuring.sensitivity import Allocation, Sensitivity, allocations, best_tops, sensitivity
+from converters.quantised import QuantGraph
+from converters.requantising import requantised
+from converters.results import compare_counts
+from converters.zoo.datasets import Images, load
+from converters.zoo.named import load_checkpoint
+
+NETWORKS = ("lenet5-mnist-127", "resnet11h-cifar10-127", "vgg9-cifar10-127")
+LADDER = (3, 7, 15, 31, 63)
+CHOSEN_ON, TESTED_ON, SIMULATED = 300, 1000, 8
+KEPT = (0.995, 0.99, 0.98)  # shares of training images that keep their class
+
+
+def some(dataset: str, part: str, number: int) -> Images:
+    """Drawn by chance."""
+    data = load(dataset, part)
+    return data[torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:number]]
+
+
+def of_all(q: QuantGraph, images: Tensor, levels: int) -> QuantGraph:
+    """As many levels in every layer."""
+    tops = {name: top for (name, _), top in best_tops(q, images, [levels]).items()}
+    return requantised(q, dict.fromkeys(tops, levels), tops)
+
+
+def furthest(q: QuantGraph, images: Tensor, steps: list[Allocation], share: float) -> Allocation:
+    """The last division, found by bisection, with which so many images keep their class."""
+    was = q.predict(images)
+    low, high = 0, len(steps) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        now = requantised(q, steps[middle].levels, steps[middle].tops).predict(images)
+        if float((now == was).double().mean()) >= share:
+            low = middle
+        else:
+            high = middle - 1
+    return steps[low]
+
+
+def tested(q: QuantGraph, test: Images) -> dict[str, Any]:
+    """Accuracy, and of some images every spike."""
+    accuracy = float((q.predict(test.pixels) == test.labels).double().mean())
+    pixels = test.pixels[:SIMULATED]
+    r = converters.run(converters.to_nir(q), pixels)
+    rows = compare_counts(r, q.execute(pixels))
+    layers = [layer.name for layer in q.layers if layer.spiking]
+    spikes = sum(int(r.positive[name].sum() + r.negative[name].sum()) for name in layers)
+    assert r.sops is not None and r.latency is not None
+    return {
+        "accuracy": accuracy,
+        "spikes": spikes / len(pixels),
+        "sops": float(r.sops.double().mean()),
+        "latency": float(r.latency.double().mean()),
+        "compared": sum(row.compared for row in rows),
+        "differing": sum(row.differing for row in rows),
+    }
+
+
+def measured(name: str) -> dict[str, Any]:
+    q, notes = load_checkpoint(name)
+    images, test = (some(notes["dataset"], p, n) for p, n in (("train", CHOSEN_ON), ("test", TESTED_ON)))
+    start = time.process_time()
+    rows = sensitivity(q, images.pixels, images.labels, levels=LADDER)
+    seconds = time.process_time() - start
+    steps = list(allocations(rows))
+    found: dict[str, Any] = {"rows": [asdict(row) for row in rows], "cpu_seconds": round(seconds, 1), "networks": {}}
+    for title, network in [
+        ("127 everywhere", q),
+        *((f"{n} everywhere", of_all(q, images.pixels, n)) for n in (63, 31, 15)),
+    ]:
+        found["networks"][title] = tested(network, test)
+    for share in KEPT:
+        chosen = furthest(q, images.pixels, steps, share)
+        network = requantised(q, chosen.levels, chosen.tops)
+        found["networks"][f"divided, {100 * share:g} % keep"] = {**tested(network, test), "levels": chosen.levels}
+    return found
+
+
+def sensitivity_table(name: str, rows: list[dict[str, Any]]) -> str:
+    """Divergence in thousandths of a nat: a row for each group of layers, a column for each number of levels."""
+    groups = list(dict.fromkeys(tuple(row["layers"]) for row in rows if row["layers"]))
+    whole = rows[0]
+    lines = [f"| {name} | share of spikes | " + " | ".join(map(str, LADDER)) + " |", "|---|--:|" + "--:|" * len(LADDER)]
+    for group in groups:
+        own = {row["levels"]: row for row in rows if tuple(row["layers"]) == group}
+        least = own[min(own)]
+        cells = [f"{1000 * own[n]['divergence']:.2g}" if n in own else "" for n in LADDER]
+        lines.append(
+            f"| {', '.join(group)} | {1 - least['counts'] / whole['counts']:.1%} | " + " | ".join(cells) + " |"
+        )
+    return "\n".join(lines)
+
+
+def network_table(name: str, networks: dict[str, Any]) -> str:
+    whole = networks["127 everywhere"]
+    lines = [f"| {name} | accuracy | spikes / image | | SOPs / image |", "|---|--:|--:|--:|--:|"]
+    for title, row in networks.items():
+        share = f"{row['spikes'] / whole['spikes'] - 1:+.0%}" if row is not whole else ""
+        cells = [f"{row['accuracy']:.1%}", f"{row['spikes']:,.0f}", share, f"{row['sops'] / 1e6:,.1f} M"]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(out: str, *names: str) -> None:
+    path = Path(out)
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for name in names or NETWORKS:
+        if name not in kept:
+            kept[name] = measured(name)
+            path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    for name, found in kept.items():
+        print(sensitivity_table(name, [Sensitivity(**row).__dict__ for row in found["rows"]]), end="\n\n")
+        print(network_table(name, found["networks"]), end="\n\n")
+    rows = [row for found in kept.values() for row in found["networks"].values()]
+    print(f"{sum(r['differing'] for r in rows):,} of {sum(r['compared'] for r in rows):,} counts differ.")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
