@@ -82,8 +82,9 @@ def requantised(q: QuantGraph, levels: Mapping[str, int], tops: Mapping[str, int
                 raise ConversionError(group[0], found, f"1 <= levels <= top <= {whole}, which it has")
             if top < whole and inputs & set(group):
                 raise ConversionError(group[0], "a top for an input", "give it fewer levels on its whole range")
-            factors |= dict.fromkeys(group, Fraction(number, top))
-            caps |= dict.fromkeys(group, number)
+            if number < whole:
+                factors |= dict.fromkeys(group, Fraction(number, top))
+                caps |= dict.fromkeys(group, number)
     first, *more = (_input(spec, factors[spec.name]) for spec in q.inputs)
     layers = tuple(_layer(layer, factors, caps.get(layer.name)) for layer in q.layers)
     return replace(q, input=first, more_inputs=tuple(more), layers=layers, checked=None)
@@ -113,7 +114,7 @@ def _layer(layer: Layer, factors: Mapping[str, Fraction], cap: int | None) -> La
     """With the charge that its sources now bring, and counts ``factors[layer.name]`` times as large, up to ``cap``."""
     (before,) = {factors[name] for synapse in layer.synapses for name in synapse.sources}
     after = factors[layer.name]
-    if before == after == 1:
+    if before == after == 1 and cap is None:
         return layer
     low, high = coarsened_range(layer.y_min, layer.y_max, after)
     if cap is not None:

@@ -3,8 +3,9 @@
     python tutorials/sensitivity.py docs/results/sensitivity.json [NETWORK ...]
 
 Each layer of a checkpoint with 127 levels alone gets fewer, without training; its range is the one with the least
-squared error. Levels are then taken where they save most spikes for what they change, as long as so many of the training
-images keep their class. All is chosen on training images; accuracy, spikes and counts are those of test images.
+squared error. Levels are then taken where they save most spikes for what they change, as long as so many of the
+training images keep their class. All is chosen on training images; accuracy, spikes and counts are those of test
+images.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def tested(q: QuantGraph, test: Images) -> dict[str, Any]:
     rows = compare_counts(r, q.execute(pixels))
     layers = [layer.name for layer in q.layers if layer.spiking]
     spikes = sum(int(r.positive[name].sum() + r.negative[name].sum()) for name in layers)
-    assert r.sops is not None and r.latency is not None
+    assert r.sops is not None
+    assert r.latency is not None
     return {
         "accuracy": accuracy,
         "spikes": spikes / len(pixels),
@@ -102,14 +104,13 @@ def sensitivity_table(name: str, rows: list[dict[str, Any]]) -> str:
     """Divergence in thousandths of a nat: a row for each group of layers, a column for each number of levels."""
     groups = list(dict.fromkeys(tuple(row["layers"]) for row in rows if row["layers"]))
     whole = rows[0]
-    lines = [f"| {name} | share of spikes | " + " | ".join(map(str, LADDER)) + " |", "|---|--:|" + "--:|" * len(LADDER)]
+    lines = [f"| {name} | saved at 3 | " + " | ".join(map(str, LADDER)) + " |", "|---|--:|" + "--:|" * len(LADDER)]
     for group in groups:
         own = {row["levels"]: row for row in rows if tuple(row["layers"]) == group}
         least = own[min(own)]
         cells = [f"{1000 * own[n]['divergence']:.2g}" if n in own else "" for n in LADDER]
-        lines.append(
-            f"| {', '.join(group)} | {1 - least['counts'] / whole['counts']:.1%} | " + " | ".join(cells) + " |"
-        )
+        share = f"{1 - least['counts'] / whole['counts']:.1%}"
+        lines.append(" | ".join([f"| {', '.join(group)}", share, *cells]) + " |")
     return "\n".join(lines)
 
 
