@@ -29,7 +29,7 @@ HOMES = {
     "brevitas": ("converters/frontends/brevitas", "converters/zoo/brevitas"),
     "onnx": ("converters/frontends/onnx/", "converters/onnx_export"),
     "onnxruntime": ("converters/frontends/onnx/",),
-    "torchao": ("converters/frontends/pt2e", "converters/frontends/quantizer"),
+    "torchao": ("converters/frontends/pt2e", "converters/frontends/quantizer", "converters/frontends/level_quantiser"),
 }
 
 

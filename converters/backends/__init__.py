@@ -12,8 +12,8 @@ from torch import Tensor
 
 from calif_plugins.parameters import PHASES, Phase
 from converters.backends.contract import Backend, Settings, backend_for, backend_names, register, unregister
-from converters.backends.devices import usable
 from converters.backends.self_check import compare_with_closed_form, has_closed_form, sample_of, spread
+from converters.devices import usable
 from converters.errors import ConversionError
 from converters.exact.sums import exact
 from converters.network import Network

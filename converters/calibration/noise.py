@@ -14,10 +14,10 @@ from torch.utils._pytree import tree_leaves
 from converters.calibration.images import Calibration, Images
 from converters.calibration.walking import Walk, as_it_is, quantisers
 from converters.errors import ConversionError
+from converters.frontends.level_quantiser import LevelQuantiser
 from converters.frontends.pt2e import prepare_qat
 from converters.frontends.pt2e_module import PreparedModel
 from converters.frontends.pt2e_reader import read_prepared
-from converters.frontends.quantizer import LevelQuantiser
 
 __all__ = ["LayerNoise", "QuantisationReport", "measure_noise", "quantisation_noise"]
 

@@ -12,8 +12,8 @@ from converters.calibration.ranges import activation_range, weight_ranges
 from converters.calibration.walking import Walk, quantisers, set_range
 from converters.errors import ConversionError
 from converters.frontends.examples import Example
+from converters.frontends.level_quantiser import LevelQuantiser
 from converters.frontends.pt2e_module import PreparedModel
-from converters.frontends.quantizer import LevelQuantiser
 
 __all__ = ["observe"]
 

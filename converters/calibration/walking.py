@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from converters.frontends.aten import constants
+from converters.frontends.level_quantiser import LevelQuantiser
 from converters.frontends.pt2e_module import PreparedModel
-from converters.frontends.quantizer import LevelQuantiser
 
 __all__ = ["Walk", "as_it_is", "quantised", "quantisers", "set_range"]
 

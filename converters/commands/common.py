@@ -96,7 +96,7 @@ def _backends() -> list[str]:
 def device_here(name: str | None) -> str | None:
     """At once, and not after a network was read."""
     if name is not None:
-        from converters.backends.devices import usable
+        from converters.devices import usable
 
         usable(name, "--device")
     return name

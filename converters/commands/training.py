@@ -59,6 +59,7 @@ def train_network(
         input_levels=s.input_levels,
         quantise_output=s.asked.rest >= 32,  # with few levels the logits are read from the membrane
         progress=progress,
+        device=s.device,
     )
     path = folder / f"{s.name}.safetensors"
     notes = {
@@ -81,7 +82,7 @@ def train_network(
 
 def train(
     network: Annotated[
-        str, typer.Option(help="lenet5, lenet5se, lenet5x4, vgg9, vgg16, resnet11h, mobilenet20, vit6.")
+        str, typer.Option(help="lenet5, lenet5se, lenet5x4, vgg9, vgg16, resnet11h, resnet18, mobilenet20, vit6.")
     ] = "lenet5",
     dataset: Annotated[
         str, typer.Option(help="digits, mnist, cifar10, cifar100, caltech101, tinyimagenet, or a folder.")
@@ -103,7 +104,10 @@ def train(
         typer.Option(min=1e-8, help="Peak learning rate of the quantised epochs, instead of the recipe's."),
     ] = None,
     recipe: Annotated[
-        str, typer.Option(help="fast (float, then quantised) or paper (quantised from scratch, plain SGD).")
+        str,
+        typer.Option(
+            help="fast (float, then quantised), long (many epochs, for CIFAR) or paper (quantised, plain SGD)."
+        ),
     ] = "fast",
     patience: Annotated[
         int, typer.Option(min=0, help="End a phase after so many looks at the test images without a better one.")
@@ -123,6 +127,7 @@ def train(
         bool,
         typer.Option("--qat-average", help="Average the weights of the quantised epochs; --average does so anyway."),
     ] = False,
+    device: Annotated[str, typer.Option(help="cpu, or an accelerator: cuda, cuda:1.")] = "cpu",
     seed: common.Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for checkpoints; a run that was stopped goes on there.")] = Path(
         "runs"
@@ -152,6 +157,7 @@ def train(
         qat_average=qat_average,
         start=start,
         teachers=tuple(teacher or ()),
+        device=device,
     )
     with common.progress_bar(json) as bar:
         result = train_network(settings, folder=out, bar=bar, data_root=data_root)

@@ -29,7 +29,7 @@ class TrainingSettings:
     input_levels : int, optional
         As ``levels`` by default.
     seed : int
-    kind : {"fast", "paper"}
+    kind : {"fast", "long", "paper"}
         Option ``--recipe``.
     epochs, qat_epochs : int, optional
         The recipe's by default; ``epochs`` means half as many quantised ones, too.
@@ -39,6 +39,7 @@ class TrainingSettings:
     start : path, optional
     teachers : tuple of path
         Option ``--teacher``.
+    device : str
 
     Examples
     --------
@@ -65,6 +66,7 @@ class TrainingSettings:
     qat_average: bool = False
     start: Path | None = None
     teachers: tuple[Path, ...] = ()
+    device: str = "cpu"
 
     @property
     def asked(self) -> LayerLevels:
@@ -82,8 +84,11 @@ class TrainingSettings:
         Raises
         ------
         ConversionError
-            For an unknown network or toolkit, or a network that nothing would train.
+            For an unknown network, toolkit or device, or a network that nothing would train.
         """
+        from converters.devices import usable
+
+        usable(self.device, "--device")
         if self.toolkit == "brevitas" and self.asked.by_path:
             raise ConversionError("--levels", "numbers by layer for brevitas", "use --toolkit pt2e")
         if self.toolkit not in toolkits:
@@ -133,5 +138,6 @@ class TrainingSettings:
             ("--average", self.average or None),
             ("--qat-average", "" if self.qat_average else None),
             *(("--teacher", path.name) for path in self.teachers),
+            ("--device", self.device if self.device != "cpu" else None),
         ]
         return " ".join(["calif train", *(f"{option} {value}".strip() for option, value in asked if value is not None)])

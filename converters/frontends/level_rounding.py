@@ -15,15 +15,15 @@ from torch import Tensor
 __all__ = ["round_to_levels"]
 
 
-def round_to_levels(x: Tensor, scale: float, low: int, high: int) -> Tensor:
+def round_to_levels(x: Tensor, scale: float | Tensor, low: int, high: int) -> Tensor:
     """``scale`` times the whole numbers next to ``x / scale``, no lower than ``low`` and no higher than ``high``.
 
     Parameters
     ----------
     x : tensor of any shape
         float32 or shorter.
-    scale : float
-        As float32 holds it.
+    scale : float, or float32 tensor that broadcasts to ``x``
+        As float32 holds it. A tensor is not read by the CPU, so that an accelerator is not waited for.
     low, high : int
 
     Returns
@@ -44,8 +44,9 @@ def round_to_levels(x: Tensor, scale: float, low: int, high: int) -> Tensor:
 
 class _Round(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float, low: int, high: int) -> Tensor:
-        rounded = (x.float() * float(np.float32(1) / np.float32(scale))).round_()
+    def forward(ctx: Any, x: Tensor, scale: float | Tensor, low: int, high: int) -> Tensor:
+        inverse = scale.reciprocal() if isinstance(scale, Tensor) else float(np.float32(1) / np.float32(scale))
+        rounded = (x.float() * inverse).round_()
         inside = rounded.clamp(low, high)
         ctx.save_for_backward(rounded == inside)
         return inside.mul_(scale).to(x.dtype)

@@ -26,6 +26,7 @@ from converters.errors import ConversionError, first_line
 from converters.frontends.aten import where
 from converters.frontends.examples import Example, check_type, each, example_of, is_tokens
 from converters.frontends.layer_levels import LevelNumbers
+from converters.frontends.level_quantiser import LevelQuantiser
 from converters.frontends.models import check_finite, check_float_model
 from converters.frontends.probes import own_images
 from converters.frontends.pt2e_auxiliary import drop_auxiliary
@@ -37,7 +38,7 @@ from converters.frontends.pt2e_module import PreparedModel
 from converters.frontends.pt2e_placement import refer_backwards
 from converters.frontends.pt2e_reader import read_prepared
 from converters.frontends.pt2e_rewriting import rewrite
-from converters.frontends.quantizer import CaLIFQuantizer, LevelQuantiser
+from converters.frontends.quantizer import CaLIFQuantizer
 from converters.ports.inputs import Batches, batches
 from converters.quantised import QuantGraph
 

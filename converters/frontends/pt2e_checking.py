@@ -15,10 +15,10 @@ from torch.utils._pytree import tree_leaves
 from converters.errors import ConversionError
 from converters.frontends.checking import Shown, check_conversion, left_alone
 from converters.frontends.examples import Example, Given, each, is_tokens
+from converters.frontends.level_quantiser import bypassed
 from converters.frontends.probes import limits
 from converters.frontends.pt2e_module import PreparedModel
 from converters.frontends.pt2e_reader import Seen
-from converters.frontends.quantizer import bypassed
 from converters.ports.inputs import Batches
 from converters.quantised import QuantGraph
 

@@ -18,9 +18,9 @@ from converters.errors import ConversionError
 from converters.frontends import aten
 from converters.frontends.aten import Kind, constants, is_counter, kind_of, repeated, where
 from converters.frontends.layouts import FIRST, Layout
+from converters.frontends.level_quantiser import LevelQuantiser
 from converters.frontends.pt2e_handlers import BY_TARGET, HANDLERS, IMAGES, Batch, Several
 from converters.frontends.pt2e_tails import tails
-from converters.frontends.quantizer import LevelQuantiser
 from converters.frontends.verbs import Embedded, Grid, Masked, Pending, Raw, Verbs, Weight
 from converters.graph_builder import Returned, Value
 from converters.ports.outputs import mapped

@@ -7,201 +7,28 @@
   activation together; an addition and its ReLU. Inputs of an addition, a concatenation or a maximum share their scale.
 * An average pool has a quantiser of its own: with its input's, one quotient in four would be an exact tie,
   which the toolkit breaks by the noise of its float sums.
-* A ``FakeQuantize``, not the fused one: that trains with another weight scale than it converts with.
+* A ``FakeQuantize`` (:mod:`~converters.frontends.level_quantiser`), not the fused one: that trains with another weight
+  scale than it converts with.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torchao.quantization.pt2e import (
-    FakeQuantize,
-    MinMaxObserver,
-    MovingAverageMinMaxObserver,
-    PerChannelMinMaxObserver,
-)
+from torch import fx
+from torchao.quantization.pt2e import MinMaxObserver, PerChannelMinMaxObserver
 from torchao.quantization.pt2e.quantizer import QuantizationSpec, Quantizer
 
-from converters.errors import ConversionError, warn
+from converters.errors import ConversionError
 from converters.frontends.aten import check_nodes
 from converters.frontends.layer_levels import LayerLevels, LevelNumbers, check_level
-from converters.frontends.level_rounding import round_to_levels
+from converters.frontends.level_quantiser import LevelQuantiser, RangeObserver
 from converters.frontends.pt2e_placement import Placement
 from converters.frontends.pt2e_tails import tails
-from converters.ports.input_range import SHARE
 
-__all__ = ["CaLIFQuantizer", "LevelQuantiser", "RangeObserver", "bypassed", "in_memory_order", "sample_step"]
-
-
-def sample_step(values: int, size: int) -> int:
-    """The distance from one to the next of about ``size`` samples: it shares no divisor with the number of values.
-
-    A step such as 512 would meet one column of a 32 x 32 map, always the same.
-
-    >>> sample_step(128 * 32 * 32, 8192), sample_step(100, 8192)
-    (17, 1)
-    """
-    step = max(1, values // size)
-    while math.gcd(step, values) > 1:
-        step += 1
-    return step
-
-
-def in_memory_order(x: Tensor) -> Tensor:
-    """All values, flat, without a copy of a tensor in channels-last; images stay one after the other."""
-    last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    return (x.detach().permute(0, 2, 3, 1) if last else x.detach()).flatten()
-
-
-def _every_kth(x: Tensor, size: int) -> Tensor:
-    flat = in_memory_order(x)
-    return flat[:: sample_step(flat.numel(), size)]
-
-
-class RangeObserver(MovingAverageMinMaxObserver):
-    """Moving average of the range with the least squared quantisation error, of a sample of each batch.
-
-    With 127 levels that is nearly the minimum and maximum; with few, a range that clips outliers. ``sampler`` takes
-    the sample: a caller whose batch lies on several processes sets its own.
-
-    Branches that meet share one observer, which sees each of them in a forward pass. The range moves once in a pass,
-    towards the largest of theirs: towards their mean, the larger branch would be clipped.
-
-    Attributes
-    ----------
-    again : bool
-        Whether what comes next belongs to the same forward pass as what came last.
-    """
-
-    sampler: Callable[[Tensor, int], Tensor] = staticmethod(_every_kth)
-    again = False
-    # no buffers: state_dict is as it was, and between two passes they mean nothing
-    _before: tuple[Tensor, Tensor] | None = None
-    _largest: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.again:
-            self._before = self._largest = None
-        sample = self.sampler(x, 8192)
-        if sample.numel() == 0:
-            return x
-        top = sample.abs().max()
-        if self.qscheme == torch.per_tensor_affine:  # unsigned: the range starts at 0, and so the zero point is 0
-            sample = sample.clamp(min=0)
-            low, levels = 0.0, self.quant_max
-        else:
-            low, levels = -1.0, self.quant_max
-        ranges = top * torch.linspace(0.2, 1.0, 17, device=x.device, dtype=x.dtype)
-        step = (ranges / levels).clamp(min=torch.finfo(x.dtype).tiny)[:, None]
-        error = (torch.round(sample / step).clamp(low * levels, levels) * step - sample).square().sum(1)
-        best = ranges[error.argmin()]
-        if self._before is None or self._largest is None:
-            self._before = self.min_val.clone(), self.max_val.clone()
-        else:
-            self.min_val.copy_(self._before[0])
-            self.max_val.copy_(self._before[1])
-            best = torch.maximum(best, self._largest)
-        self._largest = best
-        super().forward(torch.stack([low * best, best]))
-        return x
-
-
-class LevelQuantiser(FakeQuantize):
-    """torchao's fake quantiser, whose range stays where it is in evaluation mode.
-
-    torchao's own goes on observing there, so that each evaluation moves what it measures.
-
-    Attributes
-    ----------
-    path : str
-        Where in the network it stands, for people.
-    bypassed : bool
-        Lets values through as they are, and observes nothing.
-    watching : bool
-        Set for the network's input: warns, once, of negative values where there are no negative levels.
-    """
-
-    scale: Tensor
-    path, bypassed, watching = "quantiser", False, False
-
-    def forward(self, x: Tensor, again: bool = False) -> Tensor:
-        """``x`` on the levels of the range; ``again`` where it has had another tensor in the same forward pass."""
-        if self.bypassed:
-            return x
-        if self.training:
-            self.activation_post_process.again = again
-            result = self._observed(x)
-        else:
-            result = self.quantised(x) if bool(self.fake_quant_enabled[0]) else x
-        if self.watching and self.quant_min == 0 and x.numel():
-            self._watch(x.detach())
-        return result
-
-    def _observed(self, x: Tensor) -> Tensor:
-        """The same values and gradients as torchao's, whose kernel takes numbers one by one on a CPU."""
-        if self.is_per_channel or x.device.type != "cpu" or x.dtype == torch.float64:
-            return super().forward(x)
-        if bool(self.observer_enabled[0]):
-            self.activation_post_process(x.detach())
-            self.scale.copy_(self.calculate_qparams()[0])
-        if not bool(self.fake_quant_enabled[0]):
-            return x
-        return round_to_levels(x, float(self.scale), int(self.quant_min), int(self.quant_max))
-
-    def _watch(self, x: Tensor) -> None:
-        cut = -float(self.scale[0]) / 2
-        share = float((x < cut).double().mean()) if float(x.amin()) < cut else 0.0
-        if share >= SHARE:
-            self.watching = False
-            warn(
-                self.path,
-                f"negative values, {share:.1%} of a batch, which become 0: the example of prepare_qat had none",
-                "prepare the model anew with signed_input=True, or with an example of this data",
-            )
-
-    def quantised(self, x: Tensor) -> Tensor:
-        """The values of ``x`` on the levels of the present range."""
-        if not self.has_seen_data():
-            raise ConversionError(
-                self.path,
-                "a quantiser that has seen no data",
-                "train the model, or run images through it in training mode: ranges do not move in evaluation",
-            )
-        low, high = self.activation_post_process.quant_min, self.activation_post_process.quant_max
-        if self.is_per_channel:
-            return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.ch_axis, low, high)
-        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, low, high)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LevelQuantiser:
-        """A network that is cast to another precision keeps its scales, which torch takes in float32 only."""
-        scale = self.scale
-        super()._apply(fn, recurse)
-        if self.scale.dtype != torch.float32:
-            self.scale = scale.to(self.scale.device)
-        return self
-
-    def has_seen_data(self) -> bool:
-        """Whether its range comes from data."""
-        low = self.activation_post_process.min_val
-        return bool(low.numel()) and bool(torch.isfinite(low).all())
-
-
-@contextmanager
-def bypassed(model: nn.Module) -> Iterator[None]:
-    """Within it, the quantisers of a model let values through as they are, and observe nothing."""
-    quantisers = [m for m in model.modules() if isinstance(m, LevelQuantiser)]
-    for quantiser in quantisers:
-        quantiser.bypassed = True
-    try:
-        yield
-    finally:
-        for quantiser in quantisers:
-            quantiser.bypassed = False
+__all__ = ["CaLIFQuantizer"]
 
 
 class CaLIFQuantizer(Quantizer):

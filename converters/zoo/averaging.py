@@ -49,7 +49,8 @@ class WeightMean:
         return {"steps": self.steps, "count": self.count, "values": self.values}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.steps, self.count, self.values = state["steps"], state["count"], list(state["values"])
+        self.steps, self.count = state["steps"], state["count"]
+        self.values = [new.to(old.device) for new, old in zip(state["values"], self.values, strict=True)]
 
 
 @torch.no_grad()

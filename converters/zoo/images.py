@@ -85,6 +85,10 @@ class Images:
             return self
         return replace(self, stored=self.stored.clone(), labels=self.labels.clone())
 
+    def to(self, device: torch.device | str) -> Images:
+        """The same on a device, as they are stored."""
+        return replace(self, stored=self.stored.to(device), labels=self.labels.to(device))
+
     def first(self, n: int | None) -> Images:
         """The first ``n`` images, or all."""
         return self if n is None else self[:n]

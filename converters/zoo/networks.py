@@ -1,4 +1,4 @@
-"""The five networks of section 4.2, two relatives of LeNet-5 and a vision transformer, for any input and classes.
+"""The five networks of section 4.2, two relatives of LeNet-5, ResNet-18 and a transformer, for any input and classes.
 
 They are plain PyTorch modules. The paper's have average pools throughout, and the deep ones batch norm and ReLU after
 every convolution. The transformer is in :mod:`converters.zoo.transformers`.
@@ -15,7 +15,19 @@ from torch import Tensor, nn
 from converters.errors import ConversionError
 from converters.zoo.transformers import ViT6
 
-__all__ = ["NETWORKS", "VGG9", "VGG16", "LeNet5", "LeNet5SE", "LeNet5x4", "MobileNet20", "ResNet11H", "ViT6", "build"]
+__all__ = [
+    "NETWORKS",
+    "VGG9",
+    "VGG16",
+    "LeNet5",
+    "LeNet5SE",
+    "LeNet5x4",
+    "MobileNet20",
+    "ResNet11H",
+    "ResNet18",
+    "ViT6",
+    "build",
+]
 
 
 def _block(inp: int, out: int, kernel: int = 3, stride: int = 1, groups: int = 1, relu: bool = True) -> nn.Sequential:
@@ -173,6 +185,39 @@ class ResNet11H(_Classifier):
         self.classifier = nn.Sequential(nn.Linear(256 * side * side, 1024), nn.ReLU(), nn.Linear(1024, classes))
 
 
+class _Basic(nn.Module):
+    """Two 3 x 3 convolutions beside their input, or beside a 1 x 1 convolution where size or channels change."""
+
+    def __init__(self, inp: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.first = _block(inp, out, stride=stride)
+        self.second = _block(out, out, relu=False)
+        self.shortcut = nn.Identity() if inp == out else _block(inp, out, kernel=1, stride=stride, relu=False)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.second(self.first(x)) + self.shortcut(x))
+
+
+class ResNet18(_Classifier):
+    """ResNet-18 (He et al. 2016) in the form that papers on CIFAR use: a 3 x 3 convolution of stride 1 at the front.
+
+    C(3,64)-2 x 64-2 x 128-2 x 256-2 x 512, each second pair with stride 2, a mean over what is left, and classes.
+    Not one of the paper's five: it is what conversions are compared on.
+    """
+
+    def __init__(self, in_channels: int = 3, classes: int = 10, size: int = 32) -> None:
+        super().__init__()
+        plan = [(64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)]
+        layers: list[nn.Module] = [_block(in_channels, 64)]
+        channels = 64
+        for out, stride in plan:
+            layers.append(_Basic(channels, out, stride))
+            channels = out
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))
+        self.classifier = nn.Linear(channels, classes)
+
+
 class MobileNet20(_Classifier):
     """MobileNetV1 (Howard et al. 2017) without its 16th to 23rd convolutions: 19 convolutions, one dense layer.
 
@@ -199,6 +244,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "lenet5x4": LeNet5x4,
     "vgg9": VGG9,
     "resnet11h": ResNet11H,
+    "resnet18": ResNet18,
     "mobilenet20": MobileNet20,
     "vgg16": VGG16,
     "vit6": ViT6,

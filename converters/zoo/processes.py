@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from converters.frontends.quantizer import in_memory_order, sample_step
+from converters.frontends.level_quantiser import in_memory_order, sample_step
 
 __all__ = ["Team", "team"]
 

@@ -119,6 +119,11 @@ RECIPES["vit6/cifar10"] = replace(
 RECIPES["vit6/mnist"] = replace(RECIPES["vit6/cifar10"], epochs=5, shift=2, flip=False, evaluate_every=1)
 
 
+# for an accelerator, on which epochs are seconds: more of them, in larger batches, and a long quantised phase
+_LONG = replace(RECIPES["cifar10"], epochs=60, qat_epochs=20, batch=256, cutout=8, evaluate_every=10)
+_LONG = replace(_LONG, qat_optimiser="muon", qat_lr=0.03)
+
+
 def recipe_for(dataset: str, kind: str = "fast", network: str = "", levels: int = 127) -> Recipe:
     """How to train a network on a data set.
 
@@ -128,6 +133,7 @@ def recipe_for(dataset: str, kind: str = "fast", network: str = "", levels: int 
     ``paper``: as section 4.3 has it, quantisation-aware from scratch, with SGD of plain momentum 0.9, for as many
     epochs as the fast one takes in all, 30 at least; rates, batch and augmentation, which the paper does not give,
     are the fast one's, with a peak rate of 0.05.
+    ``long``: for an accelerator: as the fast one for CIFAR-10 of many epochs, with cutout and a long quantised phase.
 
     >>> recipe_for("mnist").epochs, recipe_for("mnist", network="vgg9").epochs
     (15, 5)
@@ -141,7 +147,9 @@ def recipe_for(dataset: str, kind: str = "fast", network: str = "", levels: int 
     if kind == "fast":
         few = levels < 32 and recipe.qat_epochs == 1
         return replace(recipe, qat_epochs=6, qat_lr=0.02, qat_optimiser=recipe.optimiser) if few else recipe
+    if kind == "long":
+        return replace(_LONG, flip=recipe.flip, shift=recipe.shift)
     if kind != "paper":
-        raise ConversionError("--recipe", f"{kind!r}", "use fast or paper")
+        raise ConversionError("--recipe", f"{kind!r}", "use fast, long or paper")
     epochs = max(30, recipe.epochs + recipe.qat_epochs)
     return replace(recipe, epochs=0, qat_epochs=epochs, qat_lr=0.05, optimiser="sgd", nesterov=False)

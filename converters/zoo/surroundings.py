@@ -18,13 +18,18 @@ def own_settings() -> Iterator[None]:
     ...     torch.ones(1, requires_grad=True).sum().requires_grad
     True
     """
-    dtype, autocast = torch.get_default_dtype(), torch.is_autocast_enabled("cpu")
+    dtype = torch.get_default_dtype()
+    autocast = {kind: torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")}
     torch.set_default_dtype(torch.float32)
     # as a context, autocast would keep the casts of weights that are made inside of it until it ends
-    torch.set_autocast_enabled("cpu", False)
+    for kind in autocast:
+        torch.set_autocast_enabled(kind, False)
+    search, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True  # batches are of one size
     try:
         with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
+        torch.backends.cudnn.benchmark = search
         torch.set_default_dtype(dtype)
-        torch.set_autocast_enabled("cpu", autocast)
+        for kind, before in autocast.items():
+            torch.set_autocast_enabled(kind, before)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -19,12 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from converters.devices import usable
 from converters.errors import ConversionError
 from converters.files.locking import locked
 from converters.frontends.layer_levels import LayerLevels, LevelNumbers
+from converters.frontends.level_quantiser import RangeObserver
 from converters.frontends.pt2e import freeze_observers, from_pt2e, prepare_qat, thaw_observers
 from converters.frontends.pt2e_training import training_view
-from converters.frontends.quantizer import RangeObserver
 from converters.quantised import QuantGraph
 from converters.zoo.averaging import WeightMean, measure_batch_norms
 from converters.zoo.datasets import Images
@@ -42,6 +44,7 @@ __all__ = ["TrainResult", "accuracy", "train"]
 
 Progress = Callable[[str, int, int], None]
 _OCCUPIED = "wait for it, or use another --out"
+_SAVE_EVERY = 30.0  # seconds
 _AVERAGE_RATE = 0.3  # of the peak rate, while weights are averaged
 
 
@@ -76,6 +79,7 @@ def train(
     start: str | os.PathLike | None = None,
     teachers: Sequence[str | os.PathLike] = (),
     progress: Progress | None = None,
+    device: str = "cpu",
 ) -> TrainResult:
     """Train a network of the zoo, float and then quantised.
 
@@ -103,17 +107,21 @@ def train(
     seed : int
         Below 2**42 in size.
     progress : callable ``(phase, done, total)`` in batches, optional
+    device : str
+        Where images, network and gradients lie, for example ``cuda``. On a CPU a seed gives the same bits again; an
+        accelerator adds in another order from run to run. Checkpoints can be resumed on any device.
 
     Raises
     ------
     ConversionError
-        If a checkpoint in the folder belongs to another network, recipe or seed; if the network does not take images
-        of this size, as most take only squares; with several processes, for ``brevitas``, whose observers look at
-        each process's share alone.
+        If the device is not here; if a checkpoint in the folder belongs to another network, recipe or seed; if the
+        network does not take images of this size, as most take only squares; with several processes, for
+        ``brevitas``, whose observers look at each process's share alone.
 
     Under ``torchrun`` each process computes its share of every batch (:mod:`converters.zoo.processes`); the first
     one writes.
     """
+    usable(device)
     folder, crew = Path(folder), team()
     asked = LayerLevels.of(levels)
     _refuse(toolkit, crew.count, input_levels, seed)
@@ -135,9 +143,13 @@ def train(
     tutors = Teachers([Path(path) for path in teachers], about) if teachers else None
     if tutors is not None:
         about["teachers"] = tutors.names
+        tutors.to(device)
+    model = model.to(device)
     if recipe.fast:
         model = model.to(memory_format=torch.channels_last)
     about["data"] = f"{data.digest()[:32]} {test.digest()[:32]}"
+    example, two = data[: min(recipe.batch, 32)].pixels, data[:2].pixels
+    data, test = data.to(device), test.to(device)
     settings = {k: v for k, v in _settings(recipe).items() if not k.startswith("qat")}
     # each phase locks its own checkpoint, of which runs of other levels share the float one
     with locked(folder / name, _OCCUPIED) if crew.first else nullcontext():
@@ -157,7 +169,8 @@ def train(
         options = {"levels": asked.plain, "weight_bits": weight_bits, "quantise_output": quantise_output}
         if input_levels not in (None, asked.rest):
             options["input_levels"] = input_levels
-        qat = prepare(model, data[: recipe.batch].pixels, signed_input=data.signed, **options)
+        # prepared on the CPU, whose exporter needs no other device, and moved from there
+        qat = prepare(model.cpu(), example, signed_input=data.signed, **options).to(device)
         for module in qat.modules():
             if crew.count > 1 and type(module) is RangeObserver:
                 module.sampler = crew.sampler
@@ -176,9 +189,10 @@ def train(
             with crew.whole_batch(len(some)):
                 qat(some[crew.share(len(some))].pixels)
         qat.eval()
-        graph = finish(qat, data[:2].pixels)
+        graph = finish(qat.cpu(), two)
         mine = test[crew.share(len(test))]
-        right = sum(int((graph.predict(part.pixels) == part.labels).sum()) for part in _split(mine, 512))
+        with torch.backends.cudnn.flags(allow_tf32=False):  # whole numbers below 2**24 are exact in float32 alone
+            right = sum(int((graph.predict(part.pixels) == part.labels).sum()) for part in _split(mine, 512))
         return TrainResult(graph, float_accuracy, crew.total(right)[0] / max(len(test), 1), log + qat_log)
 
 
@@ -267,6 +281,7 @@ class _Run:
     ) -> None:
         self.phase, self.path, self.about, self.recipe, self.freeze = phase, path, about, recipe, freeze
         self.data, self.test, self.seed, self.progress, self.teachers = data, test, seed, progress, teachers
+        self.saved = time.monotonic()
         self.before = list(before)  # rows of the phases that led here, kept with this one's
 
     def __call__(self, model: nn.Module, epochs: int, lr: float) -> list[dict[str, Any]]:
@@ -294,7 +309,7 @@ class _Run:
                 freeze_observers(model)
             model.train()
             forward = forward or (training_view(model) if isinstance(model, fx.GraphModule) else model)
-            total = torch.zeros(())
+            total = torch.zeros((), device=self.data.labels.device)
             torch.manual_seed(_mix(self.seed, self.phase, epoch))  # order, augmentation, dropout
             for k, (x, labels) in enumerate(self._batches()):
                 done = epoch * steps + k
@@ -323,7 +338,8 @@ class _Run:
             if not math.isfinite(row["loss"]):
                 raise ConversionError(str(self.path), "a loss that is not finite", "lower the learning rate")
             log.append(row)
-            self._save(model, optimiser, log)
+            if self._is_time_to_save(last=epoch + 1 == epochs or self._finished(log)):
+                self._save(model, optimiser, log)
         model.eval()
         return log
 
@@ -358,17 +374,25 @@ class _Run:
     @contextmanager
     def _precision(self, x: Tensor) -> Iterator[None]:
         fast = self.recipe.fast
-        stride_trick: AbstractContextManager = DenseDepthwise() if fast else nullcontext()
+        on_cpu = x.device.type == "cpu"
+        stride_trick: AbstractContextManager = DenseDepthwise() if fast and on_cpu else nullcontext()
         # no cache: inside of a caller's autocast it would outlive the step, and the weights with it
         low = torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=fast, cache_enabled=False)
         with low, stride_trick:
             yield
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self.data))
+        order = torch.randperm(len(self.data)).to(self.data.labels.device)
         for index in order.split(self.recipe.batch):
             part = self.data[index]
             yield _augment(part.pixels, self.recipe), part.labels
+
+    def _is_time_to_save(self, *, last: bool) -> bool:
+        """After every epoch; on an accelerator, whose epochs can be shorter than a write, at most twice a minute."""
+        if last or self.data.labels.device.type == "cpu" or time.monotonic() - self.saved > _SAVE_EVERY:
+            self.saved = time.monotonic()
+            return True
+        return False
 
     def _save(self, model: nn.Module, optimiser: Optimisers, log: list[dict[str, Any]]) -> None:
         if not team().first:
@@ -415,20 +439,21 @@ def _split(data: Images, size: int) -> Iterator[Images]:
 
 
 def _augment(x: Tensor, recipe: Recipe) -> Tensor:
+    count = partial(torch.arange, device=x.device)
     if recipe.shift:
         n, c, h, w = x.shape
         padded = F.pad(x, (recipe.shift,) * 4)
-        dy, dx = torch.randint(0, 2 * recipe.shift + 1, (2, n))
-        rows = (dy[:, None] + torch.arange(h))[:, None, :, None]
-        columns = (dx[:, None] + torch.arange(w))[:, None, None, :]
-        x = padded[torch.arange(n)[:, None, None, None], torch.arange(c)[None, :, None, None], rows, columns]
+        dy, dx = torch.randint(0, 2 * recipe.shift + 1, (2, n), device=x.device)
+        rows = (dy[:, None] + count(h))[:, None, :, None]
+        columns = (dx[:, None] + count(w))[:, None, None, :]
+        x = padded[count(n)[:, None, None, None], count(c)[None, :, None, None], rows, columns]
     if recipe.flip:
-        x = torch.where((torch.rand(len(x)) < 0.5)[:, None, None, None], x.flip(3), x)
+        x = torch.where((torch.rand(len(x), device=x.device) < 0.5)[:, None, None, None], x.flip(3), x)
     if recipe.cutout:
         n, _, h, w = x.shape
-        top, left = torch.randint(0, h, (n, 1, 1, 1)), torch.randint(0, w, (n, 1, 1, 1))
-        rows = torch.arange(h).view(1, 1, h, 1) - top + recipe.cutout // 2
-        columns = torch.arange(w).view(1, 1, 1, w) - left + recipe.cutout // 2
+        top, left = (torch.randint(0, side, (n, 1, 1, 1), device=x.device) for side in (h, w))
+        rows = count(h).view(1, 1, h, 1) - top + recipe.cutout // 2
+        columns = count(w).view(1, 1, 1, w) - left + recipe.cutout // 2
         inside = (rows >= 0) & (rows < recipe.cutout) & (columns >= 0) & (columns < recipe.cutout)
         x = x.masked_fill(inside, 0.0)
     return x

@@ -4,6 +4,7 @@ has bytes; what it holds is compared with the network that it is to go into, ten
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import math
@@ -231,18 +232,29 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Atomically; the log also as text beside it, one JSON row per epoch."""
     state = {
         "about": json.dumps(checkpoint.about, sort_keys=True),
-        "model": checkpoint.model,
-        "optimiser": checkpoint.optimiser,
+        "model": _on_cpu(checkpoint.model),
+        "optimiser": _on_cpu(checkpoint.optimiser),
         "log": json.dumps(checkpoint.log),
         "before": json.dumps(checkpoint.before),
     }
     if checkpoint.beyond:
-        state["beyond"] = checkpoint.beyond
+        state["beyond"] = _on_cpu(checkpoint.beyond)
     whole = io.BytesIO()  # torch's own writer has no OSError for a full disk, and puts the file's name into it
     torch.save(state, whole)
     with atomic_path(path) as temporary:
         temporary.write_bytes(whole.getbuffer())
     write_log(path, checkpoint.log)
+
+
+def _on_cpu(state: Any) -> Any:
+    """The same dictionaries and lists, with tensors that any machine can load."""
+    if isinstance(state, Tensor):
+        return state.cpu()
+    if isinstance(state, dict):
+        moved = copy.copy(state)  # with what PyTorch keeps beside the entries
+        moved.update((key, _on_cpu(value)) for key, value in state.items())
+        return moved
+    return [_on_cpu(value) for value in state] if isinstance(state, list) else state
 
 
 def write_log(path: Path, log: list[dict[str, Any]]) -> None:

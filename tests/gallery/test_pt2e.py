@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 import converters
 from converters import QuantGraph
-from converters.frontends.quantizer import LevelQuantiser
+from converters.frontends.level_quantiser import LevelQuantiser
 from converters.operations import Operation
 from converters.results import compare_counts
 from tests.gallery.networks import GALLERY, Case

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import converters
 from converters.errors import ConversionError
-from converters.frontends.quantizer import LevelQuantiser
+from converters.frontends.level_quantiser import LevelQuantiser
 from tests.networks import Concat, Depthwise, LeNet5, Residual, pixels
 
 NETWORKS: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {

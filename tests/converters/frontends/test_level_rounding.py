@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from converters.frontends.level_quantiser import LevelQuantiser
 from converters.frontends.level_rounding import round_to_levels
-from converters.frontends.quantizer import CaLIFQuantizer, LevelQuantiser
+from converters.frontends.quantizer import CaLIFQuantizer
 
 RANGES = st.sampled_from([(0, 1), (0, 15), (-15, 15), (0, 127), (-127, 127), (0, 255), (-32767, 32767)])
 

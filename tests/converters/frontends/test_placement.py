@@ -15,8 +15,8 @@ from torchvision.ops import StochasticDepth
 
 import converters
 from converters.frontends.aten import drop_images
+from converters.frontends.level_quantiser import LevelQuantiser
 from converters.frontends.pt2e_module import PreparedModel
-from converters.frontends.quantizer import LevelQuantiser
 from tests.networks import pixels
 
 X = pixels(4, (3, 6, 6), signed=True, seed=3)

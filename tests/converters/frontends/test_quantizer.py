@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.frontends.quantizer import RangeObserver, in_memory_order, sample_step
+from converters.frontends.level_quantiser import RangeObserver, in_memory_order, sample_step
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 

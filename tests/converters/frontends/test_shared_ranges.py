@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import converters
+from converters.frontends.level_quantiser import LevelQuantiser, RangeObserver
 from converters.frontends.pt2e_training import training_view
-from converters.frontends.quantizer import LevelQuantiser, RangeObserver
 
 X = torch.rand(64, 2, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
 

@@ -33,6 +33,10 @@ def residual(a: Any, b: Any) -> Any:
     return conv_bn(a, b, 3) + conv_bn(b, b, 3) + conv_bn(a, b, 1)
 
 
+def basic(a: Any, b: Any) -> Any:
+    return conv_bn(a, b, 3) + conv_bn(b, b, 3) + (0 if a == b else conv_bn(a, b, 1))
+
+
 def transformer(width: int, hidden: int, tokens: int, classes: int = 10) -> int:
     stem = 3 * 32 * 9 + 2 * 32 + 32 * width * 9 + width
     attention = dense(width, 3 * width) + dense(width, width)
@@ -60,6 +64,15 @@ PARAMETERS = {
         for a, b in pairwise(MOBILE)
     )
     + dense(1024, 10),
+    "resnet18": conv_bn(3, 64, 3)
+    + 2 * basic(64, 64)
+    + basic(64, 128)
+    + basic(128, 128)
+    + basic(128, 256)
+    + basic(256, 256)
+    + basic(256, 512)
+    + basic(512, 512)
+    + dense(512, 10),
     "vit6": transformer(96, 192, tokens=8 * 8),
 }  # fmt: skip
 

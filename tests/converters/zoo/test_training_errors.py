@@ -139,3 +139,14 @@ def test_seeds_that_torch_cannot_hold(tmp_path: Path, seed: int) -> None:
 def test_the_largest_seeds(seed: int) -> None:
     for phase in ("float", "average", "qat"):
         torch.manual_seed(_mix(seed, phase, 100_000))  # as every epoch does
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "device: found cuda, which cannot be used here" in refused(tmp_path, images(), device="cuda")
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--device", "cuda", "--out", str(tmp_path / "run")])
+    found = capsys.readouterr().err.strip().splitlines()
+    assert len(found) == 1
+    assert "--device: found cuda" in found[0]
+    assert not (tmp_path / "run").exists()

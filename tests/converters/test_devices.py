@@ -9,7 +9,7 @@ import torch
 
 import converters
 from converters.backends.contract import backend_for
-from converters.backends.devices import usable
+from converters.devices import usable
 from converters.errors import ConversionError
 from converters.testing.networks import NETWORKS, images
 from tests.command_line import Calif
