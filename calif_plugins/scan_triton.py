@@ -55,7 +55,8 @@ def _forwards(
     v_now = tl.load(v + k, mask=inside, other=0)
     y_now = tl.load(y + k, mask=inside, other=0)
     at = k
-    for t in range(steps):
+    t = 0
+    while t < steps:  # a range needs a whole number, of which Triton's interpreter has none with some versions of NumPy
         now = v_now + tl.load(x + at, mask=inside, other=0).to(v_now.dtype)
         if t < dry:
             now = now - lam
@@ -78,6 +79,7 @@ def _forwards(
         v_now = now - spike * th
         y_now = y_now + spike
         at += size
+        t += 1
     tl.store(v_end + k, v_now, mask=inside)
     tl.store(y_end + k, y_now, mask=inside)
 
@@ -116,24 +118,23 @@ def _backwards(
     gv_now = th * 0
     if MEMBRANE:
         gv_now = tl.load(gv + k, mask=inside, other=0)
+    gy_now = th * 0
+    if COUNTED:  # a count is its last one's, less what was sent: all steps have one gradient
+        gy_now = tl.load(gy + k, mask=inside, other=0)
     gth_now = th * 0
     at = k + (steps - 1).to(tl.int64) * size
-    for back in range(steps):
-        t = steps - 1 - back
+    t = steps - 1
+    while t >= 0:
         spike = tl.load(s + at, mask=inside, other=0).to(th.dtype)
         now = tl.load(before + at, mask=inside, other=0)
         y_now = y_now - spike  # the count before the step, by which the gates went
         scale = th
         if t >= half:
             scale = th * 0.5
-        g = -gv_now * th
-        if COUNTED:
-            g = tl.load(gy + k, mask=inside, other=0) + g
+        g = gy_now
         if SENT:  # autograd adds up what comes to a spike from the last operation that took it to the first
-            g = tl.load(gs + at, mask=inside, other=0).to(th.dtype)
-            if COUNTED:
-                g = g + tl.load(gy + k, mask=inside, other=0)
-            g = g + -gv_now * th
+            g = tl.load(gs + at, mask=inside, other=0).to(th.dtype) + g
+        g = g + -gv_now * th
         u = _over(now, scale)
         up = g * (y_now < top).to(th.dtype) * _slope(u - 1, height, width, KIND)
         down = g * (y_now > bottom).to(th.dtype) * _slope(-u - 1, height, width, KIND)
@@ -146,6 +147,7 @@ def _backwards(
         gv_now = gv_now + _over(gu, scale)
         tl.store(gx + at, gv_now.to(gx.dtype.element_ty), mask=inside)
         at -= size
+        t -= 1
     tl.store(gv_first + k, gv_now, mask=inside)
     if LEARNED:
         tl.store(gth + k, gth_now, mask=inside)

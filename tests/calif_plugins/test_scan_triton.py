@@ -23,6 +23,9 @@ from calif_plugins.surrogates import Slope
 from tests.calif_plugins.test_scan import SLOPES, Double
 
 triton = pytest.importorskip("triton")
+pytestmark = pytest.mark.filterwarnings(  # of the interpreter of Triton 3.6
+    "ignore:Conversion of an array with ndim > 0 to a scalar is deprecated:DeprecationWarning"
+)
 in_interpreter = pytest.mark.skipif(
     torch.cuda.is_available(), reason="where there is a GPU the compiled kernels are tested: tests/accelerator"
 )
