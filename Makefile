@@ -12,7 +12,7 @@ COVERAGE ?=
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("calif needs Python 3.11 or later, found " + sys.version) if sys.version_info < (3, 11) else 0'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint,plot,fast]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
 	touch $@
 
 demo: $(STAMP)

@@ -15,4 +15,4 @@ Front. Neurosci. 17:1141701. doi:10.3389/fnins.2023.1141701
 from calif_plugins.parameters import CaLIFParameters
 
 __all__ = ["CaLIFParameters", "__version__"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -16,10 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import brian2
 import numpy as np
 
+from calif_plugins.needing import needing
 from calif_plugins.parameters import PHASES, CaLIFParameters, Phase
+
+with needing("brian2"):
+    import brian2
 
 __all__ = ["CountingSynapses", "calif_group", "connect", "isi_group", "replay_group", "schedule"]
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from norse.torch.module.snn import SNN, SNNCell
 from torch import Tensor
 
+from calif_plugins.needing import needing
 from calif_plugins.parameters import CaLIFParameters
 from calif_plugins.torch_step import NeuronLayer
+
+with needing("norse"):
+    from norse.torch.module.snn import SNN, SNNCell
 
 __all__ = ["CaLIF", "CaLIFCell", "CaLIFState", "calif_feed_forward_step"]
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from spikingjelly.activation_based import base
 from torch import Tensor
 
+from calif_plugins.needing import needing
 from calif_plugins.parameters import CaLIFParameters
 from calif_plugins.torch_step import NeuronLayer, state_dtype
+
+with needing("spikingjelly"):
+    from spikingjelly.activation_based import base
 
 __all__ = ["CaLIFNode"]
 

@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import Any
 
 from converters.console.notices import silenced
+from converters.extras import naming_extras
 
 _HOMES = {
     "anytime_curve": "converters.measuring.anytime",
@@ -56,7 +57,7 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'converters' has no attribute {name!r}")
-    with silenced():
+    with silenced(), naming_extras():
         value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

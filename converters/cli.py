@@ -22,6 +22,7 @@ from converters.console.notices import silenced
 from converters.console.printing import STANDARD_OUTPUT, printable, standard_output
 from converters.console.typed import remember
 from converters.errors import ConversionError, ConversionWarning
+from converters.extras import missing
 
 __all__ = ["main"]
 
@@ -111,6 +112,11 @@ def _run(arguments: list[str]) -> int:
         return 130
     except OSError as error:  # a full disk, a folder that may not be written
         return _fail_of_system(error, arguments)
+    except ModuleNotFoundError as error:
+        found = missing(error)
+        if found is None:
+            raise
+        return _fail(str(found))
     except (OverflowError, ZeroDivisionError, RecursionError, MemoryError) as error:
         return _fail(f"{_inputs(arguments)}: found {_BEYOND[_kind(error)]} ({_told(error)}); {_TODO[_kind(error)]}")
     except RuntimeError as error:  # PyTorch has no others for memory and for numbers beyond 64 bits

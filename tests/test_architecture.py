@@ -70,7 +70,7 @@ def module(path: Path) -> str:
 
 MODULES = {module(path) for path in FILES}
 # single files that stand on wings; all others at the root are the pipeline's nouns
-STANDING = {"cli"}
+STANDING = {"cli", "entry"}
 WINGS = sorted({p.parent.name for p in ROOT.glob("converters/*/__init__.py")})
 # who may import whom: each wing may import itself, the neuron, and these; nothing at all may import what is above it
 NOUNS = "nouns"
@@ -123,7 +123,8 @@ MAY_IMPORT = {
         "reporting",
         "zoo",
     ),
-    "cli": ("commands", "console", "errors"),
+    "cli": ("commands", "console", "errors", "extras"),
+    "entry": ("cli", "extras"),
 }
 # the front-end whose networks are Ca-LIF networks already
 SPIKING_FRONTEND = ("graphs", "network", "nodes")

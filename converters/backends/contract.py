@@ -18,6 +18,7 @@ from torch import Tensor
 
 from calif_plugins.parameters import PHASES, Phase
 from converters.errors import ConversionError
+from converters.extras import naming_extras
 from converters.network import Network
 from converters.nodes import CODINGS
 from converters.results import RECORDS, RunResult
@@ -168,7 +169,8 @@ def backend_for(name: str, device: torch.device) -> Backend:
     if name in _REGISTERED:
         return _REGISTERED[name]
     if name in _HOMES:
-        return import_module(_HOMES[name]).BACKEND
+        with naming_extras():
+            return import_module(_HOMES[name]).BACKEND
     if name != AUTO:
         raise ConversionError("backend", f"{name!r}", f"use one of {', '.join(backend_names())}")
     candidates = (backend_for(candidate, device) for candidate in _AUTOMATIC)

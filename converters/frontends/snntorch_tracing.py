@@ -23,17 +23,11 @@ __all__ = ["Called", "Layers", "traced_layers", "way_of"]
 
 Layers = list[tuple[str, nn.Module]]
 _ROW = "put its layers, in their order, into an nn.Sequential"
+_KINDS = {name.lower(): kind for name, kind in vars(nn).items() if "Pool" in name}
 _POOLS: dict[Any, type[nn.Module]] = {
-    F.avg_pool1d: nn.AvgPool1d,
-    F.avg_pool2d: nn.AvgPool2d,
-    F.avg_pool3d: nn.AvgPool3d,
-    F.adaptive_avg_pool1d: nn.AdaptiveAvgPool1d,
-    F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
-    F.adaptive_avg_pool3d: nn.AdaptiveAvgPool3d,
-    F.max_pool1d: nn.MaxPool1d,
-    F.max_pool2d: nn.MaxPool2d,
-    F.max_pool3d: nn.MaxPool3d,
+    function: _KINDS[name.replace("_", "")] for name, function in vars(F).items() if name.replace("_", "") in _KINDS
 }
+"""Pools by their function, which takes the same arguments."""
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
 _BATCH = "the number of images"
 

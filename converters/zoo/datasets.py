@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
+from converters.extras import naming_extras
 from converters.reading import open_regular
 from converters.zoo.cifar import cifar10, cifar100
 from converters.zoo.images import Images
@@ -67,10 +68,11 @@ def load(
     """
     if split not in ("train", "test"):
         raise ConversionError("split", f"{split!r}", "use train or test")
-    if name in DATASETS:
-        return DATASETS[name](split, data_roots(root), download)
-    if Path(name).is_dir():
-        return image_folder(Path(name), split, classes)
+    with naming_extras():
+        if name in DATASETS:
+            return DATASETS[name](split, data_roots(root), download)
+        if Path(name).is_dir():
+            return image_folder(Path(name), split, classes)
     raise ConversionError(
         "dataset", f"{name!r}", f"use one of {', '.join(DATASETS)}, or a folder with train/<class>/ and test/<class>/"
     )

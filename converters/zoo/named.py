@@ -1,4 +1,4 @@
-"""Checkpoints by name: quantised graphs that ship with the package, or a file of the user's own."""
+"""Checkpoints by name: quantised graphs that ship with the package or lie in its repository, or a file of one's own."""
 
 from __future__ import annotations
 
@@ -10,14 +10,39 @@ from converters.errors import FileFormatError
 from converters.files.quantised_file import load_with_notes
 from converters.quantised import QuantGraph
 
-__all__ = ["FOLDER", "class_names", "find_checkpoint", "find_checkpoints", "load_checkpoint", "names", "plain_name"]
+__all__ = [
+    "FOLDER",
+    "REPOSITORY",
+    "class_names",
+    "find_checkpoint",
+    "find_checkpoints",
+    "load_checkpoint",
+    "names",
+    "plain_name",
+]
 
 FOLDER = Path(__file__).parent / "checkpoints"
+REPOSITORY = (
+    "lenet5x4-cifar10-127",
+    "mobilenet20-mnist-127",
+    "resnet11h-cifar10-127",
+    "resnet11h-cifar10-8",
+    "resnet11h-mnist-127",
+    "vgg9-cifar10-127",
+    "vgg9-mnist-127",
+)
+"""Checkpoints that are in the repository alone, in the folder ``checkpoints``: they are larger than the package."""
+
+
+def _folders() -> list[Path]:
+    """Where checkpoints are looked for: in the package, and at the top of the clone that it is run from, if it is."""
+    root = Path(__file__).resolve().parents[2]
+    return [FOLDER, *([root / "checkpoints"] if (root / "pyproject.toml").is_file() else [])]
 
 
 def names() -> list[str]:
-    """Names of the checkpoints that ship with the package: ``network-dataset-levels``."""
-    return sorted(plain_name(p) for p in FOLDER.glob("*.safetensors*"))
+    """Names of the checkpoints that are here: ``network-dataset-levels``."""
+    return sorted(plain_name(p) for folder in _folders() for p in folder.glob("*.safetensors*"))
 
 
 def plain_name(path: str | os.PathLike) -> str:
@@ -39,9 +64,13 @@ def find_checkpoint(which: str) -> Path:
     """
     if os.path.exists(which) and not os.path.isdir(which):  # what is no regular file is refused where it is opened
         return Path(which)
-    for path in (FOLDER / f"{which}.safetensors", FOLDER / f"{which}.safetensors.xz"):
-        if path.is_file():
-            return path
+    for folder in _folders():
+        for path in (folder / f"{which}.safetensors", folder / f"{which}.safetensors.xz"):
+            if path.is_file():
+                return path
+    if which in REPOSITORY:
+        todo = f"get checkpoints/{which}.safetensors.xz of the repository, and give its path"
+        raise FileFormatError(which, "a checkpoint that is not installed with the package", todo)
     known = ", ".join(names()) or "none yet"
     raise FileFormatError(which, "no such file or checkpoint", f"give a file, or one of: {known}")
 
