@@ -53,7 +53,7 @@ def reproduce(
     checkpoint: Annotated[
         list[str] | None,
         typer.Option(
-            help="Beside the checkpoints that ship: a file of calif train, or a folder of them; may be repeated."
+            help="Beside the checkpoints that are here by name: a file of calif train, or a folder of them; may be repeated."
         ),
     ] = None,
     network: Annotated[list[str] | None, typer.Option(help="Only these networks; may be repeated.")] = None,

@@ -1,6 +1,6 @@
 """A QuantGraph in one ``.safetensors`` file: integer weights, float64 thresholds, topology as JSON in its header.
 
-``.safetensors.xz`` is the same file compressed, a tenth smaller; some of the checkpoints that ship are such files.
+``.safetensors.xz`` is the same file compressed, a tenth smaller; most of the repository's checkpoints are such files.
 Nothing in a file is executed, and all of it is checked before a graph is built.
 """
 
