@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import doctest
 import re
+from copy import deepcopy
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
+import torch
 from typer.main import get_command
 
 from converters.cli import _app
@@ -24,6 +27,27 @@ BLOCKS = [(page, code) for page, text in TEXTS.items() for code in _PYTHON.finda
 def test_python(page: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(code, page, "exec"), {"__name__": "readme"})
+
+
+def test_habits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of this page go on from each other; what a training run resumes is what another one goes on with."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "prepared_models.md").read_text(encoding="utf-8")
+    found: dict[str, Any] = {"__name__": "habits"}
+    titles = re.findall(r"^## (\w+)", text, flags=re.MULTILINE)
+    for title, code in zip(["Start", *titles], _PYTHON.findall(text), strict=True):
+        exec(compile(code, f"prepared_models.md, {title}", "exec"), found)
+        if title == "Resume":
+            a, b = found["m"].train(), found["resumed"].train()
+            old = torch.optim.SGD(a.parameters(), lr=0.01, momentum=0.9)
+            old.load_state_dict(deepcopy(found["state"]["optimiser"]))  # which would share its tensors
+            found["step"](a, old)
+            found["step"](b, found["optimiser"])
+            theirs = b.state_dict()
+            assert all(torch.equal(value, theirs[name]) for name, value in a.state_dict().items())
+    assert titles == ["Evaluate", "Average", "Checkpoint", "Resume", "Copy"]
+    x = found["images"]
+    assert all(torch.equal(n, found["again"].execute(x)[k]) for k, n in found["q"].execute(x).items())
 
 
 def test_the_readme_is_short() -> None:

@@ -52,9 +52,7 @@ def reproduce(
     ],
     checkpoint: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Beside the checkpoints that are here by name: a file of calif train, or a folder of them; may be repeated."
-        ),
+        typer.Option(help="Beside the checkpoints here: a file of calif train, or a folder of them; may be repeated."),
     ] = None,
     network: Annotated[list[str] | None, typer.Option(help="Only these networks; may be repeated.")] = None,
     dataset: Annotated[list[str] | None, typer.Option(help="Only these data sets; may be repeated.")] = None,

@@ -121,7 +121,7 @@ class Session:
         datasets: Sequence[str] = (),
         **settings: Any,
     ) -> Session:
-        """All checkpoints that are here by name, and ``extra`` (names, files, folders) beside or instead of them; filtered."""
+        """All checkpoints that have a name here, and ``extra`` (names, files, folders) beside or instead; filtered."""
         paths = {name: name for name in names()}
         paths |= {plain_name(path): str(path) for which in extra for path in find_checkpoints(which)}
         found = []

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from converters.errors import ConversionError
+from converters.frontends.models import NO_RECURRENCE
 from converters.frontends.pooling_verbs import POOLS
 
 __all__ = [
@@ -149,7 +150,7 @@ _BOUNDED = {_a.hardtanh.default, _a.clamp.default, _a.clamp_min.default, _a.clip
 
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
 _ADVICE = {
-    **dict.fromkeys(_RECURRENT, "use convolutions or matrix products over time: recurrence feeds on its own output"),
+    **dict.fromkeys(_RECURRENT, NO_RECURRENCE),
     **dict.fromkeys(
         ("gt", "lt", "ge", "le", "eq", "ne", "where", "masked_fill"), "use a pointwise function or a maximum"
     ),

@@ -9,7 +9,9 @@ from torch import nn
 
 from converters.errors import ConversionError
 
-__all__ = ["check_finite", "check_float_model", "check_model"]
+__all__ = ["NO_RECURRENCE", "check_finite", "check_float_model", "check_model", "check_recurrence"]
+
+NO_RECURRENCE = "use convolutions or matrix products over time: recurrence feeds on its own output"
 
 
 def check_model(model: Any) -> None:
@@ -38,3 +40,11 @@ def check_finite(model: nn.Module) -> None:
     for name, value in model.named_parameters():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ConversionError(name, "NaN or infinite values", "train with a lower rate, or from an earlier state")
+
+
+def check_recurrence(model: nn.Module) -> None:
+    """Raise a ConversionError that names the first recurrent layer, where there is one: its loop over time is what
+    exporters and tracers stumble over, and say otherwise."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            raise ConversionError(path or "model", f"a recurrent layer, {type(module).__name__}", NO_RECURRENCE)

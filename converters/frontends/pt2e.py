@@ -27,7 +27,7 @@ from converters.frontends.aten import where
 from converters.frontends.examples import Example, check_type, each, example_of, is_tokens
 from converters.frontends.layer_levels import LevelNumbers
 from converters.frontends.level_quantiser import LevelQuantiser
-from converters.frontends.models import check_finite, check_float_model
+from converters.frontends.models import check_finite, check_float_model, check_recurrence
 from converters.frontends.probes import own_images
 from converters.frontends.pt2e_auxiliary import drop_auxiliary
 from converters.frontends.pt2e_checking import check_converted, check_prepared
@@ -184,6 +184,7 @@ def _exported(model: nn.Module, example: Example) -> fx.GraphModule:
         raise
     except Exception as error:  # the exporter has dozens of kinds
         _check_forward(model, example)
+        check_recurrence(model)
         reason = first_line(error)
         raise ConversionError(
             type(model).__name__,

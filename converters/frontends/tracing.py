@@ -14,7 +14,7 @@ from converters.errors import ConversionError, first_line
 from converters.frontends.examples import Example, Given, check_type, example_of
 from converters.frontends.functional import Effects, make_functional, partly_changed, version
 from converters.frontends.in_place_proxies import InPlaceTracer
-from converters.frontends.models import check_model
+from converters.frontends.models import check_model, check_recurrence
 from converters.frontends.watching import call_numbers
 
 __all__ = ["Traced", "check_example", "needed", "record", "traced_graph", "where_is"]
@@ -69,6 +69,7 @@ def traced_graph(tracer: InPlaceTracer, model: nn.Module) -> fx.Graph:
     except ConversionError:
         raise
     except Exception as error:
+        check_recurrence(model)
         raise ConversionError(
             "model",
             f"a forward that cannot be traced ({first_line(error)})",

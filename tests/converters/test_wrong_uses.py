@@ -65,6 +65,14 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     "half precision": (lambda: prepare(network().half()), "example: found torch.float32 for a model in torch.float16"),
     "no values": (lambda: prepare(network().to("meta")), "0.weight: found a weight without values, on the meta device"),
     "recurrence": (lambda: prepare(Recurrent()), "memory: found the operation lstm"),
+    "recurrence alone": (
+        lambda: converters.prepare_qat(nn.GRU(4, 3), torch.rand(2, 5, 4)),
+        "model: found a recurrent layer, GRU; use convolutions or matrix products over time: recurrence feeds on its",
+    ),
+    "recurrence, traced": (
+        lambda: converters.from_torch_ao(nn.LSTM(4, 3), torch.rand(2, 5, 4)),
+        "model: found a recurrent layer, LSTM; use convolutions or matrix products over time",
+    ),
     "an unprepared model": (lambda: converters.from_pt2e(network()), "Sequential without fake quantisers"),
     "no image": (lambda: prepare(example=IMAGES[:0]), "example: found no images, a batch of shape (0, 1, 8, 8)"),
     "no batch axis": (lambda: prepare(example=IMAGES[0]), "example: found images of shape (8, 8), which forward"),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from converters.errors import ConversionError, first_line
 from converters.frontends.layouts import FIRST
+from converters.frontends.models import NO_RECURRENCE
 from converters.frontends.onnx import joining, moving, norms, pointwise, pooling, quantisers, resizing, weighted
 from converters.frontends.onnx.call import Call, Handler
 from converters.frontends.onnx.constants import Dequantised, fold, is_constant
@@ -233,7 +234,7 @@ def _unknown(node: Node) -> ConversionError:
             node.name, f"the control flow {node.op}", "export the model so that it computes the same for every image"
         )
     if node.op in _RECURRENT:
-        todo = "use convolutions or matrix products over time: recurrence feeds on its own output"
+        todo = NO_RECURRENCE
         return ConversionError(node.name, f"the operation {node.op}", todo)
     if node.domain not in (DOMAIN, MICROSOFT, QONNX):
         found = f"the operation {node.op[:60]} of the unknown domain {node.domain[:60]!r}"
