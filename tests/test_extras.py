@@ -116,7 +116,7 @@ def test_converting_needs_its_extra_alone() -> None:
     ("absent", "line", "extra"),
     [
         ("typer", "--help", "convert"),
-        ("brian2", "cross-check lenet5-mnist-8 --images 1 --backend brian2 --backend fast", "brian2"),
+        ("brian2", "cross-check lenet5-mnist-8 --dataset digits --images 1 --backend brian2 --backend fast", "brian2"),
     ],
 )
 def test_the_command_says_it_in_one_line(absent: str, line: str, extra: str) -> None:
