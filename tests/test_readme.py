@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import doctest
 import re
+import sys
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from textwrap import dedent
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,19 +17,37 @@ import torch
 from typer.main import get_command
 
 from converters.cli import _app
+from converters.operations import OPERATIONS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/your_own_network.md", "docs/neuron.md", "docs/command_line.md")
+GUIDE = (
+    "your_own_network", "from_float", "from_another_toolkit", "your_own_operation", "deploy", "migrating", "words",
+    "neuron", "command_line",
+)  # fmt: skip
+PAGES = ("README.md", *(f"docs/{name}.md" for name in GUIDE))
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 TEXT = TEXTS["README.md"]
 _PYTHON = re.compile(r"```python\n(.*?)```", flags=re.DOTALL)
-BLOCKS = [(page, code) for page, text in TEXTS.items() for code in _PYTHON.findall(text)]
+BLOCKS = {page: _PYTHON.findall(text) for page, text in TEXTS.items()}
 
 
-@pytest.mark.parametrize(("page", "code"), BLOCKS, ids=[f"{page}-{code.split()[1]}" for page, code in BLOCKS])
-def test_python(page: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _operations() -> Iterator[None]:
+    """Pages register operations of their own."""
+    before = dict(OPERATIONS)
+    yield
+    OPERATIONS.clear()
+    OPERATIONS.update(before)
+
+
+@pytest.mark.parametrize("page", [page for page, blocks in BLOCKS.items() if blocks])
+def test_python(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of a page go on from each other."""
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, page, "exec"), {"__name__": "readme"})
+    module = ModuleType("a_page")  # a dataclass looks its module up
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for code in BLOCKS[page]:
+        exec(compile(code, page, "exec"), vars(module))
 
 
 def test_habits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
