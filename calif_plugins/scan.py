@@ -10,6 +10,7 @@ other shapes than :class:`~calif_plugins.surrogates.Slope`, learned leaks and ra
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
@@ -215,7 +216,18 @@ class _Taken(NamedTuple):
 
 @cache
 def _triton() -> Any:
-    return import_module("calif_plugins.scan_triton") if find_spec("triton") else None
+    """Its kernels, after one has run: Triton needs a C compiler for that, and knows recent GPUs alone."""
+    if find_spec("triton") is None:
+        return None
+    try:
+        engine = import_module("calif_plugins.scan_triton")
+        x = torch.zeros(1, device="cuda")
+        engine.forwards(x, x, x, (x + 1, x, x, x), 1, (1, 1), True, False, x.dtype)
+    except Exception as error:  # of any kind: steps run as plain PyTorch then, as they do elsewhere
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        warnings.warn(f"CaLIF: steps on CUDA run as plain PyTorch, Triton's kernels do not ({reason})", stacklevel=2)
+        return None
+    return engine
 
 
 def _engine(device: str) -> Any:

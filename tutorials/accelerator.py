@@ -274,7 +274,7 @@ def main() -> None:
     parser.add_argument("--way", default="", help="rows of SpikingJelly alone, implemented in this way, as JSON")
     a = parser.parse_args()
     if a.way:
-        print(json.dumps([*conversion(a), *training(a)]))
+        print(json.dumps([*training(a), *conversion(a)]))  # the largest last: an error of CUDA's ends all that follow
         return
     about, rows = packages(a), []
     for part in (conversion, training):

@@ -170,6 +170,15 @@ def test_training_is_training_with_plain_steps() -> None:
         torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-9)
 
 
+@in_interpreter
+def test_kernels_that_do_not_run_are_not_taken() -> None:
+    """As here, where there is no GPU; elsewhere it may be the C compiler that Triton asks for."""
+    with pytest.warns(
+        UserWarning, match=r"^CaLIF: steps on CUDA run as plain PyTorch, Triton's kernels do not \(.+\)$"
+    ):
+        assert scanning._triton.__wrapped__() is None
+
+
 @pytest.mark.parametrize(("charge", "state"), [("fp16", "fp32"), ("fp32", "fp32"), ("fp64", "fp64"), ("i32", "fp64")])
 def test_kernels_compile_for_a_gpu(charge: str, state: str) -> None:
     """To machine code, which needs none; with true division and no multiply-add that would round once less."""
