@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+import torch
+from torch import Tensor, nn
 
 import converters
 from converters.errors import ConversionError
 from tests.converters.frontends.onnx.building import Net, whole
 from tests.converters.frontends.onnx.comparing import converted, noise
+from tests.converters.frontends.onnx.models import exported, quantised
 
 MICROSOFT = "com.microsoft"
 
@@ -128,3 +132,41 @@ def test_channels_last_are_refused() -> None:
     )
     with pytest.raises(ConversionError, match="channels as the last axis; export it with channels first"):
         converters.from_onnx(n.model(y))
+
+
+class Excited(nn.Module):
+    """Squeeze-and-excite: channels times a gate of their means."""
+
+    def __init__(self, act: type[nn.Module], gate: type[nn.Module]) -> None:
+        super().__init__()
+        self.first, self.act = nn.Conv2d(3, 8, 3, 2, 1), act()
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 2, 1), nn.ReLU(), nn.Conv2d(2, 8, 1), gate())
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.first(x))
+        out: Tensor = self.last(y * self.gate(y)).mean((2, 3))
+        return out
+
+
+def excited(act: type[nn.Module], gate: type[nn.Module], per_channel: bool) -> tuple[onnx.ModelProto, Tensor]:
+    torch.manual_seed(0)
+    x = torch.rand(8, 3, 8, 8)
+    return quantised(exported(Excited(act, gate), x), x, operators=True, per_channel=per_channel), x
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize(("act", "gate"), [(nn.ReLU, nn.Sigmoid), (nn.SiLU, nn.Hardsigmoid)])
+def test_squeeze_and_excite_in_integer_operators(
+    act: type[nn.Module], gate: type[nn.Module], per_channel: bool
+) -> None:
+    model, x = excited(act, gate, per_channel)
+    assert {"QLinearConv", "QLinearMul"} <= {node.op_type for node in model.graph.node}
+    converted(model, x)
+
+
+def test_what_onnxruntime_leaves_in_float_between_integer_operators() -> None:
+    """It has no integer operator for a hardswish, and puts no quantiser behind one that a pool follows."""
+    model, x = excited(nn.Hardswish, nn.Hardsigmoid, False)
+    with pytest.raises(ConversionError, match=r"^act.HardSwish: found an unquantised activation, used by gate"):
+        converters.from_onnx(model, x)
