@@ -63,6 +63,13 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, (CaLIF, *NEURONS)) or super().is_leaf_module(m, module_qualified_name)
 
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """What a neuron returns may be taken apart in any way, ``spikes, *state = neuron(x, *state)`` too."""
+        neuron = self.root.get_submodule(str(obj.node.target)) if obj.node.op == "call_module" else None
+        if not isinstance(neuron, CaLIF):
+            return super().iter(obj)
+        return (obj[k] for k in range(2 if neuron.packed else 3))
+
 
 @dataclass
 class _Trace:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import converters
@@ -137,6 +138,42 @@ def test_the_same_image_at_every_step_is_a_pixel_of_one_spike_a_step() -> None:
     assert Network.from_graph(graph).spec.quantise(x).flatten().tolist() == [8, 4, 0, 0, 8, 4]
 
 
+def test_the_default_scale_keeps_the_accuracy() -> None:
+    """Of a model that was trained on the same picture at every step. (A scale of 1 would leave pixels of 0 and 1.)"""
+    torch.manual_seed(0)
+    digits = load_digits()
+    x, y = torch.tensor(digits.images / 16, dtype=torch.float32).flatten(1), torch.tensor(digits.target)
+
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.lif1 = nn.Linear(64, 48), CaLIF(y_max=8)
+            self.fc2, self.lif2 = nn.Linear(48, 10), CaLIF(y_min=-8, y_max=8)
+
+        def forward(self, x: Tensor) -> Any:
+            total: Any = 0
+            a: Any = ()
+            b: Any = ()
+            for _ in range(8):
+                s, *a = self.lif1(self.fc1(x), *a)
+                s, *b = self.lif2(self.fc2(s), *b)
+                total = total + s
+            return total
+
+    model = Dense()
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(2):
+        for rows in torch.randperm(1400).split(64):
+            optimiser.zero_grad()
+            F.cross_entropy(model(x[rows]), y[rows]).backward()
+            optimiser.step()
+    with torch.no_grad():
+        own = float((model(x[1400:]).argmax(1) == y[1400:]).double().mean())
+    found = converters.run(from_snntorch(model, (64,), T=8), x[1400:], backend="closed_form").predictions
+    assert own > 0.7
+    assert float((found == y[1400:]).double().mean()) > own - 0.03
+
+
 def test_a_nested_class_in_a_row() -> None:
     torch.manual_seed(0)
     model = on_grid(nn.Sequential(OneStep(), nn.Linear(3, 2), CaLIF(threshold=0.25, init_hidden=True)))
@@ -169,8 +206,7 @@ def test_random_loops(seed: int, widths: list[int], packed: bool, hidden: bool) 
                         h, mem = lif(h, *states[k])
                         states[k] = (mem,)
                     else:
-                        h, v, y = lif(h, *states[k])
-                        states[k] = (v, y)
+                        h, *states[k] = lif(h, *states[k])
                 out.append(h)
             return torch.stack(out)
 
