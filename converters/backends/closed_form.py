@@ -23,7 +23,7 @@ from converters.exact.whole_charges import whole_charge
 from converters.network import Network, Stage, float64
 from converters.results import RunResult, read_out
 
-__all__ = ["BACKEND", "ClosedForm"]
+__all__ = ["BACKEND", "ClosedForm", "final_counts", "net_charge"]
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,14 @@ def _counts(network: Network, integers: Tensor, options: Settings, integer: dict
                 continue
             bytes_[stage.name], sums = layer(bytes_[layer.source])
             if stage in read and sums is not None:
-                z, v = _net_charge(network, stage, layer.channels_first(sums))
+                z, v = net_charge(network, stage, layer.channels_first(sums))
                 membranes[stage.name] = z - values(stage.name) * v
             continue
         given = {name: values(name) for s in stage.synapses for name in s.sources}
         acc = _sums(network, stage, given)
-        signed[stage.name] = _count(network, stage, acc)
+        signed[stage.name] = final_counts(network, stage, acc)
         if stage in read:
-            z, v = _net_charge(network, stage, acc)
+            z, v = net_charge(network, stage, acc)
             membranes[stage.name] = z - values(stage.name) * v
     out = network.output
     kept = network.stages if options.record != "output" else read
@@ -150,14 +150,15 @@ def _rows(network: Network, stage: Stage, device: torch.device) -> tuple[Tensor,
     return network.keep(("closed_form", stage.name, device), make)
 
 
-def _net_charge(network: Network, stage: Stage, acc: Tensor) -> tuple[Tensor, Tensor]:
+def net_charge(network: Network, stage: Stage, acc: Tensor) -> tuple[Tensor, Tensor]:
     """``z`` and the threshold, ready to broadcast against it."""
     bias, threshold = _rows(network, stage, acc.device)
     view = (1, -1) + (1,) * (acc.ndim - 2)
     return acc.to(torch.float64) + bias.view(view), threshold.view(view)
 
 
-def _count(network: Network, stage: Stage, acc: Tensor) -> Tensor:
+def final_counts(network: Network, stage: Stage, acc: Tensor) -> Tensor:
+    """The counts of a stage that has received the whole charges ``acc`` ``(N, *stage.shape)``: int64, equation 4."""
     p = stage.parameters
     bias, threshold = _rows(network, stage, acc.device)
     low, high = int(p.y_min.min()), int(p.y_max.max())

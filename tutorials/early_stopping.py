@@ -1,0 +1,138 @@
+"""Stopping early: how many steps a margin saves and what it loses, and after how many steps a class is certain.
+
+    python tutorials/early_stopping.py docs/results/early_stopping.json docs/pictures/early_stopping.png [NETWORK ...]
+
+Margins are chosen on training images, of which they may lose 0, 0.5 or 1 %; all that is shown is of test images.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import converters
+from converters.measuring.certainty import certain_after
+from converters.measuring.margins import MarginRule, Traces, choose_margin, traces
+from converters.zoo.datasets import Images, load
+from converters.zoo.named import load_checkpoint
+
+# training images that margins are chosen on, test images, and test images whose certainty is computed
+NETWORKS = {
+    "lenet5-mnist-8": (1000, 1000, 100),
+    "lenet5-mnist-127": (1000, 1000, 100),
+    "resnet11h-cifar10-8": (500, 500, 10),
+    "resnet11h-cifar10-127": (200, 300, 10),
+}
+LOSSES = (0.0, 0.005, 0.01)
+PATIENCES = (1, 2, 4, 8)
+
+
+def some(dataset: str, part: str, number: int) -> Images:
+    """Drawn by chance."""
+    data = load(dataset, part)
+    return data[torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:number]]
+
+
+def mean(x: torch.Tensor) -> float:
+    return float(x.double().mean())
+
+
+def chosen(found: Traces, loss: float) -> MarginRule:
+    """Of the rules that lose no more, one for each patience, the one that stops first."""
+    rules = [choose_margin(found, loss=loss, patience=patience) for patience in PATIENCES]
+    return min(rules, key=lambda rule: mean(rule.stop(found)[0]))
+
+
+def judged(rule: MarginRule, found: Traces, labels: torch.Tensor) -> dict[str, float]:
+    steps, classes = rule.stop(found)
+    return {
+        "margin": rule.margin,
+        "patience": rule.patience,
+        "steps": mean(steps),
+        "accuracy": mean(classes == labels),
+        "changed": mean(classes != found.classes),
+    }
+
+
+def measured(name: str) -> dict[str, Any]:
+    q, notes = load_checkpoint(name)
+    network = converters.to_nir(q, coding=q.coding_for())
+    number, tested, certain = NETWORKS[name]
+    train, test = some(notes["dataset"], "train", number), some(notes["dataset"], "test", tested)
+    before, found = traces(network, train.pixels), traces(network, test.pixels)
+    assert torch.equal(found.classes, q.predict(test.pixels))
+    margins = found.leads.flatten().quantile(torch.linspace(0, 1, 40).double()).unique().tolist()
+    steps, classes = certain_after(network, test.pixels[:certain])
+    return {
+        "window": q.levels_of(q.coding_for()),
+        "chosen_on": number,
+        "tested_on": tested,
+        "accuracy": mean(found.classes == test.labels),
+        "latency": mean(found.latency),
+        "rules": {f"{100 * loss:g} %": judged(chosen(before, loss), found, test.labels) for loss in LOSSES},
+        "curve": [judged(MarginRule(margin), found, test.labels) for margin in margins],
+        "anytime": [mean(leading == test.labels) for leading in found.leading],
+        "certain": {
+            "images": certain,
+            "steps": mean(steps),
+            "least": int(steps.min()),
+            "differing": int((classes != found.classes[:certain]).sum()),
+        },
+    }
+
+
+def table(kept: dict[str, Any]) -> str:
+    lines = [
+        "| network | full | certain | "
+        + " | ".join(f"margin, {100 * loss:g} % of training images" for loss in LOSSES)
+        + " |"
+    ]
+    lines.append("|---|--:|--:|" + "--:|" * len(LOSSES))
+    for name, row in kept.items():
+        cells = [f"{row['accuracy']:.1%}, {row['latency']:.1f} steps", f"{row['certain']['steps']:.1f} steps"]
+        for rule in row["rules"].values():
+            cells.append(f"{rule['accuracy']:.1%}, {rule['steps']:.1f} steps ({rule['changed']:.1%} changed)")
+        lines.append(" | ".join([f"| {name}", *cells]) + " |")
+    return "\n".join(lines)
+
+
+def draw(kept: dict[str, Any], path: Path) -> None:
+    """Accuracy against the mean number of steps: one step for all images, or a margin."""
+    from matplotlib.figure import Figure
+
+    from calif_plugins.plots_style import NEGATIVE, POSITIVE
+
+    figure = Figure(figsize=(3.2 * len(kept), 3.2), layout="constrained")
+    for k, (name, row) in enumerate(kept.items()):
+        ax = figure.add_subplot(1, len(kept), k + 1)
+        anytime = [100 * a for a in row["anytime"]]
+        ax.plot(range(1, len(anytime) + 1), anytime, color=NEGATIVE, label="the same step for all")
+        curve = sorted((point["steps"], 100 * point["accuracy"]) for point in row["curve"])
+        ax.plot(*zip(*curve, strict=True), color=POSITIVE, label="a margin")
+        ax.axvline(row["certain"]["steps"], color="#777777", linestyle=":", label="certain")
+        ax.axvline(row["latency"], color="#777777", linewidth=0.8, label="quiet")
+        ax.set(title=name, xlabel="steps, mean of images", ylim=(max(0, min(anytime)), 101))
+        ax.spines[["top", "right"]].set_visible(False)
+        if k == 0:
+            ax.set_ylabel("accuracy (%)")
+            ax.legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def main(out: str, picture: str, *names: str) -> None:
+    path = Path(out)
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for name in names or NETWORKS:
+        if name not in kept:
+            kept[name] = measured(name)
+            path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    print(table(kept))
+    draw(kept, Path(picture))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
