@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from converters.frontends.layer_levels import LayerLevels
     from converters.network import Network
     from converters.quantised import QuantGraph
+    from converters.results import RunResult
     from converters.zoo.datasets import Images
 
 __all__ = [
@@ -124,6 +125,13 @@ Phase = Annotated[str, typer.Option(callback=phases, help="Rounding phase: settl
 Backend = Annotated[str, typer.Option(callback=backends, help="auto, fast, snntorch, brian2 or closed_form.")]
 Device = Annotated[str | None, typer.Option(callback=device_here, help="cpu, cuda, cuda:1, ...; cpu by default.")]
 Count = Annotated[int | None, typer.Option("--images", min=1, help="How many test images; all by default.")]
+CountOrImages = Annotated[
+    str | None,
+    typer.Option(
+        "--images",
+        help="How many test images, all by default; or your own: a .npy file, a picture, a folder of pictures.",
+    ),
+]
 Batch = Annotated[int | None, typer.Option(min=1, help="Images at a time.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything random.")]
 Coding = Annotated[
@@ -249,6 +257,7 @@ def measured(
     phase: str = "settle",
     batch: int | None = None,
     device: str | None = None,
+    observe: Callable[[RunResult, Images], None] | None = None,
     bar: Progress,
 ) -> dict[str, Any]:
     """One row of ``windows``: a measurement to which every process of this run contributes its share of the images."""
@@ -264,6 +273,7 @@ def measured(
         bar.update(task, advance=n)
 
     options: dict[str, Any] = {"backend": backend, "phase": phase, "batch": batch, "tick": tick, "device": device}
+    options["observe"] = observe
     asked = questions(network, (data.labels, *data.more_labels))
     return measure(network, q, own, asked=asked, **options).of_all(crew).as_dict()
 

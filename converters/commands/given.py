@@ -95,13 +95,23 @@ class Given:
         ConversionError
             If the network has several inputs, or nobody says which images.
         """
+        self._check_inputs()
+        if noise is not None and dataset is None and not self.notes.get("dataset"):
+            return self._noise(count or noise)
+        return images_for(dataset, self.notes, root, count)
+
+    def own(self, path: Path, labels: Path | None) -> tuple[Images, list[str]]:
+        """Images of the user's own, and a name for each (:func:`converters.zoo.own_images.own_images`)."""
+        from converters.zoo.own_images import own_images
+
+        self._check_inputs()
+        return own_images(path, self.q.input if self.q is not None else self.network(None).spec, labels)
+
+    def _check_inputs(self) -> None:
         inputs = [spec.name for spec in self.q.inputs] if self.q is not None else list(self.network(None).specs)
         if len(inputs) > 1:
             found = f"{len(inputs)} inputs ({', '.join(inputs)}), where a data set has one picture for each label"
             raise ConversionError(self.source, found, "give a tensor for each to converters.run, from Python")
-        if noise is not None and dataset is None and not self.notes.get("dataset"):
-            return self._noise(count or noise)
-        return images_for(dataset, self.notes, root, count)
 
     def _noise(self, count: int) -> tuple[Images, str]:
         """Every integer of the input's range is as likely as any other."""

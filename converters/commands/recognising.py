@@ -17,6 +17,7 @@ _ENDINGS: dict[str, Kind] = {
     ".safetensors": "quantised",
     ".safetensors.xz": "quantised",
 }
+_IMAGES = (".npy", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 _LONGEST = 16  # bytes that any of the marks below needs
 
 
@@ -49,6 +50,8 @@ def kind_of(which: str | Path) -> Kind:
     if not path.is_file():  # a pipe or a device is refused where it would be opened
         return "quantised"
     found = _by_content(_beginning(path))
+    if found is None and path.suffix.lower() in _IMAGES:
+        raise ConversionError(str(which), "images, and no network", f"name a network, and give --images {which}")
     if found is None:
         raise ConversionError(
             str(which), "a file of no kind that is known here", "give a .nir, .onnx, .qat.pt or .safetensors file"

@@ -10,6 +10,7 @@ import typer
 
 from converters.commands import common
 from converters.commands.given import in_file, open_file, quantised_network
+from converters.commands.own import as_values, images_named
 from converters.console.typed import command_line, today
 from converters.errors import ConversionError
 
@@ -40,16 +41,19 @@ def add_details(
     from converters.network import Network
     from converters.nir_export import to_nir
     from converters.reporting.details import describe, wrong_of
-    from converters.zoo.datasets import load
 
     wanted = list(dict.fromkeys((r["T"], r["phase"]) for r in result["windows"]))
-    data = load(dataset, "test", root=data_root, classes=classes)
+    spec = q.input if q is not None else network.spec if network is not None else None
+    assert spec is not None  # one of the two is given
+    data = images_named(dataset, spec, root=data_root, classes=classes, labels=result.get("labels"))
     runs: list[tuple[Any, str]] = []
     if q is not None:
         networks = {t: Network.from_graph(to_nir(q, T=t, coding=coding)) for t in dict.fromkeys(t for t, _ in wanted)}
         runs = [(networks[t], phase) for t, phase in wanted]
     elif network is not None:
         runs = [(network, phase) for t, phase in wanted if t == network.window] or [(network, "settle")]
+    if result["windows"][0].get("task") == "values" and not result.get("labels"):
+        data = as_values(data, Network.from_graph(runs[0][0]))
     with common.progress_bar(json) as bar:
         task = bar.add_task("layers", total=len(runs))
         result["details"] = describe(

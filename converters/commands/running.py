@@ -2,56 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from converters.commands import common
 from converters.commands.given import Given, given, open_file, which_of
+from converters.commands.own import Predictions, as_values, count_or_path
 from converters.commands.recognising import kind_of
 from converters.commands.running_stock import is_foreign, run_foreign
 from converters.console.typed import command_line
 from converters.errors import ConversionError
 
+if TYPE_CHECKING:
+    from converters.zoo.datasets import Images
+
 __all__ = ["run", "sweep"]
 
+Labels = Annotated[
+    Path | None,
+    typer.Option(help="A .npy file: integers for classes or maps of them, floats for values; with images of your own."),
+]
 _DEFAULT_SWEEP = (2, 4, 8, 16, 32, 64, 128)
 
 
 def _rows(
     source: Given,
-    dataset: str | None,
-    data_root: Path | None,
+    data: Images,
+    name: str,
     windows: list[int | None],
     phases: list[str],
     backend: str,
-    images: int | None,
     batch: int | None,
     json: bool,
     anytime: bool = False,
     device: str | None = None,
+    said: list[Predictions] | None = None,
+    names: Sequence[str] = (),
 ) -> dict[str, Any]:
+    """The result of a command; what the network says of each image is added to ``said``, one for each row."""
     from converters.measuring.anytime import anytime_curve
+    from converters.zoo.named import class_names
 
     rows = []
-    data, name = source.images(dataset, data_root, images)
     with common.progress_bar(json) as bar:
         for window in windows:
             network = source.network(window)
             for p in phases:
+                seen = None if said is None else Predictions(network, data, names, class_names(source.notes))
                 row = common.measured(
-                    network, source.q, data, backend=backend, phase=p, batch=batch, device=device, bar=bar
+                    network,
+                    source.q,
+                    data,
+                    backend=backend,
+                    phase=p,
+                    batch=batch,
+                    device=device,
+                    observe=None if seen is None else seen.look,
+                    bar=bar,
                 )
                 if anytime:
                     curve = anytime_curve(network, data.pixels, data.labels, backend=backend, phase=p)
                     row["anytime"] = list(curve.accuracy)
+                if said is not None and seen is not None:
+                    said.append(seen)
+                    row["predictions"] = seen.rows()
                 rows.append(row)
     about = {"dataset": name, "network": source.name, "levels": source.notes.get("levels")}
     return {**about, "command": command_line(), "windows": rows}
 
 
-def _show(result: dict[str, Any], json: bool) -> None:
+def _show(result: dict[str, Any], json: bool, said: Sequence[Predictions] = ()) -> None:
     from converters.zoo.processes import team
 
     if not team().first:  # another process has the same numbers, and shows them
@@ -59,6 +82,8 @@ def _show(result: dict[str, Any], json: bool) -> None:
     elif json:
         common.print_json(result)
     else:
+        for seen, row in zip(said, result["windows"], strict=True) if said else ():
+            seen.show(f"What {result['network']} says at T = {row['T']}")
         common.show(common.windows_table(f"{result['network']} on {result['dataset']}", result["windows"]))
         outputs = common.outputs_table(result["windows"])
         if outputs is not None:
@@ -78,6 +103,17 @@ def _show(result: dict[str, Any], json: bool) -> None:
         raise typer.Exit(1)
 
 
+def _check_own(own: Path | None, dataset: str | None, labels: Path | None, values: bool) -> None:
+    """Raise a ConversionError where options about images of one's own do not go together."""
+    if own is not None and dataset is not None:
+        raise ConversionError("--dataset", f"{dataset}, beside images in {own}", "give one of them")
+    if labels is not None and own is None:
+        raise ConversionError("--labels", f"{labels}, without images of your own", "name them with --images FILE")
+    if values and (own is None or labels is not None):
+        found = "labels, whose kind says it" if labels is not None else "no images of your own"
+        raise ConversionError("--values", found, "give it beside --images FILE alone")
+
+
 def run(
     target: common.Target = None,
     checkpoint: common.Checkpoint = None,
@@ -86,7 +122,11 @@ def run(
     window: common.Windows = None,
     phase: common.Phase = "settle",
     backend: common.Backend = "auto",
-    images: common.Count = None,
+    images: common.CountOrImages = None,
+    labels: Labels = None,
+    values: Annotated[
+        bool, typer.Option("--values", help="Outputs are numbers and no scores of classes; with images of your own.")
+    ] = False,
     batch: common.Batch = None,
     coding: common.Coding = "auto",
     dt: Annotated[
@@ -94,24 +134,52 @@ def run(
     ] = None,
     allow_large: common.AllowLarge = False,
     device: common.Device = None,
+    out: Annotated[Path | None, typer.Option(help="What every output says, as arrays in a .npz file.")] = None,
     json: common.Json = False,
 ) -> None:
-    """Run a converted network on test images. Exit 1 if a count differs from the quantised network's integer.
+    """Run a converted network on test images, or on your own. Exit 1 if a count differs from the quantised network's
+    integer.
 
     A .nir file of another tool, with stock IF or LIF neurons, is run as NIR defines them.
     """
+    from converters.zoo.processes import team
+
+    count, own = count_or_path(images)
+    _check_own(own, dataset, labels, values)
+    if out is not None:
+        common.ends_in(out, ".npz")
+        common.one_window(window)
+        common.writable(out)
     which = Path(which_of(target, checkpoint))
     file = open_file(which, allow_large) if kind_of(which) == "nir" else None
     if file is not None and is_foreign(file, which):
         if device not in (None, "cpu"):
             raise ConversionError("--device", f"{device}, for a file of another tool", "stock neurons run on the cpu")
-        run_foreign(file.graph, which, dataset, data_root, list(window or ()), images, batch, coding, dt, json)
+        for option, value in (("--images", own), ("--out", out)):
+            if value is not None:
+                raise ConversionError(option, f"{value}, for a file of another tool", "name a data set with --dataset")
+        run_foreign(file.graph, which, dataset, data_root, list(window or ()), count, batch, coding, dt, json)
         return
     if dt is not None:
         raise ConversionError("--dt", f"{dt:g} for Ca-LIF neurons", "leave it out: it is of files with stock neurons")
     windows: list[int | None] = list(window) if window else [None]
     source = given(target, checkpoint, windows, coding=coding, file=file)
-    _show(_rows(source, dataset, data_root, windows, [phase], backend, images, batch, json, device=device), json)
+    names: list[str] = []
+    if own is None:
+        data, name = source.images(dataset, data_root, count)
+        names = [str(k) for k in range(len(data))]
+    else:
+        data, names = source.own(own, labels)
+        data, name = as_values(data, source.network(windows[0])) if values else data, str(own)
+    said: list[Predictions] | None = None if own is None and out is None else []
+    if said is not None and team().count > 1:
+        raise ConversionError("--images" if own else "--out", "several processes", "start one: each sees a share only")
+    options: dict[str, Any] = {"device": device, "said": said, "names": names}
+    result = _rows(source, data, name, windows, [phase], backend, batch, json, **options)
+    result |= {"labels": str(labels)} if labels is not None else {}
+    if out is not None and said:
+        said[0].save(out)
+    _show(result, json, said if own is not None and said else ())
 
 
 def sweep(
@@ -134,4 +202,5 @@ def sweep(
     windows: list[int | None] = list(window or _DEFAULT_SWEEP)
     phases = phase or ["settle"]
     source = given(target, checkpoint, windows, coding=coding)
-    _show(_rows(source, dataset, data_root, windows, phases, backend, images, batch, json, anytime), json)
+    data, name = source.images(dataset, data_root, images)
+    _show(_rows(source, data, name, windows, phases, backend, batch, json, anytime), json)

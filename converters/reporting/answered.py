@@ -78,6 +78,8 @@ def mistaken(run: dict[str, Any]) -> Markup:
             cells = [[_called(names, a), _called(names, b), f"{n:,}"] for a, b, n in one["confused"]]
             told = f"The pairs most often confused, at T = {row['T']}{where}"
             parts.append(table(told, ["label", "prediction", "images"], cells, f"confused-{k}"))
+        right = one["labelled"] and one.get("snn_accuracy") == 1
+        parts += [html("<p>Of {:,} images it gets none wrong{}.</p>", one["labelled"], where)] if right else []
     found = run.get("details", {}).get("wrong", [])
     if found:
         classes = next((one["classes"] for one in row.get("outputs", []) if one["task"] == "classes"), 0)

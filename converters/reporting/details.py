@@ -27,6 +27,7 @@ from converters.zoo.datasets import Images
 __all__ = ["MAP_NEURONS", "describe", "layer_rows", "pack", "traces", "unpack", "wrong_of"]
 
 _VALUES = 20
+_MAP_SPIKES = 15_000_000  # three in a byte of the page
 MAP_NEURONS = 5000  # of each layer, whole channels: what the page carries of an image's spikes
 
 
@@ -199,7 +200,8 @@ def _operations(stage: Stage, network: Network, fired: dict[str, Any]) -> float:
 def traces(network: Network, data: Images, *, phase: str = "settle", shown: int = 3) -> dict[str, Any]:
     """A few images step by step: spikes of the input and of every layer, and the output.
 
-    Trains are packed by :func:`pack`; of layers with more than ``MAP_NEURONS`` neurons the first channels.
+    Trains are packed by :func:`pack`; of layers with more than ``MAP_NEURONS`` neurons the first channels. Of many
+    layers fewer neurons are kept, so that a page takes some megabytes.
     ``output`` is the signed count of each class after each step, or the membrane over its threshold; of a map how many
     of its places each class has; of a regression the values. Of several outputs that is the first.
     """
@@ -213,9 +215,10 @@ def traces(network: Network, data: Images, *, phase: str = "settle", shown: int 
     output = _told(asked, levels, network.output.scale)
     ends = _ends(asked, r, data[chosen])
     shapes, kept = network.shapes, {}
+    drawn = min(MAP_NEURONS, _MAP_SPIKES // max(1, len(chosen) * len(output) * len(shapes)))
     for name, shape in shapes.items():
         channel = int(np.prod(shape[1:]))
-        kept[name] = max(1, min(shape[0], MAP_NEURONS // max(channel, 1)))
+        kept[name] = max(1, min(shape[0], drawn // max(channel, 1)))
     rows = []
     for k in range(len(chosen)):
         end = network.window + (int(r.extra_steps[k]) if r.extra_steps is not None else 0)

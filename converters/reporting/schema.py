@@ -324,6 +324,7 @@ class _Run(_Part):
     quantised_accuracy: Share | None = None
     nir_file: str | None = None
     checkpoint: str | None = None
+    labels: str | None = None
     command: str | None = None
     report_command: str | None = None
     date: str | None = None

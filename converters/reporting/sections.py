@@ -207,7 +207,8 @@ def _watch(run: dict[str, Any]) -> Markup:
         '<figure><canvas id="image-map" role="img"></canvas><figcaption>the image</figcaption></figure>'
         '<figure><canvas id="input-map" role="img"></canvas><figcaption id="input-caption"></figcaption></figure></div>'
         '</div><div class="panel"><h3>Output: {kind}</h3><ol id="output" start="0"></ol></div></div>'
-        '<h3>Layers</h3><div id="layer-maps"></div>'
+        '<h3>Layers</h3><div id="layer-maps" class="maps-grid"></div>'
+        '<details hidden><summary></summary><div id="more-maps" class="maps-grid"></div></details>'
         '<p class="key-line"><span class="key"><i class="s0"></i>positive</span>'
         '<span class="key"><i class="s1"></i>negative</span>'
         "The bars below each map are its layer's spikes at every step.</p></div>"

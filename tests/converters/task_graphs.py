@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.operations import Conv2d, Linear
-from converters.ports.outputs import Output
+from converters.ports.outputs import Output, as_outputs, leaves
 from converters.ports.tails import Tail
 from converters.quantised import GraphBuilder, QuantGraph
 
@@ -50,4 +50,6 @@ def several(seed: int = 0) -> QuantGraph:
 def of(q: QuantGraph, *names: str) -> QuantGraph:
     """The same network, returning some outputs of :func:`several` alone; of one, that itself."""
     kept = {name: q.outputs[name] for name in names}
-    return QuantGraph(q.input, q.layers, outputs=kept if len(names) > 1 else kept[names[0]])
+    needed = {"stem", *(output.layer for output in leaves(as_outputs(kept)))}
+    layers = tuple(layer for layer in q.layers if layer.name in needed)
+    return QuantGraph(q.input, layers, outputs=kept if len(names) > 1 else kept[names[0]])

@@ -190,7 +190,7 @@ MISTAKES = [
     (["run", *FAST, "--backend", "closed_form", "--phase", "none"], r"found 'none'; backend closed_form has settle"),
     (["run"], r"input: found both a file and --checkpoint, or neither; give one of them"),
     (["run", "--checkpoint", "lenet5-mnist-8", "--dataset", "nonsense"], r"dataset: found 'nonsense'; use one of digi"),
-    (["run", *FAST, "--images", "0"], r"'--images'"),
+    (["run", *FAST, "--images", "0"], r"--images"),
     (["run", *FAST, "--nonsense"], r"No such option: --nonsense"),
     (["fly"], r"No such command 'fly'"),
     (["train", "--toolkit", "tflite"], r"--toolkit: found 'tflite'; calif trains with pt2e, brevitas"),
