@@ -119,7 +119,7 @@ def answered(run: dict[str, Any]) -> Markup:
             parts.append(_maps(one, _names(run, one["classes"])))
         elif one.get("points"):
             chart = figure(scatter_chart(one["points"], f"scatter-{k}"), "On the line both are the same.")
-            parts.append(html("<div><h3>Output {}</h3>{}</div>", one["name"], chart))
+            parts.append(html('<div class="values"><h3>Output {}</h3>{}</div>', one["name"], chart))
     return side_by_side(*parts) if parts else Markup("")
 
 
@@ -143,9 +143,10 @@ def _maps(one: dict[str, Any], names: Sequence[str]) -> Markup:
         )
         for c, name in enumerate(names[:_MOST_NAMED])
     )  # fmt: skip
+    labelled = any(image.get("label") for image in one["images"])
     more = f" and {len(names) - _MOST_NAMED} more classes" if len(names) > _MOST_NAMED else ""
     return html(
-        '<div class="maps"><h3>Output {}</h3><ul>{}</ul><p class="key-line">{}{} Places without a label are white.</p>'
+        '<div class="maps"><h3>Output {}</h3><ul>{}</ul><p class="key-line">{}{}{}</p>'
         "</div>",
-        one["name"], together(rows), key, more,
+        one["name"], together(rows), key, more, " Places without a label are white." if labelled else "",
     )  # fmt: skip

@@ -132,7 +132,7 @@ def _accuracy(run: dict[str, Any]) -> Markup:
         "phase",
         "quantised",
         "spiking",
-        "same label",
+        "same answer",
         "counts compared",
         "differ",
         "images",
