@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Available", "Outcome", "Session", "train_command", "wrong"]
 
+_TRANSFORMERS = ("vit",)
+
 
 @dataclass(frozen=True, eq=False)
 class Available:
@@ -121,8 +123,12 @@ class Session:
         datasets: Sequence[str] = (),
         **settings: Any,
     ) -> Session:
-        """All checkpoints that have a name here, and ``extra`` (names, files, folders) beside or instead; filtered."""
-        paths = {name: name for name in names()}
+        """All checkpoints that have a name here, and ``extra`` (names, files, folders) beside or instead; filtered.
+
+        Those of transformers only where ``extra`` names them: the tables have none, and each of their images takes
+        as long as hundreds of others.
+        """
+        paths = {name: name for name in names() if not name.startswith(_TRANSFORMERS)}
         paths |= {plain_name(path): str(path) for which in extra for path in find_checkpoints(which)}
         found = []
         for name, which in paths.items():

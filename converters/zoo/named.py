@@ -30,6 +30,8 @@ REPOSITORY = (
     "resnet11h-mnist-127",
     "vgg9-cifar10-127",
     "vgg9-mnist-127",
+    "vit6-cifar10-15",
+    "vit6-mnist-15",
 )
 """Checkpoints that are in the repository alone, in the folder ``checkpoints``: they are larger than the package."""
 

@@ -140,6 +140,14 @@ def test_what_is_missing_is_named_with_its_command(calif: Calif, tmp_path: Path)
     assert data["rows"] == []
 
 
+def test_transformers_are_measured_where_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their tables would take days; by name they are there."""
+    name = "vit6-mnist-15"
+    monkeypatch.setattr("converters.experiments.session.names", lambda: ["lenet5-mnist-8", name])
+    found = [[c.name for c in Session.open(given).checkpoints] for given in ([], [name])]
+    assert [set(some) for some in found] == [{"lenet5-mnist-8"}, {"lenet5-mnist-8", name}]
+
+
 def test_missing_images_are_named_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CALIF_DATA", raising=False)
     for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
