@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import tomllib
@@ -133,6 +134,19 @@ def test_the_table_is_that_of_the_project() -> None:
     for package, extra in EXTRAS.items():
         brought = [r.partition(">")[0].partition("<")[0] for r in PROJECT["optional-dependencies"][extra]]
         assert own.get(package, package) in brought
+
+
+def test_every_package_that_is_imported_is_of_the_project_or_of_an_extra() -> None:
+    own = {"calif_plugins", "converters"}
+    base = {"numpy", "torch", "snntorch"}
+    brought = {"google", "llvmlite", "triton"}  # by ONNX, Numba, and torch where it has kernels for it
+    known = own | base | brought | ALL | sys.stdlib_module_names
+    for path in [*ROOT.glob("calif_plugins/**/*.py"), *ROOT.glob("converters/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            unknown = {name.partition(".")[0] for name in names} - known
+            assert not unknown, f"{path.name} imports {unknown}"
 
 
 def test_one_version() -> None:
