@@ -154,7 +154,7 @@ class CaLIFMultiStep(nn.Module):
             self.v = p["v_init"].repeat(places, 1)
             self.y, self.fired = torch.zeros_like(self.v), torch.zeros(places, channels, dtype=torch.int32)
         out = torch.empty(steps, places, channels, dtype=torch.uint8)
-        active = torch.empty(steps, places, dtype=torch.int32)
+        active = torch.ones(steps + 1, places, dtype=torch.int32)
         with one_at_a_time():
             kernels().scan(
                 last.reshape(-1).numpy(), (self.v.numpy(), self.y.numpy(), self.fired.numpy()),

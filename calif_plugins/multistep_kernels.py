@@ -5,16 +5,21 @@
 * ``charge``, flat ``(B, P, R)``: what arrives in ``B`` steps at ``P`` rows of ``R`` neurons each, integers in any
   type. A row holds the channels of one place, or of several: then parameters repeat;
 * ``state``, changed in place, ``parameters`` and ``clock``: see :mod:`calif_plugins.multistep_rows`;
-* ``out`` uint8 ``(B, P, R)``; ``active`` int32 ``(B, P)``: how many fired there.
+* ``out`` uint8 ``(B, P, R)``; ``active`` int32 ``(B + 1, P)``: how many fired there. Its first row is given: how many
+  did so in the step before.
+
+``quiet_scan(state, ...)`` is ``scan`` where nothing arrives. ``sum_scan(xs, factors, state, ...)`` sums up spikes of
+several sources, flat uint8 ``(B, P, R)`` each, times a whole number of each.
 
 ``pool_scan(x, kh, kw, sh, sw, ph, pw, oh, ow, state, ...)`` computes the charge itself, as the sum over windows
 of spikes ``x``, uint8 ``(B, N, H, W, C)``; rows are those of the image: ``P = N * oh``, ``R = ow * C``.
 
 ``event_scan(x, features, place, line, lines, kh, size, tall, wide, top, side, state, ...)`` too, spike by spike. ``x``:
 flat, ``features`` bytes per image and step. A spike of input ``m`` adds ``kh`` lines of ``size`` weights (a multiple
-of 32 integers, those of ``lines`` from ``line[m]`` on) to an image of charges, ``tall`` lines of ``wide``: the first
-of them from ``place[m]`` on, each further one a line of the image higher. Row ``r`` of the neurons begins at line
-``top + r``, position ``side``: margins take what falls outside. Rows as for pools; a dense layer has one.
+of 32 integers, those of ``lines`` from ``line[m]`` on; none, if that is negative) to an image of charges, ``tall``
+lines of ``wide``: the first of them from ``place[m]`` on, each further one a line of the image higher. Row ``r`` of the
+neurons begins at line ``top + r``, position ``side``: margins take what falls outside. Rows as for pools; a dense layer
+has one.
 
 ``crowd(x, height, width, channels, kh, kw)``: the largest number of spikes that any window of ``kh x kw`` places sees
 in any image and step of ``x``, flat: so many weights at most make up a charge.
@@ -24,6 +29,9 @@ in any image and step of ``x``, flat: so many weights at most make up a charge.
 
 ``isi(counts, t, window, out)`` writes the encoder's spikes + 1 (section 4.1), uint8 ``(B, n)``, of int32 counts
 ``(n,)``, for ``B`` steps from ``t``, and returns how many there are.
+
+``portions(whole, t, window, out)`` writes ``floor((t + 1) c / T) - floor(t c / T)`` of whole numbers ``c``, int64
+``(n,)``, for ``B`` steps from ``t``, int32 or int64 ``(B, n)``: what a directly coded input brings.
 """
 
 from __future__ import annotations
@@ -35,7 +43,17 @@ from calif_plugins.compiling import compiled
 from calif_plugins.multistep_rows import rows
 from calif_plugins.multistep_vectors import LANES, add_lanes, fired64, first_bit, how_many, subtract_lanes
 
-__all__ = ["crowd", "event_scan", "isi", "pool_event_scan", "pool_scan", "scan"]
+__all__ = [
+    "crowd",
+    "event_scan",
+    "isi",
+    "pool_event_scan",
+    "pool_scan",
+    "portions",
+    "quiet_scan",
+    "scan",
+    "sum_scan",
+]
 
 
 @compiled
@@ -44,6 +62,38 @@ def scan(charge, state, parameters, clock, out, active):
     for p in numba.prange(places):
         for b in range(steps):
             rows(charge, (b * places + p) * width, 0, 1, p, state, parameters, clock, b, out, active)
+
+
+@compiled
+def quiet_scan(state, parameters, clock, out, active):
+    steps, places, width = out.shape
+    t, window, half_from, _even = clock
+    for p in numba.prange(places):
+        charge = np.zeros(width, dtype=np.int32)
+        for b in range(steps):
+            if t + b > max(window, half_from) and not active[b, p]:  # silent it stays
+                out[b:, p], active[b + 1 :, p] = 1, 0
+                break
+            rows(charge, 0, 0, 1, p, state, parameters, clock, b, out, active)
+
+
+@numba.njit(inline="always")
+def _add_spikes(charge, x, factor):
+    for c in range(charge.shape[0]):
+        charge[c] += (np.int32(x[c]) - np.int32(1)) * factor
+
+
+@compiled
+def sum_scan(xs, factors, state, parameters, clock, out, active):
+    steps, places, width = out.shape
+    for p in numba.prange(places):
+        charge = np.empty(width, dtype=np.int32)
+        for b in range(steps):
+            at = (b * places + p) * width
+            charge[:] = 0
+            for k in range(len(xs)):
+                _add_spikes(charge, xs[k][at : at + width], np.int32(factors[k]))
+            rows(charge, 0, 0, 1, p, state, parameters, clock, b, out, active)
 
 
 @compiled
@@ -84,7 +134,7 @@ def event_scan(x, features, place, line, lines, kh, size, tall, wide, top, side,
     for n in numba.prange(images):
         first, end = n * tall_out, (n + 1) * tall_out
         charge = np.zeros(tall * wide + size, dtype=lines.dtype)
-        heard, still = False, False
+        heard, still = False, t > max(window, half_from) and not active[0, first:end].any()
         for b in range(steps):
             if heard:
                 charge[:] = 0
@@ -93,9 +143,11 @@ def event_scan(x, features, place, line, lines, kh, size, tall, wide, top, side,
             for k in range(0, features, 64):
                 mask = _fired(x, start + k, start + features)
                 while mask:
-                    heard = True
                     m = k + first_bit(mask)
                     mask &= mask - np.uint64(1)
+                    if line[m] < 0:
+                        continue
+                    heard = True
                     at, w = np.intp(place[m]), np.intp(line[m])
                     up = x[start + m] == 2
                     for _ in range(kh):
@@ -106,10 +158,10 @@ def event_scan(x, features, place, line, lines, kh, size, tall, wide, top, side,
                                 subtract_lanes(charge, at + part, lines, w + part)
                         at, w = at - wide, w + size
             if still and not heard:  # after the window, who was silent stays so until something arrives
-                out[b, first:end], active[b, first:end] = 1, 0
+                out[b, first:end], active[b + 1, first:end] = 1, 0
                 continue
             rows(charge, top * wide + side, wide, tall_out, first, state, parameters, clock, b, out, active)
-            still = t + b >= max(window, half_from) and not active[b, first:end].any()
+            still = t + b >= max(window, half_from) and not active[b + 1, first:end].any()
 
 
 @compiled
@@ -121,7 +173,7 @@ def pool_event_scan(x, features, place, state, parameters, clock, out, active):
     for n in numba.prange(images):
         first, end = n * tall_out, (n + 1) * tall_out
         charge = np.zeros(tall_out * width + 1, dtype=np.int16)
-        heard, still = False, False
+        heard, still = False, t > max(window, half_from) and not active[0, first:end].any()
         for b in range(steps):
             if heard:
                 charge[:] = 0
@@ -135,10 +187,10 @@ def pool_event_scan(x, features, place, state, parameters, clock, out, active):
                     mask &= mask - np.uint64(1)
                     charge[place[m]] += np.int16(x[start + m]) - np.int16(1)
             if still and not heard:
-                out[b, first:end], active[b, first:end] = 1, 0
+                out[b, first:end], active[b + 1, first:end] = 1, 0
                 continue
             rows(charge, 0, width, tall_out, first, state, parameters, clock, b, out, active)
-            still = t + b >= max(window, half_from) and not active[b, first:end].any()
+            still = t + b >= max(window, half_from) and not active[b + 1, first:end].any()
 
 
 @compiled
@@ -192,3 +244,23 @@ def isi(counts, t, window, out):
                 sent += fires * (sign[k] != 0)
         total += sent
     return total
+
+
+@compiled
+def portions(whole, t, window, out):
+    steps = max(0, min(out.shape[0], window - t))
+    out[steps:] = 0
+    for part in numba.prange((whole.shape[0] + _INPUTS - 1) // _INPUTS):
+        here = slice(part * _INPUTS, min((part + 1) * _INPUTS, whole.shape[0]))
+        each = np.floor_divide(whole[here], window)
+        rest = (whole[here] - each * window).astype(np.int32)
+        left = np.empty_like(rest)
+        for k in range(rest.shape[0]):
+            left[k] = np.int32((np.int64(t) * rest[k]) % window)
+        for b in range(steps):
+            row = out[b, here]
+            for k in range(rest.shape[0]):
+                after = left[k] + rest[k]
+                more = np.int32(after >= window)
+                left[k] = after - more * np.int32(window)
+                row[k] = each[k] + more

@@ -7,6 +7,9 @@ threshold by that much is therefore the exact one. The few others are decided in
 the state determines: ``v`` is ``charge * 2**shift`` less whole numbers of rounded leaks and thresholds, and these
 numbers, ``t`` and ``y``, are known.
 
+From the half thresholds on it is twice the membrane that is compared, and twice that distance; exact ties are among
+the few.
+
 ``parameters = (threshold,
 leak, y_min, y_max, v_init, shift, close, threshold, leak, v_init)``: int32 ``(R,)`` in units, but ``y_min`` and
 ``y_max`` times 65536, and numbers as all up to ``close``; then float64 ``(R,)``, exact.
@@ -27,7 +30,7 @@ from numba.extending import intrinsic
 
 from calif_plugins.multistep_vectors import vector
 
-__all__ = ["narrow_row"]
+__all__ = ["half_row", "narrow_row"]
 
 
 @intrinsic
@@ -40,8 +43,11 @@ def pointer(typing: Any, address: Any) -> Any:
     return types.voidptr(types.intp), generate
 
 
-def _decide(at, width, first, state, parameters, leaks, out, o):
-    """Redo what was close to its threshold among a few neurons, exactly. Returns how many fire more."""
+def _decide(at, width, first, state, parameters, leaks, tie, out, o):
+    """Redo what was close to its threshold among a few neurons, exactly. Returns how many fire more.
+
+    ``tie``: 0 at whole thresholds; at half of them 1 for ``up``, 2 for ``even``.
+    """
     _, _, y_min, y_max, _, shift, close, _, _, _ = parameters
     v = numba.carray(pointer(state[0] + 4 * at), (width,), np.int32)
     count = numba.carray(pointer(state[1] + 4 * at), (width,), np.int32)
@@ -56,14 +62,21 @@ def _decide(at, width, first, state, parameters, leaks, out, o):
     for c in range(width):
         s = np.int32(spikes[c]) - np.int32(1)
         now = np.int64(v[c]) + s * np.int64(threshold[c])
-        if not -close <= abs(now) - threshold[c] < close:
+        times = np.int64(2) if tie else np.int64(1)
+        if not -times * close <= abs(times * now) - threshold[c] < times * close:
             continue
         before = count[c] - np.int32(s * (1 + 65536 * s))  # 65537 for a spike up, 65535 down
         y = np.int64(np.int32(np.int32(before << np.int32(16)) >> np.int32(16)))
         units = now - v_init[c] + leaks * np.int64(leak[c]) + y * np.int64(threshold[c])
         exact = np.float64(units >> shift) + exact_init[c] - leaks * exact_leak[c] - y * exact_threshold[c]
-        up = exact >= exact_threshold[c] and y < y_max >> 16
-        down = exact <= -exact_threshold[c] and y > y_min >> 16
+        odd = y % 2 == 1
+        if tie:
+            exact = 2 * exact
+            up = exact > exact_threshold[c] or (exact == exact_threshold[c] and (odd or tie == 1))
+            down = exact < -exact_threshold[c] or (exact == -exact_threshold[c] and odd and tie == 2)
+        else:
+            up, down = exact >= exact_threshold[c], exact <= -exact_threshold[c]
+        up, down = up and y < y_max >> 16, down and y > y_min >> 16
         new = np.int32(up) - np.int32(down)
         v[c] = np.int32(now - new * np.int64(threshold[c]))
         count[c] = before + np.int32(new * (1 + 65536 * new))
@@ -72,71 +85,87 @@ def _decide(at, width, first, state, parameters, leaks, out, o):
     return more
 
 
-@intrinsic
-def narrow_row(
-    typing: Any,
-    charge: Any,
-    at: Any,
-    width: Any,
-    state: Any,
-    here: Any,
-    parameters: Any,
-    leaks: Any,
-    out: Any,
-    o: Any,
-) -> Any:
-    """The rule for ``width`` neurons in int32 (see the module): how many fired. Arguments as in ``multistep_rows``.
+def _row(half: bool) -> Any:
+    """An intrinsic for ``width`` neurons: sixteen at a time, then what is left by halves."""
 
-    Sixteen at a time, then what is left by halves.
-    """
-    signature = types.int32(charge, types.intp, types.intp, state, types.intp, parameters, types.intp, out, types.intp)
+    @intrinsic
+    def run(
+        typing: Any,
+        charge: Any,
+        at: Any,
+        width: Any,
+        state: Any,
+        here: Any,
+        parameters: Any,
+        leaks: Any,
+        leaking: Any,
+        tie: Any,
+        out: Any,
+        o: Any,
+    ) -> Any:
+        word_type, index_type = types.int32, types.intp
+        signature = word_type(
+            charge, index_type, index_type, state, index_type, parameters, index_type, word_type, word_type, out,
+            index_type,
+        )  # fmt: skip
+        return signature, lambda *given: _generate(half, *given)
 
-    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        kinds, (charge, at, width, state, here, parameters, leaks, out, o) = signature.args, args
-        word, index = ir.IntType(32), at.type
-        total = cgutils.alloca_once_value(b, ir.Constant(word, 0))
-        again = types.int32(types.intp, types.intp, types.intp, *(kinds[k] for k in (3, 5, 6, 7)), types.intp)
+    return run
 
-        def part(values: Any, k: int) -> Any:
-            return b.extract_value(values, k)
 
-        def group(lanes: int, c: Any) -> None:
-            def words(address: Any, offset: Any) -> tuple[Any, int]:
-                place = b.gep(b.inttoptr(address, word.as_pointer()), [b.add(offset, c)])
-                return b.bitcast(place, ir.VectorType(word, lanes).as_pointer()), 4
+narrow_row = _row(half=False)
+"""``narrow_row(charge, at, width, state, here, parameters, leaks, leaking, tie, out, o)``: the rule for ``width``
+neurons in int32 (see the module), how many fired. ``leaks``: how often the leak has acted, this step included;
+``leaking``: -1 where it acts, else 0. Other arguments as in ``multistep_rows``."""
+half_row = _row(half=True)
+"""The same at half thresholds; ``tie`` is 1 for ``up``, 2 for ``even``."""
 
-            zero = ir.Constant(index, 0)
-            places = {
-                "charge": vector(context, b, kinds[0], charge, b.add(at, c), lanes),
-                "v": words(part(state, 0), here),
-                "count": words(part(state, 1), here),
-                "threshold": words(part(parameters, 0), zero),
-                "leak": words(part(parameters, 1), zero),
-                "out": vector(context, b, kinds[7], out, b.add(o, c), lanes),
-            }
-            limits = [b.trunc(part(parameters, k), word) for k in (2, 3, 5, 6)]
-            fired, near = _narrow(b, lanes, kinds[0].dtype, places, *limits)
-            b.store(b.add(b.load(total), fired), total)
-            with b.if_then(near, likely=False):
-                few = ir.Constant(index, lanes)
-                which = (b.add(here, c), few, c, state, parameters, leaks, out, b.add(o, c))
-                b.store(b.add(b.load(total), context.compile_internal(b, _decide, again, which)), total)
 
-        whole = b.and_(width, ir.Constant(index, -16))
-        with cgutils.for_range_slice(b, ir.Constant(index, 0), whole, ir.Constant(index, 16), index) as (c, _):
-            group(16, c)
-        for lanes in (8, 4, 2, 1):
-            left = b.and_(width, ir.Constant(index, lanes))
-            with b.if_then(b.icmp_unsigned("!=", left, ir.Constant(index, 0))):
-                group(lanes, b.and_(width, ir.Constant(index, -2 * lanes)))
-        return b.load(total)
+def _generate(half: bool, context: Any, b: Any, signature: Any, args: Any) -> Any:
+    kinds, (charge, at, width, state, here, parameters, leaks, leaking, tie, out, o) = signature.args, args
+    word, index = ir.IntType(32), at.type
+    total = cgutils.alloca_once_value(b, ir.Constant(word, 0))
+    again = types.int32(types.intp, types.intp, types.intp, *(kinds[k] for k in (3, 5, 6, 8, 9)), types.intp)
 
-    return signature, generate
+    def part(values: Any, k: int) -> Any:
+        return b.extract_value(values, k)
+
+    def group(lanes: int, c: Any) -> None:
+        def words(address: Any, offset: Any) -> tuple[Any, int]:
+            place = b.gep(b.inttoptr(address, word.as_pointer()), [b.add(offset, c)])
+            return b.bitcast(place, ir.VectorType(word, lanes).as_pointer()), 4
+
+        zero = ir.Constant(index, 0)
+        places = {
+            "charge": vector(context, b, kinds[0], charge, b.add(at, c), lanes),
+            "v": words(part(state, 0), here),
+            "count": words(part(state, 1), here),
+            "threshold": words(part(parameters, 0), zero),
+            "leak": words(part(parameters, 1), zero),
+            "out": vector(context, b, kinds[9], out, b.add(o, c), lanes),
+        }
+        numbers = [b.trunc(part(parameters, k), word) for k in (2, 3, 5, 6)]
+        fired, near = _narrow(b, lanes, kinds[0].dtype, places, *numbers, leaking, tie if half else None)
+        b.store(b.add(b.load(total), fired), total)
+        with b.if_then(near, likely=False):
+            few = ir.Constant(index, lanes)
+            which = (b.add(here, c), few, c, state, parameters, leaks, tie, out, b.add(o, c))
+            b.store(b.add(b.load(total), context.compile_internal(b, _decide, again, which)), total)
+
+    whole = b.and_(width, ir.Constant(index, -16))
+    with cgutils.for_range_slice(b, ir.Constant(index, 0), whole, ir.Constant(index, 16), index) as (c, _):
+        group(16, c)
+    for lanes in (8, 4, 2, 1):
+        left = b.and_(width, ir.Constant(index, lanes))
+        with b.if_then(b.icmp_unsigned("!=", left, ir.Constant(index, 0))):
+            group(lanes, b.and_(width, ir.Constant(index, -2 * lanes)))
+    return b.load(total)
 
 
 def _narrow(
-    b: Any, lanes: int, kind: Any, places: dict[str, tuple[Any, int]], y_min: Any, y_max: Any, shift: Any, close: Any
-) -> tuple[Any, Any]:
+    b: Any, lanes: int, kind: Any, places: dict[str, tuple[Any, int]], y_min: Any, y_max: Any, shift: Any, close: Any,
+    leaking: Any, tie: Any,
+) -> tuple[Any, Any]:  # fmt: skip
     """Instructions for ``lanes`` neurons: (how many fired, whether one was close to its threshold)."""
     word, bits = ir.IntType(32), ir.IntType(lanes)
     words = ir.VectorType(word, lanes)
@@ -160,17 +189,28 @@ def _narrow(
     elif kind != types.int32:
         arriving = b.fptosi(arriving, words)
     threshold, before = load("threshold"), load("count")
-    now = b.sub(b.add(load("v"), b.shl(arriving, all_of(shift))), load("leak"))
+    leak = b.and_(load("leak"), all_of(leaking))
+    now = b.sub(b.add(load("v"), b.shl(arriving, all_of(shift))), leak)
     net = b.shl(before, constant(16))  # the lower half of the word
-    up = b.and_(b.icmp_signed(">=", now, threshold), b.icmp_signed("<", net, all_of(y_max)))
-    down = b.and_(b.icmp_signed("<=", now, b.neg(threshold)), b.icmp_signed(">", net, all_of(y_min)))
+    compared, wide = now, close
+    if tie is None:
+        up, down = b.icmp_signed(">=", now, threshold), b.icmp_signed("<=", now, b.neg(threshold))
+    else:
+        compared, wide = b.shl(now, constant(1)), b.shl(close, ir.Constant(word, 1))
+        odd = b.trunc(before, ir.VectorType(ir.IntType(1), lanes))
+        even = b.icmp_unsigned("==", all_of(tie), constant(2))
+        at_top, at_bottom = (b.icmp_signed("==", compared, x) for x in (threshold, b.neg(threshold)))
+        up = b.or_(b.icmp_signed(">", compared, threshold), b.and_(at_top, b.or_(odd, b.not_(even))))
+        down = b.or_(b.icmp_signed("<", compared, b.neg(threshold)), b.and_(at_bottom, b.and_(odd, even)))
+    up = b.and_(up, b.icmp_signed("<", net, all_of(y_max)))
+    down = b.and_(down, b.icmp_signed(">", net, all_of(y_min)))
     store(b.select(down, b.add(now, threshold), b.select(up, b.sub(now, threshold), now)), "v")
     counted = b.select(down, b.add(before, constant(65535)), before)
     store(b.select(up, b.add(before, constant(65537)), counted), "count")
     byte = ir.VectorType(ir.IntType(8), lanes)
     store(b.select(up, constant(2, byte), b.select(down, constant(0, byte), constant(1, byte))), "out")
-    size = b.select(b.icmp_signed("<", now, constant(0)), b.neg(now), now)
-    distance = b.add(b.sub(size, threshold), all_of(close))
-    near = b.icmp_unsigned("<", distance, all_of(b.add(close, close)))
+    size = b.select(b.icmp_signed("<", compared, constant(0)), b.neg(compared), compared)
+    distance = b.add(b.sub(size, threshold), all_of(wide))
+    near = b.icmp_unsigned("<", distance, all_of(b.add(wide, wide)))
     fired = b.ctpop(b.zext(b.bitcast(b.or_(up, down), bits), word))
     return fired, b.icmp_unsigned("!=", b.bitcast(near, bits), ir.Constant(bits, 0))

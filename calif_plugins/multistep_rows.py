@@ -1,14 +1,16 @@
 """Rows of neurons through one step of the rule, compiled: in float64, or in int32 where that is proven the same.
 
 ``rows(charge, at, apart, n, p, state, parameters, clock, b, out, active)`` runs ``n`` rows, from ``p`` on, through step
-``b`` of a block. Their charges begin at ``at``, the next row's ``apart`` further on. ``out`` and ``active`` take spikes
-and how many they are (see ``multistep_kernels``). ``clock`` is ``(t, window, half_from, even)``: the
+``b`` of a block. Their charges begin at ``at``, the next row's ``apart`` further on. ``out[b]`` and ``active[b + 1]``
+take spikes and how many they are (see ``multistep_kernels``). ``clock`` is ``(t, window, half_from, even)``: the
 number of the block's first step; the leak acts before ``window``, thresholds are half from ``half_from``; the tie rule.
+After both a row that was silent in the step before, ``active[b]``, stays so until something arrives (theorem, part 3),
+and is left as it is.
 
 *Wide*: ``state = (v, y, fired)``, float64, float64 and int32 ``(P, R)``; ``parameters = (threshold, leak, y_min,
 y_max)``, float64 ``(R,)``. Any parameters, any phase.
 
-*Narrow*: :mod:`calif_plugins.multistep_narrow`. Only within the window, before thresholds are half.
+*Narrow*: :mod:`calif_plugins.multistep_narrow`. For fewer than 2^15 steps.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-from calif_plugins.multistep_narrow import narrow_row
+from calif_plugins.multistep_narrow import half_row, narrow_row
 
 __all__ = ["rows"]
 
@@ -57,6 +59,14 @@ def _wide(row, v, y, fired, threshold, leak, y_min, y_max, leaking, half, even, 
     return total
 
 
+@numba.njit(inline="always")
+def _nothing(charge, begin, width):
+    some = False
+    for c in range(width):
+        some |= charge[begin + c] != 0
+    return not some
+
+
 def rows(
     charge: Any, at: int, apart: int, n: int, p: int, state: Any, parameters: Any, clock: Any, b: int, out: Any,
     active: Any,
@@ -70,13 +80,25 @@ def _rows(charge, at, apart, n, p, state, parameters, clock, b, out, active):
     if len(state) == 2:
 
         def narrow(charge, at, apart, n, p, state, parameters, clock, b, out, active):
-            width, leaks = out.shape[2], np.int64(clock[0] + b + 1)
+            t, window, half_from, even = clock
+            width, leaks = out.shape[2], np.int64(min(t + b + 1, window))
+            leaking, tie = np.int32(-1 if t + b < window else 0), np.int32(2 if even else 1)
+            settled = t + b > max(window, half_from)
+            half = t + b >= half_from
             o = (b * out.shape[1] + p) * width
             for r in range(n):
                 here, begin = (p + r) * width, at + r * apart
-                active[b, p + r] = narrow_row(
-                    charge, begin, width, state, here, parameters, leaks, out, o + r * width
-                )  # fmt: skip
+                if settled and not active[b, p + r] and _nothing(charge, begin, width):
+                    out[b, p + r] = 1
+                    active[b + 1, p + r] = 0
+                elif half:
+                    active[b + 1, p + r] = half_row(
+                        charge, begin, width, state, here, parameters, leaks, leaking, tie, out, o + r * width
+                    )  # fmt: skip
+                else:
+                    active[b + 1, p + r] = narrow_row(
+                        charge, begin, width, state, here, parameters, leaks, leaking, np.int32(0), out, o + r * width
+                    )  # fmt: skip
 
         return narrow
 
@@ -84,9 +106,14 @@ def _rows(charge, at, apart, n, p, state, parameters, clock, b, out, active):
         v, y, fired = state
         threshold, leak, y_min, y_max = parameters
         t, window, half_from, even = clock
+        settled = t + b > max(window, half_from)
         for r in range(n):
             begin = at + r * apart
-            active[b, p + r] = _wide(
+            if settled and not active[b, p + r] and _nothing(charge, begin, out.shape[2]):
+                out[b, p + r] = 1
+                active[b + 1, p + r] = 0
+                continue
+            active[b + 1, p + r] = _wide(
                 charge[begin : begin + out.shape[2]], v[p + r], y[p + r], fired[p + r], threshold, leak, y_min, y_max,
                 t + b < window, t + b >= half_from, even, out[b, p + r],
             )  # fmt: skip

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from converters.errors import ConversionError
-from converters.exact.sums import add_up
+from converters.exact.sums import add_up, whole_dtype
 from converters.network import Network
 from converters.operations import Synapse
 
@@ -53,7 +53,12 @@ class InputSpikes:
             raise ConversionError(
                 stage, f"an operation on the directly coded input and {synapse.sources}", "use coding isi"
             )
-        own = [given[name].to(torch.float64) for name in synapse.sources]
+        reach = [self.network.reach[name] for name in synapse.sources]
+        kind = torch.float64
+        if synapse.linear:
+            factor = synapse.largest_factor(*reach)
+            kind = whole_dtype(synapse.reach(*reach), self.integers.device, factor=factor, where=stage)
+        own = [given[name].to(kind) for name in synapse.sources]
         whole = synapse(*own).to(torch.int64)
         if synapse.linear:
             return whole

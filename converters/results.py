@@ -165,7 +165,7 @@ def make_result(
     Parameters
     ----------
     counts, membranes : dict of tensors ``(N, *layer shape)``
-        Of all layers, at the end; what ``record`` does not ask for is left out of the result.
+        Of all layers, at the end; what ``record`` does not ask for is left out of the result, and need not be given.
     sent : dict of Emitted
         Of all layers. The input's is worked out here: its spikes, or its multiplications if it is coded directly.
     extra_steps : int64 tensor ``(N,)``

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from calif_plugins.parameters import PHASES, Phase
 from converters.backends.contract import Backend, Settings, backend_for, backend_names, register, unregister
-from converters.backends.self_check import compare_with_closed_form, has_closed_form, sample_of, spread
+from converters.backends.self_check import compare_with_closed_form, due, has_closed_form, sample_of, spread
 from converters.devices import usable
 from converters.errors import ConversionError
 from converters.exact.sums import exact
@@ -69,7 +69,8 @@ def run(
         How many images to compute in another way too, and compare neuron for neuron; the result says how many it were
         (``checked``). A simulation that settles is held against the closed form: by default, and with True, one image
         of each batch but at most one in 64, where that is exact
-        (:func:`converters.backends.self_check.has_closed_form`). The closed form is simulated, for as many images as
+        (:func:`converters.backends.self_check.has_closed_form`). By default short runs of one ``Network`` count
+        together: the first is looked at, and then one image in 64. The closed form is simulated, for as many images as
         asked for, spread evenly (``check_mismatches``). False: none.
     progress : callable ``(done, total)``, optional
     **own
@@ -143,6 +144,8 @@ def _compared(
     if result.exact_from == "closed form":
         return result if check is None else _simulated(network, integers, result, int(check), settle_from)
     if settings.phase == "settle" and has_closed_form(network):
+        if check is None and not due(network, len(integers)):
+            return result
         by_itself = check is None or check is True
         sample = sample_of(len(integers), batch) if by_itself else spread(len(integers), int(check or 0))
         return compare_with_closed_form(network, integers, result, sample)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,8 @@ __all__ = ["BACKEND", "Fast"]
 
 BLOCK = 32  # steps per call within the window
 _TAIL = 8  # and in the rounding phase, which is short
+_LONG = 2**15  # steps: narrow neurons count no further
+_PARTS = 4  # products are computed for a quarter of a block's images and steps, a half, three quarters, or all of them
 _CHUNK_BYTES = 16 * 2**20  # of the largest layer's charges in one block
 _SMALL = 2**20  # an image's share of that, up to which four times as much: starting threads costs more than the cache
 
@@ -61,7 +64,7 @@ class Fast(Backend):
 
 def images_at_a_time(network: Network) -> int:
     """So many that memory stays within a fixed bound, whatever the batch and the window."""
-    one = 4 * BLOCK * max(s.size for s in network.stages)
+    one = 4 * min(BLOCK, max(network.window, _TAIL)) * max(s.size for s in network.stages)
     return max(1, (_CHUNK_BYTES if one > _SMALL else 4 * _CHUNK_BYTES) // one)
 
 
@@ -70,13 +73,19 @@ class _Run:
         self.plan, self.options, self.n = plan, options, len(integers)
         self.integers = integers
         self.network = plan.network
+        self.half_from = 2**30 if options.phase == "none" else options.settle_from
         self.source = InputSpikes(self.network, integers)
         self.counts = {
             name: last(x).to(torch.int32).contiguous() for name, x in self.network.by_input(integers).items()
         }
+        self.direct: dict[str, np.ndarray] = {}
+        if self.source.coded_directly:
+            whole = {name: last(x).reshape(-1).contiguous() for name, x in self.source.charges.items()}
+            self.direct = {name: x.numpy() for name, x in whole.items()}
         self.states = [State(layer.parameters, layer.stage.shape, self.n) for layer in plan.stages]
-        self.last = torch.zeros(self.n, dtype=torch.int64)  # last step in which the image's network fired
+        self.last = np.zeros(self.n, dtype=np.int64)  # last step in which the image's network fired
         self.share: dict[str, float] = {}  # of neurons that fire in a step, of each layer
+        self.heard: dict[str, np.ndarray] = {}  # bool (steps, N): whether any of them does
         self.still: set[str] = set()  # layers that stay silent until something arrives: no leak, thresholds are half
         self.trains: dict[str, list[Tensor]] = {k: [] for k in self.network.shapes}
         # of synapses that count: what has come in so far, and what the operations that count made of it
@@ -91,36 +100,47 @@ class _Run:
             t += _TAIL
         self._widen(t)
 
-    def _block(self, t: int, steps: int) -> Tensor:
+    def _block(self, t: int, steps: int) -> Any:
         """Run ``steps`` steps from ``t``; for each, whether anything fired."""
-        if t + steps > min(self.network.window, self._half_from()):
+        settled_from = max(self.network.window, self.half_from)
+        if t + steps >= _LONG:
             self._widen(t)
         spikes = {name: self._input(name, counts, t, steps) for name, counts in self.counts.items()}
-        active = torch.zeros(steps, self.n, dtype=torch.bool)
+        active = np.zeros((steps, self.n), dtype=bool)
         for layer, state in zip(self.plan.stages, self.states, strict=True):
             name = layer.stage.name
             out = torch.empty(steps, state.rows, layer.parameters.rows, dtype=torch.uint8)
-            fired = torch.empty(steps, state.rows, dtype=torch.int32)
-            if not self.n or (
-                name in self.still and not any(self.share[k] for given in layer.inputs for k in given.sources)
-            ):
+            fired = np.empty((steps + 1, state.rows), dtype=np.int32)
+            fired[0] = state.last
+            if not self.n or (name in self.still and self._silent(layer, t)):
                 out.fill_(1)
-                fired.zero_()
+                fired[1:] = 0
             else:
                 self._scan(layer, state, spikes, t, steps, out, fired)
             spikes[name] = out.reshape(steps, *state.shape)
-            self.share[name] = float(fired.sum()) / max(out.numel(), 1)
-            if t + steps > max(self.network.window, self._half_from()) and not bool(fired[-1].any()):
+            of_images: Any = fired[1:].reshape(steps, self.n, state.rows // max(self.n, 1)).sum(2)
+            self.share[name] = float(of_images.sum()) / max(out.numel(), 1)
+            heard = of_images > 0
+            self.heard[name] = heard
+            state.last = fired[-1]
+            if t + steps > settled_from and not heard[-1].any():
                 self.still.add(name)
             else:
                 self.still.discard(name)
-            active |= fired.unflatten(1, (self.n, fired.shape[1] // max(self.n, 1))).any(2)
-        when = torch.arange(t + 1, t + steps + 1, dtype=torch.int64)[:, None] * active
-        self.last = torch.maximum(self.last, when.amax(0))
+            active |= heard
+        if self.n:
+            when = np.arange(t + 1, t + steps + 1)[:, None] * active
+            self.last = np.maximum(self.last, when.max(0))
         if self.options.record == "spikes":
             for name, s in spikes.items():
                 self.trains[name].append(first(s.flatten(0, 1)).unflatten(0, s.shape[:2]).to(torch.int8).sub_(1))
         return active.any(1)
+
+    def _silent(self, layer: PlannedLayer, t: int) -> bool:
+        """Whether nothing arrives in this block."""
+        if layer.stage.name in self.direct and t < self.network.window:
+            return False
+        return not any(self.share[name] for given in layer.inputs for name in given.sources)
 
     def _scan(
         self,
@@ -130,39 +150,67 @@ class _Run:
         t: int,
         steps: int,
         out: Tensor,
-        fired: Tensor,
+        fired: np.ndarray,
     ) -> None:
         k = multistep.kernels()
-        clock = (t, self.network.window, self._half_from(), layer.stage.parameters.tie == "even")
-        common: tuple[Any, ...] = (*state.arguments(), clock, out.numpy(), fired.numpy())
-        direct = layer.stage.name in self.source.charges
-        if layer.pool is not None and not direct:
-            (source,), events = layer.inputs[0].sources, layer.pool_events
-            x = spikes[source].numpy()
-            if events is not None and self.share[source] < events.share:
-                k.pool_event_scan(x.reshape(-1), *events.arguments, *common)
-                return
-            pool, (_, height, width) = layer.pool, layer.stage.shape
-            k.pool_scan(x, *(n for pair in pool for n in pair), height, width, *common)
+        clock = (t, self.network.window, self.half_from, layer.stage.parameters.tie == "even")
+        common: tuple[Any, ...] = (*state.arguments, clock, out.numpy(), fired)
+        if layer.stage.linear and self._silent(layer, t):
+            k.quiet_scan(*common)
             return
-        if layer.events is not None and not direct:
-            (source,) = layer.inputs[0].sources
-            busy = min(1.0, self.n / torch.get_num_threads())  # threads share out images
-            flat = spikes[source].numpy().reshape(-1)
-            if self.share[source] < layer.events.share * busy and layer.events.exact(flat):
-                k.event_scan(flat, *layer.events.arguments, *common)
-                return
+        direct = self.direct.get(layer.stage.name)
+        if direct is None and self._without_products(k, layer, spikes, common):
+            return
         parts = []
         for given in layer.inputs:
             if given.charge is None or not given.synapse.linear:
                 parts.append(self._change(given, spikes))
             elif not (self.source.coded_directly and set(given.sources) <= set(self.counts)):
-                parts.append(given.charge(spikes[given.sources[0]]))
-        if direct:
-            steps_of = [self.source.direct(layer.stage.name, t + b) for b in range(steps)]
-            silence = torch.zeros(self.n, *layer.stage.shape, dtype=torch.int64)
-            parts.append(places(torch.stack([last(silence if d is None else d) for d in steps_of]).to(torch.float64)))
+                parts.append(self._products(given, spikes))
+        if direct is not None:
+            portion = torch.empty(steps, self.n, *layer.stage.shape[1:], layer.stage.shape[0], dtype=layer.portions)
+            k.portions(direct, t, self.network.window, portion.reshape(steps, -1).numpy())
+            parts.append(places(portion.to(torch.float64) if parts else portion))
         k.scan(add_up(parts, layer.stage.name).reshape(-1).contiguous().numpy(), *common)  # a slice has strides
+
+    def _without_products(
+        self, k: Any, layer: PlannedLayer, spikes: dict[str, Tensor], common: tuple[Any, ...]
+    ) -> bool:
+        """Run a layer whose charges a kernel adds up by itself, if it is such a one."""
+        if layer.pool is not None:
+            (source,), events = layer.inputs[0].sources, layer.pool_events
+            x = spikes[source].numpy()
+            if events is not None and self.share[source] < events.share:
+                k.pool_event_scan(x.reshape(-1), *events.arguments, *common)
+                return True
+            pool, (_, height, width) = layer.pool, layer.stage.shape
+            k.pool_scan(x, *(n for pair in pool for n in pair), height, width, *common)
+            return True
+        if layer.factors is not None:
+            xs = tuple(spikes[given.sources[0]].reshape(-1).numpy() for given in layer.inputs)
+            k.sum_scan(xs, layer.factors, *common)
+            return True
+        if layer.events is not None:
+            (source,) = layer.inputs[0].sources
+            busy = min(1.0, self.n / torch.get_num_threads())  # threads share out images
+            flat = spikes[source].numpy().reshape(-1)
+            if self.share[source] < layer.events.share * busy and layer.events.exact(flat):
+                k.event_scan(flat, *layer.events.arguments, *common)
+                return True
+        return False
+
+    def _products(self, given: Input, spikes: dict[str, Tensor]) -> Tensor:
+        """The charges of a linear synapse, those of silent images and steps left out of its products."""
+        assert given.charge is not None
+        x, heard = spikes[given.sources[0]], self.heard[given.sources[0]].reshape(-1)
+        some = len(heard) * -(-int(heard.sum()) * _PARTS // len(heard)) // _PARTS  # of a few sizes: each has its kernel
+        if some >= len(heard) or not some:
+            return given.charge(x)
+        which = torch.from_numpy(np.argsort(~heard, kind="stable")[:some])  # the others of them are silent
+        charge = given.charge(x.flatten(0, 1)[which][None])
+        whole = charge.new_zeros(len(heard), charge.shape[1] // some, charge.shape[2])
+        whole[which] = charge.reshape(some, *whole.shape[1:])
+        return whole.reshape(len(x), -1, charge.shape[2])
 
     def _change(self, given: Input, spikes: dict[str, Tensor]) -> Tensor:
         """The charges of a synapse that counts, for a block of steps at once: float64 ``(steps, places, C)``.
@@ -196,10 +244,7 @@ class _Run:
 
     def _widen(self, t: int) -> None:
         for state in self.states:
-            state.widen(t)
-
-    def _half_from(self) -> int:
-        return 2**30 if self.options.phase == "none" else self.options.settle_from
+            state.widen(min(t, self.network.window))
 
     def _input(self, name: str, counts: Tensor, t: int, steps: int) -> Tensor:
         """Spikes + 1 of an encoder, uint8 ``(steps, N, *shape)``, channels last."""
@@ -211,10 +256,12 @@ class _Run:
             flat = out.flatten(1).numpy()
             total = multistep.kernels().isi(counts.reshape(-1).numpy(), t, self.network.window, flat)
         self.share[name] = total / max(out.numel(), 1)
+        self.heard[name] = np.full((steps, self.n), total > 0)
         return out
 
     def result(self) -> RunResult:
         states = {layer.stage.name: state for layer, state in zip(self.plan.stages, self.states, strict=True)}
+        read = [stage.name for stage in self.network.output_stages]
         sent = {name: state.emitted(self.plan.fan_out[name]) for name, state in states.items()}
         return make_result(
             self.network,
@@ -222,10 +269,10 @@ class _Run:
             backend=BACKEND.name,
             phase=self.options.phase,
             record=self.options.record,
-            counts={name: state.nchw(state.arrays[1]) for name, state in states.items()},
-            membranes={name: state.nchw(state.arrays[0]) for name, state in states.items()},
+            counts={name: states[name].counts for name in (read if self.options.record == "output" else states)},
+            membranes={name: states[name].membranes for name in (states if self.options.record == "spikes" else read)},
             sent={name: Emitted(*e.unbind(1)) for name, e in sent.items()},
-            extra_steps=(self.last - self.network.window).clamp_(min=0),
+            extra_steps=torch.from_numpy(np.maximum(self.last - self.network.window, 0)),
             spikes=self._spikes(self.network.window) if self.options.record == "spikes" else None,
         )
 

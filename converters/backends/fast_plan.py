@@ -52,8 +52,9 @@ class Plan:
 class PlannedLayer:
     def __init__(self, network: Network, stage: Stage) -> None:
         self.stage = stage
-        change = network.changes[stage.name]
+        change, portion = network.changes[stage.name], _portion(network, stage)
         self.dtype = torch.float32 if change < _EXACT else torch.float64
+        self.portions = torch.int32 if portion < 2**31 else torch.int64
         self.pool: Window | None = None
         ops = [s.ops for s in stage.synapses]
         if len(ops) == 1 and len(ops[0]) == 1 and change < 2**15:
@@ -64,8 +65,10 @@ class PlannedLayer:
         self.inputs = [self._input(s, network) for s in stage.synapses]
         # a row of the kernels is a row of the image, channels last: long enough to be vectorised
         repeat = stage.shape[-1] if len(stage.shape) > 1 else 1
-        direct = network.coding == "direct" and any(set(network.specs) & set(s.sources) for s in stage.synapses)
-        self.parameters = Parameters.of(stage, repeat, network.window, None if direct else change)
+        reach = sum(s.reach(*(network.reach[name] for name in s.sources)) for s in stage.synapses)
+        self.parameters = Parameters.of(stage, repeat, network.window, change + portion, reach)
+        factors = tuple(_factor(s) for s in stage.synapses)
+        self.factors = tuple(f for f in factors if f is not None) if None not in factors and change < 2**31 else None
         self.events = _Events.of(stage, network)
 
     def _input(self, synapse: Synapse, network: Network) -> Input:
@@ -79,10 +82,9 @@ class PlannedLayer:
         return Input(synapse.sources, self._charge(first, shapes[0], dtype), synapse, first.output_shape(*shapes))
 
     def _charge(self, synapse: Synapse, shape: Shape, dtype: torch.dtype) -> Charge:
-        ops = synapse.ops
-        factor = ops[0].factor if len(ops) == 1 and not ops[0].rewires else None
-        if not ops or factor is not None:
-            return _identity(1 if factor is None else factor, dtype)
+        ops, factor = synapse.ops, _factor(synapse)
+        if factor is not None:
+            return _identity(factor, dtype)
         if dtype is torch.float32 and int8_kernels():
             if len(ops) == 1 and type(ops[0]) is Conv2d and ops[0].weight.dtype == torch.int8:
                 return _conv(ops[0])
@@ -92,6 +94,26 @@ class PlannedLayer:
                 if ops[0].rewires:
                     return _linear(reordered(ops[-1].weight, shape))
         return _any(synapse, dtype)
+
+
+def _factor(synapse: Synapse) -> int | None:
+    """The whole number by which spikes are multiplied in their places; None where more happens to them."""
+    ops = synapse.ops
+    if not synapse.linear or len(ops) > 1 or (ops and ops[0].rewires):
+        return None
+    return ops[0].factor if ops else 1
+
+
+def _portion(network: Network, stage: Stage) -> int:
+    """What directly coded inputs bring in a step at the most."""
+    if network.coding != "direct":
+        return 0
+    reach = network.reach
+    return sum(
+        2 * s.reach(*(reach[n] for n in s.sources)) // network.window + 1  # twice: less what silence brings
+        for s in stage.synapses
+        if set(s.sources) & set(network.specs)
+    )
 
 
 @dataclass
@@ -138,7 +160,7 @@ class _Events:
             return None
         ops, shape = stage.synapses[0].ops, network.shapes[stage.synapses[0].source]
         op = ops[-1] if ops else None
-        if len(ops) == 1 and type(op) is Conv2d and op.groups == 1 and op.stride == op.dilation == (1, 1):
+        if len(ops) == 1 and type(op) is Conv2d and op.groups == 1 and op.dilation == (1, 1):
             dtype, most = _sums(op.weight, change)
             # few input channels leave integer kernels idle
             share = EVENT_SHARE * max(1.0, 70 / op.weight[0].numel()) * (1.0 if dtype is np.int16 else 0.5)
@@ -172,18 +194,29 @@ EVENT_SHARE = 0.115  # of inputs that spike in a step; measured on two AVX-512 c
 
 
 def _convolution(op: Conv2d, shape: Shape, out: Shape, dtype: type) -> tuple[Any, ...]:
-    """Arguments of ``event_scan``: a spike's weights are ``kh`` lines of an image of charges with margins."""
+    """Arguments of ``event_scan``: a spike's weights are some lines of an image of charges with margins.
+
+    Steps of a stride divide the sources into as many phases: each meets its own part of the kernel, every so many lines
+    and columns of it. All have as many as the largest, of zeros where there are fewer.
+    """
     channels, height, width = shape
-    targets, (kh, kw), (ph, pw) = len(op.weight), op.weight.shape[2:], op.padding
-    # lines from bottom to top, in each the columns from right to left: a spike at (y, x) reaches (y + p - i, x + p - j)
-    lines = _lines(op.weight.permute(1, 2, 3, 0).flip(2).reshape(channels * kh, kw * targets).numpy().astype(dtype))
+    targets, phases = len(op.weight), [(a, b) for a in range(op.stride[0]) for b in range(op.stride[1])]
+    kh, kw = (-(-k // s) for k, s in zip(op.weight.shape[2:], op.stride, strict=True))
+    weight: np.ndarray = np.zeros((len(phases), targets, channels, kh, kw), dtype=dtype)
+    for part, (a, b) in zip(weight, phases, strict=True):
+        own = op.weight[:, :, a :: op.stride[0], b :: op.stride[1]].numpy()
+        part[:, :, : own.shape[2], : own.shape[3]] = own
+    # from bottom to top, in each the columns from right to left: a source at (y, x) of a phase reaches (y - i, x - j)
+    lines = weight.transpose(0, 2, 3, 4, 1)[:, :, :, ::-1].reshape(len(phases) * channels * kh, kw * targets)
+    lines = _lines(lines)
     size = lines.shape[1]
-    up, left = max(0, ph - kh + 1), max(0, pw - kw + 1)  # where the padding is wider than the kernel
-    top, side = kh - 1 - ph + up, kw - 1 - pw + left  # of the neurons within the image of charges
-    tall, wide = max(height + kh - 1 + up, top + out[1]), max(width + kw - 1 + left, side + out[2]) * targets
     y, x, c = (k.reshape(-1) for k in np.indices((height, width, channels)))  # channels last
-    place = ((y + kh - 1 + up) * wide + (x + left) * targets).astype(np.int32)
-    line = c.astype(np.int64) * (kh * size)
+    (y, a), (x, b) = (np.divmod(k + p, s) for k, p, s in zip((y, x), op.padding, op.stride, strict=True))
+    top, side = kh - 1, kw - 1  # of the neurons within the image of charges
+    tall, wide = max(int(y.max()) + kh, top + out[1]), max(int(x.max()) + kw, side + out[2]) * targets
+    place = ((y + kh - 1) * wide + x * targets).astype(np.int32)
+    line = ((a * op.stride[1] + b) * channels + c).astype(np.int64) * (kh * size)
+    line[(a >= op.weight.shape[2]) | (b >= op.weight.shape[3])] = -1  # between the kernel's places
     return (len(c), place, line, lines.reshape(-1), kh, size, tall, wide, top, side * targets)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ _CLEAR = 500  # thresholds this many times the doubtful distance: then exact dec
 class Parameters:
     """A layer's parameters as :mod:`calif_plugins.multistep_rows` takes them.
 
-    ``narrow`` is None where int32 could overflow within the window, where rounding would leave too much in doubt, or
+    ``narrow`` is None where int32 could overflow, where rounding would leave too much in doubt, or
     where float64 is not exact itself, so that there is nothing to equal. Those layers are wide.
     """
 
@@ -32,9 +33,14 @@ class Parameters:
     v_init: np.ndarray
     narrow: tuple[Any, ...] | None
 
+    @cached_property
+    def addresses(self) -> tuple[Any, ...]:
+        """The narrow ones for a kernel."""
+        return tuple(x.ctypes.data if isinstance(x, np.ndarray) else x for x in self.narrow or ())
+
     @classmethod
-    def of(cls, stage: Stage, repeat: int, window: int, change: int | None) -> Parameters:
-        """``change`` bounds the charge of one step; None where that is not a sum of spikes."""
+    def of(cls, stage: Stage, repeat: int, window: int, change: int, reach: int) -> Parameters:
+        """``change`` bounds the charge of one step, ``reach`` all that has come at any time."""
         p = stage.parameters
 
         def row(value: Any) -> np.ndarray:
@@ -43,20 +49,19 @@ class Parameters:
 
         wide = row(p.threshold), row(p.leak), row(p.y_min), row(p.y_max)
         v_init = row(p.v_init)
-        narrow = None if change is None else _narrow(*wide, v_init, change, window)
-        return cls(len(v_init), wide, v_init, narrow)
+        return cls(len(v_init), wide, v_init, _narrow(*wide, v_init, max(window * change, reach), window))
 
 
 def _narrow(
-    threshold: np.ndarray, leak: np.ndarray, y_min: np.ndarray, y_max: np.ndarray, v_init: np.ndarray, gain: int,
+    threshold: np.ndarray, leak: np.ndarray, y_min: np.ndarray, y_max: np.ndarray, v_init: np.ndarray, charge: int,
     window: int,
 ) -> tuple[Any, ...] | None:  # fmt: skip
     levels = int(max(-y_min.min(), y_max.max())) + 2
     alike = bool((y_min == y_min[0]).all() and (y_max == y_max[0]).all())
     if not alike or max(levels, window) >= 2**15:
         return None
-    # any membrane within the window, and any threshold times a count: these are paid for by charge and leak
-    span = np.abs(v_init).max() + window * (gain + np.abs(leak).max()) + 2 * threshold.max()
+    # any membrane, and any threshold times a count: these are paid for by charge and leak
+    span = np.abs(v_init).max() + charge + window * np.abs(leak).max() + 2 * threshold.max()
     shift = 30 - int(np.ceil(np.log2(span)))
     if shift < 0 or not adds_exactly(span, threshold, leak, v_init):
         return None
@@ -85,17 +90,17 @@ class State:
         else:
             v = torch.from_numpy(parameters.v_init).repeat(self.rows, 1)
             self.arrays = v, torch.zeros_like(v), torch.zeros(v.shape, dtype=torch.int32)
+        self.last = np.ones(self.rows, dtype=np.int32)  # how many of a row fired in the step before
+        self.arguments = self._arguments()
 
-    def arguments(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    def _arguments(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """State and parameters for a kernel."""
-        narrow = self.parameters.narrow
-        if len(self.arrays) == 3 or narrow is None:
+        if len(self.arrays) == 3 or self.parameters.narrow is None:
             return tuple(a.numpy() for a in self.arrays), self.parameters.wide
-        addresses = tuple(x.ctypes.data if isinstance(x, np.ndarray) else x for x in narrow)
-        return tuple(a.data_ptr() for a in self.arrays), addresses
+        return tuple(a.data_ptr() for a in self.arrays), self.parameters.addresses
 
     def widen(self, t: int) -> None:
-        """From step ``t`` on in float64: membranes that int32 determines, exactly (see ``multistep_rows``)."""
+        """In float64, after ``t`` leaks: membranes that int32 determines, exactly (see ``multistep_narrow``)."""
         if len(self.arrays) == 3:
             return
         narrow = self.parameters.narrow
@@ -104,6 +109,7 @@ class State:
         wide = torch.empty(v.shape, dtype=torch.float64), torch.empty(v.shape, dtype=torch.float64), torch.empty_like(v)
         multistep.totals().widen(v.numpy(), count.numpy(), narrow, t, tuple(a.numpy() for a in wide))
         self.arrays = wide
+        self.arguments = self._arguments()
 
     def emitted(self, fan_out: Tensor) -> Tensor:
         """Positive and negative spikes and synaptic operations of each image, int64 ``(N, 3)``; the state is wide."""
@@ -117,6 +123,15 @@ class State:
         )
         return found
 
-    def nchw(self, x: Tensor) -> Tensor:
-        """Channels first."""
+    @property
+    def counts(self) -> Tensor:
+        """Int32, channels first; the state is wide."""
+        return self._first(self.arrays[1].to(torch.int32))
+
+    @property
+    def membranes(self) -> Tensor:
+        """Float64, channels first; the state is wide."""
+        return self._first(self.arrays[0])
+
+    def _first(self, x: Tensor) -> Tensor:
         return x.reshape(self.shape).movedim(-1, 1).contiguous()

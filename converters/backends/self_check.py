@@ -14,7 +14,7 @@ from converters.exact.sums import adds_exactly
 from converters.network import Network, Stage
 from converters.results import RunResult
 
-__all__ = ["compare_with_closed_form", "has_closed_form", "sample_of", "spread"]
+__all__ = ["compare_with_closed_form", "due", "has_closed_form", "sample_of", "spread"]
 
 EVERY = 64  # images: one of them is looked at; its closed form takes as long as a few steps of it
 
@@ -31,6 +31,16 @@ def sample_of(n: int, batch: int) -> Tensor:
     return torch.tensor(places, dtype=torch.int64)
 
 
+def due(network: Network, n: int) -> bool:
+    """Whether a run of ``n`` images of this network is to be looked at: the first, and when 64 have passed since."""
+    passed = network.keep(("self_check", "passed"), lambda: [EVERY])
+    passed[0] += n
+    if passed[0] <= EVERY:
+        return False
+    passed[0] = 0
+    return True
+
+
 def spread(n: int, wanted: int) -> Tensor:
     """``wanted`` of ``n`` images, evenly spread: int64 indices.
 
@@ -45,7 +55,11 @@ def has_closed_form(network: Network) -> bool:
 
     Always so for networks of :func:`converters.to_nir`; a graph from elsewhere may have a threshold of 0.1.
     """
-    return all(_on_a_lattice(stage, network.window, network.reach) for stage in network.stages)
+
+    def look() -> bool:
+        return all(_on_a_lattice(stage, network.window, network.reach) for stage in network.stages)
+
+    return network.keep(("self_check",), look)
 
 
 def _on_a_lattice(stage: Stage, window: int, reach: dict[str, int]) -> bool:

@@ -110,12 +110,16 @@ class Synapse:
     def largest_factor(self, *reach: int) -> int:
         """The largest factor of the products that it sums: a count, a weight, or what one operation hands the next."""
         largest = 1
-        for op in self.ops:
-            weights = op.stored
-            weight = int(weights.to(torch.int64).abs().max()) if weights is not None and weights.numel() else 1
+        for op, weight in zip(self.ops, self._largest_weights, strict=True):
             largest = max(largest, weight, *reach)
             reach = (op.reach(*reach),)
         return largest
+
+    @cached_property
+    def _largest_weights(self) -> tuple[int, ...]:
+        """The size of the largest weight that each operation stores, or 1."""
+        stored = (op.stored for op in self.ops)
+        return tuple(int(w.to(torch.int64).abs().max()) if w is not None and w.numel() else 1 for w in stored)
 
     def interval(self, *ranges: Range) -> Range:
         """Lowest and highest charge of each neuron, for counts between these bounds."""

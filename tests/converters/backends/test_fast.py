@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import converters
 from calif_plugins import reference
@@ -269,6 +271,53 @@ def test_one_image_after_the_other(name: str) -> None:
     for _ in range(2):
         apart = converters.run(network, x, batch=1, backend="fast")
         assert all(torch.equal(apart.counts[k], together.counts[k]) for k in apart.counts)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_rounding_phases_in_int32(data: st.DataObject) -> None:
+    """Half thresholds, ties and all, from any step on: strides, shortcuts, direct input, a silent image."""
+    draw = data.draw
+    seed, window = draw(st.integers(0, 2**20)), draw(st.integers(1, 12))
+    gen = torch.Generator().manual_seed(seed)
+    tie: TieRule = draw(st.sampled_from(["even", "up"]))
+    unit = draw(st.sampled_from([1.0, 0.5, 1 / 3]))  # with the first two half of a threshold is met all the time
+
+    def conv(out: int, inp: int, k: int, **kw: Any) -> Conv2d:
+        return Conv2d(torch.randint(-3, 4, (out, inp, k, k), generator=gen, dtype=torch.int8), **kw)
+
+    def numbers(n: int, low: int, high: int) -> torch.Tensor:
+        return torch.randint(low, high, (n,), generator=gen) * unit
+
+    b = GraphBuilder()
+    x = b.input((2, 7, 6), scale=1.0, q_min=-window, q_max=window)
+    clip: dict[str, Any] = {"y_max": window, "scale": 1.0, "tie": tie}
+    stride = draw(st.sampled_from([(1, 1), (2, 1), (2, 2), (3, 2)]))
+    a = b.layer("a", [(x, conv(4, 2, 3, padding=(1, 1)))], threshold=numbers(4, 2, 9), bias=numbers(4, -9, 9),
+                y_min=draw(st.sampled_from([0, -window])), **clip)  # fmt: skip
+    c = b.layer(
+        "c", [(a, conv(4, 4, 3, padding=(1, 1), stride=stride))], threshold=numbers(4, 2, 9), y_min=-window, **clip
+    )
+    d = b.layer("d", [(a, conv(4, 4, 1, stride=stride))], threshold=numbers(4, 2, 9), y_min=-window, **clip)
+    e = b.requantise("e", [(c, 1.0), (d, draw(st.sampled_from([1.0, 0.5])))], y_min=0, y_max=window, scale=1.0, tie=tie)
+    f = b.layer("f", [(e, SumPool2d((2, 2), (1, 1), (1, 1)))], threshold=4.0, y_min=0, **clip)
+    coding = draw(st.sampled_from(["isi", "direct"]))
+    network = Network.from_graph(converters.to_nir(b.build(f), T=window, coding=coding))
+    integers = torch.randint(-window, window + 1, (3, 2, 7, 6), generator=gen)
+    integers[1] = 0
+    options: Any = {"integers": integers, "record": "spikes", "settle_from": draw(st.integers(0, window))}
+    assert_same(
+        converters.run(network, backend="snntorch", **options), converters.run(network, backend="fast", **options)
+    )
+    assert any(layer.parameters.narrow is not None for layer in fast_plan.Plan(network).stages)
+
+
+def test_short_runs_of_a_network_are_looked_at_together() -> None:
+    network = Network.from_graph(converters.to_nir(GRAPHS["lenet"](), T=4))
+    x = images(GRAPHS["lenet"](), 20)
+    assert [converters.run(network, x).checked for _ in range(6)] == [1, 0, 0, 0, 1, 0]
+    assert converters.run(network, x, check=True).checked == 1
+    assert converters.run(network, images(GRAPHS["lenet"](), 65), batch=40).checked == 2
 
 
 def test_memory_does_not_grow_with_batch_or_window() -> None:
