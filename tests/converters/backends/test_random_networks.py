@@ -92,14 +92,14 @@ def compare_with_rationals(case: Case, r: RunResult) -> int:
 
 def check(case: Case, dtype: str, share: float, int8: bool, chunk: int) -> int:
     network = network_of(case)
-    slow = run(case, network, record="spikes", backend="snntorch", dtype=dtype)
+    slow = run(case, network, record="spikes", backend="snntorch", dtype=dtype, check=True)
     compared = compare_with_reference(case, network, slow)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fast_plan, "EVENT_SHARE", share)
         patch.setattr(fast_backend, "_CHUNK_BYTES", chunk)
         if not int8:
             patch.setattr(fast_plan, "int8_kernels", lambda: False)
-        fast = run(case, network, record="spikes", backend="fast")
+        fast = run(case, network, record="spikes", backend="fast", check=True)
     assert_same(slow, fast)
     if case.phase != "settle":
         return 2 * compared
@@ -167,7 +167,7 @@ def concatenations(draw: DrawFn) -> tuple[QuantGraph, Operation, tuple[str, ...]
 
 
 @given(case=concatenations())
-@settings(SETTINGS, max_examples=15)
+@settings(SETTINGS, max_examples=60)
 def test_concatenations(case: Any) -> None:
     """An operation on a concatenation is split into a sum over its parts: against the operation on the whole."""
     q, op, names, flat, coding = case
@@ -199,6 +199,6 @@ def test_random_networks_in_brian2(case: Any) -> None:
 
 @pytest.mark.slow
 @given(case=cases(small=True))
-@settings(SETTINGS, max_examples=150)
+@settings(SETTINGS, max_examples=600)
 def test_many_random_networks_in_brian2(case: Any) -> None:
     check_in_brian2(case)
