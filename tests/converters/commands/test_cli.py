@@ -246,7 +246,7 @@ MISTAKES = [
     (["parity", "whole.nir"], r"whole.nir: found neither an .onnx file nor a .qat.pt of calif train; give one of them"),
     (["parity", "gone.qat.pt"], r"gone.qat.pt: found no such file"),
     (["train", "--epochs", "0"], r"--epochs: found 0 of a network of random weights; name a network to start from wi"),
-    (["train", "--levels", "many"], r"'--levels'.*integer"),
+    (["train", "--levels", "many"], r"--levels: found 'many'; give a number, or PATH=NUMBER for the layers in a path"),
 ]  # fmt: skip
 
 
