@@ -24,11 +24,15 @@ __all__ = [
 FOLDER = Path(__file__).parent / "checkpoints"
 REPOSITORY = (
     "lenet5x4-cifar10-127",
+    "mobilenet20-cifar100-127",
     "mobilenet20-mnist-127",
     "resnet11h-cifar10-127",
     "resnet11h-cifar10-8",
+    "resnet11h-cifar100-127",
+    "resnet11h-cifar100-8",
     "resnet11h-mnist-127",
     "vgg9-cifar10-127",
+    "vgg9-cifar100-127",
     "vgg9-mnist-127",
     "vit6-cifar10-15",
     "vit6-mnist-15",
