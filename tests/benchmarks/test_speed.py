@@ -20,6 +20,9 @@ from calif_plugins.multistep import CaLIFMultiStep
 from calif_plugins.parameters import CaLIFParameters
 from calif_plugins.snntorch import CaLIF, calif_step
 from converters.network import Network
+from converters.operations import Conv2d
+from converters.quantised import GraphBuilder
+from converters.values import Value
 from converters.zoo.named import load_checkpoint
 from tests.networks import pixels
 
@@ -114,3 +117,35 @@ def test_run(benchmark: BenchmarkFixture, lenet: Any, backend: str, options: Any
     r = benchmark(lambda: converters.run(network, x, backend=backend, **options))
     expected = q.at_window(8).execute(x)
     assert all(torch.equal(v.to(torch.int64), expected[k]) for k, v in r.counts.items())
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+def test_short_window(benchmark: BenchmarkFixture, batch: int) -> None:
+    """Eight steps and the rounding phase, where what every run costs weighs most."""
+    q, _ = load_checkpoint("lenet5-mnist-8")
+    network, x = Network.from_graph(converters.to_nir(q, T=8)), pixels(batch, (1, 32, 32))
+    r = benchmark(lambda: converters.run(network, x, backend="fast"))
+    expected = q.at_window(8).execute(x)
+    assert all(torch.equal(v.to(torch.int64), expected[k]) for k, v in r.counts.items())
+
+
+def test_residual_block(benchmark: BenchmarkFixture) -> None:
+    """Two convolutions, the first with a stride, and their shortcut, from directly coded input."""
+    gen = torch.Generator().manual_seed(0)
+    b = GraphBuilder()
+
+    def conv(value: Value, name: str, inp: int, k: int, stride: int, low: int) -> Value:
+        w = torch.randint(-127, 128, (32, inp, k, k), generator=gen, dtype=torch.int8)
+        op = Conv2d(w, (stride, stride), (k // 2, k // 2))
+        return b.layer(name, [(value, op)], threshold=9000.0, y_min=low, y_max=8, scale=1.0)
+
+    x = b.input((16, 16, 16), scale=1.0, q_min=0, q_max=255)
+    second = conv(conv(x, "first", 16, 3, 2, 0), "second", 32, 3, 1, -8)
+    shortcut = conv(x, "shortcut", 16, 1, 2, -8)
+    q = b.build(b.requantise("sum", [(second, 1.0), (shortcut, 1.0)], y_min=0, y_max=8, scale=1.0))
+    network = Network.from_graph(converters.to_nir(q, T=8, coding="direct"))
+    integers = torch.randint(0, 256, (8, 16, 16, 16), generator=gen)
+    r = benchmark(lambda: converters.run(network, integers=integers, backend="fast"))
+    expected = q.at_window(8, "direct").execute(integers=integers)
+    assert all(torch.equal(v.to(torch.int64), expected[k]) for k, v in r.counts.items())
+    assert bool(r.counts["sum"].any())
