@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from converters.backends import run
-from converters.measuring.scores import ClassScore, Score
+from converters.measuring.scores import MOST_WRONG, ClassScore, Score
 from converters.measuring.tasks import Question, is_unlabelled, questions
 from converters.network import Network
 from converters.quantised import QuantGraph
@@ -192,7 +192,7 @@ class Measurement:
         outputs: list[Score] = []
         for one in self.outputs:
             if isinstance(one, ClassScore):
-                outputs.append(one.of_sums(numbers))
+                outputs.append(replace(one.of_sums(numbers), wrong=_wrong_of_all(one, team)))
             else:
                 outputs.append(one.of_sums(numbers, team.largest(one.largest)))
         return replace(
@@ -212,6 +212,24 @@ class Measurement:
 
     def _mean(self, total: float) -> float:
         return total / max(self.images, 1)
+
+
+def _wrong_of_all(one: ClassScore, team: Team) -> tuple[tuple[int, int, int], ...]:
+    """The first wrong images of all processes, whose shares follow each other; each adds its own in their place."""
+    size = 2 + 3 * MOST_WRONG
+    own = [one.images, len(one.wrong), *(n for row in one.wrong for n in row)]
+    slots = [0.0] * (size * team.count)
+    slots[size * team.rank : size * team.rank + len(own)] = own
+    found: list[tuple[int, int, int]] = []
+    before = 0
+    every = [int(n) for n in team.total(*slots)]
+    for start in range(0, len(every), size):
+        images, rows = every[start : start + 2]
+        for at in range(start + 2, start + 2 + 3 * rows, 3):
+            place, label, said = every[at : at + 3]
+            found.append((before + place, label, said))
+        before += images
+    return tuple(found[:MOST_WRONG])
 
 
 def pieces(data: Images, size: int) -> Iterator[Images]:

@@ -63,7 +63,7 @@ class ClassScore:
     agreeing: int = 0
     quantised: Confusion = field(default_factory=dict)
     spiking: Confusion = field(default_factory=dict)
-    wrong: tuple[tuple[int, int, int], ...] = field(default=(), compare=False)
+    wrong: tuple[tuple[int, int, int], ...] = ()
     """The first images that the spiking network gets wrong: place in the data set, label, prediction."""
 
     def __add__(self, other: ClassScore) -> ClassScore:
@@ -147,7 +147,7 @@ class ClassScore:
         return [self.images, self.places, self.alike, self.agreeing, *tables]
 
     def of_sums(self, numbers: Iterator[float]) -> ClassScore:
-        """The score of these :meth:`sums`, taken from ``numbers``; wrong images are those of this one."""
+        """The score of these :meth:`sums`, taken from ``numbers``; but for ``wrong``, which do not add up."""
         images, places, alike, agreeing = (int(next(numbers)) for _ in range(4))
         quantised, spiking = (
             {(c, p): n for c in range(self.classes) for p in range(self.classes) if (n := int(next(numbers)))}

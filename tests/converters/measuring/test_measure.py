@@ -67,7 +67,8 @@ class Shares:
     """What one process learns of all: stands for the sums that processes exchange, one call after the other."""
 
     def __init__(self, parts: list[Measurement]) -> None:
-        self.asked = [_Recorder() for _ in parts]
+        self.count, self.rank = len(parts), 0
+        self.asked = [_Recorder(rank, len(parts)) for rank in range(len(parts))]
         for part, recorder in zip(parts, self.asked, strict=True):
             part.of_all(recorder)  # type: ignore[arg-type]
         self.calls = 0
@@ -87,7 +88,8 @@ class Shares:
 
 
 class _Recorder:
-    def __init__(self) -> None:
+    def __init__(self, rank: int, count: int) -> None:
+        self.rank, self.count = rank, count
         self.calls: list[list[float]] = []
 
     def total(self, *numbers: float) -> list[float]:
