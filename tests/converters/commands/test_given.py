@@ -161,7 +161,7 @@ def test_every_command_that_reads_a_file_takes_a_large_one_if_it_is_told_to(
         (("lower", "{net}", "--target", "x"), "--target: found 'x'; use one of chain, "),
         (("train", "--network", "x"), "--network: found 'x'; use one of lenet5, "),
         (("train", "--toolkit", "x"), "--toolkit: found 'x'; calif trains with pt2e, brevitas"),
-        (("train", "--recipe", "x"), "--recipe: found 'x'; use fast or paper"),
+        (("train", "--recipe", "x"), "--recipe: found 'x'; use fast, long or paper"),
         (("train", "--epochs", 0), "--epochs: found 0 of a network of random weights; name a network to start from"),
     ],
     ids=lambda x: " ".join(map(str, x)) if isinstance(x, tuple) else "",

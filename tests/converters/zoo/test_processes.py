@@ -200,7 +200,7 @@ def test_the_papers_recipe(tmp_path: Path) -> None:
     saved = torch.load(tmp_path / "lenet5-digits-127.qat.pt", weights_only=True)
     group = saved["optimiser"]["0"]["param_groups"][0]
     assert (group["momentum"], group["nesterov"]) == (0.9, False)
-    with pytest.raises(ConversionError, match="--recipe: found 'magic'; use fast or paper"):
+    with pytest.raises(ConversionError, match="--recipe: found 'magic'; use fast, long or paper"):
         recipe_for("digits", "magic")
 
 
