@@ -22,10 +22,10 @@ from converters.zoo.named import load_checkpoint
 
 # training images that margins are chosen on, test images, and test images whose certainty is computed
 NETWORKS = {
-    "lenet5-mnist-8": (1000, 1000, 100),
-    "lenet5-mnist-127": (1000, 1000, 100),
-    "resnet11h-cifar10-8": (500, 500, 10),
-    "resnet11h-cifar10-127": (200, 300, 10),
+    "lenet5-mnist-8": (500, 500, 50),
+    "resnet11h-cifar10-8": (150, 200, 50),
+    "lenet5-mnist-127": (300, 500, 50),
+    "resnet11h-cifar10-127": (100, 100, 40),
 }
 LOSSES = (0.0, 0.005, 0.01)
 PATIENCES = (1, 2, 4, 8)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,31 @@ import torch
 from torch import Tensor
 
 import converters
-from converters.measuring.sensitivity import Allocation, Sensitivity, allocations, best_tops, sensitivity
+from converters.measuring.sensitivity import Allocation, allocations, best_tops, sensitivity
 from converters.quantised import QuantGraph
 from converters.requantising import requantised
 from converters.results import compare_counts
 from converters.zoo.datasets import Images, load
 from converters.zoo.named import load_checkpoint
 
-NETWORKS = ("lenet5-mnist-127", "resnet11h-cifar10-127", "vgg9-cifar10-127")
-LADDER = (3, 7, 15, 31, 63)
-CHOSEN_ON, TESTED_ON, SIMULATED = 300, 1000, 8
-KEPT = (0.995, 0.99, 0.98)  # shares of training images that keep their class
+
+@dataclass(frozen=True)
+class Sizes:
+    """Training images that levels are chosen on, test images, those whose spikes are counted; levels that are tried;
+    shares of training images that keep their class."""
+
+    chosen_on: int = 300
+    tested_on: int = 1000
+    simulated: int = 8
+    ladder: tuple[int, ...] = (3, 7, 15, 31, 63)
+    kept: tuple[float, ...] = (0.995, 0.99, 0.98)
+
+
+NETWORKS = {
+    "lenet5-mnist-127": Sizes(),
+    "resnet11h-cifar10-127": Sizes(),
+    "vgg9-cifar10-127": Sizes(100, 400, 2, (3, 7, 15, 31), (0.99, 0.97)),
+}
 
 
 def some(dataset: str, part: str, number: int) -> Images:
@@ -60,10 +74,10 @@ def furthest(q: QuantGraph, images: Tensor, steps: list[Allocation], share: floa
     return steps[low]
 
 
-def tested(q: QuantGraph, test: Images) -> dict[str, Any]:
+def tested(q: QuantGraph, test: Images, simulated: int) -> dict[str, Any]:
     """Accuracy, and of some images every spike."""
     accuracy = float((q.predict(test.pixels) == test.labels).double().mean())
-    pixels = test.pixels[:SIMULATED]
+    pixels = test.pixels[:simulated]
     r = converters.run(converters.to_nir(q), pixels)
     rows = compare_counts(r, q.execute(pixels))
     layers = [layer.name for layer in q.layers if layer.spiking]
@@ -82,9 +96,10 @@ def tested(q: QuantGraph, test: Images) -> dict[str, Any]:
 
 def measured(name: str) -> dict[str, Any]:
     q, notes = load_checkpoint(name)
-    images, test = (some(notes["dataset"], p, n) for p, n in (("train", CHOSEN_ON), ("test", TESTED_ON)))
+    sizes = NETWORKS[name]
+    images, test = (some(notes["dataset"], p, n) for p, n in (("train", sizes.chosen_on), ("test", sizes.tested_on)))
     start = time.process_time()
-    rows = sensitivity(q, images.pixels, images.labels, levels=LADDER)
+    rows = sensitivity(q, images.pixels, images.labels, levels=sizes.ladder)
     seconds = time.process_time() - start
     steps = list(allocations(rows))
     found: dict[str, Any] = {"rows": [asdict(row) for row in rows], "cpu_seconds": round(seconds, 1), "networks": {}}
@@ -92,11 +107,14 @@ def measured(name: str) -> dict[str, Any]:
         ("127 everywhere", q),
         *((f"{n} everywhere", of_all(q, images.pixels, n)) for n in (63, 31, 15)),
     ]:
-        found["networks"][title] = tested(network, test)
-    for share in KEPT:
+        found["networks"][title] = tested(network, test, sizes.simulated)
+    for share in sizes.kept:
         chosen = furthest(q, images.pixels, steps, share)
         network = requantised(q, chosen.levels, chosen.tops)
-        found["networks"][f"divided, {100 * share:g} % keep"] = {**tested(network, test), "levels": chosen.levels}
+        found["networks"][f"divided, {100 * share:g} % keep"] = {
+            **tested(network, test, sizes.simulated),
+            "levels": chosen.levels,
+        }
     return found
 
 
@@ -104,11 +122,12 @@ def sensitivity_table(name: str, rows: list[dict[str, Any]]) -> str:
     """Divergence in thousandths of a nat: a row for each group of layers, a column for each number of levels."""
     groups = list(dict.fromkeys(tuple(row["layers"]) for row in rows if row["layers"]))
     whole = rows[0]
-    lines = [f"| {name} | saved at 3 | " + " | ".join(map(str, LADDER)) + " |", "|---|--:|" + "--:|" * len(LADDER)]
+    ladder = NETWORKS[name].ladder
+    lines = [f"| {name} | saved at 3 | " + " | ".join(map(str, ladder)) + " |", "|---|--:|" + "--:|" * len(ladder)]
     for group in groups:
         own = {row["levels"]: row for row in rows if tuple(row["layers"]) == group}
         least = own[min(own)]
-        cells = [f"{1000 * own[n]['divergence']:.2g}" if n in own else "" for n in LADDER]
+        cells = [f"{1000 * own[n]['divergence']:.2g}" if n in own else "" for n in ladder]
         share = f"{1 - least['counts'] / whole['counts']:.1%}"
         lines.append(" | ".join([f"| {', '.join(group)}", share, *cells]) + " |")
     return "\n".join(lines)
@@ -132,7 +151,7 @@ def main(out: str, *names: str) -> None:
             kept[name] = measured(name)
             path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     for name, found in kept.items():
-        print(sensitivity_table(name, [Sensitivity(**row).__dict__ for row in found["rows"]]), end="\n\n")
+        print(sensitivity_table(name, found["rows"]), end="\n\n")
         print(network_table(name, found["networks"]), end="\n\n")
     rows = [row for found in kept.values() for row in found["networks"].values()]
     print(f"{sum(r['differing'] for r in rows):,} of {sum(r['compared'] for r in rows):,} counts differ.")
