@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["fig4", "table2"]
 
 # Okabe and Ito, one colour for each network
-_PALETTE = ("#56B4E9", "#CC79A7", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#F0E442", "#000000")
+_PALETTE = ("#56B4E9", "#CC79A7", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#F0E442", "#000000", "#999999")
 COLOURS = dict(zip(NETWORKS, _PALETTE, strict=True))
 
 

@@ -16,6 +16,7 @@ NETWORKS = {
     "lenet5x4": "LeNet-5, four times as wide",
     "vgg9": "VGG-9",
     "resnet11h": "ResNet-11H",
+    "resnet18": "ResNet-18",
     "mobilenet20": "MobileNet-20",
     "vgg16": "VGG-16",
     "lenet5se": "LeNet-5 with max pools, PReLU and squeeze-excite",

@@ -85,7 +85,9 @@ class Chain:
         if type(function) is nn.Flatten and function.start_dim == 1 and function.end_dim == -1:
             self.append(path, Flatten())
         else:
-            self.ops.append(move_of(index, self.shape))
+            moved = move_of(index, self.shape)
+            if moved is not None:  # nothing has moved: a flatten of what is flat
+                self.ops.append(moved)
             self.shape = tuple(index.shape)
 
     @property

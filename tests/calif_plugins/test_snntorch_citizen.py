@@ -193,3 +193,13 @@ def test_the_exporter_of_snntorch_does_not_take_it_for_a_leaky(capsys: Any) -> N
 
     assert _extract_snntorch_module(CaLIF(init_hidden=True)) is None
     assert "module not implemented: CaLIF" in capsys.readouterr().out
+
+
+def test_a_neuron_without_values_is_in_nobodys_way() -> None:
+    """snnTorch resets all neurons that are alive, whosever they are."""
+    there = CaLIF(threshold=1.0, init_hidden=True).to("meta")
+    there(torch.zeros(1, 2, device="meta"))
+    net = classifier()
+    net(batches()[0][0])
+    utils.reset(net)
+    assert there.v.device.type == "meta"

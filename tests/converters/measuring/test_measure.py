@@ -128,10 +128,11 @@ def test_the_closed_form_stands_in_for_a_network_that_is_not_known() -> None:
 
 
 def test_what_runs_have_checked_adds_up() -> None:
-    """One image of each piece here; none where there is no closed form."""
+    """One image of the first piece, and the next when 64 have passed; of each where that is asked for."""
     q = GRAPHS["lenet"]()
     g, data = converters.to_nir(q, T=T), labelled(q, 7)
-    assert measure(g, q, data, size=3).as_dict()["images_checked"] == 3
+    assert measure(g, q, data, size=3).as_dict()["images_checked"] == 1
+    assert measure(g, q, data, size=3, check=True).images_checked == 3
     assert measure(g, q, data, size=3, check=False).images_checked == 0
     assert measure(g, q, data, phase="paper").images_checked == 0
 
