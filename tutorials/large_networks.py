@@ -35,7 +35,7 @@ NETWORKS = ("resnet18", "resnet50", "mobilenet_v2")
 CASES = [(16, 1), (16, 4), (32, 1)]  # T, images
 COLUMNS = [
     "network", "T", "images", "neurons", "prepare, read, write, s", "T float passes, s", "every spike",
-    "SpikingJelly", "closed form, of one pass", "onnxruntime int8, of one pass", "peak memory, MB", "counts that differ",
+    "SpikingJelly", "closed form, of one pass", "onnxruntime int8, of one pass", "peak, MB", "counts that differ",
 ]  # fmt: skip
 
 

@@ -33,6 +33,7 @@ __all__ = ["MAX_BITS", "LayerLattice", "certify", "charge_ranges", "with_lattice
 MAX_BITS = 24
 """Fractional bits that are tried."""
 _CANDIDATES = 2048  # thresholds tried on either side of the exact one
+_MOST_BOUNDARIES = 1 << 24  # of a layer: eight arrays of int64
 _ROOM = 52  # bits of a signed number that float64 holds
 
 
@@ -215,6 +216,12 @@ def _fit(stage: Stage, charge: tuple[np.ndarray, np.ndarray], network: Network, 
     # counts that can be reached, and one more on either side, which must stay out of reach with another threshold
     top = min(y_max, max(0, int(np.ceil(((high + bias) / threshold).max()))) + 1)
     bottom = max(y_min, min(0, int(np.floor(((low + bias) / threshold).min()))) - 1)
+    if channels * (top - bottom) > _MOST_BOUNDARIES:
+        raise ConversionError(
+            stage.name,
+            f"{top - bottom:,} counts that each of {channels} neurons can reach, more than are looked at one by one",
+            "give them a range: y_min and y_max",
+        )
     levels = np.arange(bottom, top)
     first = np.clip(first_integers(threshold, bias, levels, p.tie), low[:, None], high[:, None] + 1)
     goes_up = np.ones(len(levels), dtype=bool) if p.tie == "up" else levels % 2 == 1

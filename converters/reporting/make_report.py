@@ -83,6 +83,12 @@ def make_report(
     >>> [(row["T"], row["count_mismatches"]) for row in run["windows"]]
     [(2, 0), (4, 0)]
     """
+    if not isinstance(q, QuantGraph):
+        raise ConversionError(
+            "q",
+            f"a {type(q).__name__}",
+            "give the quantised network; of a graph, write the file and take calif run net.nir --json and calif report",
+        )
     if len(q.inputs) > 1:
         names = ", ".join(spec.name for spec in q.inputs)
         raise ConversionError(

@@ -27,6 +27,7 @@ __all__ = ["Checkpoint", "check_tensors", "load_weights", "read_checkpoint", "re
 _LARGEST = 1 << 32  # bytes of a file
 _LARGEST_TEXT = 1 << 24  # bytes of the pickle, in which all text is
 _BUILDERS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
+_OWN_WEIGHTS = "weights of your own go into your module, and from there through converters.quantise or prepare_qat"
 _NO_CHECKPOINT = "a file that is no checkpoint of calif train"
 _ANOTHER = "use another --out, or delete it"
 _PHASES = ("float", "average", "qat")
@@ -88,7 +89,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except (AttributeError, LookupError, TypeError, ValueError):  # no dictionary, or what is no JSON in it
         known = False
     if not known:
-        raise ConversionError(str(path), _NO_CHECKPOINT, _ANOTHER)
+        raise ConversionError(str(path), _NO_CHECKPOINT, _OWN_WEIGHTS)
     return found
 
 

@@ -171,7 +171,9 @@ def test_synaptic_currents_and_recurrence(neuron: Callable[[], nn.Module], kind:
     assert why.startswith(reason)
     assert why.endswith("put calif_plugins.snntorch.CaLIF there and train again")
     learn(report.model, by_hidden_state(SF.ce_count_loss()))
-    with pytest.raises(ConversionError, match=rf"^2: found a {kind}; it {reason}.*put calif_plugins.snntorch.CaLIF there"):
+    with pytest.raises(
+        ConversionError, match=rf"^2: found a {kind}; it {reason}.*put calif_plugins.snntorch.CaLIF there"
+    ):
         from_snntorch(report.model, (1, 8, 8), T=8)
     report = swap_neurons(with_state(lambda: snn.Leaky(threshold=0.25, **LEAKY)))
     assert report.skipped == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from calif_plugins.encoding import isi_encode
 from calif_plugins.snntorch import CaLIF, reset, swap_neurons
 from converters.errors import ConversionError
 from converters.frontends.snntorch import from_snntorch
+from converters.lowering.lattice import certify
 from converters.measuring.cross_checking import cross_check
 from converters.network import Network
 
@@ -352,3 +354,14 @@ def test_paths_that_look_like_synapses() -> None:
     model.add_module("fc", on_grid(nn.Linear(2, 2, bias=False)))
     model.add_module("a.s0".replace(".", "_"), CaLIF(init_hidden=True))
     assert len(Network.from_graph(from_snntorch(model, (2,), T=3)).stages) == 2
+
+
+def test_counts_without_an_end(tmp_path: Path) -> None:
+    """Neurons of snnTorch have no range: what looks at every count says so, and a report wants a quantised network."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(16, 8), CaLIF(threshold=2.0**-22, init_hidden=True))
+    g = from_snntorch(net, (16,), T=64, check=False)
+    with pytest.raises(ConversionError, match=r"counts that each of 8 neurons can reach.*; give them a range: y_min"):
+        certify(Network.from_graph(g))
+    with pytest.raises(ConversionError, match=r"^q: found a NIRGraph; give the quantised network"):
+        converters.make_report(g, torch.rand(2, 16), None, tmp_path / "page.html")

@@ -55,7 +55,8 @@ def test_a_checkpoint_whose_text_is_no_json(tmp_path: Path, key: str, entry: Any
             assert found.startswith(f"{path}: found a damaged checkpoint (_codecs encode in it)")
         else:
             assert (
-                found == f"{path}: found a file that is no checkpoint of calif train; use another --out, or delete it"
+                found == f"{path}: found a file that is no checkpoint of calif train; weights of your own go into your "
+                "module, and from there through converters.quantise or prepare_qat"
             )
 
 
