@@ -100,18 +100,18 @@ class RangeObserver(MovingAverageMinMaxObserver):
 
 
 class _Switches:
-    """What torchao keeps in tensors of one value, read again only after somebody has written there.
+    """What torchao keeps in tensors of one value away from the CPU, read again only after somebody has written there.
 
-    On an accelerator, to read one is to wait for all work that is under way.
+    To read one is to wait for all work that is under way.
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Tensor, int, bool]] = {}
+        self._known: dict[str, tuple[Tensor, int, bool]] = {}
 
-    def is_on(self, switch: Tensor) -> bool:
-        known = self._known.get(id(switch))
+    def is_on(self, name: str, switch: Tensor) -> bool:
+        known = self._known.get(name)
         if known is None or known[0] is not switch or known[1] != switch._version:
-            known = self._known[id(switch)] = (switch, switch._version, bool(switch[0]))
+            known = self._known[name] = (switch, switch._version, bool(switch[0]))
         return known[2]
 
     def __reduce__(self) -> tuple[type[_Switches], tuple[()]]:
@@ -163,13 +163,13 @@ class LevelQuantiser(FakeQuantize):
         accelerated = not self._is_near(x)
         if x.dtype == torch.float64 or (self.is_per_channel and not accelerated):
             return super().forward(x)
-        if self._switches.is_on(self.observer_enabled):
+        if self._is_on("observer_enabled"):
             self.activation_post_process(x.detach())
             if accelerated:
                 self._take_scale()
             else:
                 self.scale.copy_(self.calculate_qparams()[0])
-        if not self._switches.is_on(self.fake_quant_enabled):
+        if not self._is_on("fake_quant_enabled"):
             return x
         low, high = int(self.quant_min), int(self.quant_max)
         if not accelerated:
@@ -178,6 +178,10 @@ class LevelQuantiser(FakeQuantize):
             axes = [-1 if k == self.ch_axis else 1 for k in range(x.ndim)]
             return round_to_levels(x, self.scale.view(axes), low, high)
         return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, low, high)
+
+    def _is_on(self, name: str) -> bool:
+        switch: Tensor = getattr(self, name)
+        return bool(switch[0]) if self._is_near(switch) else self._switches.is_on(name, switch)
 
     @torch.no_grad()
     def _take_scale(self) -> None:

@@ -191,8 +191,7 @@ def train(
         qat.eval()
         graph = finish(qat.cpu(), two)
         mine = test[crew.share(len(test))]
-        with torch.backends.cudnn.flags(allow_tf32=False):  # whole numbers below 2**24 are exact in float32 alone
-            right = sum(int((graph.predict(part.pixels) == part.labels).sum()) for part in _split(mine, 512))
+        right = sum(int((graph.predict(part.pixels) == part.labels).sum()) for part in _split(mine, 512))
         return TrainResult(graph, float_accuracy, crew.total(right)[0] / max(len(test), 1), log + qat_log)
 
 

@@ -91,6 +91,21 @@ def test_an_observer_that_is_switched_off_is_seen_at_once() -> None:
     assert torch.equal(raw(there.scale), before)
 
 
+def test_ranges_are_found_in_inference_mode() -> None:
+    """Tensors that are made there count no writes, so that switches are read as they are."""
+    x = torch.rand(4, 3, 8, 8)
+    with torch.inference_mode():
+        inside = prepare_qat(Residual(), x, levels=15).train()
+        assert inside(x).shape == (4, 5)
+        inside.apply(disable_observer)
+        before = {k: v.clone() for k, v in inside.state_dict().items() if k.endswith("min_val")}
+        inside(100 * x)
+        after = inside.state_dict()
+    moved = [k for k in before if not torch.equal(before[k], after[k])]
+    assert before
+    assert moved == []
+
+
 class Residual(nn.Module):
     def __init__(self) -> None:
         super().__init__()
