@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["parity"]
 
 _NOISE = 64
-_LARGEST = 2**31  # bytes of a file of images
+_LARGEST = 2**31  # bytes of an array of images
 
 
 def parity(
@@ -112,24 +111,17 @@ def _images(images: str | None, dataset: str | None, root: Path | None) -> tuple
 
 
 def _array(path: Path) -> Tensor:
-    """A float32 batch of an ``.npy`` file, whose header is looked at before its values are."""
+    """A float32 batch of an ``.npy`` file."""
     import numpy as np
     import torch
 
-    from converters.reading import read_bytes
+    from converters.zoo.own_images import array_in
 
-    file = io.BytesIO(read_bytes(path, max_bytes=_LARGEST, todo="give an .npy file, or a number"))
-    size = len(file.getbuffer())
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    try:
-        shape, _, kind = read[np.lib.format.read_magic(file)](file)
-        whole = kind.kind == "f" and file.tell() + kind.itemsize * int(np.prod(shape, dtype=object)) == size
-    except (ValueError, KeyError, TypeError, OverflowError):
-        whole = False
-    if not whole or len(shape) < 2 or not shape[0]:
-        raise ConversionError(str(path), "no array of floats, (N, ...)", "write it with numpy.save, as float32")
-    file.seek(0)
-    return torch.from_numpy(np.load(file, allow_pickle=False).astype(np.float32))
+    what, todo = "no array of floats, (N, ...)", "give a number, or a file of float32 that numpy.save wrote"
+    found = array_in(path, largest=_LARGEST, what=what, todo=todo)
+    if found.dtype.kind != "f" or found.ndim < 2 or not len(found):
+        raise ConversionError(str(path), what, todo)
+    return torch.from_numpy(found.astype(np.float32))
 
 
 _COLUMNS = ["layer", "integers", "differ", "near-\nties", "furthest from\na tie, levels", "of what\nrounding can do"]

@@ -111,15 +111,17 @@ def _labels(path: Path, n: int) -> Tensor:
     return torch.from_numpy(array.astype(np.float64 if array.dtype.kind == "f" else np.int64))
 
 
-def array_in(path: Path) -> np.ndarray:
-    """The array of a ``.npy`` file, of which no more is read than is there; no Python object is made.
+def array_in(path: Path, *, largest: int = _LARGEST, what: str = "no .npy file", todo: str = _TODO) -> np.ndarray:
+    """The array of a ``.npy`` file, in which there is nothing else; no Python object is made.
+
+    ``largest``: bytes of an array that is read. ``what`` and ``todo``: what the error calls anything else, and advises.
 
     Raises
     ------
     ConversionError
         If there is no such file, or none of that kind.
     """
-    with open_regular(path, todo=_TODO) as file:
+    with open_regular(path, todo=todo) as file:
         size = os.fstat(file.fileno()).st_size
         try:
             version = np.lib.format.read_magic(file)
@@ -130,10 +132,10 @@ def array_in(path: Path) -> np.ndarray:
             wanted = int(np.prod([int(k) for k in shape], dtype=object)) * dtype.itemsize
             if dtype.hasobject:
                 raise ValueError("Python objects in it")
-            if wanted > min(size - file.tell(), _LARGEST):
+            if wanted != size - file.tell() or wanted > largest:
                 raise ValueError(f"{wanted:,} bytes announced, {size - file.tell():,} there")
             file.seek(0)
             found = np.lib.format.read_array(file, allow_pickle=False)
         except (ValueError, EOFError, OSError, MemoryError, TypeError, KeyError, SyntaxError) as error:
-            raise ConversionError(str(path), f"no .npy file ({first_line(error)})", _TODO) from None
+            raise ConversionError(str(path), f"{what} ({first_line(error)})", todo) from None
     return np.ascontiguousarray(found).reshape(found.shape)

@@ -144,6 +144,7 @@ DAMAGED = {
     "no array": b"PK\x03\x04 and more",
     "cut": header("{'descr': '<f8', 'fortran_order': False, 'shape': (9, 9), }") + bytes(8),
     "larger than the machine": header("{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000, 1000), }"),
+    "more behind it": header("{'descr': '<f8', 'fortran_order': False, 'shape': (2, 2), }") + bytes(40),
     "negative": header("{'descr': '<f8', 'fortran_order': False, 'shape': (-3, 4), }") + bytes(96),
     "code for a header": header("__import__('os').system('true')"),
     "another version": b"\x93NUMPY\x09\x00" + bytes(100),
