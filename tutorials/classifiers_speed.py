@@ -26,17 +26,30 @@ from converters.network import Network
 T, SIDE = 16, 64
 
 
-def spikingjelly(model: nn.Module, x: Tensor) -> Callable[[], object]:
+def spikingjelly(model: nn.Module, x: Tensor, steps: int) -> Callable[[], object]:
+    """Runs ``steps`` steps of SpikingJelly's rate coding of a float module; a ValueError where there is none."""
     from spikingjelly.activation_based import ann2snn, functional
 
     recipe = ann2snn.RateCodingRecipe(dataloader=[(x, torch.zeros(len(x)))], mode="Max")
     net = ann2snn.Converter(recipe=recipe, device="cpu").convert(model)
 
-    def step() -> object:
+    def run() -> object:
         functional.reset_net(net)
-        return sum(net(x) for _ in range(T))
+        return sum(net(x) for _ in range(steps))
 
-    return step
+    return run
+
+
+def in_turns(tasks: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
+    """Medians of seconds, each task once in every turn; the first turn compiles and packs."""
+    seconds: dict[str, list[float]] = {key: [] for key in tasks}
+    for turn in range(turns + 1):
+        for key, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            if turn:
+                seconds[key].append(time.perf_counter() - start)
+    return {key: median(times) for key, times in seconds.items()}
 
 
 def main() -> None:
@@ -67,23 +80,17 @@ def row(name: str, batch: int, turns: int) -> str:
     def ours(backend: str) -> Callable[[], object]:
         return lambda: converters.run(network, x, backend=backend, batch=batch, check=False)
 
-    steps: dict[str, Callable[[], object]] = {"float": lambda: [model(x) for _ in range(T)]}
-    steps |= {backend: ours(backend) for backend in ("fast", "snntorch", "closed_form")}
+    tasks: dict[str, Callable[[], object]] = {"float": lambda: [model(x) for _ in range(T)]}
+    tasks |= {backend: ours(backend) for backend in ("fast", "snntorch", "closed_form")}
     refused = ""
     try:
-        steps["SpikingJelly"] = spikingjelly(model, x)
+        tasks["SpikingJelly"] = spikingjelly(model, x, T)
     except Exception as error:  # whatever it says
         refused = f"does not convert it ({type(error).__name__}: {str(error).splitlines()[0][:120]})"
-    seconds: dict[str, list[float]] = {key: [] for key in steps}
     with torch.no_grad():
-        for turn in range(turns + 1):
-            for key, step in steps.items():
-                start = time.perf_counter()
-                step()
-                if turn:  # the first one compiles and packs
-                    seconds[key].append(time.perf_counter() - start)
-    base = median(seconds.pop("float"))
-    ratios = " | ".join(f"{median(found) / base:.2f}" for found in seconds.values())
+        seconds = in_turns(tasks, turns)
+    base = seconds.pop("float")
+    ratios = " | ".join(f"{found / base:.2f}" for found in seconds.values())
     return f"| {name} | {base:.2f} | {ratios} |" + (f" {refused} |" if refused else "")
 
 

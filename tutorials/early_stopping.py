@@ -7,12 +7,12 @@ Margins are chosen on training images, of which they may lose 0, 0.5 or 1 %; all
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from sensitivity import kept_rows
 
 import converters
 from converters.measuring.certainty import certain_after
@@ -124,12 +124,7 @@ def draw(kept: dict[str, Any], path: Path) -> None:
 
 
 def main(out: str, picture: str, *names: str) -> None:
-    path = Path(out)
-    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    for name in names or NETWORKS:
-        if name not in kept:
-            kept[name] = measured(name)
-            path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    kept = kept_rows(Path(out), names or NETWORKS, measured)
     print(table(kept))
     draw(kept, Path(picture))
 

@@ -21,11 +21,11 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 import torchvision.models as zoo
+from classifiers_speed import in_turns, spikingjelly
 from torch import Tensor
 
 import converters
@@ -129,31 +129,6 @@ def measured(name: str, steps: int, images: int, side: int, turns: int) -> dict[
         found |= {key: value * base / beside["float_T"] for key, value in beside.items() if key != "float_T"}
     found["peak_others_MB"] = peak()
     return found
-
-
-def in_turns(tasks: dict[str, Callable[[], Any]], turns: int) -> dict[str, float]:
-    """Medians of seconds, each task once in every turn; the first turn compiles and packs."""
-    seconds: dict[str, list[float]] = {key: [] for key in tasks}
-    for turn in range(turns + 1):
-        for key, task in tasks.items():
-            start = time.perf_counter()
-            task()
-            if turn:
-                seconds[key].append(time.perf_counter() - start)
-    return {key: median(times) for key, times in seconds.items()}
-
-
-def spikingjelly(model: torch.nn.Module, x: Tensor, steps: int) -> Callable[[], Any]:
-    from spikingjelly.activation_based import ann2snn, functional
-
-    recipe = ann2snn.RateCodingRecipe(dataloader=[(x, torch.zeros(len(x)))], mode="Max")
-    net = ann2snn.Converter(recipe=recipe, device="cpu").convert(model)
-
-    def run() -> Any:
-        functional.reset_net(net)
-        return sum(net(x) for _ in range(steps))
-
-    return run
 
 
 def onnxruntime_int8(q: converters.QuantGraph, x: Tensor) -> Callable[[], Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -143,13 +144,18 @@ def network_table(name: str, networks: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(out: str, *names: str) -> None:
-    path = Path(out)
+def kept_rows(path: Path, names: Iterable[str], measure: Callable[[str], Any]) -> dict[str, Any]:
+    """All that a file has, and what it has not of these names, measured and kept one after the other."""
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    for name in names or NETWORKS:
+    for name in names:
         if name not in kept:
-            kept[name] = measured(name)
+            kept[name] = measure(name)
             path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    return kept
+
+
+def main(out: str, *names: str) -> None:
+    kept = kept_rows(Path(out), names or NETWORKS, measured)
     for name, found in kept.items():
         print(sensitivity_table(name, found["rows"]), end="\n\n")
         print(network_table(name, found["networks"]), end="\n\n")
