@@ -302,30 +302,17 @@ def windows_table(title: str, rows: list[dict[str, Any]]) -> Table:
 
 def outputs_table(rows: list[dict[str, Any]]) -> Table | None:
     """How each output of the rows of :func:`measured` does; None where that is one class of each image, and told."""
+    from converters.measuring.scores import rows_told
+
     cells = [
-        [str(r["T"]), r["phase"], one["name"], *told]
+        [str(r["T"]), r["phase"], one["name"], *row]
         for r in rows
         if len(r["outputs"]) > 1 or r["task"] != "classes"
         for one in r["outputs"]
-        for told in _told(one)
+        for row in rows_told(one, _percent, _real, "{:.4g}% alike")
     ]
     columns = ["T", "phase", "output", "what is measured", "quantised", "spiking", "between\nthe two"]
     return table("Outputs", columns, cells) if cells else None
-
-
-def _told(one: dict[str, Any]) -> list[list[str]]:
-    """Of one output: what is measured, of the quantised network, of the spiking one, and between the two."""
-    if one["task"] != "values":
-        what = "right pixels" if one["task"] == "map" else "right images"
-        sides = [_percent(one[f"{who}_accuracy"]) for who in ("quantised", "snn")]
-        rows = [[what, *sides, f"{100 * one['agreement']:.4g}% alike"]]
-        if one["task"] == "map" and one["labelled"]:
-            rows.append(["mean IoU", *(_real(one[f"{who}_iou"]) for who in ("quantised", "snn")), ""])
-        return rows
-    names = {"mean_absolute": "mean absolute error", "rms": "rms error", "correlation": "correlation"}
-    columns = [one.get(who, {}) for who in ("quantised", "spiking", "between")]
-    rows = [[name, *(_real(column.get(k)) for column in columns)] for k, name in names.items()]
-    return [*rows, ["largest difference", "", "", _real(one["between"]["largest"])]]
 
 
 def _percent(x: float | None) -> str:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["ClassScore", "Confusion", "Deviation", "Score", "ValueScore", "confusion", "deviation"]
+__all__ = ["ClassScore", "Confusion", "Deviation", "Score", "ValueScore", "confusion", "deviation", "rows_told"]
 
 Confusion: TypeAlias = Mapping[tuple[int, int], int]
 """How often a label (first) met a prediction (second); pairs that never did are left out."""
+Number: TypeAlias = Callable[[float | None], str]
+"""Writes a number, or what stands for none."""
 
 MATRIX_CLASSES = 20  # up to so many a matrix can be read; of more classes the pairs most often confused are told
 _PAIRS = 20
@@ -295,3 +297,30 @@ class ValueScore:
 
 
 Score: TypeAlias = ClassScore | ValueScore
+
+
+def rows_told(one: Mapping[str, Any], percent: Number, real: Number, agreement: str) -> list[list[str]]:
+    """What is measured of an output, for people: rows of what it is, of the quantised network, of the spiking one, and
+    between the two.
+
+    Parameters
+    ----------
+    one : mapping
+        An output's JSON, as :meth:`ClassScore.as_dict` and :meth:`ValueScore.as_dict` have it; what it lacks is told as
+        what is not known.
+    percent, real : callable
+        A share, and a number, or None, as text.
+    agreement : str
+        Format of the per cent of answers that are the same.
+    """
+    if one["task"] != "values":
+        what = "right pixels" if one["task"] == "map" else "right images"
+        sides = [percent(one.get(f"{who}_accuracy")) for who in ("quantised", "snn")]
+        rows = [[what, *sides, agreement.format(100 * (one.get("agreement") or 0))]]
+        if one["task"] == "map" and one["labelled"]:
+            rows.append(["mean IoU", *(real(one.get(f"{who}_iou")) for who in ("quantised", "snn")), ""])
+        return rows
+    names = {"mean_absolute": "mean absolute error", "rms": "rms error", "correlation": "correlation"}
+    columns = [one.get(who) or {} for who in ("quantised", "spiking", "between")]
+    rows = [[name, *(real(column.get(k)) for column in columns)] for k, name in names.items()]
+    return [*rows, ["largest difference", "", "", real(columns[2].get("largest"))]]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from converters.measuring.scores import rows_told
 from converters.reporting.answer_charts import confusion_chart, scatter_chart
 from converters.reporting.examples import COLOURS
 from converters.reporting.markup import Markup, html, together
-from converters.reporting.parts import figure, percent, real, side_by_side, table, windows_of
+from converters.reporting.parts import exact_window, figure, percent, real, side_by_side, table, windows_of
 
 __all__ = ["answered", "mistaken", "outputs_table"]
 
@@ -26,43 +27,18 @@ def outputs_table(run: dict[str, Any]) -> Markup:
     for r in windows_of(run):
         outputs = r.get("outputs", [])
         if len(outputs) > 1 or any(one["task"] != "classes" for one in outputs):
-            rows += [[one["name"], *told, r["T"], r["phase"]] for one in outputs for told in _told(one)]
+            rows += [
+                [one["name"], *row, r["T"], r["phase"]]
+                for one in outputs
+                for row in rows_told(one, percent, real, "{:.4g} % the same")
+            ]
     columns = ["output", "what is measured", "quantised", "spiking", "between the two", "T", "phase"]
     return table("What each output is worth", columns, rows, "outputs-table") if rows else Markup("")
 
 
-def _told(one: dict[str, Any]) -> list[list[str]]:
-    if one["task"] != "values":
-        what = "right pixels" if one["task"] == "map" else "right images"
-        rows = [
-            [
-                what,
-                percent(one.get("quantised_accuracy")),
-                percent(one.get("snn_accuracy")),
-                f"{100 * (one.get('agreement') or 0):.4g} % the same",
-            ]
-        ]
-        if one["task"] == "map" and one["labelled"]:
-            rows.append(["mean IoU", real(one.get("quantised_iou")), real(one.get("snn_iou")), ""])
-        return rows
-    sides = [one.get(who) or {} for who in ("quantised", "spiking", "between")]
-    names = {
-        "mean_absolute": "mean absolute error",
-        "rms": "rms error",
-        "correlation": "correlation",
-    }
-    rows = [[name, *(real(side.get(k)) for side in sides)] for k, name in names.items()]
-    return [*rows, ["largest difference", "", "", real(sides[2].get("largest"))]]
-
-
-def _exact(run: dict[str, Any]) -> dict[str, Any]:
-    """The row of the longest window of phase settle: its mistakes are shown."""
-    return max(run["windows"], key=lambda r: (r["phase"] == "settle", r["T"]))
-
-
 def mistaken(run: dict[str, Any]) -> Markup:
     """Which classes are taken for which, and some of the images."""
-    row = _exact(run)
+    row = exact_window(run["windows"])
     parts: list[Markup] = []
     for k, one in enumerate(row.get("outputs", [])):
         if one["task"] != "classes" or not one["labelled"]:

@@ -21,6 +21,7 @@ from converters.network import Network, Stage
 from converters.quantised import QuantGraph
 from converters.reporting.activity import Activity
 from converters.reporting.examples import answers, mistakes
+from converters.reporting.parts import exact_window
 from converters.results import RunResult
 from converters.zoo.datasets import Images
 
@@ -103,8 +104,7 @@ def wrong_of(windows: Sequence[dict[str, Any]]) -> list[list[int]]:
     >>> wrong_of([row, {**row, "phase": "none", "outputs": []}])
     [[3, 4, 9]]
     """
-    row = max(windows, key=lambda r: (r["phase"] == "settle", r["T"]))
-    return next((one.get("wrong", []) for one in row.get("outputs", [])), [])
+    return next((one.get("wrong", []) for one in exact_window(windows).get("outputs", [])), [])
 
 
 def layer_rows(network: Network, q: QuantGraph | None, pixels: Tensor, *, phase: str = "settle") -> dict[str, Any]:

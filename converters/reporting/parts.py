@@ -7,7 +7,18 @@ from typing import Any
 
 from converters.reporting.markup import Markup, html, together
 
-__all__ = ["details_of", "figure", "percent", "real", "short", "side_by_side", "span", "table", "windows_of"]
+__all__ = [
+    "details_of",
+    "exact_window",
+    "figure",
+    "percent",
+    "real",
+    "short",
+    "side_by_side",
+    "span",
+    "table",
+    "windows_of",
+]
 
 KEPT = "differ"
 """The column that stays in view where a table is wider than the screen."""
@@ -16,6 +27,11 @@ KEPT = "differ"
 def windows_of(run: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of a run by window, those of phase settle first."""
     return sorted(run["windows"], key=lambda r: (r["T"], r["phase"] != "settle", r["phase"]))
+
+
+def exact_window(windows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The row of the longest window of phase settle: its mistakes are shown."""
+    return max(windows, key=lambda r: (r["phase"] == "settle", r["T"]))
 
 
 def details_of(run: dict[str, Any]) -> list[dict[str, Any]]:
