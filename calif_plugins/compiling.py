@@ -40,6 +40,7 @@ def _kept(function: Callable[..., Any], parallel: bool) -> Any:
     if compiles():
         with suppress(RuntimeError):  # no folder to keep it in
             dispatcher._cache = _Cache(function)  # as cache=True does, with Numba's own class
+            dispatcher._cache.parallel = parallel
     return dispatcher
 
 
@@ -49,7 +50,16 @@ def compiles() -> bool:
 
 
 class _Cache(FunctionCache):
-    """Numba's, whose faults are no faults of the program."""
+    """Numba's, whose faults are no faults of the program.
+
+    Numba knows a kernel by its function and its types alone: of two that are compiled of one function, in parallel and
+    not, the second would get the first one's code, and a forked child threads that are not there.
+    """
+
+    parallel = False
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        return (*super()._index_key(sig, codegen), self.parallel)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
