@@ -100,7 +100,8 @@ class FloatNetwork(nn.Module):
         for name, weights, rectified in zip(self.names, self.weights, self.rectified, strict=True):
             layer: Any = weights
             out = layer(*(values[n] for sources in layer.sources for n in sources))
-            values[name] = F.relu(out) if rectified else out
+            # in place: another large tensor for each layer takes a pass twice as long, and flatters what is beside it
+            values[name] = F.relu_(out) if rectified else out
         return values[self.output]
 
 

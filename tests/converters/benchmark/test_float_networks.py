@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import converters
 from converters.benchmark.float_networks import FloatNetwork, Weights
@@ -60,6 +61,31 @@ def converted(model: nn.Module, x: Tensor, T: int) -> tuple[Network, nn.Module]:
             m(x)
     m.eval()
     return Network.from_graph(converters.to_nir(converters.from_pt2e(m), T=T)), m
+
+
+class Functions(TorchDispatchMode):
+    """The names of all that PyTorch computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_relu_takes_no_memory() -> None:
+    """What everything is compared with must not be slower than it has to be; what it is given stays as it is."""
+    torch.manual_seed(0)
+    x = torch.rand(8, 2, 12, 12)
+    network, _ = converted(Residual(), x, 127)
+    net, before, seen = FloatNetwork(network), x.clone(), Functions()
+    with torch.no_grad(), seen:
+        net(x)
+    assert seen.names.count("relu_") == 2
+    assert "relu" not in seen.names
+    assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("make", [Residual, Gated])
