@@ -199,8 +199,13 @@ class LevelQuantiser(FakeQuantize):
         self.zero_point.zero_()
 
     def _is_time_to_watch(self, x: Tensor) -> bool:
-        """Always on a CPU, and at every 64th batch of training elsewhere: a look waits for the accelerator."""
+        """Always on a CPU, and at every 64th batch of training elsewhere: a look waits for the accelerator.
+
+        Steps that are replayed as a CUDA graph cannot look.
+        """
         self._looks += 1
+        if x.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return False
         return self._is_near(x) or not self.training or self._looks % 64 == 1
 
     @staticmethod

@@ -35,6 +35,7 @@ from converters.zoo.networks import build
 from converters.zoo.optimisers import Optimisers
 from converters.zoo.processes import team
 from converters.zoo.recipes import Recipe
+from converters.zoo.recorded import Gradients
 from converters.zoo.surroundings import own_settings
 from converters.zoo.teachers import Teachers
 from converters.zoo.training_file import Checkpoint, load_weights, read_checkpoint_of, write_checkpoint, write_log
@@ -300,14 +301,16 @@ class _Run:
             put_back_optimiser(self.path, found, optimiser, self.mean)
         log = [] if found is None else found.log
         steps = math.ceil(len(self.data) / self.recipe.batch)
-        crew, forward = team(), None
+        crew, forward, step = team(), None, None
         for epoch in range(len(log), epochs):
             if self._finished(log):
                 break
             if self.freeze and epoch == max(1, (2 * epochs) // 3):
                 freeze_observers(model)
+                step = None  # another one: a recorded step observes as it was recorded
             model.train()
             forward = forward or (training_view(model) if isinstance(model, fx.GraphModule) else model)
+            step = step or self._step(forward)
             total = torch.zeros((), device=self.data.labels.device)
             torch.manual_seed(_mix(self.seed, self.phase, epoch))  # order, augmentation, dropout
             for k, (x, labels) in enumerate(self._batches()):
@@ -316,14 +319,12 @@ class _Run:
                 optimiser.set_rate(schedule(lr, done, epochs * steps, warm=steps // 2))
                 part = crew.share(len(labels))
                 with crew.whole_batch(len(labels)):
-                    loss = self._loss(forward, x[part], labels[part], len(labels))
-                optimiser.zero_grad()
-                loss.backward()
+                    loss = step(x[part], labels[part], len(labels))
                 crew.sum_gradients(model)
                 optimiser.step()
                 if self.mean is not None:
                     self.mean.step()
-                total += loss.detach()
+                total += loss
                 if self.progress is not None:
                     self.progress(self.phase, done + 1, epochs * steps)
             loss_of_all = crew.total(float(total))[0] / steps
@@ -356,6 +357,11 @@ class _Run:
         looks = [row["accuracy"] for row in log if "accuracy" in row]
         p = self.recipe.patience
         return bool(p) and len(looks) > p and max(looks[-p:]) <= max(looks[:-p])
+
+    def _step(self, model: nn.Module) -> Gradients:
+        """Of Brevitas' quantisers it is not recorded: they count batches in Python, and change by that."""
+        recorded = team().count == 1 and (self.phase != "qat" or self.freeze)
+        return Gradients(partial(self._loss, model), model.parameters(), recorded)
 
     def _loss(self, model: nn.Module, x: Tensor, labels: Tensor, whole: int) -> Tensor:
         """The mean over the whole batch, or this process's share of it."""

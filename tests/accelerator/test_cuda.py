@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ import converters
 from calif_plugins.scan import Clock, scan
 from calif_plugins.snntorch import CaLIF, reset, settle
 from calif_plugins.surrogates import Slope
+from converters.frontends.pt2e import freeze_observers
 from converters.network import Network
 from converters.testing import Case, conformance
 from converters.testing.networks import NETWORKS, images, network
 from converters.zoo.datasets import load
 from converters.zoo.named import load_checkpoint
+from converters.zoo.recorded import Gradients
 from tests.calif_plugins.test_scan import SLOPES, Double
 from tests.command_line import Calif
 
@@ -123,7 +126,8 @@ def test_values_and_gradients_are_those_of_plain_steps_on_the_cpu(seed: int, slo
             compiled=device == "cuda",
         )  # fmt: skip
         assert (type(s.grad_fn).__name__ == "_ScanBackward") == (device == "cuda")
-        ((s * w[0]).sum() + (v_end * w[1]).sum() + (y_end * w[2]).sum()).backward()
+        # one weight for each value: where several meet in one, a GPU adds them up in another order
+        ((s * w[0]).sum() + (v_end * w[1, 0]).sum() + (y_end * w[2, 0]).sum()).backward()
         found.append([t.detach().cpu() for t in (v_end, y_end, s, a.grad, v.grad, y.grad, own[0].grad)])
     ours, plain = found
     exact = 3 if slope.kind == 2 else 6
@@ -189,6 +193,38 @@ def test_training() -> None:
         after.append([p.detach().cpu() for p in net.parameters()])
     for p, q in zip(*after, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_a_recorded_step_of_training(quantised: bool) -> None:
+    """Replayed as a CUDA graph: losses, weights and ranges of steps that are launched kernel by kernel, and new ones
+    after the ranges are frozen. One batch is smaller."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+    x, labels = torch.rand(12, 16, 1, 8, 8), torch.randint(0, 3, (12, 16))
+    model: nn.Module = converters.prepare_qat(net, x[0], levels=15) if quantised else net
+    after: list[list[Tensor]] = []
+    for recorded in (False, True):
+        own = copy.deepcopy(model).cuda().train()
+
+        def loss(x: Tensor, labels: Tensor, whole: int, own: nn.Module = own) -> Tensor:
+            return nn.functional.cross_entropy(own(x), labels)
+
+        optimiser = torch.optim.SGD(own.parameters(), 0.05, momentum=0.9)
+        losses = []
+        for phase in range(2):
+            step = Gradients(loss, own.parameters(), recorded)
+            for k in range(12):
+                n = 7 if k == 8 else 16
+                losses.append(step(x[k, :n].cuda(), labels[k, :n].cuda(), n).cpu().clone())
+                optimiser.step()
+            assert (step._graph is not None) == recorded
+            if quantised and phase == 0:
+                freeze_observers(own)
+        state = {k: v.cpu() for k, v in own.state_dict().items() if v.is_floating_point()}
+        after.append([torch.stack(losses), *state.values()])
+    for p, q in zip(*after, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
 
 
 # --- the command line, and networks as modules ----------------------------------------------------
