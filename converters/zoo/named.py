@@ -24,6 +24,7 @@ __all__ = [
 FOLDER = Path(__file__).parent / "checkpoints"
 REPOSITORY = (
     "lenet5x4-cifar10-127",
+    "mobilenet20-cifar10-127",
     "mobilenet20-cifar100-127",
     "mobilenet20-mnist-127",
     "resnet11h-cifar10-127",
