@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from typing import Any
 
 import nir
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,15 +16,13 @@ from calif_plugins.snntorch import reset
 from calif_plugins.torch_modules import copied, places
 from converters.errors import ConversionError, first_line
 from converters.frontends.checking import left_alone
-from converters.frontends.snntorch_chain import Chain
 from converters.frontends.snntorch_check import Step, compare_trains, probe_counts
+from converters.frontends.snntorch_graph import graph_of
 from converters.frontends.snntorch_tracing import traced_layers
-from converters.graphs.naming import Names
 from converters.network import Network, float64
-from converters.nodes import CaLIF, SpikeEncoder
 from converters.operations import Shape
 
-__all__ = ["from_snntorch", "graph_of"]
+__all__ = ["from_snntorch"]
 
 _CHUNK = 64
 
@@ -47,18 +44,20 @@ def from_snntorch(
     model : nn.Module
         An ``nn.Sequential``, or a class of your own whose forward is one such row: for one step, or in a loop over
         all of them. Such a forward is traced, and run once beside the row that was found in it. In a row are
-        ``Linear``, convolutions, transposed ones and average pools of one to three axes, whatever moves values
-        (``Flatten``, padding, ``PixelShuffle``, ``Upsample`` to the nearest...), ``Dropout``, ``Identity``, and
-        ``CaLIF`` with ``init_hidden=True``, or with states that a forward passes on; nested rows too, and layers at
-        several places. The last one is a ``CaLIF``. A bias may have average pools and moves behind it.
+        ``Linear``, convolutions, transposed ones and average pools of one to three axes, batch norms directly behind
+        layers with weights (they act as in evaluation), whatever moves values (``Flatten``, padding, ``PixelShuffle``,
+        ``Upsample`` to the nearest...), ``Dropout``, ``Identity``, and ``CaLIF`` with ``init_hidden=True``, or with
+        states that a forward passes on; nested rows too, and layers at several places. The last one is a ``CaLIF``. A
+        bias may have average pools and moves behind it.
     input_shape : sequence of int
         Of one image, without batch: ``(C, H, W)``, ``(n,)``...
     T : int
-        Window in steps.
+        Window in steps. Give as many as your own loop has: thresholds were trained for that many steps' charge.
     scale : float, optional
         Real value of one input count: pixels are encoded as ``round(pixel / scale)`` spikes. By default ``1 / T``: a
         pixel of 1 is a spike at every step, as of ``snntorch.spikegen.rate``; and the charge of the window is that of a
-        model which is given the pixel itself at every step.
+        model which is given the pixel itself at every step. Its spikes are not: a model that was trained on currents
+        (the image itself at every step) gets spikes here, and its accuracy is to be measured again.
     levels : int, optional
         Largest input count; ``T`` by default.
     signed : bool
@@ -72,8 +71,13 @@ def from_snntorch(
     -------
     nir.NIRGraph
         Weights in units of a power of two, per layer, so that they are whole numbers: exactly yours where yours have
-        at most 23 bits below the largest one's leading bit, else rounded there. Biases join the leaks. Areas of pools
-        join the thresholds, exactly. ``metadata["calif_checked"]`` says what was compared.
+        at most 23 bits below the largest one's leading bit, else rounded there. Batch norms join the weights, biases
+        the leaks, and areas of pools the thresholds, exactly. ``metadata["calif_checked"]`` says what was compared.
+
+    Warns
+    -----
+    ConversionWarning
+        If a loop over time has another number of steps than T, or is given the image itself at every step.
 
     Raises
     ------
@@ -90,12 +94,13 @@ def from_snntorch(
     >>> g.metadata["calif_checked"]
     'spike trains of snnTorch on 8 images (random and extreme images): 96 equal, 0 near-ties'
     """
+    shape = _shape_of_one_image(input_shape)
     modules = list(_flat(model))
     stepped = model
     if any(_is_of_a_class(module) for _, module in modules):
-        modules = traced_layers(model, tuple(int(n) for n in input_shape))
+        modules = traced_layers(model, shape, T)
         stepped = nn.Sequential(*(module for _, module in modules))
-    graph = graph_of(modules, input_shape, T, scale=scale, levels=levels, signed=signed)
+    graph = _graph(modules, shape, T, scale=scale, levels=levels, signed=signed)
     network = Network.from_graph(graph)
     wanted = probe_counts(network.spec, check)
     if wanted is None:
@@ -115,54 +120,32 @@ def from_snntorch(
     return graph
 
 
-def graph_of(
-    modules: Sequence[tuple[str, nn.Module]],
-    input_shape: Sequence[int],
-    T: int,
-    *,
-    scale: float | None,
-    levels: int | None,
-    signed: bool,
-) -> nir.NIRGraph:
-    """The graph of modules that follow each other, each with the name that errors give it. It is not compared yet.
+def _shape_of_one_image(given: Any) -> Shape:
+    if isinstance(given, int):
+        raise ConversionError("input_shape", str(given), f"give a tuple, ({given},)")
+    try:
+        return tuple(operator.index(n) for n in given)
+    except TypeError:
+        raise ConversionError("input_shape", repr(given), "give a tuple of whole numbers, (C, H, W)") from None
 
-    Neurons keep their names, made safe and told apart (:class:`converters.graphs.naming.Names`).
-    """
-    levels = T if levels is None else levels
-    scale = 1 / T if scale is None else scale
-    shape = tuple(int(n) for n in input_shape)
-    names = Names()
-    own = [names.take(path) if type(module) is Neuron else "" for path, module in modules]
-    source, sink, before = names.take("image"), names.take("result"), names.take("input")
-    nodes: dict[str, nir.NIRNode] = {source: nir.Input(input_type={"input": np.array(shape)})}
-    nodes[before] = SpikeEncoder(np.array(shape), scale, -levels if signed else 0, levels, T)
-    edges = [(source, before)]
-    chain, last = Chain(shape), ""
-    seen: dict[int, str] = {}
-    for name, (path, module) in zip(own, modules, strict=True):
-        if type(module) is not Neuron:
-            chain.add(path, module)
-            continue
-        if id(module) in seen:
-            raise ConversionError(
-                path, f"the same neuron as {seen[id(module)]}, so that both share one state", "give each place its own"
-            )
-        seen[id(module)] = path
-        for k, op in enumerate(chain.ops):
-            here = names.take(f"{name}.s0.{k}_{type(op).__name__.lower()}")
-            nodes[here] = op.to_node(shape)
-            edges.append((before, here))
-            before, shape = here, op.output_shape(shape)
-        edges.append((before, name))
-        nodes[name] = _neuron(path or "model", module, chain, shape, T)
-        before, chain, last = name, Chain(shape), path or "model"
-    if not last or chain.ops:
-        raise ConversionError(chain.path or "model", "no Ca-LIF layer at the end", "end the model with one")
-    nodes[sink] = nir.Output(output_type={"output": np.array(shape)})
-    edges.append((before, sink))
-    graph = nir.NIRGraph(nodes=nodes, edges=edges, metadata={}, type_check=False)
-    Network.from_graph(graph)  # says now what would be wrong with it later
-    return graph
+
+def _graph(modules: Sequence[tuple[str, nn.Module]], shape: Shape, T: int, **options: Any) -> nir.NIRGraph:
+    """:func:`graph_of`; if there is one only without the first axis, the error asks whether that is one of a batch."""
+    try:
+        return graph_of(modules, shape, T, **options)
+    except ConversionError as error:
+        if len(shape) < 2 or not _converts(modules, shape[1:], T, **options):
+            raise
+        todo = f"{error.todo}; or give input_shape={shape[1:]}, if {shape[0]} is a number of images"
+        raise ConversionError(error.where, error.found, todo) from error
+
+
+def _converts(modules: Sequence[tuple[str, nn.Module]], shape: Shape, T: int, **options: Any) -> bool:
+    try:
+        graph_of(modules, shape, T, **options)
+    except ConversionError:
+        return False
+    return True
 
 
 def _is_of_a_class(module: nn.Module) -> bool:
@@ -216,35 +199,3 @@ def _run(model: nn.Module, paths: list[str], network: Network, counts: Tensor) -
             reason = first_line(error)
             raise ConversionError("check", f"that the model does not run ({reason})", "or give check=False") from error
         yield Step(dict(spikes), dict(drive))
-
-
-def _neuron(path: str, module: Neuron, chain: Chain, shape: Shape, window: int) -> CaLIF:
-    if not module.init_hidden:
-        raise ConversionError(path, "a CaLIF that keeps no state between steps", "set its init_hidden to True")
-    if module.window not in (None, window):
-        raise ConversionError(path, f"a neuron that rounds after {module.window} steps", f"the window is {window}")
-    if module.dense and len(shape) > 1:
-        raise ConversionError(path, "a row of thresholds behind maps", "give them shape (C, 1, 1)")
-    p = module.parameters_of_neuron()
-    low, high = float(p.y_min.min()), float(p.y_max.max())
-    if low != float(p.y_min.max()) or high != float(p.y_max.min()):
-        raise ConversionError(path, "a calcium range per channel", "NIR's CaLIF has one for the layer")
-    bias = chain.bias_of_rows.numpy()
-    leaks = [Fraction(float(a)) - Fraction(float(b)) for a, b in np.broadcast(np.atleast_1d(p.leak), bias)]
-    bound = 2**31 - 1  # no count comes near it
-    return CaLIF(
-        shape=np.array(shape),
-        v_threshold=_in_units(p.threshold, chain.unit),
-        leak=_in_units(leaks, chain.unit),
-        v_init=_in_units(p.v_init, chain.unit),
-        y_min=int(max(low, -bound)),
-        y_max=int(min(high, bound)),
-        tie=p.tie,
-        window=window,
-        scale=1.0,
-    )
-
-
-def _in_units(values: Any, unit: Fraction) -> np.ndarray:
-    """Real values in units of charge: one exact division each, and one rounding to float64."""
-    return np.array([float(Fraction(v) / unit) for v in np.atleast_1d(values).tolist()])

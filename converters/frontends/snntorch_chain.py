@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from calif_plugins.snntorch_obstacles import NEURONS
 from converters.errors import ConversionError
+from converters.frontends.snntorch_batch_norm import Joined
 from converters.frontends.snntorch_tracing import Called, way_of
 from converters.operations import Flatten, Linear, Mix, Operation, Shape
 from converters.operations.convolution import convolution_of
@@ -55,7 +56,7 @@ class Chain:
         self.path = path
         known = _SYNAPSES.get(type(module))
         if known is None:
-            todo = "use Linear, convolutions, average pools, Flatten and CaLIF in an nn.Sequential"
+            todo = "use Linear, convolutions, batch norms, average pools, Flatten and CaLIF in an nn.Sequential"
             if any(True for _ in module.children()) and type(module).__module__ != "torch.nn":
                 todo = "put its layers, in their order, into an nn.Sequential"
             if isinstance(module, NEURONS):
@@ -151,6 +152,14 @@ def _transposed(chain: Chain, path: str, m: Any) -> None:
     chain.shift(m.bias)
 
 
+def _joined(chain: Chain, path: str, m: Joined) -> None:
+    """A batch norm, which the layer in front has taken in: if the channels of both are the same axis."""
+    if m.layer is nn.Linear and len(chain.shape) > 1:
+        raise ConversionError(
+            path, "a batch norm of axis 1 behind a Linear of the last axis", "flatten the image, or take a convolution"
+        )
+
+
 def _pool(chain: Chain, path: str, m: Any) -> None:
     rank = _rank(m)
     kernel, stride, padding = (_numbers(v, rank) for v in (m.kernel_size, m.stride, m.padding))
@@ -213,6 +222,7 @@ _MOVES = (
 )  # fmt: skip
 
 _SYNAPSES: dict[type, _Known] = {
+    Joined: _Known(_joined, _always),
     nn.Linear: _Known(_linear),
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _Known(_conv)),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _Known(_transposed)),

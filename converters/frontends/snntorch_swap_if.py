@@ -16,8 +16,8 @@ from calif_plugins.encoding import isi_encode
 from calif_plugins.snntorch import CaLIF
 from converters.errors import ConversionError
 from converters.frontends.checking import left_alone
-from converters.frontends.snntorch import graph_of
 from converters.frontends.snntorch_check import Step, compare_trains, probe_counts
+from converters.frontends.snntorch_graph import graph_of
 from converters.graphs.naming import Names
 from converters.graphs.stock_simulation import simulate_stock
 from converters.network import Network

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from calif_plugins.snntorch import CaLIF, reset
 from calif_plugins.snntorch_obstacles import NEURONS, obstacle
 from calif_plugins.torch_modules import copied
-from converters.errors import ConversionError, first_line
+from converters.errors import ConversionError, first_line, warn
 
 __all__ = ["Called", "Layers", "traced_layers", "way_of"]
 
@@ -87,11 +87,16 @@ class _Trace:
     def image(self) -> fx.Node:
         return next(n for n in self.nodes if n.op == "placeholder")
 
+    @property
+    def steps_are_picked(self) -> bool:
+        """Whether each step has an input of its own, ``x[step]``."""
+        return any(_is_input(self, n) and n is not self.image for n in self.nodes)
+
     def module(self, node: fx.Node) -> nn.Module:
         return self.model.get_submodule(str(node.target))
 
 
-def traced_layers(model: nn.Module, shape: tuple[int, ...]) -> Layers:
+def traced_layers(model: nn.Module, shape: tuple[int, ...], window: int) -> Layers:
     """Layers of one step, in order, each with its path; neurons that are given their state keep it by themselves there.
 
     Parameters
@@ -101,6 +106,13 @@ def traced_layers(model: nn.Module, shape: tuple[int, ...]) -> Layers:
         time itself, with the same image or ``x[step]`` at each step.
     shape : tuple of int
         Of one image.
+    window : int
+        Steps that the spiking network is to have.
+
+    Warns
+    -----
+    ConversionWarning
+        If its forward goes through another number of steps, or gives the image itself to each of them.
 
     Raises
     ------
@@ -115,7 +127,18 @@ def traced_layers(model: nn.Module, shape: tuple[int, ...]) -> Layers:
     row = _row(trace)
     layers = [(path, _stepping(path, trace, node)) for path, node in row]
     _compare(trace, layers, shape)
+    _tell_what_differs(trace, window)
     return layers
+
+
+def _tell_what_differs(trace: _Trace, window: int) -> None:
+    """Between the time and the input that the model was trained with, and those of the spiking network."""
+    if trace.steps not in (1, window):
+        found = f"a loop of {trace.steps} steps, where the network gets T={window}, and so other sums"
+        warn("model", found, f"give T={trace.steps}, or let it loop over {window} and train again")
+    if trace.steps > 1 and not trace.steps_are_picked:
+        found = "a loop that is given the image itself at every step, where the network gets spikes"
+        warn("model", found, "compare the accuracies, converters.run(graph, images) has the network's predictions")
 
 
 def _trace(model: nn.Module) -> _Trace:
@@ -292,7 +315,7 @@ def _compare(trace: _Trace, layers: Layers, shape: tuple[int, ...], images: int 
     """The model's own forward, and the row with the same inputs: every neuron spikes alike."""
     generator = torch.Generator().manual_seed(0)
     steps = trace.steps
-    picks = any(_is_input(trace, n) and n is not trace.image for n in trace.nodes)
+    picks = trace.steps_are_picked
     size = (steps, images, *shape) if picks else (images, *shape)
     x = 4 * torch.rand(size, generator=generator, dtype=torch.float64) - 1
     spikes: dict[str, list[Tensor]] = {path: [] for path in trace.calls}
