@@ -11,6 +11,7 @@ from rich.table import Table
 
 from converters.commands import common
 from converters.commands.given import given, in_file, open_file
+from converters.commands.own import check_own, count_or_path
 
 if TYPE_CHECKING:
     from converters.measuring.cross_checking import CrossCheck
@@ -70,7 +71,9 @@ def cross_check(
     sample: Annotated[
         int | None, typer.Option(min=1, help="Check this many random neurons per layer: for networks of any size.")
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="How many test images.")] = 20,
+    images: Annotated[
+        str, typer.Option(help="How many test images; or your own: a .npy file, a picture, a folder of pictures.")
+    ] = "20",
     batch: common.Batch = None,
     seed: common.Seed = 0,
     coding: common.Coding = "auto",
@@ -90,8 +93,13 @@ def cross_check(
     if plot_to is not None:
         common.writable(plot_to)
     windows: list[int | None] = list(window) if window else [None]
+    count, own = count_or_path(images)
+    check_own(own, dataset)
     source = given(target, checkpoint, windows, coding=coding, allow_large=allow_large)
-    data, name = source.images(dataset, data_root, images, noise=images)
+    if own is None:
+        data, name = source.images(dataset, data_root, count, noise=count)
+    else:
+        data, name = source.own(own, None)[0], str(own)
     for t in windows:
         with common.progress_bar(json) as bar:
             task = bar.add_task("comparing", total=len(data))

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from converters.console.printing import json_text, printable, standard_output
+from converters.console.tables import fitting, table
 from converters.errors import ConversionError
 from converters.files.atomic import atomic_path
 
@@ -169,9 +169,10 @@ def say(text: str) -> None:
 
 
 def show(table: Table) -> None:
-    """A table of :func:`table`."""
+    """A table of :func:`converters.console.tables.table`; one that is too wide as several."""
     with standard_output():
-        out.print(table)
+        for part in fitting(table, out):
+            out.print(part)
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -199,16 +200,6 @@ class _Description(TextColumn):
 
     def render(self, task: Task) -> Text:
         return Text(printable(task.description), no_wrap=True)
-
-
-def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
-    """A table with numbers to the right."""
-    result = Table(title=printable(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for k, column in enumerate(columns):
-        result.add_column(column, justify="left" if k == 0 else "right")
-    for row in rows:
-        result.add_row(*map(printable, row))
-    return result
 
 
 def layer_levels(levels: list[str] | None) -> LayerLevels:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from converters.commands import common
-from converters.commands.given import Given, given
+from converters.commands.given import OF_A_CHECKPOINT, Given, given
 from converters.commands.post_training import TorchvisionSettings, from_torchvision, show_report
 from converters.commands.recognising import is_onnx
 from converters.errors import ConversionError
@@ -78,7 +78,7 @@ def convert(
         source, report = _from_torchvision(settings, coding, window, out, json)
     q = source.q
     if q is None:
-        raise ConversionError(source.source, "a file of Ca-LIF neurons, which is converted", "give its checkpoint")
+        raise ConversionError(source.source, "a network that is converted already", OF_A_CHECKPOINT)
     steps: list[Any] = list(window or []) or (
         [None] if as_onnx else [q.levels_of(q.coding_for() if coding == "auto" else coding)]
     )

@@ -18,7 +18,20 @@ if TYPE_CHECKING:
     from converters.quantised import QuantGraph
     from converters.zoo.datasets import Images
 
-__all__ = ["Given", "first_of", "given", "images_for", "in_file", "open_file", "quantised_network", "which_of"]
+__all__ = [
+    "OF_A_CHECKPOINT",
+    "Given",
+    "first_of",
+    "given",
+    "images_for",
+    "in_file",
+    "open_file",
+    "quantised_network",
+    "which_of",
+]
+
+OF_A_CHECKPOINT = "name what it was made from: a checkpoint, an ONNX model, or the .qat.pt of a run"
+"""What there is to do where a ``.nir`` file is named and the quantised network is needed."""
 
 
 def open_file(path: Path, allow_large: bool = False) -> NirFile:
@@ -136,8 +149,10 @@ def which_of(target: str | Path | None, checkpoint: str | None) -> str:
     ConversionError
         If both are, or neither.
     """
-    if (target is None) == (checkpoint is None):
-        raise ConversionError("input", "both a file and --checkpoint, or neither", "give one of them")
+    if target is None and checkpoint is None:
+        raise ConversionError("NETWORK", "none", "name a checkpoint, as lenet5-mnist-8, or a file")
+    if target is not None and checkpoint is not None:
+        raise ConversionError("NETWORK", f"{target} and --checkpoint {checkpoint}", "give one of them")
     return str(checkpoint if target is None else target)
 
 
@@ -148,7 +163,7 @@ def quantised_network(which: str) -> tuple[QuantGraph, dict[str, Any]]:
     """
     kind = kind_of(which)
     if kind == "nir":
-        raise ConversionError(which, "a file of Ca-LIF neurons, which is converted", "give its checkpoint")
+        raise ConversionError(which, "a network that is converted already", OF_A_CHECKPOINT)
     if kind == "onnx":
         from converters.frontends.onnx.model import from_onnx
 
@@ -203,7 +218,8 @@ def images_for(dataset: str | None, notes: dict[str, Any], root: Path | None, co
 
     name = dataset or notes.get("dataset")
     if not name:
-        raise ConversionError("--dataset", "none", "say which images to run: mnist, cifar10, ..., or a folder")
+        todo = "say which images to run: mnist, cifar10, ..., or a folder; calif run --images FILE takes your own"
+        raise ConversionError("--dataset", "none", todo)
     return first_of(load(name, "test", root=root, classes=class_names(notes)), count), name
 
 

@@ -151,7 +151,7 @@ _COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "synapses": lambda r: f"{r['synapses']:,}",
     "weights": lambda r: f"{r['weights']:,}",
     "MACs": lambda r: f"{r['macs']:,}",
-    "weight bits": lambda r: str(r["weight_bits"]),
+    "weight\nbits": lambda r: str(r["weight_bits"]),
     "threshold": lambda r: f"{r['threshold'][0]:.4g} to {r['threshold'][1]:.4g}",
     "range": lambda r: f"{r['range'][0]} to {r['range'][1]}",
     "tie": lambda r: r["tie"],

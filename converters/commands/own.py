@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from converters.results import RunResult
     from converters.zoo.datasets import Images
 
-__all__ = ["Predictions", "as_values", "count_or_path", "images_named", "is_own"]
+__all__ = ["Predictions", "as_values", "check_own", "count_or_path", "images_named", "is_own"]
 
 _SHOWN = 20  # images, and numbers of one
 
@@ -40,6 +40,12 @@ def count_or_path(text: str | None) -> tuple[int | None, Path | None]:
         todo = "give a whole number, or a .npy file, a picture or a folder of pictures"
         raise ConversionError("--images", f"{text!r}, neither a whole number nor a file", todo)
     return None, Path(text)
+
+
+def check_own(own: Path | None, dataset: str | None) -> None:
+    """Raise a ConversionError where both a data set and images of one's own are named."""
+    if own is not None and dataset is not None:
+        raise ConversionError("--dataset", f"{dataset}, beside images in {own}", "give one of them")
 
 
 def is_own(name: str) -> bool:

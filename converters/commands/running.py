@@ -10,7 +10,7 @@ import typer
 
 from converters.commands import common
 from converters.commands.given import Given, given, open_file, which_of
-from converters.commands.own import Predictions, as_values, count_or_path
+from converters.commands.own import Predictions, as_values, check_own, count_or_path
 from converters.commands.recognising import kind_of
 from converters.commands.running_stock import is_foreign, run_foreign
 from converters.console.typed import command_line
@@ -103,10 +103,9 @@ def _show(result: dict[str, Any], json: bool, said: Sequence[Predictions] = ()) 
         raise typer.Exit(1)
 
 
-def _check_own(own: Path | None, dataset: str | None, labels: Path | None, values: bool) -> None:
+def _check_options(own: Path | None, dataset: str | None, labels: Path | None, values: bool) -> None:
     """Raise a ConversionError where options about images of one's own do not go together."""
-    if own is not None and dataset is not None:
-        raise ConversionError("--dataset", f"{dataset}, beside images in {own}", "give one of them")
+    check_own(own, dataset)
     if labels is not None and own is None:
         raise ConversionError("--labels", f"{labels}, without images of your own", "name them with --images FILE")
     if values and (own is None or labels is not None):
@@ -145,7 +144,7 @@ def run(
     from converters.zoo.processes import team
 
     count, own = count_or_path(images)
-    _check_own(own, dataset, labels, values)
+    _check_options(own, dataset, labels, values)
     if out is not None:
         common.ends_in(out, ".npz")
         common.one_window(window)

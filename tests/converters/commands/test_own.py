@@ -134,6 +134,25 @@ def test_the_report_of_it(calif: Calif, folder: Path, tmp_path: Path) -> None:
     assert "image 1</label>" in page
 
 
+def test_simulators_are_compared_on_them(calif: Calif, folder: Path, tmp_path: Path) -> None:
+    """And the report finds them again."""
+    both = ("--backend", "fast", "--backend", "snntorch", "--json")
+    spikes = []
+    for where in ("x.npy", "pictures"):
+        code, out, err = calif("cross-check", NET, "--images", folder / where, *both)
+        assert (code, err) == (0, "")
+        found = json.loads(out)
+        assert (found["dataset"], found["cross_check"]["images"]) == (str(folder / where), 6)
+        spikes.append(found["checks"][0]["layers"]["snntorch"])
+    assert spikes[0] == spikes[1]
+    assert spikes[0][0]["positive"] == int(
+        load_checkpoint(NET)[0].input.quantise(load("digits", "test").first(6).pixels).sum()
+    )
+    code, _, err = calif("cross-check", NET, "--images", folder / "x.npy", "--dataset", "digits")
+    assert code == 2
+    assert "--dataset: found digits, beside images in" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
