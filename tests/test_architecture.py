@@ -85,6 +85,7 @@ MAY_IMPORT = {
     NOUNS: ("console", "exact", "graphs", "operations", "ports"),
     "files": (*PIPELINE, "graphs", "operations"),
     "frontends": (
+        "console",
         "errors",
         "exact",
         "graph_builder",

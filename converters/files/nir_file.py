@@ -21,6 +21,7 @@ import numpy as np
 from converters.errors import ConversionError, FileFormatError
 from converters.files import hdf5
 from converters.files.atomic import atomic_path
+from converters.files.endings import NIR, check_ending
 from converters.files.nir_building import NAME, build_graph, check_name, shown
 from converters.graphs.flattening import DEEPEST, without_repeats
 from converters.network import Network
@@ -44,10 +45,12 @@ def write(path: str | os.PathLike, graph: nir.NIRGraph) -> None:
     Raises
     ------
     ConversionError
-        If a node's name is one that readers must refuse, the folder does not exist, or the disk is full.
+        If ``path`` has the ending of another kind of file, as ``.onnx`` or ``.pt`` (``.h5`` and none will do); if a
+        node's name is one that readers must refuse, the folder does not exist, or the disk is full.
     """
     if not isinstance(graph, nir.NIRGraph):
         raise ConversionError("graph", type(graph).__name__, "give a NIR graph: write(path, graph)")
+    check_ending(path, NIR)
     for name in graph.nodes:
         check_name("node", name)
     graph = without_repeats(graph)

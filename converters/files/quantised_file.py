@@ -20,6 +20,7 @@ from torch import Tensor
 
 from converters.errors import ConversionError, FileFormatError
 from converters.files.atomic import atomic_path
+from converters.files.endings import QUANTISED, check_ending
 from converters.files.quantised_schema import Description, InputEntry, LayerEntry, described
 from converters.operations import Synapse
 from converters.operations.building import build_operation, tensor_fields
@@ -62,10 +63,12 @@ def save_quantised(path: str | os.PathLike, q: QuantGraph, *, notes: dict[str, A
     Raises
     ------
     ConversionError
-        If the folder does not exist, or notes are no JSON (NaN is none).
+        If ``path`` has the ending of another kind of file, the folder does not exist, or notes are no JSON (NaN is
+        none).
     """
     if not isinstance(q, QuantGraph):
         raise ConversionError("q", type(q).__name__, "give a quantised network: save_quantised(path, q)")
+    check_ending(path, QUANTISED)
     tensors: dict[str, Tensor] = {}
     layers = []
     for layer in q.layers:

@@ -8,8 +8,10 @@ that first. ``from_pt2e`` reads integers, scales and topology off the trained gr
 from __future__ import annotations
 
 import copy
+import io
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from torch.utils._pytree import tree_map
 from torchao.quantization.pt2e import disable_observer, enable_observer
 from torchao.quantization.pt2e.prepare import prepare
 
+from converters.console.notices import EXPORTER, silenced
 from converters.errors import ConversionError, first_line
 from converters.frontends.aten import where
 from converters.frontends.examples import Example, check_type, each, example_of, is_tokens
@@ -170,7 +173,7 @@ def _hold_spectral_norms(model: nn.Module) -> None:
 def _exported(model: nn.Module, example: Example) -> fx.GraphModule:
     try:
         batch = torch.export.Dim("batch", min=1)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), silenced(EXPORTER), redirect_stderr(io.StringIO()):  # of graphs
             warnings.filterwarnings(
                 "ignore", message="The tensor attribute", category=UserWarning
             )  # of recurrent layers
@@ -223,7 +226,7 @@ def _prepared(model: fx.GraphModule, quantizer: CaLIFQuantizer) -> PreparedModel
     fuse_batch_norms(model)
     refer_backwards(model.graph)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), silenced(EXPORTER), redirect_stderr(io.StringIO()):  # of graphs
             warnings.filterwarnings("ignore", message="Please use quant_min and quant_max", category=UserWarning)
             model = prepare(model, {}, is_qat=True, obs_or_fq_callback=quantizer.prepare_obs_or_fq_callback)
     except Exception as error:

@@ -14,6 +14,7 @@ except ImportError as error:
     raise MissingExtraError("onnx", "onnx", str(error)) from None
 
 from converters.files.atomic import atomic_path
+from converters.files.endings import ONNX, check_ending
 from converters.onnx_export import pooling  # noqa: F401  it enters its operations
 from converters.onnx_export.quantised_network import write_quantised
 from converters.onnx_export.quantised_operations import QUANTISED, Real
@@ -57,7 +58,8 @@ def to_onnx(
     Raises
     ------
     ConversionError
-        That names the layer whose operation, tie rule or activation cannot be said; if the file cannot be written.
+        That names the layer whose operation, tie rule or activation cannot be said; if ``path`` has the ending of
+        another kind of file, or cannot be written.
     MissingExtraError
         If ONNX is not installed.
 
@@ -74,6 +76,8 @@ def to_onnx(
     """
     if not isinstance(q, QuantGraph):
         raise ConversionError("q", type(q).__name__, "give a quantised network, as from_pt2e returns it")
+    if path is not None:
+        check_ending(path, ONNX)
     w = Writer(list(q.shapes))
     names = _names(w, q)
     written = (write_whole if exact else write_quantised)(w, q)

@@ -114,6 +114,44 @@ def test_arguments_of_another_kind(call: Any, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+WRITERS: dict[str, Any] = {
+    ".nir": lambda path, q: converters.write(path, converters.to_nir(q)),
+    ".safetensors": lambda path, q: converters.save_quantised(path, q),
+    ".onnx": lambda path, q: converters.to_onnx(q, path),
+}
+
+
+@pytest.mark.parametrize("own", sorted(WRITERS))
+def test_a_file_is_not_named_as_another_kind(own: str, tmp_path: Path) -> None:
+    q, _ = converted(Twice(), torch.rand(4, 5))
+    for ending in ({*WRITERS} - {own}) | {".foo", ".pt", ".html"}:
+        with pytest.raises(converters.ConversionError, match=f"x{ending}: found the ending of another kind") as error:
+            WRITERS[own](tmp_path / f"x{ending}", q)
+        assert f"give a name that ends in {own}" in str(error.value)
+    assert not list(tmp_path.iterdir())
+    for name in ("x", "x-v0.2", f"x{own}", f"X{own.upper()}"):
+        WRITERS[own](tmp_path / name, q)
+        assert (tmp_path / name).stat().st_size
+
+
+class Branches(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.fc = kind, nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "if":
+            return self.fc(x) if x.sum() > 0 else self.fc(-x)
+        return self.fc(x[: int(x.max())])
+
+
+@pytest.mark.parametrize("kind", ["if", "size"])
+def test_what_the_exporter_prints_before_an_error_is_not_shown(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(converters.ConversionError, match=r"torch.export cannot follow its forward"):
+        converters.prepare_qat(Branches(kind), torch.rand(2, 5))
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("coding", ["isi", "direct"])
 def test_the_module_takes_no_input_after_its_window(coding: str) -> None:
     """Other images of the same number, without a reset, would be added to the first ones."""
