@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from typing import Any
 
 import brian2
@@ -25,6 +27,16 @@ __all__ = ["BrianNetwork", "to_brian2"]
 _LIMIT = 10_000  # steps after the window at which a network is declared restless
 _STANDALONE_EXTRA = 256  # a standalone run cannot stop by itself
 _STATE = ("V", "y", "fired", "last")
+_OURS = re.compile(r"The object '(input\d*_neurons|layer\d+_(neurons|synapses\d+|pos|neg))'")
+
+
+def _of_the_users(record: logging.LogRecord) -> bool:
+    """Whether Brian2 tells of an object that somebody has made and forgotten: a network that is built, looked into and
+    dropped has objects of ours that never ran."""
+    return not _OURS.match(record.getMessage())
+
+
+logging.getLogger("brian2.core.base.unused_brian_object").addFilter(_of_the_users)
 
 
 def to_brian2(
@@ -133,6 +145,13 @@ class BrianNetwork:
         self.net = brian2.Network(*objects, *(m for pair in self.monitors.values() for m in pair))
         self.net.schedule = schedule(*self.slots.values())
         self._used = False
+
+    def __repr__(self) -> str:
+        layers, neurons = len(self.network.stages), sum(stage.size for stage in self.network.stages)
+        return (
+            f"BrianNetwork(images={self.n}, T={self.window}, phase={self.phase!r}, layers={layers}, "
+            f"neurons={self.n * neurons:,}; groups, synapses and monitors by layer, net, run())"
+        )
 
     def _neurons(self, stage: Stage, charge: Tensor | None) -> Any:
         given = None

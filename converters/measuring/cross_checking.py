@@ -119,6 +119,14 @@ class CrossCheck:
             or any(self.predictions_differing.values())
         )
 
+    def __str__(self) -> str:
+        predictions = sum(self.predictions_differing.values())
+        return (
+            f"{self.backends[0]} against {', '.join(self.backends[1:])}: {self.images} images, T = {self.window}, "
+            f"{self.spikes_compared:,} spikes compared, {self.spike_mismatches:,} differ; "
+            f"{predictions} predictions differ"
+        )
+
     def summary(self) -> dict[str, int]:
         """The three numbers that every command's JSON carries."""
         return {

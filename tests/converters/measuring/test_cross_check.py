@@ -38,6 +38,7 @@ def test_every_spike_is_the_same(name: str, window: Any, phase: Phase, coding: A
     report = cross_check(network, x, phase=phase, batch=4)  # two networks in Brian2: of four images, and of two
     assert report.equal
     assert report.spike_mismatches == 0
+    assert str(report).endswith(f"{report.spikes_compared:,} spikes compared, 0 differ; 0 predictions differ")
     rows = report.layers["brian2"]
     assert [row.layer for row in rows] == list(network.shapes)
     assert sum(row.positive for row in rows) > 500
