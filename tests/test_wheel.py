@@ -78,6 +78,49 @@ def test_the_demo_from_another_folder(python: Path, tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "demo" / "report.html").stat().st_size > 10_000
 
 
+@pytest.fixture(scope="module", params=["the neuron", "everything"])
+def fresh(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """An environment with nothing in it but pip and what pip brings with the wheel, from wherever pip looks."""
+    folder = tmp_path_factory.mktemp("empty")
+    venv.create(folder, with_pip=True)
+    wanted = str(wheel) if request.param == "the neuron" else f"{wheel}[data,brian2,fast]"
+    installed = run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", wanted, cwd=folder)
+    assert installed.returncode == 0, installed.stderr[-2000:]
+    return request.param, folder / "bin" / "python"
+
+
+NEURON = """
+import sys
+import torch
+from calif_plugins.snntorch import CaLIF
+net = torch.nn.Sequential(torch.nn.Linear(10, 20), CaLIF(threshold=1.0, y_max=127, init_hidden=True))
+assert set(net(torch.randn(4, 10)).unique().tolist()) <= {-1, 0, 1}
+print(*sorted({m.partition(".")[0] for m in sys.modules}))
+"""
+HEAVY = {"torchao", "torchvision", "nir", "h5py", "scipy", "brian2", "brevitas", "matplotlib", "typer"}
+
+
+@pytest.mark.slow
+def test_into_an_empty_environment(fresh: tuple[str, Path], tmp_path: Path) -> None:
+    """Packages are downloaded, or come from pip's cache."""
+    what, python = fresh
+    neuron = run(python, "-c", NEURON, cwd=tmp_path)
+    assert neuron.returncode == 0, neuron.stderr[-2000:]
+    imported = set(neuron.stdout.split())
+    assert "converters" not in imported
+    made = run(python.parent / "calif", "demo", "--json", cwd=tmp_path)
+    if what == "the neuron":
+        assert not HEAVY & imported  # where they are installed, snnTorch itself imports some
+        assert made.returncode == 2
+        assert 'pip install "calif-plugins[convert]"' in made.stderr
+        assert len(made.stderr.splitlines()) == 1
+        return
+    assert made.returncode == 0, made.stderr[-2000:]
+    found = json.loads(made.stdout)
+    assert [row["count_mismatches"] for row in found["windows"]] == [0] * len(found["windows"])
+    assert (tmp_path / "runs" / "demo" / "report.html").is_file()
+
+
 @pytest.mark.slow
 def test_checkpoints_that_do_not_ship_say_where_they_are(python: Path, tmp_path: Path) -> None:
     calif = python.parent / "calif"
