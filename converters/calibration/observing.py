@@ -48,8 +48,8 @@ def observe(
         For a layer whose values are not finite.
     """
     kinds = quantisers(model)
-    seen: dict[LevelQuantiser, Histogram] = {}
-    weighed: set[fx.Node] = set()
+    seen: dict[LevelQuantiser, list[Histogram]] = {}
+    weighed: dict[fx.Node, tuple[LevelQuantiser, Tensor]] = {}
 
     def at(node: fx.Node, quantiser: LevelQuantiser, x: Tensor) -> Tensor:
         if not kinds[node]:
@@ -57,18 +57,21 @@ def observe(
                 todo = "clean the data, or mend the weights"
                 raise ConversionError(quantiser.path, "values that are not finite on calibration images", todo)
             sizes = x.clamp(min=0) if quantiser.quant_min == 0 else x.abs()
-            seen.setdefault(quantiser, Histogram()).add(sizes)
-        elif node not in weighed:
-            weighed.add(node)
-            _set_weights(quantiser, x, weights)
+            rows = sizes.movedim(quantiser.ch_axis, 0) if quantiser.is_per_channel else [sizes]
+            for held, row in zip(seen.setdefault(quantiser, [Histogram() for _ in rows]), rows, strict=True):
+                held.add(row)
+        else:
+            weighed[node] = quantiser, x
         return x
 
     for batch in batches:
         Walk(model, at).run(*batch.tensors)
         done(len(batch.tensors[0]))
-    for quantiser, sizes in seen.items():
-        high = activation_range(sizes, int(quantiser.quant_max), ranges, percentile)
-        set_range(quantiser, torch.tensor(high))
+    for quantiser, held in seen.items():
+        high = [activation_range(sizes, int(quantiser.quant_max), ranges, percentile) for sizes in held]
+        set_range(quantiser, torch.tensor(high if quantiser.is_per_channel else high[0]))
+    for quantiser, weight in weighed.values():  # which take in the scales of what they read
+        _set_weights(quantiser, quantiser.rescaled(weight), weights)
 
 
 def _set_weights(quantiser: LevelQuantiser, weight: Tensor, how: str) -> None:

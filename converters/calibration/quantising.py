@@ -36,6 +36,7 @@ def quantise(
     signed_input: bool | Sequence[bool] | Mapping[str, bool] | None = None,
     quantise_output: bool = True,
     input_levels: int | None = None,
+    per_channel_norms: bool = False,
     ranges: str = "mse",
     percentile: float = 99.99,
     weights: str = "mse",
@@ -55,7 +56,7 @@ def quantise(
         Some hundred images of those that the network was trained for, without labels. For a forward of several tensors
         a tuple or dictionary of batches. An iterable that can be gone through again, such as a ``DataLoader``, is held
         one batch at a time; labels behind its images are left out.
-    levels, weight_bits, per_channel, quantise_output, input_levels, check
+    levels, weight_bits, per_channel, quantise_output, input_levels, per_channel_norms, check
         As in :func:`~converters.prepare_qat`.
     signed_input : bool, optional
         Whether pixels can be negative; by default whether one of the calibration images' is.
@@ -110,6 +111,7 @@ def quantise(
         signed_input=images.signed if signed_input is None else signed_input,
         quantise_output=quantise_output,
         input_levels=input_levels,
+        per_channel_norms=per_channel_norms,
         check=check,
     ).eval()
     check_finite(prepared)

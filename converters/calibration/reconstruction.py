@@ -122,24 +122,27 @@ def _fit(
 ) -> None:
     """New weights for a layer, whose inputs ``ours`` has and whose results are to be ``wanted``."""
     node, source = layer.node, layer.node.all_input_nodes[0]
-    moments = _moments(node, weight, ours.values(source), wanted)
-    rows = in_groups(node, weight).double()
-    fit = fitted(rows, moments)
     quantiser: Any = model.get_submodule(str(layer.quantiser.target))
+    by = quantiser.rescaled(torch.ones_like(weight))  # the scales that weights take in; what they read is over these
+    moments = _moments(node, weight, in_groups(node, by)[:, :1], ours.values(source), wanted)
+    rows = in_groups(node, weight * by).double()
+    fit = fitted(rows, moments)
     largest = int(quantiser.quant_max)
     if quantiser.is_per_channel:
         set_range(quantiser, weight_ranges(fit.flatten(0, 1).float(), largest, how))
     step = quantiser.scale.double().expand(len(weight)).reshape(fit.shape[:2])
     integers = rounded(fit, step, largest, (moments[0] + moments[1]).xx)
-    found = (integers * step[..., None]).reshape(weight.shape).to(weight)
+    found = (integers * step[..., None]).reshape(weight.shape).to(weight) / by
     parameter = model.get_parameter(str(layer.weight))
     parameter.copy_(found if factor is None else found / factor)
     folded = parameter if factor is None else parameter * factor
     ours.put(layer.quantiser, [quantiser.quantised(folded)] * len(wanted))
 
 
-def _moments(node: fx.Node, weight: Tensor, inputs: list[Tensor], wanted: list[Tensor]) -> tuple[Moments, Moments]:
-    """Covariances over every second image, and over the others."""
+def _moments(
+    node: fx.Node, weight: Tensor, by: Tensor, inputs: list[Tensor], wanted: list[Tensor]
+) -> tuple[Moments, Moments]:
+    """Covariances over every second image, and over the others, of inputs over factors ``(groups, 1, K)``."""
     most = max(1, _MOST_ROWS // (2 * len(inputs)))
     found = []
     for half in (0, 1):
@@ -148,7 +151,7 @@ def _moments(node: fx.Node, weight: Tensor, inputs: list[Tensor], wanted: list[T
         for x, y in zip(inputs, wanted, strict=True):
             x, y = x[half::2], y[half::2]
             at = places(node, y, most)
-            rows, targets = patches(node, x, weight, at), results(node, y, at)
+            rows, targets = patches(node, x, weight, at) / by, results(node, y, at)
             count += rows.shape[1]
             products = (rows.mT @ rows, targets.mT @ rows, rows.sum(1), targets.sum(1))
             sums = [s + p.double() for s, p in zip(sums, products, strict=True)]

@@ -17,6 +17,8 @@ from torchao.quantization.pt2e import FakeQuantize, MovingAverageMinMaxObserver
 
 from converters.errors import ConversionError, warn
 from converters.frontends.level_rounding import round_to_levels
+from converters.frontends.pt2e_channel_scales import TakenIn
+from converters.frontends.range_search import best_range, moving_range
 from converters.ports.input_range import SHARE
 
 __all__ = ["LevelQuantiser", "RangeObserver", "bypassed", "in_memory_order", "sample_step"]
@@ -74,29 +76,16 @@ class RangeObserver(MovingAverageMinMaxObserver):
         sample = self.sampler(x, 8192)
         if sample.numel() == 0:
             return x
-        top = sample.abs().max()
-        if self.qscheme == torch.per_tensor_affine:  # unsigned: the range starts at 0, and so the zero point is 0
-            sample = sample.clamp(min=0)
-            low, levels = 0.0, self.quant_max
-        else:
-            low, levels = -1.0, self.quant_max
-        ranges = top * torch.linspace(0.2, 1.0, 17, device=x.device, dtype=x.dtype)
-        step = (ranges / levels).clamp(min=torch.finfo(x.dtype).tiny)[:, None]
-        error = (torch.round(sample / step).clamp(low * levels, levels) * step - sample).square().sum(1)
-        best = ranges.index_select(0, error.argmin().reshape(1))[0]  # a plain index would be read by the CPU
+        low = 0.0 if self.qscheme == torch.per_tensor_affine else -1.0  # unsigned ranges and zero points are 0
+        best = best_range(sample, int(self.quant_max), low)
         if self._before is None or self._largest is None:
             self._before = self.min_val.clone(), self.max_val.clone()
         else:
             best = torch.maximum(best, self._largest)
         self._largest = best
-        self.min_val.copy_(self._moved(self._before[0], low * best))
-        self.max_val.copy_(self._moved(self._before[1], best))
+        for held, before, now in zip((self.min_val, self.max_val), self._before, (low * best, best), strict=True):
+            held.copy_(moving_range(before, now.to(before.dtype), self.averaging_constant))
         return x
-
-    def _moved(self, before: Tensor, now: Tensor) -> Tensor:
-        """torchao's moving average, without the CPU's look at whether there was one before."""
-        now = now.to(before.dtype)
-        return torch.where(torch.isinf(before), now, before + self.averaging_constant * (now - before))
 
 
 class _Switches:
@@ -131,11 +120,14 @@ class LevelQuantiser(FakeQuantize):
         Lets values through as they are, and observes nothing.
     watching : bool
         Set for the network's input: warns, once, of negative values where there are no negative levels.
+    taken_in : TakenIn, optional
+        Of weights: the scales of the channels that they read, with which they are rounded.
     """
 
     scale: Tensor
     zero_point: Tensor
     path, bypassed, watching = "quantiser", False, False
+    taken_in: TakenIn | None = None
     _looks = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -148,7 +140,8 @@ class LevelQuantiser(FakeQuantize):
             return x
         if self.training:
             self.activation_post_process.again = again
-            result = self._observed(x)
+            by = None if self.taken_in is None else self.taken_in.of(x)
+            result = self._observed(x) if by is None else self._observed(x * by) / by
         else:
             result = self.quantised(x) if bool(self.fake_quant_enabled[0]) else x
         if self.watching and self.quant_min == 0 and x.numel() and self._is_time_to_watch(x):
@@ -226,6 +219,15 @@ class LevelQuantiser(FakeQuantize):
 
     def quantised(self, x: Tensor) -> Tensor:
         """The values of ``x`` on the levels of the present range."""
+        by = None if self.taken_in is None else self.taken_in.of(x)
+        return self.rounded(x) if by is None else self.rounded(x * by) / by
+
+    def rescaled(self, x: Tensor) -> Tensor:
+        """Weights ``x`` times the scales that they take in: what :meth:`rounded` is for."""
+        return x if self.taken_in is None else x * self.taken_in.of(x)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """The values of ``x`` on the levels of the present range, whatever it has been multiplied by."""
         if not self.has_seen_data():
             raise ConversionError(
                 self.path,

@@ -33,6 +33,7 @@ from converters.frontends.level_quantiser import LevelQuantiser
 from converters.frontends.models import check_finite, check_float_model, check_recurrence
 from converters.frontends.probes import own_images
 from converters.frontends.pt2e_auxiliary import drop_auxiliary
+from converters.frontends.pt2e_channels import link_scales
 from converters.frontends.pt2e_checking import check_converted, check_prepared
 from converters.frontends.pt2e_constants import fold_constants
 from converters.frontends.pt2e_functional import make_functional
@@ -58,6 +59,7 @@ def prepare_qat(
     signed_input: bool | Sequence[bool] | Mapping[str, bool] | None = None,
     quantise_output: bool = True,
     input_levels: int | None = None,
+    per_channel_norms: bool = False,
     check: bool | Batches = True,
 ) -> PreparedModel:
     """Make a plain PyTorch module trainable with quantised weights and activations.
@@ -91,6 +93,10 @@ def prepare_qat(
         Largest level of the input, ``levels`` by default (of ``""``). With more than ``levels``, convert with
         ``coding="direct"``: the first layer's charge then comes evenly over ``T = levels`` steps, however many levels
         a pixel has. (An input that is added to a layer's output keeps ``levels``.)
+    per_channel_norms : bool
+        Whether a norm has a scale for each of its channels, and so a threshold of its own for each, where only layers
+        with weights read it: these are rounded times the scales (:mod:`~converters.frontends.pt2e_channel_scales`).
+        Norms that something else reads, such as an addition, keep one scale.
     check : bool or like ``example``
         The result, its quantisers switched off, is compared with ``model`` itself, in evaluation and in training mode:
         on images of the example and noise of its range; on images of your own instead; with False not at all.
@@ -123,7 +129,9 @@ def prepare_qat(
     check_float_model(model)
     given = example_of(model, example, tokens=True)
     signs = _signs(given, signed_input)
-    quantizer = CaLIFQuantizer(levels, weight_bits, per_channel, signs, quantise_output, input_levels)
+    quantizer = CaLIFQuantizer(
+        levels, weight_bits, per_channel, signs, quantise_output, input_levels, per_channel_norms
+    )
     _check_norms(model)
     if len(given.tensors[0]) < 2:  # a batch of one would fix the batch size
         given = given.map(lambda x: torch.cat([x, x]))
@@ -234,6 +242,7 @@ def _prepared(model: fx.GraphModule, quantizer: CaLIFQuantizer) -> PreparedModel
             "model", f"that torchao cannot place its quantisers ({first_line(error)[:160]})", "please report it"
         ) from error
     prepared = PreparedModel.of(model)
+    link_scales(prepared)
     met: set[nn.Module] = set()
     for node in prepared.graph.nodes:
         if node.op == "call_module":

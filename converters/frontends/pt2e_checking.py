@@ -177,8 +177,8 @@ class _Recorder(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         if n.name in self.seen:
-            value, layout = self.seen[n.name]
-            real = layout.first(result, self.images)
+            value, layout, relative = self.seen[n.name]
+            real = layout.first(result if relative is None else result.double().cpu() / relative, self.images)
             if real[0].numel() == math.prod(value.shape):
                 self.values += value.unmoved(real).items()
             else:  # the comparison says that it has another shape

@@ -11,6 +11,8 @@ expression that one reader takes into its own layer. One walk in graph order dec
   behind them. A matrix product stays open for constants: the scale and the bias of attention's scores.
 * A concatenation with constants, such as a class token, is open too, and they are its bias.
 
+A norm that only layers with weights read may have a scale for each channel, where that is asked for.
+
 A quantiser has the levels of the path of the expression's first operation, which is the layer's name; one that several
 share has the largest number of any of them.
 """
@@ -45,6 +47,7 @@ from converters.frontends.aten import (
     where,
 )
 from converters.frontends.layer_levels import LayerLevels
+from converters.frontends.pt2e_channels import channel_axis
 
 __all__ = ["Placement", "Specs", "refer_backwards"]
 
@@ -81,8 +84,11 @@ class Specs(Protocol):
     embedded: QuantizationSpec
     """Of the rows of an embedding."""
     quantise_output: bool
+    per_channel_norms: bool
 
     def activation(self, levels: int, signed: bool) -> QuantizationSpec: ...
+
+    def channels(self, levels: int, axis: int) -> QuantizationSpec: ...
 
     def weight(self, axis: int) -> QuantizationSpec: ...
 
@@ -156,7 +162,11 @@ class Placement:
             self.sign[node] = found.signed
         else:
             self.paths.append(found.path)
-            self._close(node, found.signed, self.specs.levels.at(found.path))
+            levels = self.specs.levels.at(found.path)
+            self._close(node, found.signed, levels)
+            axis = channel_axis(node, self.fixed) if self.specs.per_channel_norms else None
+            if axis is not None:
+                _annotation(node).output_qspec = self.specs.channels(levels, axis)
 
     def _is_taken(self, node: fx.Node, found: _Open) -> bool:
         """Whether the only reader of an open expression takes it into its layer."""

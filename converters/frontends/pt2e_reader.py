@@ -19,6 +19,7 @@ from converters.frontends import aten
 from converters.frontends.aten import Kind, constants, is_counter, kind_of, repeated, where
 from converters.frontends.layouts import FIRST, Layout
 from converters.frontends.level_quantiser import LevelQuantiser
+from converters.frontends.pt2e_channel_scales import relative
 from converters.frontends.pt2e_handlers import BY_TARGET, HANDLERS, IMAGES, Batch, Several
 from converters.frontends.pt2e_tails import tails
 from converters.frontends.verbs import Embedded, Grid, Masked, Pending, Raw, Verbs, Weight
@@ -56,6 +57,8 @@ class Seen(NamedTuple):
 
     value: Value
     layout: Layout
+    relative: Tensor | None = None
+    """Where channels have scales of their own: these over the largest, which is the layer's, with the node's axes."""
 
     @property
     def name(self) -> str:
@@ -112,10 +115,11 @@ class _Reader:
             found = _attribute(self.model, str(node.target))
             return found.detach().cpu() if isinstance(found, Tensor) else found
         if node.op == "call_module":
-            value = self._quantise(node, _attribute(self.model, str(node.target)))
+            fake = _attribute(self.model, str(node.target))
+            value = self._quantise(node, fake)
             self.layouts[node] = self.layout(node.args[0])
             if isinstance(value, Value):
-                self.shown[node] = Seen(value, self.layout(node))
+                self.shown[node] = Seen(value, self.layout(node), self._relative(node, fake))
             return value
         if is_counter(node):
             return None
@@ -222,6 +226,9 @@ class _Reader:
             raise ConversionError(
                 where(source), "something that is no activation", "compute it from the network's input"
             )
+        by = self._relative(node, fake)
+        if by is not None:
+            found = self.builder.scale(where(source), found, self.constant(node, source, 1 / by))
         scale = self._scale(fake)
         zero = 0 if self.dry else int(fake.zero_point[0])
         grid = Grid(scale, int(fake.quant_min) - zero, int(fake.quant_max) - zero)
@@ -241,7 +248,14 @@ class _Reader:
         if self.dry:  # every quantiser has one of its own: what must share one, must share its quantiser
             return self.made_up.setdefault(fake, 1.0 + len(self.made_up) / 1024)
         _has_seen_data(fake)
-        return float(fake.scale[0])
+        return float(fake.scale.max())
+
+    def _relative(self, node: fx.Node, fake: LevelQuantiser) -> Tensor | None:
+        """The scales of a node's channels over the largest, with its axes; None where it has one for all."""
+        if not fake.is_per_channel or self.dry:
+            return None
+        _has_seen_data(fake)
+        return relative(fake).cpu().view([-1 if k == fake.ch_axis else 1 for k in range(self.rank(node))])
 
     def _rows(self, found: Embedded, fake: LevelQuantiser) -> Value:
         """An input of tokens: the levels that the model's own quantiser makes of the rows of its embedding."""
@@ -259,7 +273,7 @@ class _Reader:
         if bool((zero != 0).any()):
             raise ConversionError(where(node), "weights that are not symmetric per row", "prepare it with prepare_qat")
         rows = scale.view([-1 if k == axis else 1 for k in range(weight.ndim)]) if fake.is_per_channel else scale
-        levels = fake.quantised(weight.to(fake.scale.device)).cpu() / rows
+        levels = fake.rounded(fake.rescaled(weight.to(fake.scale.device))).cpu() / rows
         return Weight(torch.round(levels).to(torch.int8), scale.to(torch.float64))
 
 

@@ -5,6 +5,8 @@
 * Weights: symmetric, 2 to 8 bits, per channel or per tensor.
 * One quantiser per Ca-LIF layer (:mod:`~converters.frontends.pt2e_placement`): convolution or linear, batch norm and
   activation together; an addition and its ReLU. Inputs of an addition, a concatenation or a maximum share their scale.
+* A norm has one scale, or, where only layers with weights read it and ``per_channel_norms`` is set, one for each
+  channel, which these layers' weights take in (:mod:`~converters.frontends.pt2e_channel_scales`).
 * An average pool has a quantiser of its own: with its input's, one quotient in four would be an exact tie,
   which the toolkit breaks by the noise of its float sums.
 * A ``FakeQuantize`` (:mod:`~converters.frontends.level_quantiser`), not the fused one: that trains with another weight
@@ -25,6 +27,7 @@ from converters.errors import ConversionError
 from converters.frontends.aten import check_nodes
 from converters.frontends.layer_levels import LayerLevels, LevelNumbers, check_level
 from converters.frontends.level_quantiser import LevelQuantiser, RangeObserver
+from converters.frontends.pt2e_channel_scales import PerChannelRangeObserver
 from converters.frontends.pt2e_placement import Placement
 from converters.frontends.pt2e_tails import tails
 
@@ -48,6 +51,8 @@ class CaLIFQuantizer(Quantizer):
         Whether the network's output gets levels too; else it is read from the membrane.
     input_levels : int, optional
         Largest level of the input, by default as the activations'.
+    per_channel_norms : bool
+        Whether norms that only layers with weights read have a scale for each channel.
     """
 
     def __init__(
@@ -58,13 +63,14 @@ class CaLIFQuantizer(Quantizer):
         signed_input: bool | Sequence[bool] = False,
         quantise_output: bool = True,
         input_levels: int | None = None,
+        per_channel_norms: bool = False,
     ) -> None:
         super().__init__()
         self.levels = LayerLevels.of(levels)
         of_input = self.levels.rest if input_levels is None else check_level("input_levels", input_levels)
         if weight_bits not in range(2, 9):
             raise ConversionError("weight_bits", f"{weight_bits}", "use 2 to 8")
-        self.quantise_output = quantise_output
+        self.quantise_output, self.per_channel_norms = quantise_output, per_channel_norms
         self.weight_bits, self.per_channel = weight_bits, per_channel
         signs = signed_input if isinstance(signed_input, Sequence) else (signed_input,)
         self.embedded = self.activation(of_input, True)
@@ -88,22 +94,30 @@ class CaLIFQuantizer(Quantizer):
         """Of activations with so many levels, on both sides of 0 if signed."""
         return _activation_spec(levels, signed)
 
+    def channels(self, levels: int, axis: int) -> QuantizationSpec:
+        """Of activations with so many levels on both sides of 0, and a scale for each place of an axis."""
+        return _activation_spec(levels, True, axis)
+
     def weight(self, axis: int) -> QuantizationSpec:
         """Of weights whose output channels lie along ``axis``."""
         return _weight_spec(self.weight_bits, axis if self.per_channel else None)
 
 
-def _activation_spec(levels: int, signed: bool) -> QuantizationSpec:
+def _activation_spec(levels: int, signed: bool, axis: int | None = None) -> QuantizationSpec:
     kinds = (torch.int8, torch.int16) if signed else (torch.uint8, torch.int16)
     dtype = next(k for k in kinds if torch.iinfo(k).max >= levels)
     scheme = torch.per_tensor_symmetric if signed else torch.per_tensor_affine
+    observer: dict[str, Any] = {"observer": RangeObserver}
+    if axis is not None:
+        scheme, observer = torch.per_channel_symmetric, {"observer": PerChannelRangeObserver, "ch_axis": axis}
     low = -levels if signed else 0
     return QuantizationSpec(
         dtype=dtype,
-        observer_or_fake_quant_ctr=LevelQuantiser.with_args(observer=RangeObserver, averaging_constant=0.05),
+        observer_or_fake_quant_ctr=LevelQuantiser.with_args(**observer, averaging_constant=0.05),
         quant_min=low,
         quant_max=levels,
         qscheme=scheme,
+        ch_axis=axis,
     )
 
 
