@@ -38,6 +38,7 @@ from converters.frontends.pt2e_checking import check_converted, check_prepared
 from converters.frontends.pt2e_constants import fold_constants
 from converters.frontends.pt2e_functional import make_functional
 from converters.frontends.pt2e_fuse import fuse_batch_norms
+from converters.frontends.pt2e_masks import take_masks_as_they_are
 from converters.frontends.pt2e_module import PreparedModel
 from converters.frontends.pt2e_placement import refer_backwards
 from converters.frontends.pt2e_reader import read_prepared
@@ -146,6 +147,7 @@ def prepare_qat(
             "torch.nn.utils.parametrizations.weight_norm",
         ) from error
     _hold_spectral_norms(twin)
+    take_masks_as_they_are(twin)
     prepared = _prepared(_exported(twin, given), quantizer)
     read_prepared(prepared, dry=True)  # what cannot be converted is refused before it is trained
     if check is not False:

@@ -129,8 +129,9 @@ def _random_state(device: torch.device) -> Tensor:
 def _compare(name: str, mode: str, what: str, theirs: list[Tensor], ours: list[Tensor], share: float) -> None:
     for a, b in zip(theirs, ours, strict=True):
         a, b = a.double(), b.double()
-        largest = float(a.abs().max()) if a.numel() else 0.0
-        apart = float((a - b).abs().max()) if a.shape == b.shape and a.numel() else 0.0
+        finite = a[a.isfinite()].abs()
+        largest = float(finite.max()) if finite.numel() else 0.0
+        apart = _apart(a, b) if a.shape == b.shape else 0.0
         if a.shape != b.shape or not apart <= share * max(largest, 1e-3):  # also where one is no number
             found = f"of {largest:.6g}, by {apart:.3g}" if a.shape == b.shape else f"in shape, {a.shape} and {b.shape}"
             raise ConversionError(
@@ -139,6 +140,12 @@ def _compare(name: str, mode: str, what: str, theirs: list[Tensor], ours: list[T
                 "leave branches on self.training, and in-place writes to what is still read, out of forward; "
                 "check=False goes without this comparison",
             )
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    """The largest difference; of what is the same infinity in both, or no number in both (in a mask), it is 0."""
+    other = (a != b) & ~(a.isnan() & b.isnan())
+    return float((a - b)[other].abs().max()) if bool(other.any()) else 0.0
 
 
 def check_converted(
