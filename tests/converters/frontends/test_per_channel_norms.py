@@ -225,18 +225,18 @@ def test_copies_and_files_take_in_their_own_scales() -> None:
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-@pytest.mark.parametrize("reconstruct", [0, 128])
-def test_quantised_after_training_they_are_closer_to_the_float_network(reconstruct: int) -> None:
+def test_quantised_after_training_they_are_closer_to_the_float_network() -> None:
+    """Also where weights are fitted to what they read."""
     torch.manual_seed(1)
     layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True, norm_first=True)
     net = nn.Sequential(nn.Linear(6, 16), layer, nn.LayerNorm(16), nn.Linear(16, 5)).eval()
     for module in net.modules():
         if isinstance(module, nn.LayerNorm):
             module.weight.data = torch.exp(1.5 * torch.randn(16))
-    x, y = torch.randn(128, 4, 6), torch.randn(64, 4, 6)
+    x, y = torch.randn(64, 4, 6), torch.randn(64, 4, 6)
     errors = []
     for on in (False, True):
-        m = converters.quantise(net, x, levels=15, per_channel_norms=on, reconstruct=reconstruct)
+        m = converters.quantise(net, x, levels=15, per_channel_norms=on, reconstruct=64)
         assert len(by_channel(m)) == 3 * on
         with torch.no_grad():
             errors.append(float((m(y) - net(y)).square().mean()))
