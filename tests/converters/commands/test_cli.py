@@ -221,7 +221,7 @@ MISTAKES = [
     (["inspect", "lenet5-mnist-8", "--shape", "1x28x28"], r"--shape: found '1x28x28'; lenet5-mnist-8 has its own"),
     (["inspect", "whole.nir", "--classes", "3"], r"--classes: found 3; whole.nir has its own"),
     (["inspect"], r"NETWORK: found none; name a checkpoint, as lenet5-mnist-8, or a file"),
-    (["inspect", "whole.nir", "--checkpoint", "lenet5-mnist-8"], r"NETWORK: found whole.nir and --checkpoint lenet5-mnist-8; g"),
+    (["inspect", "whole.nir", "--checkpoint", "lenet5-mnist-8"], r"NETWORK: found whole.nir and --checkpoint lenet5"),
     (["convert", "lenet5-mnist-8", "--out", "x.txt"], r"--out: found x.txt; give a name that ends in .nir or .onnx"),
     (["convert", "lenet5-mnist-8", "--out", "x"], r"--out: found x; give a name that ends in .nir or .onnx"),
     (["convert", "whole.nir"], r"whole.nir: found a network that is converted already; name what it was made from"),
