@@ -62,8 +62,8 @@ def scatter_chart(points: Sequence[Sequence[float]], key: str) -> Markup:
     return svg("Values against labels", f"{len(points)} points from {low:g} to {high:g}.", body, height, key)
 
 
-def histogram_chart(name: str, low: int, step: int, counts: Sequence[int], key: str) -> Markup:
-    """How often each count occurs, on a logarithmic axis; negative counts in the second colour."""
+def histogram_chart(name: str, low: int, high: int, step: int, counts: Sequence[int], key: str) -> Markup:
+    """How often each count from ``low`` to ``high`` occurs, on a logarithmic axis; below 0 in the second colour."""
     width, height, base = 180.0, 78.0, 60.0
     most = math.log10(1 + max(counts, default=0)) or 1.0
     wide = width / max(len(counts), 1)
@@ -73,7 +73,6 @@ def histogram_chart(name: str, low: int, step: int, counts: Sequence[int], key: 
         style = "s1" if low + k * step < 0 else "s0"
         body.append(bar(k * wide + 0.05 * wide, base - tall, 0.9 * wide, tall, style))
     body.append(line(0, base, width, base, "grid"))
-    high = low + step * len(counts) - 1
     body.append(label(0, base + 13, f"{low}", "axis", "start"))
     body.append(label(width, base + 13, f"{high}", "axis", "end"))
     if low < 0 < high:

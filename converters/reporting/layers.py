@@ -74,7 +74,10 @@ def _histograms(window: dict[str, Any]) -> Markup:
     charts = [
         html(
             "<figure>{}<figcaption>{}</figcaption></figure>",
-            histogram_chart(layer["name"], found["low"], found["step"], found["counts"], f"counts-{k}"), layer["name"],
+            histogram_chart(
+                layer["name"], found["low"], int(layer["range"][1]), found["step"], found["counts"], f"counts-{k}"
+            ),
+            layer["name"],
         )
         for k, layer in enumerate(window["layers"])
         if (found := layer.get("histogram"))

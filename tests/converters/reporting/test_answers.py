@@ -23,6 +23,7 @@ from converters.quantised import QuantGraph
 from converters.reporting.activity import Activity
 from converters.reporting.details import layer_rows
 from converters.reporting.examples import COLOURS, VOID, coloured, picture
+from converters.reporting.layers import _histograms
 from converters.reporting.page import render
 from converters.testing.networks import images
 from tests.converters.reporting.test_report import Reader, number
@@ -68,6 +69,17 @@ def test_activity_by_brute_force(seed: int, shape: tuple[int, ...], ends: tuple[
         start = low + k * bars["step"]
         assert n == ((every >= start) & (every < start + bars["step"])).sum()
     assert len(bars["counts"]) <= 33
+
+
+@pytest.mark.parametrize("levels", [4, 15, 32, 33, 127])
+def test_the_histograms_ends_are_those_of_the_range(levels: int) -> None:
+    """However many counts there are to a bar."""
+    window = layer_rows(Network.from_graph(converters.to_nir(lenet(levels))), lenet(levels), torch.rand(2, 1, 8, 8))
+    drawn = str(_histograms(window))
+    for layer in window["layers"][1:]:
+        figure = next(f for f in drawn.split("<figure>") if f"<figcaption>{layer['name']}<" in f)
+        ends = re.findall(r'text-anchor="(start|end)"[^>]*>(-?\d+)<', figure)
+        assert [int(text) for _, text in ends] == layer["range"]
 
 
 def test_a_layers_row_is_of_its_counts() -> None:
