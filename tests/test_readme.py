@@ -22,7 +22,7 @@ from converters.operations import OPERATIONS
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = (
     "your_own_network", "from_float", "from_another_toolkit", "your_own_operation", "deploy", "migrating", "words",
-    "neuron", "command_line", "other_tasks",
+    "neuron", "command_line", "other_tasks", "gallery", "choosing", "onnx", "limits",
 )  # fmt: skip
 PAGES = ("README.md", *(f"docs/{name}.md" for name in GUIDE))
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
