@@ -141,8 +141,15 @@ def _glu(r: Rewriter, node: fx.Node) -> fx.Node:
 
 def _matmul(r: Rewriter, node: fx.Node) -> Any:
     x, y = node.args
-    if x in r.fixed or (y in r.fixed and _rank(y) == 2):
-        return _linear(r, node, x, y, None)
+    if y in r.fixed and x not in r.fixed:
+        matrix = _matrix(r, node, y, _rank(x))
+        return None if matrix is None else _linear(r, node, x, matrix, None)
+    if x in r.fixed:  # it acts on the other axis: w @ y = (y' @ w')'
+        matrix = _matrix(r, node, x, _rank(y))
+        if matrix is None or _rank(y) < 3:
+            return None
+        turned = r.call(node, _a.transpose.int, y, -2, -1)
+        return r.call(node, _a.transpose.int, r.call(node, _a.linear.default, turned, matrix), -2, -1)
     return attention.scaled_matmul(r, node, x, y)
 
 
@@ -156,6 +163,14 @@ def _linear(r: Rewriter, node: fx.Node, x: fx.Node, y: fx.Node, bias: Any) -> An
     if x in r.fixed or y not in r.fixed or _rank(y) != 2:
         return None
     return r.call(node, _a.linear.default, x, r.call(node, _a.transpose.int, y, 0, 1), bias)
+
+
+def _matrix(r: Rewriter, at: fx.Node, constant: fx.Node, rank: int) -> fx.Node | None:
+    """A constant factor of something of ``rank`` axes as one matrix; None where it is several, or has more axes."""
+    shape = [int(n) for n in constant.meta["val"].shape]
+    if not 2 <= len(shape) <= max(rank, 2) or any(n != 1 for n in shape[:-2]):
+        return None
+    return constant if len(shape) == 2 else r.call(at, _a.reshape.default, constant, shape[-2:])
 
 
 def _rank(node: fx.Node) -> int:
