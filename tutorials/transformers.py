@@ -206,7 +206,7 @@ def _small(rows: list[dict[str, Any]]) -> list[str]:
         f"    calif {' '.join(command_of('cifar10', 15, True))}",
         "",
         "No difference is anything but a near-tie. How far the exact value of one is from its tie, at most, is in",
-        "levels, and as a share of what the rounding of the float sums can do there. Most stand in one layer or two (an",
+        "levels, and as a share of what the rounding of the float sums can do there. Most stand in a layer or two (an",
         "addition, or the scores of attention), within some millionths of a level: there the scales, which are float32",
         "in float64 too, decide.",
         "",
