@@ -14,18 +14,18 @@ several sources, flat uint8 ``(B, P, R)`` each, times a whole number of each.
 ``pool_scan(x, kh, kw, sh, sw, ph, pw, oh, ow, state, ...)`` computes the charge itself, as the sum over windows
 of spikes ``x``, uint8 ``(B, N, H, W, C)``; rows are those of the image: ``P = N * oh``, ``R = ow * C``.
 
-``event_scan(x, features, place, line, lines, kh, size, tall, wide, top, side, state, ...)`` too, spike by spike. ``x``:
-flat, ``features`` bytes per image and step. A spike of input ``m`` adds ``kh`` lines of ``size`` weights (a multiple
-of 32 integers, those of ``lines`` from ``line[m]`` on; none, if that is negative) to an image of charges, ``tall``
-lines of ``wide``: the first of them from ``place[m]`` on, each further one a line of the image higher. Row ``r`` of the
-neurons begins at line ``top + r``, position ``side``: margins take what falls outside. Rows as for pools; a dense layer
-has one.
+``event_scan(x, channels, place, line, lines, kh, size, tall, wide, top, side, state, ...)`` too, spike by spike. ``x``:
+flat, ``channels`` bytes for each of ``len(place)`` places, per image and step. A spike of channel ``c`` at place ``q``
+adds ``kh`` lines of ``size`` weights (a multiple of 32 integers, those of ``lines`` from ``line[q] + c * kh * size``
+on; none, if ``line[q]`` is negative) to an image of charges, ``tall`` lines of ``wide``: the first of them from
+``place[q]`` on, each further one a line of the image higher. Row ``r`` of the neurons begins at line ``top + r``,
+position ``side``: margins take what falls outside. Rows as for pools; a dense layer has one, and its input one place.
 
 ``crowd(x, height, width, channels, kh, kw)``: the largest number of spikes that any window of ``kh x kw`` places sees
 in any image and step of ``x``, flat: so many weights at most make up a charge.
 
-``pool_event_scan(x, features, place, state, ...)`` is this for windows that do not overlap: a spike of input ``m`` adds
-1 to neuron ``place[m]`` of its image, or to none, which is the number after the last.
+``pool_event_scan(x, channels, place, state, ...)`` is this for windows that do not overlap: a spike of channel ``c`` at
+place ``q`` adds 1 to neuron ``place[q] + c`` of its image, or to none, if ``place[q]`` is negative.
 
 ``isi(counts, t, window, out)`` writes the encoder's spikes + 1 (section 4.1), uint8 ``(B, n)``, of int32 counts
 ``(n,)``, for ``B`` steps from ``t``, and returns how many there are.
@@ -125,9 +125,19 @@ def _fired(x, at, end):
     return mask
 
 
+@numba.njit(inline="always")
+def _inverse(channels):
+    """``(m * factor) >> shift`` is ``m // channels`` for ``0 <= m < 2**31``: several times as fast as to divide."""
+    shift = np.int64(31)
+    while (np.int64(1) << (shift - 31)) < channels:
+        shift += 1
+    return ((np.int64(1) << shift) + channels - 1) // channels, shift
+
+
 @compiled
-def event_scan(x, features, place, line, lines, kh, size, tall, wide, top, side, state, parameters, clock, out, active):
-    steps = out.shape[0]
+def event_scan(x, channels, place, line, lines, kh, size, tall, wide, top, side, state, parameters, clock, out, active):
+    steps, features = out.shape[0], place.shape[0] * channels
+    factor, shift = _inverse(channels)
     images = x.shape[0] // (steps * features)
     tall_out = out.shape[1] // images
     t, window, half_from, _even = clock
@@ -145,10 +155,11 @@ def event_scan(x, features, place, line, lines, kh, size, tall, wide, top, side,
                 while mask:
                     m = k + first_bit(mask)
                     mask &= mask - np.uint64(1)
-                    if line[m] < 0:
+                    q = (m * factor) >> shift
+                    if line[q] < 0:
                         continue
                     heard = True
-                    at, w = np.intp(place[m]), np.intp(line[m])
+                    at, w = np.intp(place[q]), np.intp(line[q]) + (m - q * channels) * kh * size
                     up = x[start + m] == 2
                     for _ in range(kh):
                         for part in range(0, size, LANES):
@@ -165,14 +176,16 @@ def event_scan(x, features, place, line, lines, kh, size, tall, wide, top, side,
 
 
 @compiled
-def pool_event_scan(x, features, place, state, parameters, clock, out, active):
+def pool_event_scan(x, channels, place, state, parameters, clock, out, active):
     steps, _, width = out.shape
+    features = place.shape[0] * channels
+    factor, shift = _inverse(channels)
     images = x.shape[0] // (steps * features)
     tall_out = out.shape[1] // images
     t, window, half_from, _even = clock
     for n in numba.prange(images):
         first, end = n * tall_out, (n + 1) * tall_out
-        charge = np.zeros(tall_out * width + 1, dtype=np.int16)
+        charge = np.zeros(tall_out * width, dtype=np.int16)
         heard, still = False, t > max(window, half_from) and not active[0, first:end].any()
         for b in range(steps):
             if heard:
@@ -182,10 +195,13 @@ def pool_event_scan(x, features, place, state, parameters, clock, out, active):
             for k in range(0, features, 64):
                 mask = _fired(x, start + k, start + features)
                 while mask:
-                    heard = True
                     m = k + first_bit(mask)
                     mask &= mask - np.uint64(1)
-                    charge[place[m]] += np.int16(x[start + m]) - np.int16(1)
+                    q = (m * factor) >> shift
+                    if place[q] < 0:
+                        continue
+                    heard = True
+                    charge[place[q] + m - q * channels] += np.int16(x[start + m]) - np.int16(1)
             if still and not heard:
                 out[b, first:end], active[b + 1, first:end] = 1, 0
                 continue

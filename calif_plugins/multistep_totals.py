@@ -4,8 +4,11 @@
 the narrow state of :mod:`calif_plugins.multistep_narrow` after ``t`` steps, all ``(P, R)``; ``parameters`` are the
 narrow ones. The membrane in int32 determines the charge that arrived, and that the exact membrane.
 
-``emitted(fired, y, fan_out, totals)``: positive spikes, negative spikes and synaptic operations of each image, added
-to ``totals``, int64 ``(N, 3)``; ``fired`` int32 and ``y`` float64 ``(N, M)``, ``fan_out`` int64 ``(M,)``.
+``summed(count, fan_out, parts)``: of a narrow state's ``count``, ``(N, P, C)``, positive spikes, negative spikes and
+synaptic operations, for each image and :data:`TILE` places at a time: ``parts``, int64 ``(N, ceil(P / TILE), 3)``.
+``fan_out``: int64, ``(P, C)``, or ``(P, 1)`` where all channels have the same. ``counted(count, counts)`` writes the
+net counts channels first, int32 ``(N, C, P)``. ``wide_summed(fired, y, fan_out, parts)`` is ``summed`` of a wide
+state's arrays, ``(N, P, C)``.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ import numpy as np
 
 from calif_plugins.compiling import compiled
 
-__all__ = ["emitted", "widen"]
+__all__ = ["TILE", "counted", "summed", "wide_summed", "widen"]
+
+TILE = 32
 
 
 @compiled
@@ -33,14 +38,57 @@ def widen(v: Any, count: Any, parameters: Any, t: int, state: Any) -> None:
             fired[p, c] = np.int32(count[p, c] - y) >> np.int32(16)
 
 
+@numba.njit(inline="always")
+def _net(word: Any) -> Any:
+    return np.int32(np.int32(word << np.int32(16)) >> np.int32(16))
+
+
 @compiled
-def emitted(fired: Any, y: Any, fan_out: Any, totals: Any) -> None:
-    for n in numba.prange(fired.shape[0]):
+def counted(count: Any, counts: Any) -> None:
+    images, places, channels = count.shape
+    tiles = (places + TILE - 1) // TILE
+    for k in numba.prange(images * tiles):
+        n, first = k // tiles, k % tiles * TILE
+        for c in range(channels):
+            for p in range(first, min(first + TILE, places)):
+                counts[n, c, p] = _net(count[n, p, c])
+
+
+@compiled
+def summed(count: Any, fan_out: Any, parts: Any) -> None:
+    places, tiles, alike = count.shape[1], parts.shape[1], fan_out.shape[1] == 1
+    for k in numba.prange(len(count) * tiles):
+        n, first = k // tiles, k % tiles * TILE
         spikes, net, operations = np.int64(0), np.int64(0), np.int64(0)
-        for m in range(fired.shape[1]):
-            spikes += fired[n, m]
-            net += np.int64(y[n, m])
-            operations += fired[n, m] * fan_out[m]
-        totals[n, 0] += (spikes + net) // 2
-        totals[n, 1] += (spikes - net) // 2
-        totals[n, 2] += operations
+        for p in range(first, min(first + TILE, places)):
+            row = count[n, p]
+            here = np.int64(0)
+            for c in range(row.shape[0]):
+                y = _net(row[c])
+                fired = np.int64(np.int32(row[c] - y) >> np.int32(16))
+                here += fired
+                net += y
+                if not alike:
+                    operations += fired * fan_out[p, c]
+            spikes += here
+            if alike:
+                operations += here * fan_out[p, 0]
+        parts[n, k % tiles, 0] = (spikes + net) // 2
+        parts[n, k % tiles, 1] = (spikes - net) // 2
+        parts[n, k % tiles, 2] = operations
+
+
+@compiled
+def wide_summed(fired: Any, y: Any, fan_out: Any, parts: Any) -> None:
+    places, tiles, last = fired.shape[1], parts.shape[1], fan_out.shape[1] - 1
+    for k in numba.prange(len(fired) * tiles):
+        n, first = k // tiles, k % tiles * TILE
+        spikes, net, operations = np.int64(0), np.int64(0), np.int64(0)
+        for p in range(first, min(first + TILE, places)):
+            for c in range(fired.shape[2]):
+                spikes += fired[n, p, c]
+                net += np.int64(y[n, p, c])
+                operations += fired[n, p, c] * fan_out[p, min(c, last)]
+        parts[n, k % tiles, 0] = (spikes + net) // 2
+        parts[n, k % tiles, 1] = (spikes - net) // 2
+        parts[n, k % tiles, 2] = operations

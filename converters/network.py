@@ -211,13 +211,17 @@ class Network:
 
     @cached_property
     def fan_out(self) -> dict[str, Tensor]:
-        """Synapses that leave each neuron of each layer and of the input: float64 of its shape."""
-        total = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in self.shapes.items()}
+        """Synapses that leave each neuron of each layer and of the input: float64 of its shape.
+
+        Where all channels have the same they are kept once, and seen by all.
+        """
+        none = torch.zeros((), dtype=torch.float64)
+        total = {name: none.expand(shape) for name, shape in self.shapes.items()}
         for stage in self.stages:
             for synapse in stage.synapses:
                 found = synapse.fan_out(*(self.shapes[name] for name in synapse.sources))
                 for name, leaving in zip(synapse.sources, found, strict=True):
-                    total[name] += leaving
+                    total[name] = _of_channels(total[name] + leaving)
         return total
 
     @cached_property
@@ -246,6 +250,11 @@ class Network:
         if isinstance(graph, Network):
             return graph
         return _Reader(graph).network()
+
+
+def _of_channels(x: Tensor) -> Tensor:
+    """The same numbers, ``(C, ...)``, in the memory of one channel where all are alike."""
+    return x[:1].clone().expand(x.shape) if x.ndim and bool((x == x[:1]).all()) else x
 
 
 class _Reader:

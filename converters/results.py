@@ -260,13 +260,16 @@ def compare_counts(result: RunResult, expected: Mapping[str, Tensor]) -> list[Mi
 
 
 def merge(parts: Sequence[RunResult]) -> RunResult:
-    """Results of consecutive batches of one run as one; trains are padded with silent steps."""
+    """Results of consecutive batches of one run as one; trains are padded with silent steps.
+
+    Several are used up, layer by layer: what they and the whole hold is not held twice.
+    """
     first = parts[0]
     if len(parts) == 1:
         return first
 
     def joined(name: str) -> dict[str, Tensor]:
-        return {k: torch.cat([getattr(p, name)[k] for p in parts]) for k in getattr(first, name)}
+        return {k: torch.cat([getattr(p, name).pop(k) for p in parts]) for k in list(getattr(first, name))}
 
     def optional(name: str) -> Tensor | None:
         values = [getattr(p, name) for p in parts]
@@ -276,7 +279,7 @@ def merge(parts: Sequence[RunResult]) -> RunResult:
     if first.spikes is not None:
         trains = [p.spikes or {} for p in parts]
         steps = max(len(t) for p in trains for t in p.values())
-        spikes = {k: torch.cat([_padded(p[k], steps) for p in trains], dim=1) for k in first.spikes}
+        spikes = {k: torch.cat([_padded(p.pop(k), steps) for p in trains], dim=1) for k in list(first.spikes)}
     return RunResult(
         backend=first.backend,
         phase=first.phase,

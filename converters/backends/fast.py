@@ -9,6 +9,7 @@ memory does not grow with the window.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from calif_plugins import multistep
 from converters.backends.contract import Backend, NoOptions, Settings
+from converters.backends.fast_chunks import TAIL, images_at_a_time, steps_at_a_time
 from converters.backends.fast_plan import Input, Plan, PlannedLayer, first, last, places
 from converters.backends.fast_state import State
 from converters.errors import MissingExtraError
@@ -27,12 +29,8 @@ from converters.results import Emitted, RunResult, make_result, merge
 
 __all__ = ["BACKEND", "Fast"]
 
-BLOCK = 32  # steps per call within the window
-_TAIL = 8  # and in the rounding phase, which is short
 _LONG = 2**15  # steps: narrow neurons count no further
 _PARTS = 4  # products are computed for a quarter of a block's images and steps, a half, three quarters, or all of them
-_CHUNK_BYTES = 16 * 2**20  # of the largest layer's charges in one block
-_SMALL = 2**20  # an image's share of that, up to which four times as much: starting threads costs more than the cache
 
 
 class Fast(Backend):
@@ -62,12 +60,6 @@ class Fast(Backend):
             return merge([_Run(plan, part, settings).result() for part in parts])
 
 
-def images_at_a_time(network: Network) -> int:
-    """So many that memory stays within a fixed bound, whatever the batch and the window."""
-    one = 4 * min(BLOCK, max(network.window, _TAIL)) * max(s.size for s in network.stages)
-    return max(1, (_CHUNK_BYTES if one > _SMALL else 4 * _CHUNK_BYTES) // one)
-
-
 class _Run:
     def __init__(self, plan: Plan, integers: Tensor, options: Settings) -> None:
         self.plan, self.options, self.n = plan, options, len(integers)
@@ -91,14 +83,15 @@ class _Run:
         # of synapses that count: what has come in so far, and what the operations that count made of it
         self.counted: dict[int, tuple[list[Tensor], Tensor | None]] = {}
         window = self.network.window
-        for t in range(0, window, BLOCK):
-            self._block(t, min(BLOCK, window - t))
+        block = steps_at_a_time(self.network)
+        for t in range(0, window, block):
+            self._block(t, min(block, window - t))
         if options.phase == "paper":
             self._block(window, 1)
-        t = window
-        while options.phase == "settle" and bool(self._block(t, _TAIL).all()):
-            t += _TAIL
-        self._widen(t)
+        t, tail = window, min(block, TAIL)
+        while options.phase == "settle" and bool(self._block(t, tail).all()):
+            t += tail
+        self.end = t
 
     def _block(self, t: int, steps: int) -> Any:
         """Run ``steps`` steps from ``t``; for each, whether anything fired."""
@@ -118,6 +111,7 @@ class _Run:
             else:
                 self._scan(layer, state, spikes, t, steps, out, fired)
             spikes[name] = out.reshape(steps, *state.shape)
+            self._keep(spikes, self.plan.done[name])
             of_images: Any = fired[1:].reshape(steps, self.n, state.rows // max(self.n, 1)).sum(2)
             self.share[name] = float(of_images.sum()) / max(out.numel(), 1)
             heard = of_images > 0
@@ -131,10 +125,15 @@ class _Run:
         if self.n:
             when = np.arange(t + 1, t + steps + 1)[:, None] * active
             self.last = np.maximum(self.last, when.max(0))
-        if self.options.record == "spikes":
-            for name, s in spikes.items():
-                self.trains[name].append(first(s.flatten(0, 1)).unflatten(0, s.shape[:2]).to(torch.int8).sub_(1))
+        self._keep(spikes, list(spikes))
         return active.any(1)
+
+    def _keep(self, spikes: dict[str, Tensor], done: list[str]) -> None:
+        """Drop the spikes of sources that no later layer hears; into their trains, if these are asked for."""
+        for name in done:
+            s = spikes.pop(name)
+            if self.options.record == "spikes":
+                self.trains[name].append(first(s.flatten(0, 1)).unflatten(0, s.shape[:2]).to(torch.int8).sub_(1))
 
     def _silent(self, layer: PlannedLayer, t: int) -> bool:
         """Whether nothing arrives in this block."""
@@ -260,21 +259,36 @@ class _Run:
         return out
 
     def result(self) -> RunResult:
-        states = {layer.stage.name: state for layer, state in zip(self.plan.stages, self.states, strict=True)}
-        read = [stage.name for stage in self.network.output_stages]
-        sent = {name: state.emitted(self.plan.fan_out[name]) for name, state in states.items()}
+        """What came out; the states are used up, layer by layer, so that they and the counts are not held twice."""
+        record, read = self.options.record, {stage.name for stage in self.network.output_stages}
+        counts: dict[str, Tensor] = {}
+        membranes: dict[str, Tensor] = {}
+        sent: dict[str, Emitted] = {}
+        for layer, state in zip(self.plan.stages, self._used_up(), strict=True):
+            name = layer.stage.name
+            sent[name] = state.emitted(self.plan.fan_out[name])
+            if record != "output" or name in read:
+                counts[name] = state.counts
+            if record == "spikes" or name in read:
+                state.widen(min(self.end, self.network.window))
+                membranes[name] = state.membranes
         return make_result(
             self.network,
             self.integers,
             backend=BACKEND.name,
             phase=self.options.phase,
-            record=self.options.record,
-            counts={name: states[name].counts for name in (read if self.options.record == "output" else states)},
-            membranes={name: states[name].membranes for name in (states if self.options.record == "spikes" else read)},
-            sent={name: Emitted(*e.unbind(1)) for name, e in sent.items()},
+            record=record,
+            counts=counts,
+            membranes=membranes,
+            sent=sent,
             extra_steps=torch.from_numpy(np.maximum(self.last - self.network.window, 0)),
-            spikes=self._spikes(self.network.window) if self.options.record == "spikes" else None,
+            spikes=self._spikes(self.network.window) if record == "spikes" else None,
         )
+
+    def _used_up(self) -> Iterator[State]:
+        self.states.reverse()
+        while self.states:
+            yield self.states.pop()
 
     def _spikes(self, window: int) -> dict[str, Tensor]:
         """Trains up to the end of the window, or the last spike after it."""

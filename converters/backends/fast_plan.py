@@ -41,12 +41,26 @@ class Input:
 
 
 class Plan:
-    """For every layer: how its charges are computed, and its parameters as the kernels take them."""
+    """For every layer: how its charges are computed, and its parameters as the kernels take them.
+
+    ``fan_out`` has connections as :mod:`calif_plugins.multistep_totals` takes them, ``done`` for each layer the sources
+    that no later one hears.
+    """
 
     def __init__(self, network: Network) -> None:
         self.network = network
         self.stages = [PlannedLayer(network, stage) for stage in network.stages]
-        self.fan_out = {k: last(v[None])[0].to(torch.int64).contiguous() for k, v in network.fan_out.items()}
+        self.fan_out = {stage.name: _leaving(network.fan_out[stage.name]) for stage in network.stages}
+        hears = {stage.name: {name for s in stage.synapses for name in s.sources} for stage in network.stages}
+        last_heard = {name: stage for stage, sources in hears.items() for name in (*sources, stage)}
+        self.done = {stage: [name for name, by in last_heard.items() if by == stage] for stage in hears}
+
+
+def _leaving(fan_out: Tensor) -> Any:
+    """``(C, ...)`` to int64 ``(places, C)``, or ``(places, 1)`` where all channels are one in memory."""
+    alike = len(fan_out) == 1 or fan_out.stride(0) == 0
+    kept = fan_out[:1] if alike else fan_out
+    return kept.reshape(len(kept), -1).T.to(torch.int64).contiguous().numpy()
 
 
 class PlannedLayer:
@@ -118,7 +132,7 @@ def _portion(network: Network, stage: Stage) -> int:
 
 @dataclass
 class _PoolEvents:
-    """A pool whose windows do not overlap, spike by spike: ``features, place`` of ``pool_event_scan``."""
+    """A pool whose windows do not overlap, spike by spike: ``channels, place`` of ``pool_event_scan``."""
 
     arguments: tuple[Any, ...]
     share: float
@@ -128,13 +142,12 @@ class _PoolEvents:
         kernel, stride, padding = window
         if any(s < k for s, k in zip(stride, kernel, strict=True)):
             return None
-        c, h, w = (k.reshape(-1) for k in np.indices(shape).transpose(0, 2, 3, 1))  # channels last
+        h, w = (k.reshape(-1) for k in np.indices(shape[1:]))
         (y, below), (x, right) = (np.divmod(k + p, s) for k, p, s in zip((h, w), padding, stride, strict=True))
         inside = (y < out[1]) & (x < out[2]) & (below < kernel[0]) & (right < kernel[1])
-        nowhere = int(np.prod(out))
-        place = np.where(inside, (y * out[2] + x) * out[0] + c, nowhere).astype(np.int32)
+        place = np.where(inside, (y * out[2] + x) * out[0], -1).astype(np.int32)
         # sums over a window are vectors of channels: with few, they cost as much as a good many spikes
-        return cls((len(place), place), 0.3 if shape[0] < 32 else 0.02)
+        return cls((shape[0], place), 0.3 if shape[0] < 32 else 0.02)
 
 
 @dataclass
@@ -170,8 +183,8 @@ class _Events:
             dtype, most = _sums(op.weight, change)
             weight = _lines(reordered(op.weight, shape).T.numpy().astype(dtype))
             features, size = weight.shape
-            nowhere, line = np.zeros(features, dtype=np.int32), np.arange(features, dtype=np.int64) * size
-            arguments = (features, nowhere, line, weight.reshape(-1), 1, size, 1, size, 0, 0)
+            start = np.zeros(1, dtype=np.int32)
+            arguments = (features, start, start.astype(np.int64), weight.reshape(-1), 1, size, 1, size, 0, 0)
             return cls(arguments, EVENT_SHARE * 0.7, most, (1, 1, features, 1, 1))
         return None
 
@@ -210,14 +223,14 @@ def _convolution(op: Conv2d, shape: Shape, out: Shape, dtype: type) -> tuple[Any
     lines = weight.transpose(0, 2, 3, 4, 1)[:, :, :, ::-1].reshape(len(phases) * channels * kh, kw * targets)
     lines = _lines(lines)
     size = lines.shape[1]
-    y, x, c = (k.reshape(-1) for k in np.indices((height, width, channels)))  # channels last
+    y, x = (k.reshape(-1) for k in np.indices((height, width)))
     (y, a), (x, b) = (np.divmod(k + p, s) for k, p, s in zip((y, x), op.padding, op.stride, strict=True))
     top, side = kh - 1, kw - 1  # of the neurons within the image of charges
     tall, wide = max(int(y.max()) + kh, top + out[1]), max(int(x.max()) + kw, side + out[2]) * targets
     place = ((y + kh - 1) * wide + x * targets).astype(np.int32)
-    line = ((a * op.stride[1] + b) * channels + c).astype(np.int64) * (kh * size)
+    line = (a * op.stride[1] + b).astype(np.int64) * (channels * kh * size)
     line[(a >= op.weight.shape[2]) | (b >= op.weight.shape[3])] = -1  # between the kernel's places
-    return (len(c), place, line, lines.reshape(-1), kh, size, tall, wide, top, side * targets)
+    return (channels, place, line, lines.reshape(-1), kh, size, tall, wide, top, side * targets)
 
 
 def _lines(weight: np.ndarray) -> np.ndarray:

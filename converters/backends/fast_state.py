@@ -13,6 +13,7 @@ from torch import Tensor
 from calif_plugins import multistep
 from converters.exact.sums import adds_exactly
 from converters.network import Stage, float64
+from converters.results import Emitted
 
 __all__ = ["Parameters", "State"]
 
@@ -111,22 +112,29 @@ class State:
         self.arrays = wide
         self.arguments = self._arguments()
 
-    def emitted(self, fan_out: Tensor) -> Tensor:
-        """Positive and negative spikes and synaptic operations of each image, int64 ``(N, 3)``; the state is wide."""
-        _, net, fired = self.arrays
-        n = self.shape[0]
-        found = torch.zeros(n, 3, dtype=torch.int64)
-        multistep.totals().emitted(
-            *(x.reshape(self.shape).flatten(1).numpy() for x in (fired, net)),
-            fan_out.reshape(-1).numpy(),
-            found.numpy(),
-        )
-        return found
+    def emitted(self, fan_out: np.ndarray) -> Emitted:
+        """What has been sent; ``fan_out`` as :mod:`calif_plugins.multistep_totals` takes it."""
+        k = multistep.totals()
+        parts = np.zeros((self.shape[0], -(-len(fan_out) // k.TILE), 3), dtype=np.int64)
+        if len(self.arrays) == 2:
+            k.summed(self._flat(1), fan_out, parts)
+        else:
+            k.wide_summed(self._flat(2), self._flat(1), fan_out, parts)
+        return Emitted(*torch.from_numpy(parts.sum(1)).unbind(1))
+
+    def _flat(self, k: int) -> np.ndarray:
+        """One of the arrays, ``(N, places, C)``."""
+        return self.arrays[k].numpy().reshape(self.shape[0], -1 if self.shape[0] else 1, self.shape[-1])
 
     @property
     def counts(self) -> Tensor:
-        """Int32, channels first; the state is wide."""
-        return self._first(self.arrays[1].to(torch.int32))
+        """Int32, channels first."""
+        if len(self.arrays) == 3:
+            return self._first(self.arrays[1].to(torch.int32))
+        count = self._flat(1)
+        counts = torch.empty(len(count), *count.shape[:0:-1], dtype=torch.int32)
+        multistep.totals().counted(count, counts.numpy())
+        return counts.reshape(self.shape[0], self.shape[-1], *self.shape[1:-1])
 
     @property
     def membranes(self) -> Tensor:

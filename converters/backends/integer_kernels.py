@@ -33,8 +33,12 @@ def int8_kernels() -> bool:
 
 
 def convolution(op: Conv2d, zero_point: int) -> Kernel:
-    """Uint8 ``(N, H, W, C)`` to float32 of the same layout; ``op`` has int8 weights."""
+    """Uint8 ``(N, H, W, C)`` to float32 of the same layout; ``op`` has int8 weights.
+
+    Weights are packed once for each height and width, whatever the number of images.
+    """
     packed: dict[tuple[int, ...], Kernel] = {}
+    trusted: dict[tuple[int, ...], Kernel] = {}
 
     def pack(shape: tuple[int, ...]) -> Kernel:
         images, height, width, channels = shape
@@ -43,7 +47,9 @@ def convolution(op: Conv2d, zero_point: int) -> Kernel:
         weight = op.weight if n == 1 else _for_columns(op.weight, n)
         if not _trusted((images, height, width // n, channels * n), tuple(weight.shape), zero_point, geometry):
             return lambda x: _in_floats(x, op, zero_point)
-        kernel = _onednn((images, height, width // n, channels * n), weight, zero_point, geometry)
+        if (height, width) not in packed:
+            packed[height, width] = _onednn((images, height, width // n, channels * n), weight, zero_point, geometry)
+        kernel = packed[height, width]
         if n == 1:
             return kernel
 
@@ -55,9 +61,9 @@ def convolution(op: Conv2d, zero_point: int) -> Kernel:
 
     def run(x: Tensor) -> Tensor:
         key = tuple(x.shape)
-        if key not in packed:
-            packed[key] = pack(key)
-        return packed[key](x)
+        if key not in trusted:
+            trusted[key] = pack(key)
+        return trusted[key](x)
 
     return run
 
@@ -131,16 +137,16 @@ def _for_columns(weight: Tensor, n: int) -> Tensor:
 
 
 def dense(weight: Tensor, zero_point: int) -> Kernel:
-    """Uint8 ``(N, in)`` to float32 ``(N, out)``; ``weight`` int8 ``(out, in)``."""
+    """Uint8 ``(N, in)`` to float32 ``(N, out)``; ``weight`` int8 ``(out, in)``, packed at the first call."""
     out = len(weight)
     ones, zeros = torch.ones(out, dtype=torch.float32), torch.zeros(out, dtype=torch.int64)
-    packed: dict[int, Tensor] = {}
+    packed: list[Tensor] = []
 
     def run(x: Tensor) -> Tensor:
-        if len(x) not in packed:
-            packed[len(x)] = torch.ops.onednn.qlinear_prepack(weight.contiguous(), list(x.shape))
+        if not packed:
+            packed.append(torch.ops.onednn.qlinear_prepack(weight.contiguous(), list(x.shape)))
         return torch.ops.onednn.qlinear_pointwise(
-            x, 1.0, zero_point, packed[len(x)], ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            x, 1.0, zero_point, packed[0], ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
 
     return run

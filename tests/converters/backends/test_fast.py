@@ -17,7 +17,7 @@ from calif_plugins import reference
 from calif_plugins.multistep import CaLIFMultiStep, kernels
 from calif_plugins.parameters import CaLIFParameters, Phase, TieRule
 from converters.backends import fast as fast_backend
-from converters.backends import fast_plan, fast_state, integer_kernels
+from converters.backends import fast_chunks, fast_plan, fast_state, integer_kernels
 from converters.errors import MissingExtraError
 from converters.network import Network
 from converters.operations import Conv2d, Linear, SumPool2d
@@ -325,11 +325,22 @@ def test_memory_does_not_grow_with_batch_or_window() -> None:
     q, _ = load_checkpoint("lenet5-mnist-8")
     network = Network.from_graph(converters.to_nir(q, T=128))
     largest = max(s.size for s in network.stages)
-    chunk = fast_backend.images_at_a_time(network)
-    assert chunk * fast_backend.BLOCK * largest * 4 <= 4 * fast_backend._CHUNK_BYTES
+    chunk = fast_chunks.images_at_a_time(network)
+    assert chunk * fast_chunks.BLOCK * largest * 4 <= 4 * fast_chunks._CHUNK_BYTES
     r = converters.run(network, pixels(chunk + 3, (1, 32, 32)), batch=chunk + 3)
     assert len(r.predictions) == chunk + 3
     assert torch.equal(r.predictions[-3:], converters.run(network, pixels(chunk + 3, (1, 32, 32))[-3:]).predictions)
+
+
+@pytest.mark.parametrize("name", ["lenet", "residual", "concat"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_fewer_steps_at_a_time_change_nothing(monkeypatch: pytest.MonkeyPatch, name: str, steps: int) -> None:
+    q = GRAPHS[name]()
+    network, x = Network.from_graph(converters.to_nir(q, T=7)), images(q, 3)
+    expected = converters.run(network, x, record="spikes", backend="snntorch")
+    monkeypatch.setattr(fast_chunks, "_CHUNK_BYTES", 4 * steps * max(s.size for s in network.stages))
+    assert fast_chunks.steps_at_a_time(network) == steps
+    assert_same(converters.run(network, x, record="spikes", backend="fast"), expected)
 
 
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
 import converters
-from converters.backends import closed_form, fast_plan
-from converters.backends import fast as fast_backend
+from converters.backends import closed_form, fast_chunks, fast_plan
 from converters.backends.charges import DTYPES
 from converters.errors import ConversionError
 from converters.exact.rounding import round_fraction
@@ -96,7 +95,7 @@ def check(case: Case, dtype: str, share: float, int8: bool, chunk: int) -> int:
     compared = compare_with_reference(case, network, slow)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fast_plan, "EVENT_SHARE", share)
-        patch.setattr(fast_backend, "_CHUNK_BYTES", chunk)
+        patch.setattr(fast_chunks, "_CHUNK_BYTES", chunk)
         if not int8:
             patch.setattr(fast_plan, "int8_kernels", lambda: False)
         fast = run(case, network, record="spikes", backend="fast", check=True)
@@ -121,7 +120,7 @@ ways = {
     "dtype": st.sampled_from(DTYPES),
     "share": st.sampled_from([0.0, 0.115, 1.1]),
     "int8": st.booleans(),
-    "chunk": st.sampled_from([1, 16 * 2**20]),
+    "chunk": st.sampled_from([1, 2**12, 16 * 2**20]),
 }
 
 
