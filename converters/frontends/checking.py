@@ -42,7 +42,7 @@ _TIES = 20
 """Exact ties that must all go another rule's way before the rule is called another one."""
 _TODO = "please report it, with the model; check=False converts without this comparison"
 _CHUNK = 64
-_VALUES = 2**26
+_VALUES = 2**24
 """Integers of all layers, of all images that are looked at together: they are held in the model's type and in ours."""
 
 
