@@ -5,7 +5,9 @@
 Each case runs in a process of its own, so that its memory is its own. Ratios are to T passes of the float network, or
 to one, taken in turns with what they are compared with. Weights are random: they decide how many spikes there are, and
 not how the integers are added. SpikingJelly's network is the rate coding of the same float module, with other counts
-than the network's own; onnxruntime runs our integers as quantised operators (``converters.to_onnx``).
+than the network's own; snnTorch steps the converted network's weights with ``snn.Leaky``, as ``calif bench`` has it,
+whose neurons have no ceiling and no rounding phase; onnxruntime runs our integers as quantised operators
+(``converters.to_onnx``).
 """
 
 from __future__ import annotations
@@ -29,13 +31,15 @@ from classifiers_speed import in_turns, spikingjelly
 from torch import Tensor
 
 import converters
+from converters.benchmark.simulators import RIVALS
 from converters.network import Network
 
 NETWORKS = ("resnet18", "resnet50", "mobilenet_v2")
 CASES = [(16, 1), (16, 4), (32, 1)]  # T, images
 COLUMNS = [
     "network", "T", "images", "neurons", "prepare, read, write, s", "T float passes, s", "every spike",
-    "SpikingJelly", "closed form, of one pass", "onnxruntime int8, of one pass", "peak, MB", "counts that differ",
+    "snnTorch", "SpikingJelly", "closed form, of one pass", "onnxruntime int8, of one pass", "peak, MB",
+    "counts that differ",
 ]  # fmt: skip
 
 
@@ -78,7 +82,8 @@ def line(r: dict[str, Any]) -> str:
     parts = [
         r["network"], str(r["T"]), str(r["images"]), f"{r['neurons']:,}",
         f"{r['prepare']:.1f} + {r['read']:.1f} + {r['write']:.1f}", f"{r['float_T']:.2f}", of("fast", "float_T"),
-        of("SpikingJelly", "float_T"), of("closed_form", "float_T", r["T"]), of("onnxruntime", "float_T", r["T"]),
+        of("snnTorch", "float_T"), of("SpikingJelly", "float_T"), of("closed_form", "float_T", r["T"]),
+        of("onnxruntime", "float_T", r["T"]),
         f"{r['peak_MB']:,.0f} ({r['peak_others_MB']:,.0f} with the others)", f"{r['differ']:,} of {r['counts']:,}",
     ]  # fmt: skip
     return "| " + " | ".join(parts) + " |"
@@ -111,15 +116,19 @@ def measured(name: str, steps: int, images: int, side: int, turns: int) -> dict[
         return lambda: converters.run(network, x, backend=backend, batch=images, check=False)
 
     with torch.no_grad():
-        integers = q.execute(x)
         counts = ours("fast")().counts
         found["counts"] = sum(n.numel() for n in counts.values())
-        found["differ"] = sum(int((n.long() != integers[k]).sum()) for k, n in counts.items())
+        found["differ"] = 0
+        for image in range(images):  # the integers of all images together would be twice as large as the counts
+            integers = q.execute(x[image : image + 1])
+            found["differ"] += sum(int((n[image : image + 1] != integers[k]).sum()) for k, n in counts.items())
+        del counts, integers
         tasks: dict[str, Callable[[], Any]] = {"float_T": lambda: [model(x) for _ in range(steps)]}
         tasks |= {"fast": ours("fast"), "closed_form": ours("closed_form")}
         found |= in_turns(tasks, turns)
         found["peak_MB"] = peak()
         others = {"float_T": tasks["float_T"], "onnxruntime": onnxruntime_int8(q, x)}
+        others["snnTorch"] = RIVALS["snntorch_loop"][1](network, network.accept(x, None))
         try:
             others["SpikingJelly"] = spikingjelly(model, x, steps)
         except ValueError as error:  # what it does not convert
