@@ -12,6 +12,7 @@ COVERAGE ?=
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("calif needs Python 3.11 or later, found " + sys.version) if sys.version_info < (3, 11) else 0'
 	$(PYTHON) -m venv $(VENV)
+	@echo 'installing PyTorch, the simulators and the tools into $(VENV): some minutes, 6.5 GB, no output'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
 	touch $@
 
