@@ -10,8 +10,8 @@ count is compared with the quantised network's integer, in closed form, and with
 states. Pitches are given in cents of the true ones; faces are found by facenet-pytorch's own code, with spiking
 networks in the place of its three.
 
-Rows are kept in ``docs/results/pretrained.json`` as they come, and found there by the next run, unless it is told to
-measure them ``--again``; ``docs/results/pretrained.md`` is the table, and ``docs/pictures`` has what was heard and seen.
+Rows are kept in ``docs/results/pretrained.json`` as they come, and found there by the next run unless it measures
+``--again``; ``docs/results/pretrained.md`` is the table, and ``docs/pictures`` has what was heard and seen.
 """
 
 from __future__ import annotations

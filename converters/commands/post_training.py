@@ -11,7 +11,7 @@ import typer
 from rich.progress import Progress
 
 from converters.commands import common
-from converters.errors import ConversionError
+from converters.errors import ConversionError, FileFormatError
 from converters.frontends.layer_levels import LayerLevels, LevelNumbers
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TorchvisionSettings", "from_torchvision", "quantise", "show_report"]
 
+_FLOAT = "for other levels, give the .float.pt that it came from"
 FEW = 32  # below as many levels, logits are read from the membrane, as in calif train
 
 Ranges = Annotated[str, typer.Option(help="How ranges are chosen: mse, minmax or percentile.")]
@@ -95,7 +96,6 @@ def quantise(
     from converters.calibration import quantisation_noise
     from converters.calibration import quantise as quantised
     from converters.commands.given import first_of
-    from converters.commands.recognising import is_onnx
     from converters.files.quantised_file import save_quantised
     from converters.frontends.pt2e import from_pt2e
     from converters.zoo.datasets import load
@@ -103,9 +103,7 @@ def quantise(
     from converters.zoo.training_file import load_weights, read_checkpoint
 
     asked = common.layer_levels(levels)
-    if is_onnx(network):
-        todo = "quantise it with onnxruntime, and give that to calif convert"
-        raise ConversionError(str(network), "an ONNX model", todo)
+    _check_float(network)
     common.ends_in(out, ".safetensors", ".safetensors.xz")
     common.not_read(out, network)
     found = read_checkpoint(network)
@@ -159,6 +157,28 @@ def quantise(
         return
     show_report(report)
     common.say(f"wrote {path}")
+
+
+def _check_float(network: Path) -> None:
+    """Refuse what is quantised or spikes already, or comes in by another road; with that road."""
+    from converters.commands.recognising import is_onnx, kind_within
+    from converters.files.quantised_file import load_with_notes
+    from converters.zoo.named import names
+
+    kind = "onnx" if is_onnx(network) else kind_within(network)
+    if kind == "onnx":
+        todo = "quantise it with onnxruntime, and give that to calif convert"
+        raise ConversionError(str(network), "an ONNX model", todo)
+    if kind == "nir":
+        raise ConversionError(str(network), "a .nir file", f"calif run takes it as it is; {_FLOAT}")
+    if kind == "quantised":
+        try:
+            load_with_notes(network)
+        except FileFormatError:  # weights that somebody else wrote: the reader of checkpoints says what to do with them
+            return
+    if kind == "quantised" or str(network) in names():
+        todo = f"calif convert and run take it as it is; {_FLOAT}"
+        raise ConversionError(str(network), "a network that is quantised already", todo)
 
 
 def _dataset_of(path: Path, network: str) -> str:

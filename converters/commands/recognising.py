@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from converters.errors import ConversionError
+from converters.files.kinds import LONGEST, Kind, kind_by_content
 
-__all__ = ["Kind", "is_onnx", "kind_of"]
+__all__ = ["Kind", "is_onnx", "kind_of", "kind_within"]
 
-Kind = Literal["nir", "onnx", "run", "quantised"]
 _ENDINGS: dict[str, Kind] = {
     ".nir": "nir",
     ".onnx": "onnx",
@@ -18,7 +17,6 @@ _ENDINGS: dict[str, Kind] = {
     ".safetensors.xz": "quantised",
 }
 _IMAGES = (".npy", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-_LONGEST = 16  # bytes that any of the marks below needs
 
 
 def is_onnx(path: str | Path) -> bool:
@@ -49,7 +47,7 @@ def kind_of(which: str | Path) -> Kind:
         raise ConversionError(str(which), "a folder", "name a file in it")
     if not path.is_file():  # a pipe or a device is refused where it would be opened
         return "quantised"
-    found = _by_content(_beginning(path))
+    found = kind_within(path)
     if found is None and path.suffix.lower() in _IMAGES:
         raise ConversionError(str(which), "images, and no network", f"name a network, and give --images {which}")
     if found is None:
@@ -59,18 +57,9 @@ def kind_of(which: str | Path) -> Kind:
     return found
 
 
-def _beginning(path: Path) -> bytes:
+def kind_within(path: Path) -> Kind | None:
+    """The kind of a file by what it begins with; None where it is of no kind, or there is no such file."""
+    if not path.is_file():  # a pipe or a device is refused where it would be opened
+        return None
     with path.open("rb") as file:
-        return file.read(_LONGEST)
-
-
-def _by_content(start: bytes) -> Kind | None:
-    if start.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "nir"
-    if start.startswith(b"PK\x03\x04"):
-        return "run"
-    if start.startswith(b"\xfd7zXZ\x00") or start[8:9] == b"{":  # compressed; or a length of 8 bytes, then JSON
-        return "quantised"
-    if len(start) > 2 and start[0] == 8 and 3 <= start[1] < 32:  # the field ir_version
-        return "onnx"
-    return None
+        return kind_by_content(file.read(LONGEST))

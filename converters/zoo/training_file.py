@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from converters.errors import ConversionError, first_line
 from converters.files.atomic import atomic_path
+from converters.files.kinds import described
 from converters.reading import open_regular, parse_json
 
 __all__ = ["Checkpoint", "check_tensors", "load_weights", "read_checkpoint", "read_checkpoint_of", "write_checkpoint"]
@@ -28,6 +29,12 @@ _LARGEST = 1 << 32  # bytes of a file
 _LARGEST_TEXT = 1 << 24  # bytes of the pickle, in which all text is
 _BUILDERS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
 _OWN_WEIGHTS = "weights of your own go into your module, and from there through converters.quantise or prepare_qat"
+_TODO = "give a .float.pt, .average.pt or .qat.pt of calif train"
+_WAYS_OF = {  # what other files have a network's weights, and how these come in
+    "a .safetensors file": f"{_TODO}; {_OWN_WEIGHTS}",
+    "a TorchScript module": _OWN_WEIGHTS,
+    "a program of torch.export": "give torch.export.load(...).module() to converters.quantise",
+}
 _NO_CHECKPOINT = "a file that is no checkpoint of calif train"
 _ANOTHER = "use another --out, or delete it"
 _PHASES = ("float", "average", "qat")
@@ -65,6 +72,10 @@ class Checkpoint:
         return self.before + self.log
 
 
+class _ForeignError(ValueError):
+    """A pickle that builds what no checkpoint has: by its name."""
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """A training checkpoint.
 
@@ -73,10 +84,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     ConversionError
         If there is none, it is damaged, or it is of another kind.
     """
-    todo = "give a .float.pt, .average.pt or .qat.pt of calif train"
-    with open_regular(path, max_bytes=_LARGEST, todo=todo) as file:
+    with open_regular(path, max_bytes=_LARGEST, todo=_TODO) as file:
+        other = described(file)
+        if other is not None:
+            raise ConversionError(str(path), f"{other}, no checkpoint of calif train", _WAYS_OF.get(other, _TODO))
         try:
             state = torch.load(_plain_zip(file), weights_only=True, map_location="cpu")
+        except _ForeignError as error:
+            raise ConversionError(str(path), f"{_NO_CHECKPOINT} ({error} in it)", _OWN_WEIGHTS) from None
         except Exception as error:  # of junk, the unpickler raises a dozen kinds
             reason = first_line(error)[:100]
             raise ConversionError(str(path), f"a damaged checkpoint ({reason})", "delete it and train again") from None
@@ -120,7 +135,7 @@ def _check_pickle(data: bytes) -> None:
         builds = operation.name in ("GLOBAL", "STACK_GLOBAL", "INST")
         name = str(argument)
         if builds and not (name in _BUILDERS or (name.startswith("torch ") and name.endswith("Storage"))):
-            raise ValueError(f"{name} in it")
+            raise _ForeignError(name)
 
 
 def _text(path: Path, text: Any) -> Any:

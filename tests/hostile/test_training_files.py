@@ -239,14 +239,14 @@ def test_nothing_is_built_but_dense_tensors(tmp_path: Path, made: Makes) -> None
         new.writestr(name, pickle.dumps({"model": made}, protocol=2) if name.endswith("data.pkl") else data)
 
     archive(path, change)
-    assert "damaged checkpoint (" in one_line(path)
+    assert "no checkpoint of calif train (" in one_line(path)
     assert "in it)" in one_line(path)
     assert not (tmp_path / "executed").exists()
 
 
 def test_a_sparse_tensor(tmp_path: Path) -> None:
     path = changed(tmp_path, lambda s: s["model"].update(more=torch.eye(3).to_sparse()))
-    assert "damaged checkpoint (" in one_line(path)
+    assert "no checkpoint of calif train (" in one_line(path)
 
 
 def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 from torchvision import datasets, models
 
 import converters
 from converters.commands.torchvision_networks import torchvision_network
 from converters.errors import ConversionError
+from converters.files.quantised_file import save_quantised
 from converters.zoo.datasets import load
 from converters.zoo.named import load_checkpoint
 from converters.zoo.networks import build
@@ -104,7 +106,16 @@ def test_what_does_not_fit_is_one_line(calif: Calif, network: tuple[Path, nn.Mod
     write_checkpoint(
         tmp_path / "q.pt", Checkpoint({"network": "lenet5", "levels": 7}, model.state_dict(), {}, [])
     )  # fmt: skip
+    q, notes = load_checkpoint("lenet5-mnist-8")
+    save_quantised(tmp_path / "q.safetensors", q, notes=notes)
+    save_file({"weight": torch.zeros(2)}, tmp_path / "w.safetensors")
+    converters.write(tmp_path / "q.nir", converters.to_nir(q, T=8))
+    already = "a network that is quantised already; calif convert and run take it as it is; for other levels, give the"
     wrong: list[tuple[list[Any], str]] = [
+        (["lenet5-mnist-8"], f"lenet5-mnist-8: found {already} .float.pt that it came from"),
+        ([tmp_path / "q.safetensors"], f"q.safetensors: found {already} .float.pt that it came from"),
+        ([tmp_path / "w.safetensors"], "w.safetensors: found a .safetensors file, no checkpoint of calif train; give"),
+        ([tmp_path / "q.nir"], "q.nir: found a .nir file; calif run takes it as it is; for other levels"),
         ([other], "--dataset: found none; say what the network was trained on"),
         ([tmp_path / "q.pt"], "found a quantised run; give the .float.pt that it started from"),
         ([tmp_path / "none.pt"], "none.pt"),

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
+import converters
 from converters.cli import main
 from converters.errors import ConversionError
 from converters.zoo.images import Images
+from converters.zoo.named import find_checkpoint, load_checkpoint
 from converters.zoo.networks import build
 from converters.zoo.recipes import Recipe
 from converters.zoo.training import _check_shape, _mix, train
@@ -52,7 +61,7 @@ def test_a_checkpoint_whose_text_is_no_json(tmp_path: Path, key: str, entry: Any
     for options in ({"start": path}, {"teachers": [path]}):
         found = refused(tmp_path, images(), **options)
         if type(entry) is bytes:  # not even built
-            assert found.startswith(f"{path}: found a damaged checkpoint (_codecs encode in it)")
+            assert found.startswith(f"{path}: found a file that is no checkpoint of calif train (_codecs encode in it)")
         else:
             assert (
                 found == f"{path}: found a file that is no checkpoint of calif train; weights of your own go into your "
@@ -71,7 +80,78 @@ def test_another_file_of_torch(tmp_path: Path, value: Any) -> None:
 def test_a_checkpoint_of_junk(tmp_path: Path, junk: bytes) -> None:
     path = tmp_path / "x.float.pt"
     path.write_bytes(junk)
+    said = refused(tmp_path, images(), start=path)
+    assert re.match(
+        f"{path}: found (an empty file|a file of another kind|a pickle), no checkpoint of calif train; ", said
+    )
+    assert "delete" not in said, "it may be anybody's"
+
+
+def test_a_checkpoint_that_was_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "x.float.pt"
+    checkpoint(path, more=torch.zeros(100))
+    path.write_bytes(path.read_bytes()[:-90])
     assert f"{path}: found a damaged checkpoint (" in refused(tmp_path, images(), start=path)
+
+
+class Small(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x)
+
+
+def _write(kind: str, path: Path) -> None:
+    weights = {"weight": torch.zeros(3, 2)}
+    if kind == "safetensors":
+        save_file(weights, path)
+    elif kind == "quantised":
+        shutil.copy(find_checkpoint("lenet5-mnist-8"), path)
+    elif kind == "nir":
+        converters.write(path.with_suffix(".nir"), converters.to_nir(load_checkpoint("lenet5-mnist-8")[0], T=8))
+        path.with_suffix(".nir").rename(path)
+    elif kind == "onnx":
+        converters.to_onnx(load_checkpoint("lenet5-mnist-8")[0], path.with_suffix(".onnx"))
+        path.with_suffix(".onnx").rename(path)
+    elif kind == "export":
+        torch.export.save(torch.export.export(Small(), (torch.zeros(1, 2),)), path.with_suffix(".pt2"))
+        path.with_suffix(".pt2").rename(path)
+    elif kind == "module":
+        torch.save(nn.Linear(2, 3), path)
+    elif kind == "state":
+        torch.save(weights, path)
+    elif kind == "array":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    elif kind == "picture":
+        Image.new("L", (8, 8)).save(path, format="png")
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.txt", "text")
+
+
+OWN = "weights of your own go into your module, and from there through converters.quantise or prepare_qat"
+GIVE = "give a .float.pt, .average.pt or .qat.pt of calif train"
+FILES = {
+    "safetensors": f"a .safetensors file, no checkpoint of calif train; {GIVE}; {OWN}",
+    "quantised": f"a .safetensors file, no checkpoint of calif train; {GIVE}; {OWN}",
+    "nir": f"a .nir file (HDF5), no checkpoint of calif train; {GIVE}",
+    "onnx": f"an ONNX model, no checkpoint of calif train; {GIVE}",
+    "export": "a program of torch.export, no checkpoint of calif train; give torch.export.load(...).module() to "
+    "converters.quantise",
+    "module": f"a file that is no checkpoint of calif train (torch.nn.modules.linear Linear in it); {OWN}",
+    "state": f"a file that is no checkpoint of calif train; {OWN}",
+    "array": f"an array of NumPy, no checkpoint of calif train; {GIVE}",
+    "picture": f"a picture, no checkpoint of calif train; {GIVE}",
+    "zip": f"a zip file, no checkpoint of calif train; {GIVE}",
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_files_of_other_kinds_are_called_what_they_are(tmp_path: Path, kind: str) -> None:
+    """By what is in them: the name is that of a checkpoint."""
+    path = tmp_path / "x.float.pt"
+    _write(kind, path)
+    for options in ({"start": path}, {"teachers": [path]}):
+        assert refused(tmp_path, images(), **options) == f"{path}: found {FILES[kind]}"
 
 
 @pytest.mark.parametrize("name", ["absent.float.pt", "folder"])
