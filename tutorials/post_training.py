@@ -1,10 +1,16 @@
 """Networks quantised without training, measured: accuracy against float and against quantisation-aware training.
 
     calif train --network lenet5 --dataset mnist --epochs 5 --qat-epochs 1 --out runs
-    python tutorials/post_training.py runs/lenet5-mnist.float.pt docs/results/post_training.json
+    for levels in 127 31 15 8; do
+        calif train --network lenet5 --dataset mnist --levels $levels --epochs 0 --qat-epochs 3 \\
+            --start runs/lenet5-mnist.float.pt --out trained
+    done
+    python tutorials/post_training.py runs/lenet5-mnist.float.pt docs/results/post_training.json \\
+        trained/*.safetensors resnet11h-cifar10-127 resnet11h-cifar10-8
 
 LeNet-5 is the float network of that run. ResNet-11H's float weights take hours, and do not ship: here it has the
 weights of the checkpoint ``resnet11h-cifar10-127``, integers times their scales, in float; batch norms are folded in.
+Further arguments are networks that were trained quantised, by name or file, for the last column.
 """
 
 from __future__ import annotations
@@ -12,6 +18,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +40,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "mse, biases": {},
     "mse, biases, reconstruction": {"reconstruct": 512},
 }
+NAMES = {"lenet5": "LeNet-5", "resnet11h": "ResNet-11H"}
+TRAINED = "trained"
+COMPARED = ("compared", "differing")
 SPIKING = {"closed_form": 16, "fast": 2}  # images whose counts are compared
 
 
@@ -80,11 +90,12 @@ def scale_of(q: QuantGraph, synapse: Synapse) -> float:
 @torch.no_grad()
 def right(model: nn.Module, images: Images, batch: int = 250) -> float:
     """Share of right predictions."""
-    found = sum(
-        int((model(x).argmax(1) == y).sum())
-        for x, y in zip(images.pixels.split(batch), images.labels.split(batch), strict=True)
-    )
-    return found / len(images)
+    return sum(int((model(x).argmax(1) == y).sum()) for x, y in batches(images, batch)) / len(images)
+
+
+def batches(images: Images, batch: int = 250) -> Iterable[tuple[Tensor, Tensor]]:
+    """Pixels and labels."""
+    return zip(images.pixels.split(batch), images.labels.split(batch), strict=True)
 
 
 def differing(q: QuantGraph, images: Tensor, backend: str) -> tuple[int, int]:
@@ -128,21 +139,41 @@ def row(model: nn.Module, images: Images, test: Images, levels: int, options: di
     return {**found, "output_snr": report.layers[-1].snr, "worst_layer": worst[1], "worst_layer_snr": worst[0]}
 
 
+@torch.no_grad()
+def measure_trained(which: str, tests: dict[str, Images], out: Path) -> None:
+    """The row of a network that was trained quantised: right predictions of its integers, on the same images."""
+    q, notes = load_checkpoint(which)
+    name = NAMES[notes["network"]]
+    key, test = f"{name}, {notes['levels']} levels, {TRAINED}", tests[name]
+    kept = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    if key not in kept:
+        found = [(q.returned(q.execute(x)).argmax(1) == y).sum() for x, y in batches(test)]
+        kept[key] = {
+            "float": notes["float_accuracy"],
+            "test_images": len(test),
+            "accuracy": float(sum(found)) / len(test),
+        }
+        kept[key] |= {"accuracy_of_all": notes["quantised_accuracy"], "command": notes["command"].split(" && ")[-1]}
+        out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        print(key, kept[key], flush=True)
+
+
 def table(kept: dict[str, Any]) -> str:
     """In Markdown, a row for each network and number of levels."""
     ways = list(WAYS)
-    lines = ["| network, levels | float | " + " | ".join(ways) + " |", "|---|--:|" + "--:|" * len(ways)]
+    lines = [f"| network, levels | float | {' | '.join(ways)} | {TRAINED} |", "|---|--:|" + "--:|" * (len(ways) + 1)]
     for name in dict.fromkeys(key.split(" levels")[0] for key in kept):
         found = [kept.get(f"{name} levels, {way}") for way in ways]
         shown = [f"{100 * r['accuracy']:.2f} % ({r['output_snr']:.0f} dB)" if r else "" for r in found]
         before = next(r["float"] for r in found if r)
+        trained = kept.get(f"{name} levels, {TRAINED}")
+        shown.append(f"{100 * trained['accuracy']:.2f} %" if trained else "not trained")
         lines.append(f"| {name} | {100 * before:.2f} % | " + " | ".join(shown) + " |")
-    compared = sum(r[f"{b}_compared"] for r in kept.values() for b in SPIKING)
-    differing = sum(r[f"{b}_differing"] for r in kept.values() for b in SPIKING)
+    compared, differing = (sum(r.get(f"{b}_{k}", 0) for r in kept.values() for b in SPIKING) for k in COMPARED)
     return "\n".join([*lines, "", f"{differing:,} of {compared:,} counts differ."])
 
 
-def main(checkpoint: str, out: str) -> None:
+def main(checkpoint: str, out: str, *trained: str) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def some(dataset: str, number: int) -> Images:
@@ -151,9 +182,12 @@ def main(checkpoint: str, out: str) -> None:
 
     mnist, cifar10 = some("mnist", 512), some("cifar10", 256)
     few = {"quantise_output": False}
-    measure("LeNet-5", float_lenet5(Path(checkpoint)), mnist, load("mnist", "test"), Path(out), few)
-    test = load("cifar10", "test")[:1000]
-    measure("ResNet-11H", float_resnet11h(), cifar10, test, Path(out), {**few, "input_levels": 255})
+    tests = {"LeNet-5": load("mnist", "test"), "ResNet-11H": load("cifar10", "test")[:1000]}
+    for which in trained:
+        measure_trained(which, tests, Path(out))
+    measure("LeNet-5", float_lenet5(Path(checkpoint)), mnist, tests["LeNet-5"], Path(out), few)
+    more = {**few, "input_levels": 255}
+    measure("ResNet-11H", float_resnet11h(), cifar10, tests["ResNet-11H"], Path(out), more)
     print(table(json.loads(Path(out).read_text(encoding="utf-8"))))
 
 

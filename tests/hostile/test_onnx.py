@@ -15,6 +15,7 @@ import pytest
 from tests.command_line import Calif
 from tests.hostile.limited import ROOT, Outcome
 from tests.hostile.onnx_models import MODELS, good, outside
+from tests.hostile.onnx_structures import changed_models
 
 PROGRAM = """
 import json, pathlib, resource, sys, time, warnings
@@ -39,6 +40,7 @@ for path in json.loads(sys.stdin.read()):
 """
 SECONDS = 20.0  # of the processor
 FLIPPED = 30
+RESTRUCTURED = 60
 
 
 def read_all(folder: Path, paths: Sequence[Path]) -> list[Outcome]:
@@ -162,6 +164,27 @@ def test_bits_turned_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(1, 11))
 def test_many_bits_turned_over(tmp_path: Path, seed: int) -> None:
     _fuzzed(tmp_path, 3000, seed)
+
+
+def _restructured(folder: Path, count: int, seed: int) -> None:
+    names, paths = [], []
+    for k, (case, data) in enumerate(changed_models(count, seed)):
+        names.append(f"{case}, {k}")
+        paths.append(folder / f"{k}.onnx")
+        paths[-1].write_bytes(data)
+    said = judged(names, read_all(folder, paths))
+    assert any(text.startswith("read") for text in said.values())
+    assert any(not text.startswith("read") for text in said.values())
+
+
+def test_structures_that_are_wrong(tmp_path: Path) -> None:
+    _restructured(tmp_path, RESTRUCTURED, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 11))
+def test_many_structures_that_are_wrong(tmp_path: Path, seed: int) -> None:
+    _restructured(tmp_path, 3000, seed)
 
 
 @pytest.mark.parametrize("command", ["convert", "inspect", "run", "parity", "lower"])

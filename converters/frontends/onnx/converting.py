@@ -21,6 +21,7 @@ from converters.frontends.onnx.graph import Graph, Input, graph_of
 from converters.frontends.onnx.loading import load
 from converters.frontends.onnx.oracle import Oracle, runtime, tensors
 from converters.frontends.onnx.reader import GraphReader
+from converters.frontends.onnx.signatures import check_signatures
 from converters.frontends.onnx.spelt_norms import joined_norms
 from converters.frontends.onnx.tensors import count_of
 from converters.frontends.probes import noise
@@ -48,7 +49,7 @@ class Read:
 def read(source: Any, example: Batches | None) -> Read:
     """A path or a model, read; nothing is run yet."""
     model = load(source)
-    graph = joined_norms(named(expanded(graph_of(model))))
+    graph = joined_norms(named(expanded(check_signatures(graph_of(model)))))
     given = None if example is None else _given(graph, example)
     shapes = _shapes(graph, given)
     reader = GraphReader(graph, shapes, any_batch=not any(isinstance(x.dims[0], int) for x in graph.inputs))
