@@ -151,7 +151,7 @@ def measure_trained(which: str, tests: dict[str, Images], out: Path) -> None:
         kept[key] = {
             "float": notes["float_accuracy"],
             "test_images": len(test),
-            "accuracy": float(sum(found)) / len(test),
+            "accuracy": int(sum(found)) / len(test),
         }
         kept[key] |= {"accuracy_of_all": notes["quantised_accuracy"], "command": notes["command"].split(" && ")[-1]}
         out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
@@ -167,10 +167,16 @@ def table(kept: dict[str, Any]) -> str:
         shown = [f"{100 * r['accuracy']:.2f} % ({r['output_snr']:.0f} dB)" if r else "" for r in found]
         before = next(r["float"] for r in found if r)
         trained = kept.get(f"{name} levels, {TRAINED}")
-        shown.append(f"{100 * trained['accuracy']:.2f} %" if trained else "not trained")
+        shown.append(_accuracies(trained) if trained else "not trained")
         lines.append(f"| {name} | {100 * before:.2f} % | " + " | ".join(shown) + " |")
     compared, differing = (sum(r.get(f"{b}_{k}", 0) for r in kept.values() for b in SPIKING) for k in COMPARED)
     return "\n".join([*lines, "", f"{differing:,} of {compared:,} counts differ."])
+
+
+def _accuracies(row: dict[str, Any]) -> str:
+    """On the images of the other columns, and on all where these are fewer."""
+    here, everywhere = (f"{100 * row[k]:.2f} %" for k in ("accuracy", "accuracy_of_all"))
+    return here if here == everywhere else f"{here} ({everywhere} of all)"
 
 
 def main(checkpoint: str, out: str, *trained: str) -> None:

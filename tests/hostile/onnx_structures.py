@@ -1,4 +1,4 @@
-"""ONNX models whose structure is wrong though their bytes are not: other operations, operands, sizes, types, numbers."""
+"""ONNX models whose structure is wrong though their bytes are not: operations, operands, sizes, types, numbers."""
 
 from __future__ import annotations
 
