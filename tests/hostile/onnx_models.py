@@ -90,6 +90,25 @@ def _attribute(node: str, **given: object) -> Callable[[onnx.ModelProto], None]:
     return change
 
 
+def _operands(node: str, *names: str) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        n = _node(model, node)
+        del n.input[:]
+        n.input.extend(names)
+
+    return change
+
+
+def _renamed(node: str, op: str, *names: str) -> Callable[[onnx.ModelProto], None]:
+    """Another operation in a node's place, with operands of its own."""
+
+    def change(model: onnx.ModelProto) -> None:
+        _node(model, node).op_type = op
+        _operands(node, *names)(model)
+
+    return change
+
+
 def _doubling(model: onnx.ModelProto) -> None:
     """A constant that is put behind itself forty times."""
     name = "b"
@@ -181,6 +200,14 @@ MODELS: dict[str, Callable[[onnx.ModelProto], None]] = {
     "padding without end": _attribute("c", pads=[10**9, 10**9, 10**9, 10**9]),
     "a stride of 0": _attribute("c", strides=[0, 0]),
     "2^40 groups": _attribute("c", group=2**40),
+    "an operand too many": _operands("y", "f", "vd", "vd"),
+    "an operand too few": _operands("y", "f"),
+    "a norm spelt with one operand": _renamed("y", "Div", "f"),
+    "a norm spelt with three operands": _renamed("y", "Mul", "f", "vd", "f"),
+    "a mean of nothing": _renamed("y", "ReduceMean"),
+    "an operand left out": _operands("c", "xd", "", "b"),
+    "an attribute of another type": _attribute("c", group=1.0),
+    "an attribute missing": _renamed("f", "Concat", "rd"),
     "functions that double": _functions,
     "a function that calls itself": _recursive,
     "more nodes than a model should have": _many_nodes,

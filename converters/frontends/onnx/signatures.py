@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import repeat
 
-from onnx import defs
+from onnx import AttributeProto, defs
 
 from converters.errors import FileFormatError
 from converters.frontends.onnx.graph import DOMAIN, Graph, Node
 
 __all__ = ["check_signatures"]
 
+_TYPES = {n: getattr(defs.OpSchema.AttrType, name, None) for name, n in AttributeProto.AttributeType.items()}
 _TODO = "export the model again"
 _OPTIONAL, _VARIADIC = defs.OpSchema.FormalParameterOption.Optional, defs.OpSchema.FormalParameterOption.Variadic
 
@@ -65,6 +66,6 @@ def _wrong_attribute(node: Node, schema: defs.OpSchema) -> str | None:
     for name, formal in schema.attributes.items():
         if formal.required and name not in given:
             return f"no attribute {name}"
-        if name in given and given[name] != int(formal.type.value):
+        if name in given and formal.type != _TYPES.get(given[name]):
             return f"the attribute {name} of another type"
     return None
