@@ -69,6 +69,16 @@ def test_the_page_is_that_of_its_rows(script: Any) -> None:
     assert script.page(rows) == page
     nets = [row if "closed" in row else row[name] for row in rows.values() for name in ("PNet", "RNet", "ONet")]
     assert all(net[how]["differ"] == 0 < net[how]["counts"] for net in nets for how in ("closed", "every spike"))
+    assert {f"{name} {levels}" for name in ("tiny", "full", "mtcnn") for levels in (127, 31, 15)} == set(rows)
+
+
+def test_the_readme_has_the_sums_of_the_page(script: Any) -> None:
+    rows = json.loads((ROOT / "docs" / "results" / "pretrained.json").read_text(encoding="utf-8"))
+    nets = [net for row in rows.values() for net in ([row] if "closed" in row else [row[k] for k in script.STAGES])]
+    closed, spikes = (sum(net[how]["counts"] for net in nets) / 1e6 for how in ("closed", "every spike"))
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"[0 of {closed:.0f} million counts differ](docs/results/pretrained.md) in closed form" in readme
+    assert f"0 of {spikes:.1f} million with every spike" in readme
 
 
 def installed(package: str) -> pytest.MarkDecorator:

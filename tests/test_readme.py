@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from copy import deepcopy
@@ -91,6 +92,33 @@ def test_commands_exist() -> None:
     assert named
     assert named <= known
     assert known <= named, "a command that no page mentions"
+
+
+def commands(text: str) -> list[str]:
+    """The command lines of a page: indented ones, and those in the text."""
+    joined = text.replace("\\\n", " ")
+    found = re.findall(r"^(?: {4}|\$ )\s*(calif [a-z-]+ .*)$", joined, flags=re.MULTILINE)
+    spans = re.findall(r"`(calif [a-z-]+ [^`]*)`", joined)
+    names = re.compile(r"calif [a-z-]+ --[a-z-]+")  # of options, without their values
+    found += [" ".join(span.split()) for span in spans if not names.fullmatch(span)]
+    parts = (part.strip() for line in found for part in re.split(r"&&|;|\||\s#\s|\s>\s", line))
+    return [part for part in parts if part.startswith("calif ")]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))], ids=lambda p: p.name)
+def test_commands_have_the_options_that_they_are_given(page: Path) -> None:
+    known = get_command(_app()).commands  # type: ignore[attr-defined]
+    for line in commands(page.read_text(encoding="utf-8")):
+        name, *arguments = shlex.split(line)[1:]
+        command = known[name]
+        command.make_parser(command.context_class(command)).parse_args(arguments)
+
+
+def test_an_option_that_a_command_has_not_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("Give\n\n    calif quantise --checkpoint runs/x.float.pt --levels 31\n", encoding="utf-8")
+    with pytest.raises(Exception, match="No such option: --checkpoint"):
+        test_commands_have_the_options_that_they_are_given(page)
 
 
 def test_make_targets_exist() -> None:

