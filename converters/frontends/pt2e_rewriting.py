@@ -18,6 +18,7 @@ from torch import fx
 
 from converters.frontends import pt2e_attention as attention
 from converters.frontends.aten import POOLING, Kind, arguments, drop_images, kind_of
+from converters.frontends.pt2e_queries import driven_queries
 from converters.frontends.pt2e_rewriter import Rewriter
 
 __all__ = ["rewrite"]
@@ -31,6 +32,7 @@ _OF_TWO = {_a.max.other: _a.maximum.default, _a.min.other: _a.minimum.default}
 def rewrite(model: fx.GraphModule) -> None:
     """Rewrite a functional graph of ATen operations, in place; what it computes stays the same."""
     rewriter = Rewriter(model)
+    driven_queries(rewriter)
     for node in list(model.graph.nodes):
         rule = _RULES.get(node.target) if node.op == "call_function" else None
         if rule is not None and node not in rewriter.fixed:
