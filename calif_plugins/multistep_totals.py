@@ -4,11 +4,10 @@
 the narrow state of :mod:`calif_plugins.multistep_narrow` after ``t`` steps, all ``(P, R)``; ``parameters`` are the
 narrow ones. The membrane in int32 determines the charge that arrived, and that the exact membrane.
 
-``summed(count, fan_out, parts)``: of a narrow state's ``count``, ``(N, P, C)``, positive spikes, negative spikes and
-synaptic operations, for each image and :data:`TILE` places at a time: ``parts``, int64 ``(N, ceil(P / TILE), 3)``.
-``fan_out``: int64, ``(P, C)``, or ``(P, 1)`` where all channels have the same. ``counted(count, counts)`` writes the
-net counts channels first, int32 ``(N, C, P)``. ``wide_summed(fired, y, fan_out, parts)`` is ``summed`` of a wide
-state's arrays, ``(N, P, C)``.
+``summed(count, fan_out, totals)``: of a narrow state's ``count``, ``(N, P, C)``, positive spikes, negative spikes and
+synaptic operations of each image: ``totals``, int64 ``(3, N)``. ``fan_out``: int64, ``(P, C)``, or ``(P, 1)`` where
+all channels have the same. ``wide_summed(fired, y, fan_out, totals)`` is this of a wide state's arrays, ``(N, P, C)``.
+``counted(count, counts)`` writes the net counts channels first, int32 ``(N, C, P)``, some places at a time.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ import numpy as np
 
 from calif_plugins.compiling import compiled
 
-__all__ = ["TILE", "counted", "summed", "wide_summed", "widen"]
+__all__ = ["counted", "summed", "wide_summed", "widen"]
 
-TILE = 32
+_TILE = 32
 
 
 @compiled
@@ -46,49 +45,47 @@ def _net(word: Any) -> Any:
 @compiled
 def counted(count: Any, counts: Any) -> None:
     images, places, channels = count.shape
-    tiles = (places + TILE - 1) // TILE
+    tiles = (places + _TILE - 1) // _TILE
     for k in numba.prange(images * tiles):
-        n, first = k // tiles, k % tiles * TILE
+        n, first = k // tiles, k % tiles * _TILE
         for c in range(channels):
-            for p in range(first, min(first + TILE, places)):
+            for p in range(first, min(first + _TILE, places)):
                 counts[n, c, p] = _net(count[n, p, c])
 
 
 @compiled
-def summed(count: Any, fan_out: Any, parts: Any) -> None:
-    places, tiles, alike = count.shape[1], parts.shape[1], fan_out.shape[1] == 1
-    for k in numba.prange(len(count) * tiles):
-        n, first = k // tiles, k % tiles * TILE
-        spikes, net, operations = np.int64(0), np.int64(0), np.int64(0)
-        for p in range(first, min(first + TILE, places)):
+def summed(count: Any, fan_out: Any, totals: Any) -> None:
+    alike = fan_out.shape[1] == 1
+    for n in numba.prange(len(count)):
+        spikes, total, operations = np.int64(0), np.int64(0), np.int64(0)
+        for p in range(count.shape[1]):
             row = count[n, p]
             here = np.int64(0)
             for c in range(row.shape[0]):
                 y = _net(row[c])
                 fired = np.int64(np.int32(row[c] - y) >> np.int32(16))
                 here += fired
-                net += y
+                total += y
                 if not alike:
                     operations += fired * fan_out[p, c]
             spikes += here
             if alike:
                 operations += here * fan_out[p, 0]
-        parts[n, k % tiles, 0] = (spikes + net) // 2
-        parts[n, k % tiles, 1] = (spikes - net) // 2
-        parts[n, k % tiles, 2] = operations
+        totals[0, n] = (spikes + total) // 2
+        totals[1, n] = (spikes - total) // 2
+        totals[2, n] = operations
 
 
 @compiled
-def wide_summed(fired: Any, y: Any, fan_out: Any, parts: Any) -> None:
-    places, tiles, last = fired.shape[1], parts.shape[1], fan_out.shape[1] - 1
-    for k in numba.prange(len(fired) * tiles):
-        n, first = k // tiles, k % tiles * TILE
-        spikes, net, operations = np.int64(0), np.int64(0), np.int64(0)
-        for p in range(first, min(first + TILE, places)):
+def wide_summed(fired: Any, y: Any, fan_out: Any, totals: Any) -> None:
+    last = fan_out.shape[1] - 1
+    for n in numba.prange(len(fired)):
+        spikes, total, operations = np.int64(0), np.int64(0), np.int64(0)
+        for p in range(fired.shape[1]):
             for c in range(fired.shape[2]):
                 spikes += fired[n, p, c]
-                net += np.int64(y[n, p, c])
+                total += np.int64(y[n, p, c])
                 operations += fired[n, p, c] * fan_out[p, min(c, last)]
-        parts[n, k % tiles, 0] = (spikes + net) // 2
-        parts[n, k % tiles, 1] = (spikes - net) // 2
-        parts[n, k % tiles, 2] = operations
+        totals[0, n] = (spikes + total) // 2
+        totals[1, n] = (spikes - total) // 2
+        totals[2, n] = operations

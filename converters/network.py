@@ -53,10 +53,10 @@ class Stage:
     shape: Shape
     scale: float
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of neurons."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
     @property
     def readout(self) -> bool:
@@ -69,7 +69,7 @@ class Stage:
         """
         return add_up((synapse(*(counts[name] for name in synapse.sources)) for synapse in self.synapses), self.name)
 
-    @property
+    @cached_property
     def linear(self) -> bool:
         """Whether all of its synapses are: none remembers counts."""
         return all(s.linear for s in self.synapses)

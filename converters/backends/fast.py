@@ -63,6 +63,7 @@ class Fast(Backend):
 class _Run:
     def __init__(self, plan: Plan, integers: Tensor, options: Settings) -> None:
         self.plan, self.options, self.n = plan, options, len(integers)
+        self.kernels = multistep.kernels()
         self.integers = integers
         self.network = plan.network
         self.half_from = 2**30 if options.phase == "none" else options.settle_from
@@ -112,7 +113,9 @@ class _Run:
                 self._scan(layer, state, spikes, t, steps, out, fired)
             spikes[name] = out.reshape(steps, *state.shape)
             self._keep(spikes, self.plan.done[name])
-            of_images: Any = fired[1:].reshape(steps, self.n, state.rows // max(self.n, 1)).sum(2)
+            of_images: Any = fired[1:]
+            if state.rows != self.n:
+                of_images = of_images.reshape(steps, self.n, state.rows // max(self.n, 1)).sum(2)
             self.share[name] = float(of_images.sum()) / max(out.numel(), 1)
             heard = of_images > 0
             self.heard[name] = heard
@@ -151,7 +154,7 @@ class _Run:
         out: Tensor,
         fired: np.ndarray,
     ) -> None:
-        k = multistep.kernels()
+        k = self.kernels
         clock = (t, self.network.window, self.half_from, layer.stage.parameters.tie == "even")
         common: tuple[Any, ...] = (*state.arguments, clock, out.numpy(), fired)
         if layer.stage.linear and self._silent(layer, t):
@@ -253,7 +256,7 @@ class _Run:
             out.fill_(1)
         else:
             flat = out.flatten(1).numpy()
-            total = multistep.kernels().isi(counts.reshape(-1).numpy(), t, self.network.window, flat)
+            total = self.kernels.isi(counts.reshape(-1).numpy(), t, self.network.window, flat)
         self.share[name] = total / max(out.numel(), 1)
         self.heard[name] = np.full((steps, self.n), total > 0)
         return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -83,14 +84,14 @@ class State:
     def __init__(self, parameters: Parameters, shape: tuple[int, ...], n: int) -> None:
         self.parameters = parameters
         self.shape = (n, *shape[1:], shape[0])
-        self.rows = int(np.prod(self.shape)) // parameters.rows
+        self.rows = math.prod(self.shape) // parameters.rows
         self.arrays: tuple[Tensor, ...]
-        if parameters.narrow is not None:
-            v = torch.from_numpy(parameters.narrow[4]).repeat(self.rows, 1)  # a copy, also of a single row
-            self.arrays = v, torch.zeros_like(v)
-        else:
-            v = torch.from_numpy(parameters.v_init).repeat(self.rows, 1)
-            self.arrays = v, torch.zeros_like(v), torch.zeros(v.shape, dtype=torch.int32)
+        narrow = parameters.narrow
+        start = parameters.v_init if narrow is None else narrow[4]
+        v: np.ndarray = np.empty((self.rows, len(start)), dtype=start.dtype)
+        v[:] = start
+        kinds = (np.float64, np.int32) if narrow is None else (np.int32,)
+        self.arrays = tuple(torch.from_numpy(x) for x in (v, *(np.zeros(v.shape, dtype=kind) for kind in kinds)))
         self.last = np.ones(self.rows, dtype=np.int32)  # how many of a row fired in the step before
         self.arguments = self._arguments()
 
@@ -114,13 +115,12 @@ class State:
 
     def emitted(self, fan_out: np.ndarray) -> Emitted:
         """What has been sent; ``fan_out`` as :mod:`calif_plugins.multistep_totals` takes it."""
-        k = multistep.totals()
-        parts = np.zeros((self.shape[0], -(-len(fan_out) // k.TILE), 3), dtype=np.int64)
+        totals = torch.empty(3, self.shape[0], dtype=torch.int64)
         if len(self.arrays) == 2:
-            k.summed(self._flat(1), fan_out, parts)
+            multistep.totals().summed(self._flat(1), fan_out, totals.numpy())
         else:
-            k.wide_summed(self._flat(2), self._flat(1), fan_out, parts)
-        return Emitted(*torch.from_numpy(parts.sum(1)).unbind(1))
+            multistep.totals().wide_summed(self._flat(2), self._flat(1), fan_out, totals.numpy())
+        return Emitted(*totals.unbind())
 
     def _flat(self, k: int) -> np.ndarray:
         """One of the arrays, ``(N, places, C)``."""
