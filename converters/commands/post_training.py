@@ -11,7 +11,7 @@ import typer
 from rich.progress import Progress
 
 from converters.commands import common
-from converters.errors import ConversionError, FileFormatError
+from converters.errors import ConversionError, FileFormatError, warn
 from converters.frontends.layer_levels import LayerLevels, LevelNumbers
 
 if TYPE_CHECKING:
@@ -219,6 +219,10 @@ def from_torchvision(
         progress=shown_on(bar),
     )
     labels = shown.labels(found.categories, found.classes)
+    if shown.classes and labels is None:
+        names = ", ".join(shown.classes[:3])
+        todo = "name them so, or give a folder for each of its classes, to see accuracies"
+        warn(str(s.images or folder), f"folders that are no classes of {s.name} ({names})", todo)
     report = quantisation_noise(found.model, prepared, shown, labels, batch=shown.batch)
     notes = {
         "network": s.name,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converters.errors import ConversionError, first_line
+from converters.errors import ConversionError, first_line, warn
 from converters.quantised import InputSpec
 from converters.reading import open_regular
 from converters.zoo.decoding import decode
@@ -55,6 +55,9 @@ def own_images(
             raise ConversionError(str(where), "no pictures", "give a .npy file, a picture, or a folder of pictures")
         pixels = _fitting(torch.from_numpy(decode(files, where=str(where))), where, spec)
         names = [file.name if file == where else str(file.relative_to(where)) for file in files]
+    if pixels.dtype == torch.uint8 and spec.q_min < 0:
+        todo = "give what the network's own transform makes of them, floats in a .npy file, if it was trained with one"
+        warn(str(where), "bytes, as 0 to 1, for a network whose input has both signs", todo)
     truth = torch.full((len(pixels),), -1)
     if labels is not None:
         truth = _labels(Path(labels), len(pixels))

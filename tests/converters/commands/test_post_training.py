@@ -144,6 +144,20 @@ def test_a_classifier_of_torchvision(calif: Calif, pictures: Path, tmp_path: Pat
     assert converters.run(graph, torch.zeros(1, 3, 40, 40), backend="closed_form").counts
 
 
+def test_folders_that_are_no_classes_are_named(calif: Calif, pictures: Path, tmp_path: Path) -> None:
+    """Names of the archive's, as ImageNet is unpacked; and its pictures as they are given to the network."""
+    other = pictures.rename(tmp_path / "other")
+    (other / "ant").rename(other / "n02219486")
+    arguments = ("--torchvision", "squeezenet1_1", "--weights", "none", "--levels", 7, "--side", 40)
+    code, text, err = calif("convert", *arguments, "--calibrate", other, "--out", tmp_path / "x.nir")
+    assert (code, "points lost" in text, err.count("\n")) == (0, False, 1)
+    assert f"{other}: found folders that are no classes of squeezenet1_1 (bee, n02219486); name them so" in err
+    picture(3, 40, 40).save(tmp_path / "small.png")
+    code, _, err = calif("run", tmp_path / "x.nir", "--images", tmp_path / "small.png", "--backend", "closed_form")
+    assert (code, err.count("\n")) == (0, 1)
+    assert "small.png: found bytes, as 0 to 1, for a network whose input has both signs; give what the network's" in err
+
+
 @pytest.mark.slow
 def test_resnet18_count_for_count(calif: Calif, pictures: Path, tmp_path: Path) -> None:
     """With pictures to report on, in no folders of classes, and weights that are fitted."""
