@@ -79,6 +79,8 @@ def test_the_readme_has_the_sums_of_the_page(script: Any) -> None:
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert f"[0 of {closed:.0f} million counts differ](docs/results/pretrained.md) in closed form" in readme
     assert f"0 of {spikes:.1f} million with every spike" in readme
+    heard, wanted = (rows["tiny 31"]["voice"][who]["median"] for who in ("spiking", "float"))
+    assert f"to {heard:.1f} cents (median), the float network to {wanted:.1f}." in readme
 
 
 def installed(package: str) -> pytest.MarkDecorator:
