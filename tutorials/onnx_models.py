@@ -20,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def rows() -> Iterator[Row]:
                 yield Row(name, f"QDQ, {how}", model, shape, SMALL, symmetric, per_channel)
         yield Row(name, "QOperator, uint8, per channel", model, shape, SMALL, False, True, operators=True)
     for name in ("mobilenet_v3_small", "resnet18", "mobilenet_v2"):
-        for symmetric, per_channel in ((True, True), (False, False)):
+        for symmetric, per_channel in product((True, False), (False, True)):
             how = f"QDQ, {_type(symmetric)}, per {'channel' if per_channel else 'tensor'}"
             shape = (3, 64, 64)
             yield Row(name, how, of_torchvision(name), shape, LARGE, symmetric, per_channel, images=4)
