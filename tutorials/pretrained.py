@@ -414,8 +414,7 @@ these are apart, in cents.](../pictures/pitch.png)
 Cents from the true pitch, median and 95th percentile, of 200 steady tones with overtones and of 394 windows of a
 voice-like sweep over two octaves with vibrato; both are synthesised. A semitone is 100 cents, a bin of CREPE 20. What
 quantisation costs is the step from *float* to *quantised*; *spiking* is the same as that, to {exact} cents. CREPE full
-has 46 times the weights of tiny, and hears every sixth window; at 31 levels it was given all of them
-(`python tutorials/pretrained.py --again --only full --levels 31 --every 1`).
+has 46 times the weights of tiny, and hears every sixth window (`--every 1`: all of them).
 
 | network | levels | sound | windows | with every spike | float | quantised | spiking | spiking from float |
 |---|--:|---|--:|--:|--:|--:|--:|--:|
