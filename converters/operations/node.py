@@ -94,5 +94,17 @@ class CaLIFOperation(nir.NIRNode):
 
     @property
     def order(self) -> tuple[str, ...]:
-        """Names of the nodes that feed it, where that is more than one."""
-        return tuple(json.loads(self.sources)) if self.sources else ()
+        """Names of the nodes that feed it, where that is more than one.
+
+        Raises
+        ------
+        ConversionError
+            If ``sources`` is no such list: files of strangers say anything.
+        """
+        if not self.sources:
+            return ()
+        where, todo = f"{self.operation}.sources", "give a JSON list of names, or write the file again"
+        names = parse_json(where, self.sources, todo)
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise ConversionError(where, f"{self.sources[:80]!r}, which is no list of names", todo)
+        return tuple(names)
