@@ -62,12 +62,6 @@ class Optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate * factor
 
-    def zero_grad(self) -> None:
-        for p in self.hidden:
-            p.grad = None
-        for optimiser, _ in self.members:
-            optimiser.zero_grad()
-
     def step(self) -> None:
         for matrix, p in zip(self.matrices, self.hidden, strict=True):
             matrix.grad = None if p.grad is None else _matrix(p.grad, p.is_contiguous())

@@ -20,7 +20,7 @@ def model() -> nn.Sequential:
 
 def step(net: nn.Module, optimiser: Optimisers, seed: int) -> None:
     x = torch.rand(5, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
-    optimiser.zero_grad()
+    net.zero_grad()
     net(x).square().sum().backward()
     optimiser.step()
 

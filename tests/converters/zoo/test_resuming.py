@@ -135,7 +135,7 @@ def steps(model: nn.Module, optimiser: Optimisers, numbers: range) -> list[float
         torch.manual_seed(k)
         x = torch.rand(2, 1, 32, 32)
         loss = model(x).square().mean()
-        optimiser.zero_grad()
+        model.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))
