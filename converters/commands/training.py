@@ -82,7 +82,8 @@ def train_network(
 
 def train(
     network: Annotated[
-        str, typer.Option(help="lenet5, lenet5se, lenet5x4, vgg9, vgg16, resnet11h, resnet18, mobilenet20, vit6.")
+        str,
+        typer.Option(help="lenet5, lenet5se, lenet5x4, vgg9, vgg16, resnet11h, resnet18, mobilenet20, vit6, vit6w."),
     ] = "lenet5",
     dataset: Annotated[
         str, typer.Option(help="digits, mnist, cifar10, cifar100, caltech101, tinyimagenet, or a folder.")

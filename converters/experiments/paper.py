@@ -21,6 +21,7 @@ NETWORKS = {
     "vgg16": "VGG-16",
     "lenet5se": "LeNet-5 with max pools, PReLU and squeeze-excite",
     "vit6": "a vision transformer of six blocks",
+    "vit6w": "a vision transformer of six blocks and a million weights",
 }
 DATASETS = {
     "mnist": "MNIST",

@@ -1,7 +1,7 @@
-"""The five networks of section 4.2, two relatives of LeNet-5, ResNet-18 and a transformer, for any input and classes.
+"""Section 4.2's five networks, two relatives of LeNet-5, ResNet-18 and two transformers, for any input and classes.
 
 They are plain PyTorch modules. The paper's have average pools throughout, and the deep ones batch norm and ReLU after
-every convolution. The transformer is in :mod:`converters.zoo.transformers`.
+every convolution. The transformers are in :mod:`converters.zoo.transformers`.
 What the sources fix is theirs; what they leave open is said in each docstring.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.errors import ConversionError
-from converters.zoo.transformers import ViT6
+from converters.zoo.transformers import ViT6, ViT6W
 
 __all__ = [
     "NETWORKS",
@@ -26,6 +26,7 @@ __all__ = [
     "ResNet11H",
     "ResNet18",
     "ViT6",
+    "ViT6W",
     "build",
 ]
 
@@ -248,6 +249,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "mobilenet20": MobileNet20,
     "vgg16": VGG16,
     "vit6": ViT6,
+    "vit6w": ViT6W,
 }
 
 

@@ -1,4 +1,4 @@
-"""A small vision transformer, as a plain PyTorch module: what a network without convolutions in its body is made of."""
+"""Small vision transformers, as plain PyTorch modules: what a network without convolutions in its body is made of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ViT6"]
+__all__ = ["ViT6", "ViT6W"]
 
 
 class _Attention(nn.Module):
@@ -53,17 +53,18 @@ class ViT6(nn.Module):
     """
 
     width, heads, hidden, depth = 96, 4, 192, 6
+    stem: tuple[int, ...] = (32,)
+    """Channels of the convolutions of stride 2 in front of the one that makes the tokens, each with batch norm."""
 
     def __init__(self, in_channels: int = 1, classes: int = 10, size: int = 32) -> None:
         super().__init__()
         width = self.width
-        self.patch_embed = nn.Sequential(
-            nn.Conv2d(in_channels, 32, 3, 2, 1, bias=False),
-            nn.BatchNorm2d(32),
-            nn.ReLU(),
-            nn.Conv2d(32, width, 3, 2, 1),
-        )
-        tokens = (-(-size // 4)) ** 2
+        layers: list[nn.Module] = []
+        for channels in self.stem:
+            layers += [nn.Conv2d(in_channels, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
+            in_channels = channels
+        self.patch_embed = nn.Sequential(*layers, nn.Conv2d(in_channels, width, 3, 2, 1))
+        tokens = (-(-size // 2 ** (len(self.stem) + 1))) ** 2
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(0.02 * torch.randn(1, 1 + tokens, width))
         self.blocks = nn.Sequential(*(_Block(width, self.heads, self.hidden) for _ in range(self.depth)))
@@ -74,3 +75,14 @@ class ViT6(nn.Module):
         tokens = self.patch_embed(x).flatten(2).transpose(1, 2)
         tokens = F.pad(tokens, (0, 0, 1, 0)) + (self.pos_embed + F.pad(self.cls_token, (0, 0, 0, tokens.shape[1])))
         return self.head(self.norm(self.blocks(tokens))[:, 0])
+
+
+class ViT6W(ViT6):
+    """:class:`ViT6` of width 128 with 384 hidden neurons, and a third convolution in front: 8 x 8 pixels a token.
+
+    A million weights, more than twice as many as :class:`ViT6`, on a quarter of its tokens: an image takes half of the
+    multiplications.
+    """
+
+    width, hidden = 128, 384
+    stem = (32, 64)

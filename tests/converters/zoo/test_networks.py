@@ -37,11 +37,11 @@ def basic(a: Any, b: Any) -> Any:
     return conv_bn(a, b, 3) + conv_bn(b, b, 3) + (0 if a == b else conv_bn(a, b, 1))
 
 
-def transformer(width: int, hidden: int, tokens: int, classes: int = 10) -> int:
-    stem = 3 * 32 * 9 + 2 * 32 + 32 * width * 9 + width
+def transformer(width: int, hidden: int, tokens: int, stem: tuple[int, ...], classes: int = 10) -> int:
+    convolutions = sum(conv_bn(a, b, 3) for a, b in pairwise((3, *stem))) + stem[-1] * width * 9 + width
     attention = dense(width, 3 * width) + dense(width, width)
     block = 2 * width + attention + 2 * width + dense(width, hidden) + dense(hidden, width)
-    return stem + width * (1 + 1 + tokens) + 6 * block + 2 * width + dense(width, classes)
+    return convolutions + width * (1 + 1 + tokens) + 6 * block + 2 * width + dense(width, classes)
 
 
 MOBILE = [32, 64, 128, 128, 256, 256, 512, 512, 1024, 1024]
@@ -73,7 +73,8 @@ PARAMETERS = {
     + basic(256, 512)
     + basic(512, 512)
     + dense(512, 10),
-    "vit6": transformer(96, 192, tokens=8 * 8),
+    "vit6": transformer(96, 192, tokens=8 * 8, stem=(32,)),
+    "vit6w": transformer(128, 384, tokens=4 * 4, stem=(32, 64)),
 }  # fmt: skip
 
 
@@ -90,7 +91,7 @@ def test_any_size_and_class_count(name: str, size: int, classes: int) -> None:
         assert net(torch.rand(1, 3, size, size)).shape == (1, classes)
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("lenet5se", "vit6")])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("lenet5se", "vit6", "vit6w")])
 def test_average_pooling_throughout(name: str) -> None:
     kinds = {type(m) for m in build(name, 3).modules()}
     assert not kinds & {nn.MaxPool2d, nn.AdaptiveMaxPool2d}
@@ -111,11 +112,15 @@ def test_twenty_and_eleven_layers() -> None:
     assert len(weighted("resnet11h")) - len(shortcuts) == 11
 
 
-def test_the_transformer_is_made_of_attention_as_torch_computes_it() -> None:
+TRANSFORMERS = pytest.mark.parametrize(("name", "width", "tokens"), [("vit6", 96, 4 * 4), ("vit6w", 128, 2 * 2)])
+
+
+@TRANSFORMERS
+def test_a_transformer_is_made_of_attention_as_torch_computes_it(name: str, width: int, tokens: int) -> None:
     torch.manual_seed(0)
-    net: Any = build("vit6", 1, 10, 16).eval()
-    x = torch.randn(2, 1 + 4 * 4, 96)
-    twin = nn.MultiheadAttention(96, 4, batch_first=True).eval()
+    net: Any = build(name, 1, 10, 16).eval()
+    x = torch.randn(2, 1 + tokens, width)
+    twin = nn.MultiheadAttention(width, 4, batch_first=True).eval()
     block = net.blocks[0]
     twin.load_state_dict(
         {
@@ -130,16 +135,28 @@ def test_the_transformer_is_made_of_attention_as_torch_computes_it() -> None:
     assert len(net.blocks) == 6
 
 
-def test_the_class_token_sees_no_pixels_before_the_first_block() -> None:
+@TRANSFORMERS
+def test_the_class_token_sees_no_pixels_before_the_first_block(name: str, width: int, tokens: int) -> None:
     torch.manual_seed(0)
-    net: Any = build("vit6", 1, 10, 16).eval()
+    net: Any = build(name, 1, 10, 16).eval()
     nn.init.normal_(net.cls_token)
     seen: list[Tensor] = []
     net.blocks.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     net(torch.rand(3, 1, 16, 16))
-    (tokens,) = seen
-    assert tokens.shape == (3, 1 + 4 * 4, 96)
-    assert torch.equal(tokens[:, 0], (net.cls_token + net.pos_embed[:, :1])[0].expand(3, -1))
+    (found,) = seen
+    assert found.shape == (3, 1 + tokens, width)
+    assert torch.equal(found[:, 0], (net.cls_token + net.pos_embed[:, :1])[0].expand(3, -1))
+
+
+@pytest.mark.parametrize("size", [7, 9, 33])
+@pytest.mark.parametrize("name", ["vit6", "vit6w"])
+def test_a_transformer_has_a_place_for_each_token_of_sizes_that_no_stride_divides(name: str, size: int) -> None:
+    assert build(name, 1, 3, size).eval()(torch.rand(2, 1, size, size)).shape == (2, 3)
+
+
+def test_parameters_of_vit6_have_the_names_that_its_checkpoints_have() -> None:
+    stem = [name for name, _ in build("vit6").named_parameters() if name.startswith("patch_embed")]
+    assert stem == [f"patch_embed.{name}" for name in ("0.weight", "1.weight", "1.bias", "3.weight", "3.bias")]
 
 
 def test_unknown_network() -> None:

@@ -1,4 +1,4 @@
-"""The zoo's vision transformer, small: trained a little, converted, and run by every backend."""
+"""The zoo's vision transformers, small: trained a little, converted, and run by every backend."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from torch import Tensor, nn
 import converters
 from converters.quantised import QuantGraph
 from converters.zoo.training import accuracy
-from converters.zoo.transformers import ViT6
+from converters.zoo.transformers import ViT6, ViT6W
 
 
 class Small(ViT6):
     width, heads, hidden, depth = 8, 2, 12, 2
 
 
-@pytest.fixture(scope="module")
-def converted() -> tuple[nn.Module, QuantGraph, Tensor]:
+class SmallW(ViT6W):
+    width, heads, hidden, depth = 8, 2, 12, 2
+    stem = (3, 5)
+
+
+@pytest.fixture(scope="module", params=[Small, SmallW])
+def converted(request: pytest.FixtureRequest) -> tuple[nn.Module, QuantGraph, Tensor]:
     torch.manual_seed(0)
-    model: Any = Small(1, 4, 8)
+    model: Any = request.param(1, 4, 8)
     nn.init.normal_(model.cls_token)
     x, labels = torch.rand(16, 1, 8, 8), torch.randint(0, 4, (16,))
     prepared = converters.prepare_qat(model, x, levels=15, quantise_output=False)
