@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calif_plugins.plots_style import GREY, NEGATIVE, POSITIVE, RIVAL, axes_or_new, whole_numbers
+from calif_plugins.plots_style import GREY, NEGATIVE, POSITIVE, RIVAL, axes_or_new, text_colour, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -331,11 +331,11 @@ def graph(
             },
         )  # fmt: skip
     for name, kind in kinds.items():
-        neuron = kind in ("CaLIF", "LIF", "IF", "LI", "Threshold")
+        colour = POSITIVE if kind in ("CaLIF", "LIF", "IF", "LI", "Threshold") else "#eeeeee"
         ax.text(
             *place[name], name if name.lower() == kind.lower() else f"{name}  ·  {kind}", ha="center", va="center",
-            fontsize=8, color="white" if neuron else "black",
-            bbox={"boxstyle": "round,pad=0.35", "facecolor": POSITIVE if neuron else "#eeeeee", "edgecolor": "none"},
+            fontsize=8, color=text_colour(colour),
+            bbox={"boxstyle": "round,pad=0.35", "facecolor": colour, "edgecolor": "none"},
         )  # fmt: skip
     ax.set(xlim=(-width / 2 - 0.1, width / 2 + 0.1), ylim=(-max(rank.values()) - 0.6, 0.6))
     ax.axis("off")

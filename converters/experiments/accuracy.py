@@ -44,7 +44,7 @@ def fig4(session: Session) -> Outcome:
 
 
 def _bars(rows: list[dict[str, Any]]) -> Figure:
-    from calif_plugins.plots_style import axes_or_new
+    from calif_plugins.plots_style import axes_or_new, text_colour
 
     datasets = list(dict.fromkeys(r["dataset"] for r in rows))
     ax = axes_or_new(None, (max(6.5, 3 + 0.8 * len(rows)), 4.2))
@@ -55,11 +55,13 @@ def _bars(rows: list[dict[str, Any]]) -> Figure:
         ticks.append((x + (len(group) - 1) / 2, DATASETS.get(dataset, dataset)))
         for row in group:
             value = 100 * row["snn_accuracy"]
-            ax.bar(x, value, 0.8, color=COLOURS.get(row["network"], "#777777"))
+            colour = COLOURS.get(row["network"], "#777777")
+            ax.bar(x, value, 0.8, color=colour)
             loss = md.signed_points(row["quantised_accuracy"] - row["snn_accuracy"])
             top = max(value, row["paper_snn_accuracy"] or 0.0)  # above the paper's line, too
             ax.text(x, top + 0.9, f"{value:.2f}\n({loss})", ha="center", va="bottom", fontsize=8)
-            ax.text(x, 3, NETWORKS.get(row["network"], row["network"]), rotation=90, ha="center", color="white")
+            name = NETWORKS.get(row["network"], row["network"])
+            ax.text(x, 3, name, rotation=90, ha="center", color=text_colour(colour))
             if row["paper_snn_accuracy"] is not None:
                 ax.plot([x - 0.4, x + 0.4], [row["paper_snn_accuracy"]] * 2, color="black", linewidth=1.5)
             x += 1
