@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 from converters.experiments import markdown as md
 from converters.experiments.paper import DATASETS, NETWORKS, PAPER, TABLE2, reported_by_paper
 from converters.experiments.session import Outcome, Session, wrong
+from converters.experiments.trained import trained, trained_section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["fig4", "table2"]
 
-# Okabe and Ito, one colour for each network
-_PALETTE = ("#56B4E9", "#CC79A7", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#F0E442", "#000000", "#999999")
+# Okabe and Ito, grey, and a dark red of Paul Tol's: one colour for each network
+_PALETTE = (
+    "#56B4E9", "#CC79A7", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#F0E442", "#000000", "#999999", "#882255",
+)  # fmt: skip
 COLOURS = dict(zip(NETWORKS, _PALETTE, strict=True))
 
 
@@ -117,10 +120,11 @@ def table2(session: Session) -> Outcome:
             "latency and the accuracy of stopping at a step are of the simulated images. Latency: T and the steps "
             "until quiet."
         )
+    how = trained(session.checkpoints, rows)
     return Outcome(
         "Table 2: accuracies of converted networks",
-        {"rows": rows, "reported": [vars(r) for r in TABLE2]},
-        text + _others({r["dataset"] for r in rows}),
+        {"rows": rows, "trained": how, "reported": [vars(r) for r in TABLE2]},
+        "\n\n".join(filter(None, [text, trained_section(how), _others({r["dataset"] for r in rows})])),
         None,
         wrong(rows),
     )
@@ -140,6 +144,6 @@ def _others(datasets: set[str]) -> str:
     ]
     columns = ["data set", "source", "network", "neuron", "T", "spiking", "full precision"]
     return (
-        f"\n\n## As reported\n\nNot measured here: numbers of {PAPER}, table 2 "
+        f"## As reported\n\nNot measured here: numbers of {PAPER}, table 2 "
         "(doi:10.3389/fnins.2023.1141701).\n\n" + md.table(columns, cells, left=4)
     )

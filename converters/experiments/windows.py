@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from converters.experiments import markdown as md
 from converters.experiments.paper import DATASETS, NETWORKS, PAPER, TABLE3, TABLE4, reported_by_paper
 from converters.experiments.session import Available, Outcome, Session, wrong
+from converters.experiments.trained import trained, trained_section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -195,6 +196,8 @@ def _table(
             "latency (T and the steps until quiet), the accuracy of stopping at a step, spikes, synaptic operations "
             "and, with direct input, multiplications are of these. Direct input ends on the same counts as spikes do."
         )
+    how = trained(session.checkpoints, rows)
+    text = "\n\n".join(filter(None, [text, trained_section(how)]))
     seen = {r["dataset"] for r in rows} or {"cifar10"}
     if seen & {"cifar10", "cifar100"} or not rows:
         ts = (8, 16, 32, 64, 128)
@@ -207,5 +210,5 @@ def _table(
             "(doi:10.3389/fnins.2023.1141701).\n\n"
             + md.table(["source", "full precision", *(f"T = {t}" for t in ts)], others)
         )
-    data = {"rows": rows, "reported": {k: {"ann": a, "snn": c} for k, (a, c) in reported.items()}}
+    data = {"rows": rows, "trained": how, "reported": {k: {"ann": a, "snn": c} for k, (a, c) in reported.items()}}
     return Outcome(title, data, text, None, wrong(rows))

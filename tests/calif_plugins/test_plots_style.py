@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,7 +17,7 @@ from converters.experiments import accuracy
 from converters.experiments.paper import NETWORKS
 
 
-def contrast(a: object, b: object) -> float:
+def contrast(a: Any, b: Any) -> float:
     """WCAG 2.2, of two colours in any form that matplotlib has."""
     both = np.array([to_rgb(a), to_rgb(b)])
     linear = np.where(both <= 0.04045, both / 12.92, ((both + 0.055) / 1.055) ** 2.4)
