@@ -167,7 +167,8 @@ def make_result(
     counts, membranes : dict of tensors ``(N, *layer shape)``
         Of all layers, at the end; what ``record`` does not ask for is left out of the result, and need not be given.
     sent : dict of Emitted
-        Of all layers. The input's is worked out here: its spikes, or its multiplications if it is coded directly.
+        Of all layers. The input's is worked out here, if it is not given: its spikes, or its multiplications if it is
+        coded directly.
     extra_steps : int64 tensor ``(N,)``
     spikes : dict of int8 tensors ``(steps, N, *shape)``, optional
         Of the input and all layers, where ``record`` is ``"spikes"``.
@@ -183,7 +184,7 @@ def make_result(
         fan_out = network.fan_out[name].to(integers.device)
         if network.coding == "direct":
             macs = macs + ((given != 0) * fan_out).flatten(1).sum(1)
-        else:
+        elif name not in sent:
             everything[name] = emitted(given.abs(), given, fan_out)
     everything |= sent
     sops = torch.stack([e.operations.to(torch.float64) for e in everything.values()]).sum(0)

@@ -20,6 +20,7 @@ from calif_plugins import multistep
 from converters.backends.contract import Backend, NoOptions, Settings
 from converters.backends.fast_chunks import TAIL, images_at_a_time, steps_at_a_time
 from converters.backends.fast_plan import Input, Plan, PlannedLayer, first, last, places
+from converters.backends.fast_program import Program
 from converters.backends.fast_state import State
 from converters.errors import MissingExtraError
 from converters.exact.sums import add_up
@@ -56,6 +57,11 @@ class Fast(Backend):
     def simulate(self, network: Network, integers: Tensor, settings: Settings, options: NoOptions) -> RunResult:
         with multistep.one_at_a_time():
             plan = network.keep(("fast",), lambda: Plan(network))
+            program = network.keep(("fast", "program"), lambda: Program.of(plan))
+            if program is not None and settings.record != "spikes":
+                result = program.run(integers, settings)
+                if result is not None:
+                    return result
             parts = integers.split(images_at_a_time(network)) if len(integers) else [integers]
             return merge([_Run(plan, part, settings).result() for part in parts])
 

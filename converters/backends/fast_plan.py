@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,17 @@ class PlannedLayer:
         factors = tuple(_factor(s) for s in stage.synapses)
         self.factors = tuple(f for f in factors if f is not None) if None not in factors and change < 2**31 else None
         self.events = _Events.of(stage, network)
+
+    @cached_property
+    def sources(self) -> set[str]:
+        """Inputs and layers that it hears."""
+        return {name for given in self.inputs for name in given.sources}
+
+    def events_for_certain(self, network: Network) -> _Events | None:
+        """:attr:`events`, with integers that hold any number of spikes."""
+        if self.events is None or self.events.most is None:
+            return self.events
+        return _Events.of(self.stage, network, certain=True)
 
     def _input(self, synapse: Synapse, network: Network) -> Input:
         shapes = [network.shapes[name] for name in synapse.sources]
@@ -167,20 +179,20 @@ class _Events:
     """Height, width and channels of the source, and the reach of a neuron in it: of ``crowd``."""
 
     @classmethod
-    def of(cls, stage: Stage, network: Network) -> _Events | None:
+    def of(cls, stage: Stage, network: Network, certain: bool = False) -> _Events | None:
         change = network.changes[stage.name]
         if len(stage.synapses) != 1 or not stage.linear or change >= 2**31:
             return None
         ops, shape = stage.synapses[0].ops, network.shapes[stage.synapses[0].source]
         op = ops[-1] if ops else None
         if len(ops) == 1 and type(op) is Conv2d and op.groups == 1 and op.dilation == (1, 1):
-            dtype, most = _sums(op.weight, change)
+            dtype, most = _sums(op.weight, change, certain)
             # few input channels leave integer kernels idle
             share = EVENT_SHARE * max(1.0, 70 / op.weight[0].numel()) * (1.0 if dtype is np.int16 else 0.5)
             window = *shape[1:], shape[0], *op.weight.shape[2:]
             return cls(_convolution(op, shape, stage.shape, dtype), share, most, window)
         if type(op) is Linear and (len(ops) == 1 or (len(ops) == 2 and ops[0].rewires)):
-            dtype, most = _sums(op.weight, change)
+            dtype, most = _sums(op.weight, change, certain)
             weight = _lines(reordered(op.weight, shape).T.numpy().astype(dtype))
             features, size = weight.shape
             start = np.zeros(1, dtype=np.int32)
@@ -193,10 +205,10 @@ class _Events:
         return self.most is None or multistep.kernels().crowd(x, *self.window) <= self.most
 
 
-def _sums(weight: Tensor, gain: int) -> tuple[type, int | None]:
+def _sums(weight: Tensor, gain: int, certain: bool) -> tuple[type, int | None]:
     """The integers for sums of these weights, and how many of the largest of one neuron they hold."""
-    if gain < 2**15:
-        return np.int16, None
+    if gain < 2**15 or certain:
+        return np.int16 if gain < 2**15 else np.int32, None
     sizes = weight.flatten(1).to(torch.int64).abs().sort(descending=True).values.cumsum(1)
     most = int((sizes < 2**15).sum(1).min())
     # so many spikes at a time that spike by spike is the slower road anyway

@@ -49,6 +49,12 @@ def both(network: Any, x: Any, **options: Any) -> Any:
     fast = converters.run(network, x, record="spikes", backend="fast", **options)
     assert (slow.backend, fast.backend) == ("snntorch", "fast")
     assert_same(slow, fast)
+    kept = converters.run(network, x, record="counts", backend="fast", **options)  # small networks go another way
+    for field in ("counts", "positive", "negative"):
+        one, two = getattr(slow, field), getattr(kept, field)
+        assert all(torch.equal(one[k], two[k]) for k in one), field
+    assert torch.equal(slow.extra_steps, kept.extra_steps)
+    assert torch.equal(slow.sops, kept.sops)
     return fast
 
 

@@ -1,0 +1,333 @@
+"""A whole network of Ca-LIF neurons, image by image, in one compiled call. Imported with Numba only.
+
+For small networks, whose layers take less time than a call of Python: an image goes through all layers, step by step,
+until it is silent, and its neurons stay in the cache meanwhile. Charges are added up spike by spike, as in
+:mod:`calif_plugins.multistep_kernels`, and neurons are narrow (:mod:`calif_plugins.multistep_narrow`).
+
+``through(program, terms, clock, last)`` runs ``len(last)`` images. ``last``, int64, takes for each the number of steps
+up to its last spike, or -1 where it is not silent after :data:`LONGEST` steps. ``clock`` is ``(window, half_from, steps,
+settles)``: thresholds are half from step ``half_from`` on; ``steps`` of them are run, or as many as it takes.
+
+``program``, int64 ``(layers, len(COLUMNS))``, has a row for each input and layer, in order; all arrays go by their
+addresses. Of every row:
+
+* ``kind``; ``rows`` of ``width`` neurons each (an input has one row), channels last: ``channels`` at each place;
+* ``spikes``, ``state``, ``fired``: where the row's bytes, neurons and rows begin in an image's own memory, which has as
+  many bytes, neurons and rows as the last row says it ends with; ``scratch`` for the inputs' remainders;
+* ``totals``: int64 ``(3, N)``, which takes spikes upwards, downwards, and synaptic operations; ``fan_out``: int64, of
+  each neuron;
+* ``counts``: int32 ``(N, channels, places)``, or 0; ``v`` and ``count``: the narrow state at the end, or 0.
+
+Of an input ``given``: int32 ``(N, width)``, the counts that it encodes (section 4.1). Of a layer ``even`` and the ten
+narrow parameters, and what its kind takes:
+
+* :data:`DIRECT`: ``given``, int64 ``(N, rows * width)``: all that arrives within the window, in equal portions;
+* :data:`EVENTS`, in 16 or (``words``) 32 bits: the row ``source``, and the tables of ``event_scan``;
+* :data:`POOL`: ``source``, and of each of its ``places`` neurons the ``place`` of the one that adds it up, or -1;
+* :data:`SUM`: ``terms[first:end]``, pairs of a row and a whole number.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from calif_plugins.compiling import compiled
+from calif_plugins.multistep_narrow import half_row, narrow_row, pointer
+from calif_plugins.multistep_vectors import LANES, add_lanes, fired64, first_bit, subtract_lanes
+
+__all__ = ["COLUMNS", "DIRECT", "EVENTS", "INPUT", "LONGEST", "POOL", "SUM", "through"]
+
+LONGEST = 2**15 - 1  # narrow neurons count no further
+INPUT, DIRECT, EVENTS, POOL, SUM = range(5)
+PARAMETERS = ("threshold", "leak", "y_min", "y_max", "v_init", "shift", "close", "threshold64", "leak64", "v_init64")
+COLUMNS = (
+    "kind", "rows", "width", "channels", "spikes", "state", "fired", "scratch", "totals", "fan_out", "counts",
+    "v", "count", "given", "even", *PARAMETERS, "source", "first", "end", "words", "source_channels", "places", "factor",
+    "shift_right", "place", "line", "lines", "lines_size", "kh", "size", "tall", "wide", "top", "side",
+)  # fmt: skip
+(
+    KIND, ROWS, WIDTH, CHANNELS, SPIKES, STATE, FIRED, SCRATCH, TOTALS, FAN_OUT, COUNTS,
+    V, COUNT, GIVEN, EVEN, *_TEN, SOURCE, FIRST, END, WORDS, SOURCE_CHANNELS, PLACES, FACTOR,
+    SHIFT_RIGHT, PLACE, LINE, LINES, LINES_SIZE, KH, SIZE, TALL, WIDE, TOP, SIDE,
+) = range(len(COLUMNS))  # fmt: skip
+TEN = _TEN[0]
+
+
+@numba.njit(inline="always")
+def _int32(address, size):
+    return numba.carray(pointer(address), (size,), np.int32)
+
+
+@numba.njit(inline="always")
+def _int64(address, size):
+    return numba.carray(pointer(address), (size,), np.int64)
+
+
+@numba.njit
+def _encode(p, n, b, window, spikes, scratch):
+    """The input's spikes of a step, and how many they are; what is left of the way to the next one stays behind."""
+    width, out, here = p[WIDTH], p[SPIKES], p[SCRATCH]
+    left = scratch[here : here + width]
+    given, row = _int32(p[GIVEN] + 4 * n * width, width), spikes[out : out + width]
+    if b >= window:
+        row[:] = 1
+        return np.int32(0)
+    if b == 0:
+        for k in range(width):
+            size = np.int32(abs(given[k]))
+            left[k] = window - size if size <= window else np.int32((-np.int64(size)) % window)
+            if size == 0:
+                left[k] = 0
+    sent = np.int32(0)
+    for k in range(width):
+        sign = np.int32(given[k] > 0) - np.int32(given[k] < 0)
+        after = left[k] - np.int32(abs(given[k]))
+        fires = np.int32(after < 0)
+        left[k] = after + fires * np.int32(window)
+        row[k] = np.uint8(1 + fires * sign)
+        sent += fires * abs(sign)
+    return sent
+
+
+@numba.njit
+def _portion(p, n, b, window, scratch, charge):
+    """``floor((b + 1) c / T) - floor(b c / T)`` for every neuron's ``c``."""
+    size, here = p[ROWS] * p[WIDTH], p[SCRATCH]
+    each, rest = scratch[here : here + size], scratch[here + size : here + 2 * size]
+    left = scratch[here + 2 * size : here + 3 * size]
+    if b >= window:
+        charge[:size] = 0
+        return
+    if b == 0:
+        whole = _int64(p[GIVEN] + 8 * n * size, size)
+        for k in range(size):  # a quotient of whole numbers below 2**31 rounds to no whole number that it is not
+            each[k] = np.int32(np.floor(np.float64(whole[k]) / np.float64(window)))
+            rest[k] = np.int32(whole[k]) - each[k] * np.int32(window)
+            left[k] = 0
+    for k in range(size):
+        after = left[k] + rest[k]
+        more = np.int32(after >= window)
+        left[k] = after - more * np.int32(window)
+        charge[k] = each[k] + more
+
+
+@numba.njit
+def _events(p, begin, spikes, lines, charge):
+    """The charges of all spikes from ``begin`` on; whether one arrived."""
+    channels, features = p[SOURCE_CHANNELS], p[SOURCE_CHANNELS] * p[PLACES]
+    factor, shift = p[FACTOR], p[SHIFT_RIGHT]
+    place, line = _int32(p[PLACE], p[PLACES]), _int64(p[LINE], p[PLACES])
+    kh, size, wide = p[KH], p[SIZE], p[WIDE]
+    charge[: p[TALL] * wide + size] = 0
+    heard = False
+    for k in range(0, features, 64):
+        mask = fired64(spikes, begin + k)
+        if features - k < 64:
+            mask &= (np.uint64(1) << np.uint64(features - k)) - np.uint64(1)
+        while mask:
+            m = k + first_bit(mask)
+            mask &= mask - np.uint64(1)
+            q = (m * factor) >> shift
+            if line[q] < 0:
+                continue
+            heard = True
+            at, w = np.intp(place[q]), np.intp(line[q]) + (m - q * channels) * kh * size
+            up = spikes[begin + m] == 2
+            for _ in range(kh):
+                for part in range(0, size, LANES):
+                    if up:
+                        add_lanes(charge, at + part, lines, w + part)
+                    else:
+                        subtract_lanes(charge, at + part, lines, w + part)
+                at, w = at - wide, w + size
+    return heard
+
+
+@numba.njit
+def _pool(p, begin, spikes, charge):
+    features = p[PLACES]
+    target = _int32(p[PLACE], features)
+    charge[: p[ROWS] * p[WIDTH]] = 0
+    heard = False
+    for k in range(0, features, 64):
+        mask = fired64(spikes, begin + k)
+        if features - k < 64:
+            mask &= (np.uint64(1) << np.uint64(features - k)) - np.uint64(1)
+        while mask:
+            m = k + first_bit(mask)
+            mask &= mask - np.uint64(1)
+            if target[m] >= 0:
+                heard = True
+                charge[target[m]] += np.int16(spikes[begin + m]) - np.int16(1)
+    return heard
+
+
+@numba.njit
+def _sum(p, program, terms, spikes, sent, charge):
+    size = p[ROWS] * p[WIDTH]
+    charge[:size] = 0
+    heard = False
+    for k in range(p[FIRST], p[END]):
+        source, factor = terms[k, 0], np.int32(terms[k, 1])
+        if sent[source]:
+            heard = True
+            begin = program[source, SPIKES]
+            for c in range(size):
+                charge[c] += (np.int32(spikes[begin + c]) - np.int32(1)) * factor
+    return heard
+
+
+@numba.njit(inline="always")
+def _nothing(charge, begin, width):
+    some = False
+    for c in range(width):
+        some |= charge[begin + c] != 0
+    return not some
+
+
+@numba.njit
+def _neurons(p, charge, b, clock, v, count, fired, spikes):
+    """The layer's neurons through step ``b``, and how many fire."""
+    window, half_from, _steps, _settles = clock
+    parameters = (
+        p[TEN], p[TEN + 1], p[TEN + 2], p[TEN + 3], p[TEN + 4], p[TEN + 5], p[TEN + 6], p[TEN + 7], p[TEN + 8], p[TEN + 9],
+    )  # fmt: skip
+    state = (v.ctypes.data, count.ctypes.data)
+    width, leaks = p[WIDTH], np.int64(min(b + 1, window))
+    leaking, tie = np.int32(-1 if b < window else 0), np.int32(2 if p[EVEN] else 1)
+    settled, half = b > max(window, half_from), b >= half_from
+    at, apart = np.int64(0), width
+    if p[KIND] == EVENTS:
+        at, apart = p[TOP] * p[WIDE] + p[SIDE], p[WIDE]
+    total = np.int32(0)
+    for r in range(p[ROWS]):
+        here, o, begin, row = p[STATE] + r * width, p[SPIKES] + r * width, at + r * apart, p[FIRED] + r
+        if settled and not fired[row] and _nothing(charge, begin, width):
+            spikes[o : o + width] = 1
+        elif half:
+            fired[row] = half_row(charge, begin, width, state, here, parameters, leaks, leaking, tie, spikes, o)
+        else:
+            fired[row] = narrow_row(
+                charge, begin, width, state, here, parameters, leaks, leaking, np.int32(0), spikes, o
+            )  # fmt: skip
+        total += fired[row]
+    return total
+
+
+@numba.njit
+def _layer(k, n, b, program, terms, clock, v, count, fired, spikes, sent, scratch, shorts, words):
+    """Row ``k`` of the program at step ``b``: how many fire."""
+    p = program[k]
+    kind, settled = p[KIND], b > max(clock[0], clock[1])
+    if kind == INPUT:
+        return _encode(p, n, b, clock[0], spikes, scratch)
+    if kind == SUM:
+        heard = _sum(p, program, terms, spikes, sent, words)
+    elif kind == DIRECT:
+        _portion(p, n, b, clock[0], scratch, words)
+        heard = b < clock[0]
+    else:
+        if not sent[p[SOURCE]] and settled and not sent[k]:
+            return np.int32(0)
+        begin = program[p[SOURCE], SPIKES]
+        if kind == POOL:
+            heard = _pool(p, begin, spikes, shorts)
+        elif p[WORDS]:
+            heard = _events(p, begin, spikes, numba.carray(pointer(p[LINES]), (p[LINES_SIZE],), np.int32), words)
+        else:
+            heard = _events(p, begin, spikes, numba.carray(pointer(p[LINES]), (p[LINES_SIZE],), np.int16), shorts)
+    if settled and not heard and not sent[k]:  # silent it stays, and its bytes say so
+        return np.int32(0)
+    if kind == POOL or (kind == EVENTS and not p[WORDS]):
+        return _neurons(p, shorts, b, clock, v, count, fired, spikes)
+    return _neurons(p, words, b, clock, v, count, fired, spikes)
+
+
+@numba.njit
+def _encoded(p, n, images):
+    """Write what an input has sent: all of its counts."""
+    width = p[WIDTH]
+    given, fan_out, totals = _int32(p[GIVEN] + 4 * n * width, width), _int64(p[FAN_OUT], width), _int64(p[TOTALS], 3 * images)
+    up, down, operations = np.int64(0), np.int64(0), np.int64(0)
+    for k in range(width):
+        up += max(given[k], 0)
+        down += max(-given[k], 0)
+        operations += np.int64(abs(given[k])) * fan_out[k]
+    totals[n], totals[images + n], totals[2 * images + n] = up, down, operations
+
+
+@numba.njit
+def _emitted(p, n, images, count):
+    """Write what a layer has sent, and where it is wanted its counts."""
+    size, channels = p[ROWS] * p[WIDTH], p[CHANNELS]
+    here, fan_out, totals = count[p[STATE] : p[STATE] + size], _int64(p[FAN_OUT], size), _int64(p[TOTALS], 3 * images)
+    spikes, net, operations = np.int64(0), np.int64(0), np.int64(0)
+    for k in range(size):
+        y = np.int32(np.int32(here[k] << np.int32(16)) >> np.int32(16))
+        fired = np.int64(np.int32(here[k] - y) >> np.int32(16))
+        net += y
+        spikes += fired
+        operations += fired * fan_out[k]
+    totals[n], totals[images + n], totals[2 * images + n] = (spikes + net) // 2, (spikes - net) // 2, operations
+    if p[COUNTS]:
+        places = size // channels
+        out = _int32(p[COUNTS] + 4 * n * size, size)
+        for c in range(channels):
+            for q in range(places):
+                word = here[q * channels + c]
+                out[c * places + q] = np.int32(np.int32(word << np.int32(16)) >> np.int32(16))
+
+
+@numba.njit
+def _image(n, images, program, terms, clock):
+    end = program[len(program) - 1]
+    size = end[ROWS] * end[WIDTH]
+    v, count = np.empty(end[STATE] + size, dtype=np.int32), np.zeros(end[STATE] + size, dtype=np.int32)
+    fired, spikes = np.ones(end[FIRED] + end[ROWS], dtype=np.int32), np.ones(end[SPIKES] + size + 64, dtype=np.uint8)
+    sent = np.ones(len(program), dtype=np.int32)
+    largest, inputs = np.int64(0), np.int64(0)
+    for k in range(len(program)):
+        p = program[k]
+        own = p[ROWS] * p[WIDTH]
+        largest = max(largest, own + LANES, p[TALL] * p[WIDE] + p[SIZE])
+        if p[KIND] == INPUT or p[KIND] == DIRECT:
+            inputs = max(inputs, p[SCRATCH] + 3 * own)
+        if p[KIND] != INPUT:
+            start = _int32(p[TEN + 4], p[WIDTH])
+            for r in range(p[ROWS]):
+                v[p[STATE] + r * p[WIDTH] : p[STATE] + (r + 1) * p[WIDTH]] = start
+    scratch = np.empty(inputs, dtype=np.int32)
+    shorts, words = np.empty(largest, dtype=np.int16), np.empty(largest, dtype=np.int32)
+    window, half_from, steps, settles = clock
+    last = np.int64(0)
+    for b in range(steps):
+        active = False
+        for k in range(len(program)):
+            sent[k] = _layer(k, n, b, program, terms, clock, v, count, fired, spikes, sent, scratch, shorts, words)
+            active |= sent[k] > 0 and program[k, KIND] != INPUT
+        if active:
+            last = b + 1
+        elif settles and b >= max(window, half_from):
+            break
+    else:
+        if settles:
+            last = np.int64(-1)
+    for k in range(len(program)):
+        p = program[k]
+        if p[KIND] == INPUT:
+            _encoded(p, n, images)
+            continue
+        _emitted(p, n, images, count)
+        own = p[ROWS] * p[WIDTH]
+        if p[V]:
+            first = p[STATE]
+            _int32(p[V] + 4 * n * own, own)[:] = v[first : first + own]
+            _int32(p[COUNT] + 4 * n * own, own)[:] = count[first : first + own]
+    return last
+
+
+@compiled
+def through(program, terms, clock, last):
+    for n in numba.prange(len(last)):
+        last[n] = _image(n, len(last), program, terms, clock)

@@ -1,0 +1,201 @@
+"""Small networks for the fast simulator: all layers of an image in one compiled call.
+
+Of a network like LeNet-5 the layers take less time than the calls of Python that run them one by one. The whole network
+is written down as a table once (:mod:`calif_plugins.multistep_network`), and a run adds the addresses of its arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from converters.backends.contract import Settings
+from converters.backends.fast_plan import Plan, PlannedLayer, last
+from converters.backends.fast_state import State
+from converters.input_spikes import InputSpikes
+from converters.network import Network
+from converters.results import Emitted, RunResult, make_result
+
+__all__ = ["Program"]
+
+_SMALL = 2**21  # synapses: what more of them take is far more than what calls of Python do
+_NEVER = 2**30
+
+
+def _kernels() -> Any:
+    from calif_plugins import multistep_network
+
+    return multistep_network
+
+
+class Program:
+    """A network's table, of int64 ``(inputs and layers, columns)``; make it by :meth:`of`."""
+
+    def __init__(self, network: Network, plan: Plan) -> None:
+        self.network = network
+        self._kernels = _kernels()
+        self._column = {name: k for k, name in enumerate(self._kernels.COLUMNS)}
+        self._rows = {name: k for k, name in enumerate(network.shapes)}
+        self._held: list[np.ndarray] = []  # whose addresses stand in the table
+        self._terms: list[tuple[int, int]] = []
+        self._plan = {layer.stage.name: layer for layer in plan.stages}
+        self._direct = self._coded_directly()
+        self._upright = {name for name in network.specs if self._column_by_column(name)}
+        self.table = np.zeros((len(self._rows), len(self._column)), dtype=np.int64)
+        spikes = neurons = rows = scratch = 0
+        for name, k in self._rows.items():
+            own: dict[str, int] = {"spikes": spikes, "state": neurons, "fired": rows, "scratch": scratch}
+            own |= self._input(name) if name in network.specs else self._layer(self._plan[name], plan.fan_out[name])
+            for column, value in own.items():
+                self.table[k, self._column[column]] = value
+            size = own["rows"] * own["width"]
+            spikes += size
+            if name in network.specs:
+                scratch += size
+            else:
+                neurons, rows = neurons + size, rows + own["rows"]
+                scratch += 3 * size if own["kind"] == self._kernels.DIRECT else 0
+        self.terms = np.array(self._terms or [(0, 0)], dtype=np.int64)
+
+    @classmethod
+    def of(cls, plan: Plan) -> Program | None:
+        """None where the network is too large for it, or a layer is none that it can write down."""
+        network = plan.network
+        if sum(float(fan_out.sum()) for fan_out in network.fan_out.values()) > _SMALL:
+            return None
+        direct = network.coding == "direct"
+        return cls(network, plan) if all(_known(layer, network, direct) for layer in plan.stages) else None
+
+    def _coded_directly(self) -> set[str]:
+        if self.network.coding != "direct":
+            return set()
+        return {name for name, layer in self._plan.items() if _hears_input(layer, self.network)}
+
+    def _input(self, name: str) -> dict[str, int]:
+        shape, fan_out = self.network.shapes[name], self._in_order(name, self.network.fan_out[name])
+        own = {"kind": self._kernels.INPUT, "rows": 1, "width": math.prod(shape), "channels": shape[0]}
+        return own | {"fan_out": self._address(fan_out.numpy(), np.int64)}
+
+    def _column_by_column(self, name: str) -> bool:
+        """Whether an input goes that way.
+
+        One spike after the other then mostly adds to the same places of the image of charges, one line further down;
+        along a line each would read what the one before has written half of, and wait for it.
+        """
+        heard_by = [layer for layer in self._plan.values() if name in layer.sources]
+        spikes = all(layer.events is not None and layer.stage.name not in self._direct for layer in heard_by)
+        return spikes and len(self.network.shapes[name]) == 3
+
+    def _in_order(self, name: str, x: Tensor) -> Tensor:
+        """``(..., *input shape)``, places in the order of the spikes, and channels last."""
+        shape = self.network.shapes[name]
+        return (x.transpose(-1, -2) if name in self._upright else x).movedim(-len(shape), -1)
+
+    def _layer(self, layer: PlannedLayer, fan_out: np.ndarray) -> dict[str, int]:
+        stage, k = layer.stage, self._kernels
+        width, size, places = layer.parameters.rows, stage.size, stage.size // stage.shape[0]
+        own = {"rows": size // width, "width": width, "channels": stage.shape[0]}
+        own["even"] = int(stage.parameters.tie == "even")
+        own["fan_out"] = self._address(np.broadcast_to(fan_out, (places, stage.shape[0])), np.int64)
+        own |= dict(zip(k.PARAMETERS, layer.parameters.addresses, strict=True))
+        if stage.name in self._direct:
+            return own | {"kind": k.DIRECT}
+        if layer.factors is not None:
+            first = len(self._terms)
+            sources = [self._rows[given.sources[0]] for given in layer.inputs]
+            self._terms += zip(sources, map(int, layer.factors), strict=True)
+            return own | {"kind": k.SUM, "first": first, "end": len(self._terms)}
+        (source,) = layer.inputs[0].sources
+        own["source"] = self._rows[source]
+        if layer.pool_events is not None:
+            channels, place = layer.pool_events.arguments
+            every = np.where(place[:, None] < 0, -1, place[:, None] + np.arange(channels))
+            return own | {"kind": k.POOL, "place": self._address(every, np.int32), "places": every.size}
+        events = layer.events_for_certain(self.network)
+        assert events is not None
+        channels, place, line, lines, kh, size, tall, wide, top, side = events.arguments
+        if source in self._upright and len(place) > 1:
+            place, line = (x.reshape(self.network.shapes[source][1:]).T.reshape(-1) for x in (place, line))
+        own |= {"kh": kh, "size": size, "tall": tall, "wide": wide, "top": top, "side": side}
+        own |= {"place": self._address(place, np.int32), "line": self._address(line, np.int64)}
+        own |= {"lines": self._address(lines, lines.dtype), "lines_size": lines.size}
+        return own | {"kind": k.EVENTS, "words": int(lines.dtype == np.int32)} | _from(channels, place)
+
+    def _address(self, array: np.ndarray, kind: Any) -> int:
+        self._held.append(np.ascontiguousarray(array, dtype=kind))
+        return self._held[-1].ctypes.data
+
+    def run(self, integers: Tensor, options: Settings) -> RunResult | None:
+        """The result, with counts; None where an image is not silent within the steps that 16 bits count."""
+        network, n, k = self.network, len(integers), self._column
+        table, read = self.table.copy(), {stage.name for stage in network.output_stages}
+        given = self._given(integers)
+        counts, states = {}, {}
+        totals = torch.empty(len(self._rows), 3, n, dtype=torch.int64)
+        table[:, k["totals"]] = totals.data_ptr() + 24 * n * np.arange(len(table))
+        for name, x in given.items():
+            table[self._rows[name], k["given"]] = x.data_ptr()
+        for stage in network.stages:
+            row = table[self._rows[stage.name]]
+            if options.record != "output" or stage.name in read:
+                counts[stage.name] = torch.empty(n, *stage.shape, dtype=torch.int32)
+                row[k["counts"]] = counts[stage.name].data_ptr()
+            if stage.name in read:
+                state = states[stage.name] = State(self._plan[stage.name].parameters, stage.shape, n)
+                row[k["v"]], row[k["count"]] = (x.data_ptr() for x in state.arrays)
+        spiked = np.empty(n, dtype=np.int64)
+        steps = self._kernels.LONGEST if options.phase == "settle" else network.window + (options.phase == "paper")
+        half_from = _NEVER if options.phase == "none" else options.settle_from
+        self._kernels.through(table, self.terms, (network.window, half_from, steps, options.phase == "settle"), spiked)
+        if n and spiked.min() < 0:
+            return None
+        for state in states.values():
+            state.widen(network.window)
+        sent = self._rows if network.coding == "isi" else {stage.name: self._rows[stage.name] for stage in network.stages}
+        return make_result(
+            network,
+            integers,
+            backend="fast",
+            phase=options.phase,
+            record=options.record,
+            counts=counts,
+            membranes={name: state.membranes for name, state in states.items()},
+            sent={name: Emitted(*totals[k]) for name, k in sent.items()},
+            extra_steps=torch.from_numpy(np.maximum(spiked - network.window, 0)),
+        )
+
+    def _given(self, integers: Tensor) -> dict[str, Tensor]:
+        """What inputs and directly coded layers take, channels last."""
+        network = self.network
+        own = {name: self._in_order(name, x.to(torch.int32)) for name, x in network.by_input(integers).items()}
+        if self._direct:
+            own = {name: torch.zeros_like(x) for name, x in own.items()}
+            own |= {name: last(x) for name, x in InputSpikes(network, integers).charges.items()}
+        return {name: x.contiguous() for name, x in own.items()}
+
+
+def _from(channels: int, place: np.ndarray) -> dict[str, int]:
+    """How events find their places: ``(m * factor) >> shift_right`` is ``m // channels`` for ``0 <= m < 2**31``."""
+    shift = 31
+    while 2 ** (shift - 31) < channels:
+        shift += 1
+    factor = (2**shift + channels - 1) // channels
+    return {"source_channels": channels, "places": len(place), "factor": factor, "shift_right": shift}
+
+
+def _hears_input(layer: PlannedLayer, network: Network) -> bool:
+    return any(name in network.specs for name in layer.sources)
+
+
+def _known(layer: PlannedLayer, network: Network, direct: bool) -> bool:
+    """Whether the kernel has a kind for this layer."""
+    if layer.parameters.narrow is None:
+        return False
+    if direct and _hears_input(layer, network):
+        alone = all(name in network.specs for name in layer.sources)
+        return alone and layer.portions is torch.int32
+    return layer.factors is not None or layer.pool_events is not None or layer.events_for_certain(network) is not None

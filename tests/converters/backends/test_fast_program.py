@@ -1,0 +1,180 @@
+"""All layers of an image in one compiled call: whatever the step loop's result says, with counts or outputs kept."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import converters
+from calif_plugins.parameters import Phase, TieRule
+from converters.backends import fast_plan, fast_program
+from converters.backends.fast_program import Program
+from converters.network import Network
+from converters.operations import Conv2d, Linear, SumPool2d
+from converters.quantised import GraphBuilder
+from converters.results import RunResult
+from converters.zoo.named import load_checkpoint
+from tests.converters.sample_graphs import GRAPHS, images
+from tests.networks import pixels
+
+
+def assert_same(slow: RunResult, fast: RunResult) -> None:
+    """Every field; the step loop sums synaptic operations in float64."""
+    for field in ("counts", "membranes", "positive", "negative"):
+        one, two = getattr(slow, field), getattr(fast, field)
+        assert one.keys() == two.keys(), field
+        assert all(torch.equal(one[k], two[k]) for k in one), field
+    for field in ("extra_steps", "sops", "macs", "logits"):
+        assert torch.equal(getattr(slow, field), getattr(fast, field)), field
+
+
+def program_of(network: Network) -> Program | None:
+    return Program.of(fast_plan.Plan(network))
+
+
+def both(network: Network, x: Any = None, **options: Any) -> RunResult:
+    assert program_of(network) is not None
+    slow = converters.run(network, x, backend="snntorch", **options)
+    fast = converters.run(network, x, backend="fast", **options)
+    assert network.keep(("fast", "program"), lambda: None) is not None
+    assert_same(slow, fast)
+    return fast
+
+
+TAKEN = ("lenet", "residual", "signed_input")
+
+
+@pytest.mark.parametrize("coding", ["isi", "direct"])
+@pytest.mark.parametrize("window", [1, 7, 8, 16])
+@pytest.mark.parametrize("name", TAKEN)
+def test_counts(name: str, window: int, coding: str) -> None:
+    network = Network.from_graph(converters.to_nir(GRAPHS[name](), T=window, coding=coding))
+    r = both(network, images(GRAPHS[name](), 5))
+    if window >= 7 and name != "signed_input":
+        assert sum(int(v.sum()) for v in r.negative.values()) > 0
+
+
+@pytest.mark.parametrize("record", ["counts", "output"])
+@pytest.mark.parametrize(("phase", "settle_from"), [("paper", None), ("none", None), ("settle", 0), ("settle", 11)])
+@pytest.mark.parametrize("name", TAKEN)
+def test_phases(name: str, phase: Phase, settle_from: int | None, record: str) -> None:
+    network = Network.from_graph(converters.to_nir(GRAPHS[name](), T=16))
+    both(network, images(GRAPHS[name](), 5), phase=phase, settle_from=settle_from, record=record)
+
+
+@pytest.mark.parametrize("window", [1, 4, 8, 128])
+@pytest.mark.parametrize("coding", ["isi", "direct"])
+def test_lenet_at_full_size(window: int, coding: str) -> None:
+    q, _ = load_checkpoint("lenet5-mnist-127")
+    r = both(Network.from_graph(converters.to_nir(q, T=window, coding=coding)), pixels(3, (1, 32, 32)) ** 3)
+    if window > 1:
+        assert sum(int(v.sum()) for v in r.negative.values()) > 20
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_any_network_of_its_kinds(data: st.DataObject) -> None:
+    """Strides, paddings, shortcuts with factors, pools, several places to a row, ties, sums of 16 and of 32 bits."""
+    draw = data.draw
+    seed, window = draw(st.integers(0, 2**20)), draw(st.integers(1, 12))
+    gen = torch.Generator().manual_seed(seed)
+    tie: TieRule = draw(st.sampled_from(["even", "up"]))
+    unit = draw(st.sampled_from([1.0, 0.5, 1 / 3]))
+    channels, largest = draw(st.integers(1, 70)), draw(st.sampled_from([3, 127]))
+
+    def conv(out: int, inp: int, k: int, **kw: Any) -> Conv2d:
+        weight = torch.randint(-largest, largest + 1, (out, inp, k, k), generator=gen, dtype=torch.int8)
+        return Conv2d(weight, **kw)
+
+    def numbers(n: int, low: int, high: int) -> torch.Tensor:
+        return torch.randint(low, high, (n,), generator=gen) * unit * largest
+
+    b = GraphBuilder()
+    x = b.input((2, 9, 6), scale=1.0, q_min=-window, q_max=window)
+    clip: dict[str, Any] = {"y_max": window, "scale": 1.0, "tie": tie}
+    stride = draw(st.sampled_from([(1, 1), (2, 1), (2, 2), (3, 2)]))
+    a = b.layer(
+        "a", [(x, conv(channels, 2, 3, padding=(1, 1)))], threshold=numbers(channels, 2, 9),
+        bias=numbers(channels, -9, 9), y_min=draw(st.sampled_from([0, -window])), **clip,
+    )  # fmt: skip
+    c = b.layer(
+        "c", [(a, conv(4, channels, 3, padding=(1, 1), stride=stride))], threshold=numbers(4, 2, 9) * channels**0.5,
+        y_min=-window, **clip,
+    )  # fmt: skip
+    d = b.layer(
+        "d", [(a, conv(4, channels, 1, stride=stride))], threshold=numbers(4, 2, 9) * channels**0.5, y_min=-window,
+        **clip,
+    )  # fmt: skip
+    e = b.requantise("e", [(c, 1.0), (d, draw(st.sampled_from([1.0, 0.5])))], y_min=0, y_max=window, scale=1.0, tie=tie)
+    f = b.layer("f", [(e, SumPool2d((2, 2), (2, 2), draw(st.sampled_from([(0, 0), (1, 1)]))))], threshold=4.0,
+                y_min=0, **clip)  # fmt: skip
+    f = b.flatten(f)
+    w = torch.randint(-largest, largest + 1, (5, math.prod(f.shape)), generator=gen, dtype=torch.int8)
+    g = b.layer("g", [(f, Linear(w))], threshold=numbers(5, 2, 9), y_min=-window, **clip)
+    coding = draw(st.sampled_from(["isi", "direct"]))
+    network = Network.from_graph(converters.to_nir(b.build(g), T=window, coding=coding))
+    integers = torch.randint(-window, window + 1, (3, 2, 9, 6), generator=gen)
+    integers[1] = 0
+    assume(program_of(network) is not None)  # factors between scales may leave thresholds that int32 doubts
+    both(network, integers=integers, settle_from=draw(st.integers(0, window)))
+
+
+def test_sums_of_more_than_16_bits() -> None:
+    """Where int16 holds few spikes only, the layer by layer simulator counts them first; here they are of 32 bits."""
+    b = GraphBuilder()
+    x = b.input((64, 6, 6), scale=1.0, q_min=0, q_max=15)
+    w = torch.full((2, 64, 3, 3), 127, dtype=torch.int8)
+    w[1] = -127
+    y = b.layer("c", [(x, Conv2d(w, padding=(1, 1)))], threshold=60_000.5, y_min=-15, y_max=15, scale=1.0)
+    network = Network.from_graph(converters.to_nir(b.build(y), T=15))
+    (layer,) = fast_plan.Plan(network).stages
+    assert layer.events is not None
+    assert layer.events.most is not None
+    integers = torch.full((2, 64, 6, 6), 15)
+    integers[1, ::4] = 0
+    r = both(network, integers=integers)
+    assert int(r.counts["c"].max()) == 15
+
+
+@pytest.mark.parametrize("name", sorted(set(GRAPHS) - set(TAKEN)))
+def test_networks_that_it_leaves_to_the_layers(name: str) -> None:
+    """One after the other: what the table has no word for is no error."""
+    network = Network.from_graph(converters.to_nir(GRAPHS[name](), T=7))
+    x = images(GRAPHS[name](), 3)
+    assert_same(converters.run(network, x, backend="snntorch"), converters.run(network, x, backend="fast"))
+
+
+def test_networks_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network.from_graph(converters.to_nir(GRAPHS["lenet"](), T=7))
+    assert program_of(network) is not None
+    monkeypatch.setattr(fast_program, "_SMALL", 100)
+    assert program_of(network) is None
+
+
+def test_no_images_and_many() -> None:
+    network = Network.from_graph(converters.to_nir(GRAPHS["lenet"](), T=4))
+    x = images(GRAPHS["lenet"](), 70)
+    assert len(both(network, x[:0]).predictions) == 0
+    r = both(network, x)
+    again = converters.run(network, x, backend="fast", batch=32)
+    assert all(torch.equal(r.counts[k], again.counts[k]) for k in r.counts)
+
+
+def test_an_image_that_takes_longer_than_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the layers run one by one, in float64 from there on."""
+    from calif_plugins import multistep_network
+
+    network = Network.from_graph(converters.to_nir(GRAPHS["lenet"](), T=8))
+    x = images(GRAPHS["lenet"](), 3)
+    monkeypatch.setattr(multistep_network, "LONGEST", 9)
+    program = program_of(network)
+    assert program is not None
+    integers = network.accept(x, None)
+    options = converters.backends.Settings("settle", 8, "counts", integers.device)
+    assert program.run(integers, options) is None
+    both(network, x)
