@@ -14,18 +14,14 @@ several sources, flat uint8 ``(B, P, R)`` each, times a whole number of each.
 ``pool_scan(x, kh, kw, sh, sw, ph, pw, oh, ow, state, ...)`` computes the charge itself, as the sum over windows
 of spikes ``x``, uint8 ``(B, N, H, W, C)``; rows are those of the image: ``P = N * oh``, ``R = ow * C``.
 
-``event_scan(x, channels, place, line, lines, kh, size, tall, wide, top, side, state, ...)`` too, spike by spike. ``x``:
-flat, ``channels`` bytes for each of ``len(place)`` places, per image and step. A spike of channel ``c`` at place ``q``
-adds ``kh`` lines of ``size`` weights (a multiple of 32 integers, those of ``lines`` from ``line[q] + c * kh * size``
-on; none, if ``line[q]`` is negative) to an image of charges, ``tall`` lines of ``wide``: the first of them from
-``place[q]`` on, each further one a line of the image higher. Row ``r`` of the neurons begins at line ``top + r``,
-position ``side``: margins take what falls outside. Rows as for pools; a dense layer has one, and its input one place.
+``event_scan(x, channels, place, line, lines, sums, most, kh, size, tall, wide, top, side, state, ...)`` too, spike by
+spike, as :mod:`calif_plugins.multistep_events` adds them up: ``x`` is flat, ``channels`` bytes for each of
+``len(place)`` places, per image and step. The image of charges, of the type of ``sums``, has ``tall`` lines of
+``wide``. Row ``r`` of the neurons begins at its line ``top + r``, position ``side``: margins take what falls outside.
+Rows as for pools; a dense layer has one, and its input one place.
 
-``crowd(x, height, width, channels, kh, kw)``: the largest number of spikes that any window of ``kh x kw`` places sees
-in any image and step of ``x``, flat: so many weights at most make up a charge.
-
-``pool_event_scan(x, channels, place, state, ...)`` is this for windows that do not overlap: a spike of channel ``c`` at
-place ``q`` adds 1 to neuron ``place[q] + c`` of its image, or to none, if ``place[q]`` is negative.
+``pool_event_scan(x, target, state, ...)`` is this for windows that do not overlap: a spike of neuron ``m`` of the
+source adds 1 to neuron ``target[m]`` of its image, or to none, if that is negative.
 
 ``isi(counts, t, window, out)`` writes the encoder's spikes + 1 (section 4.1), uint8 ``(B, n)``, of int32 counts
 ``(n,)``, for ``B`` steps from ``t``, and returns how many there are.
@@ -40,11 +36,10 @@ import numba
 import numpy as np
 
 from calif_plugins.compiling import compiled
+from calif_plugins.multistep_events import add_events, add_pooled, source_of
 from calif_plugins.multistep_rows import rows
-from calif_plugins.multistep_vectors import LANES, add_lanes, fired64, first_bit, how_many, subtract_lanes
 
 __all__ = [
-    "crowd",
     "event_scan",
     "isi",
     "pool_event_scan",
@@ -113,126 +108,56 @@ def pool_scan(x, kh, kw, sh, sw, ph, pw, oh, ow, state, parameters, clock, out, 
             rows(charge, 0, 0, 1, p, state, parameters, clock, b, out, active)
 
 
-@numba.njit(inline="always")
-def _fired(x, at, end):
-    """Which of the next 64 bytes are spikes, as bits; none from ``end`` on."""
-    if at + 64 <= x.shape[0]:
-        mask = fired64(x, at)
-        return mask if at + 64 <= end else mask & ((np.uint64(1) << np.uint64(end - at)) - np.uint64(1))
-    mask = np.uint64(0)  # nothing is read beyond the array
-    for k in range(end - at):
-        mask |= np.uint64(x[at + k] != 1) << np.uint64(k)
-    return mask
-
-
-@numba.njit(inline="always")
-def _inverse(channels):
-    """``(m * factor) >> shift`` is ``m // channels`` for ``0 <= m < 2**31``: several times as fast as to divide."""
-    shift = np.int64(31)
-    while (np.int64(1) << (shift - 31)) < channels:
-        shift += 1
-    return ((np.int64(1) << shift) + channels - 1) // channels, shift
-
-
 @compiled
-def event_scan(x, channels, place, line, lines, kh, size, tall, wide, top, side, state, parameters, clock, out, active):
-    steps, features = out.shape[0], place.shape[0] * channels
-    factor, shift = _inverse(channels)
-    images = x.shape[0] // (steps * features)
-    tall_out = out.shape[1] // images
+def event_scan(
+    x, channels, place, line, lines, sums, most, kh, size, tall, wide, top, side, state, parameters, clock, out, active
+):  # fmt: skip
+    steps, source = out.shape[0], source_of(channels, len(place))
+    images = x.shape[0] // (steps * source[1])
+    tall_out, margin = out.shape[1] // images, top * wide + side
     t, window, half_from, _even = clock
     for n in numba.prange(images):
         first, end = n * tall_out, (n + 1) * tall_out
-        charge = np.zeros(tall * wide + size, dtype=lines.dtype)
-        heard, still = False, t > max(window, half_from) and not active[0, first:end].any()
+        charge = np.zeros(tall * wide + size, dtype=sums.dtype)
+        total = np.zeros(charge.shape[0] if most else 0, dtype=np.int32)
+        still, stale = t > max(window, half_from) and not active[0, first:end].any(), False
         for b in range(steps):
-            if heard:
-                charge[:] = 0
-            heard = False
-            start = (b * images + n) * features
-            for k in range(0, features, 64):
-                mask = _fired(x, start + k, start + features)
-                while mask:
-                    m = k + first_bit(mask)
-                    mask &= mask - np.uint64(1)
-                    q = (m * factor) >> shift
-                    if line[q] < 0:
-                        continue
-                    heard = True
-                    at, w = np.intp(place[q]), np.intp(line[q]) + (m - q * channels) * kh * size
-                    up = x[start + m] == 2
-                    for _ in range(kh):
-                        for part in range(0, size, LANES):
-                            if up:
-                                add_lanes(charge, at + part, lines, w + part)
-                            else:
-                                subtract_lanes(charge, at + part, lines, w + part)
-                        at, w = at - wide, w + size
+            begin = (b * images + n) * source[1]
+            heard = add_events(x, begin, source, place, line, lines, most, kh, size, wide, charge, total)
             if still and not heard:  # after the window, who was silent stays so until something arrives
                 out[b, first:end], active[b + 1, first:end] = 1, 0
                 continue
-            rows(charge, top * wide + side, wide, tall_out, first, state, parameters, clock, b, out, active)
+            if stale and not heard:
+                charge[:], total[:] = 0, 0
+            stale = heard
+            if most:
+                rows(total, margin, wide, tall_out, first, state, parameters, clock, b, out, active)
+            else:
+                rows(charge, margin, wide, tall_out, first, state, parameters, clock, b, out, active)
             still = t + b >= max(window, half_from) and not active[b + 1, first:end].any()
 
 
 @compiled
-def pool_event_scan(x, channels, place, state, parameters, clock, out, active):
+def pool_event_scan(x, target, state, parameters, clock, out, active):
     steps, _, width = out.shape
-    features = place.shape[0] * channels
-    factor, shift = _inverse(channels)
+    features = target.shape[0]
     images = x.shape[0] // (steps * features)
     tall_out = out.shape[1] // images
     t, window, half_from, _even = clock
     for n in numba.prange(images):
         first, end = n * tall_out, (n + 1) * tall_out
         charge = np.zeros(tall_out * width, dtype=np.int16)
-        heard, still = False, t > max(window, half_from) and not active[0, first:end].any()
+        still, stale = t > max(window, half_from) and not active[0, first:end].any(), False
         for b in range(steps):
-            if heard:
-                charge[:] = 0
-            heard = False
-            start = (b * images + n) * features
-            for k in range(0, features, 64):
-                mask = _fired(x, start + k, start + features)
-                while mask:
-                    m = k + first_bit(mask)
-                    mask &= mask - np.uint64(1)
-                    q = (m * factor) >> shift
-                    if place[q] < 0:
-                        continue
-                    heard = True
-                    charge[place[q] + m - q * channels] += np.int16(x[start + m]) - np.int16(1)
+            heard = add_pooled(x, (b * images + n) * features, features, target, charge)
             if still and not heard:
                 out[b, first:end], active[b + 1, first:end] = 1, 0
                 continue
+            if stale and not heard:
+                charge[:] = 0
+            stale = heard
             rows(charge, 0, width, tall_out, first, state, parameters, clock, b, out, active)
             still = t + b >= max(window, half_from) and not active[b + 1, first:end].any()
-
-
-@compiled
-def crowd(x, height, width, channels, kh, kw):
-    size = height * width * channels
-    images = x.shape[0] // size
-    found = np.zeros(images, dtype=np.int64)
-    for n in numba.prange(images):
-        lines = np.zeros((kh, width), dtype=np.int64)  # the last kh lines: spikes at each place
-        most = np.int64(0)
-        for i in range(height + kh - 1):  # windows reach over the edge
-            line = lines[i % kh]
-            line[:] = 0
-            if i < height:
-                for j in range(width):
-                    at = n * size + (i * width + j) * channels
-                    for c in range(0, channels, 64):
-                        line[j] += how_many(_fired(x, at + c, at + channels))
-            here = np.int64(0)
-            for j in range(width + kw - 1):
-                for r in range(kh):
-                    here += lines[r, j] if j < width else 0
-                    here -= lines[r, j - kw] if j >= kw else 0
-                most = max(most, here)
-        found[n] = most
-    return found.max() if images else 0
 
 
 _INPUTS = 256  # that a thread encodes at a time

@@ -4,9 +4,10 @@ For small networks, whose layers take less time than a call of Python: an image 
 until it is silent, and its neurons stay in the cache meanwhile. Charges are added up spike by spike, as in
 :mod:`calif_plugins.multistep_kernels`, and neurons are narrow (:mod:`calif_plugins.multistep_narrow`).
 
-``through(program, terms, clock, last)`` runs ``len(last)`` images. ``last``, int64, takes for each the number of steps
-up to its last spike, or -1 where it is not silent after :data:`LONGEST` steps. ``clock`` is ``(window, half_from, steps,
-settles)``: thresholds are half from step ``half_from`` on; ``steps`` of them are run, or as many as it takes.
+``through(program, terms, clock, last)`` runs ``len(last)`` images. ``last``, int64, takes for each the number of
+steps up to its last spike, or -1 where it is not silent after ``steps`` of them. ``clock`` is ``(window, half_from,
+steps, settles)``: thresholds are half from step ``half_from`` on; ``steps`` are run, or with ``settles`` as many of
+them as it takes until nothing happens.
 
 ``program``, int64 ``(layers, len(COLUMNS))``, has a row for each input and layer, in order; all arrays go by their
 addresses. Of every row:
@@ -22,7 +23,8 @@ Of an input ``given``: int32 ``(N, width)``, the counts that it encodes (section
 narrow parameters, and what its kind takes:
 
 * :data:`DIRECT`: ``given``, int64 ``(N, rows * width)``: all that arrives within the window, in equal portions;
-* :data:`EVENTS`, in 16 or (``words``) 32 bits: the row ``source``, and the tables of ``event_scan``;
+* :data:`EVENTS`: the row ``source``, and the tables of ``event_scan``; ``lines`` are of 8 ``bits``, or of 16, or of 32
+  with ``words``, which says that sums are;
 * :data:`POOL`: ``source``, and of each of its ``places`` neurons the ``place`` of the one that adds it up, or -1;
 * :data:`SUM`: ``terms[first:end]``, pairs of a row and a whole number.
 """
@@ -33,8 +35,9 @@ import numba
 import numpy as np
 
 from calif_plugins.compiling import compiled
+from calif_plugins.multistep_events import add_events, add_pooled, source_of
 from calif_plugins.multistep_narrow import half_row, narrow_row, pointer
-from calif_plugins.multistep_vectors import LANES, add_lanes, fired64, first_bit, subtract_lanes
+from calif_plugins.multistep_vectors import LANES
 
 __all__ = ["COLUMNS", "DIRECT", "EVENTS", "INPUT", "LONGEST", "POOL", "SUM", "through"]
 
@@ -42,14 +45,14 @@ LONGEST = 2**15 - 1  # narrow neurons count no further
 INPUT, DIRECT, EVENTS, POOL, SUM = range(5)
 PARAMETERS = ("threshold", "leak", "y_min", "y_max", "v_init", "shift", "close", "threshold64", "leak64", "v_init64")
 COLUMNS = (
-    "kind", "rows", "width", "channels", "spikes", "state", "fired", "scratch", "totals", "fan_out", "counts",
-    "v", "count", "given", "even", *PARAMETERS, "source", "first", "end", "words", "source_channels", "places", "factor",
-    "shift_right", "place", "line", "lines", "lines_size", "kh", "size", "tall", "wide", "top", "side",
+    "kind", "rows", "width", "channels", "spikes", "state", "fired", "scratch", "totals", "fan_out", "counts", "v",
+    "count", "given", "even", *PARAMETERS, "source", "first", "end", "words", "bits", "source_channels", "places",
+    "place", "line", "lines", "lines_size", "most", "kh", "size", "tall", "wide", "top", "side",
 )  # fmt: skip
 (
-    KIND, ROWS, WIDTH, CHANNELS, SPIKES, STATE, FIRED, SCRATCH, TOTALS, FAN_OUT, COUNTS,
-    V, COUNT, GIVEN, EVEN, *_TEN, SOURCE, FIRST, END, WORDS, SOURCE_CHANNELS, PLACES, FACTOR,
-    SHIFT_RIGHT, PLACE, LINE, LINES, LINES_SIZE, KH, SIZE, TALL, WIDE, TOP, SIDE,
+    KIND, ROWS, WIDTH, CHANNELS, SPIKES, STATE, FIRED, SCRATCH, TOTALS, FAN_OUT, COUNTS, V,
+    COUNT, GIVEN, EVEN, *_TEN, SOURCE, FIRST, END, WORDS, BITS, SOURCE_CHANNELS, PLACES,
+    PLACE, LINE, LINES, LINES_SIZE, MOST, KH, SIZE, TALL, WIDE, TOP, SIDE,
 ) = range(len(COLUMNS))  # fmt: skip
 TEN = _TEN[0]
 
@@ -113,53 +116,32 @@ def _portion(p, n, b, window, scratch, charge):
 
 
 @numba.njit
-def _events(p, begin, spikes, lines, charge):
-    """The charges of all spikes from ``begin`` on; whether one arrived."""
-    channels, features = p[SOURCE_CHANNELS], p[SOURCE_CHANNELS] * p[PLACES]
-    factor, shift = p[FACTOR], p[SHIFT_RIGHT]
-    place, line = _int32(p[PLACE], p[PLACES]), _int64(p[LINE], p[PLACES])
-    kh, size, wide = p[KH], p[SIZE], p[WIDE]
-    charge[: p[TALL] * wide + size] = 0
-    heard = False
-    for k in range(0, features, 64):
-        mask = fired64(spikes, begin + k)
-        if features - k < 64:
-            mask &= (np.uint64(1) << np.uint64(features - k)) - np.uint64(1)
-        while mask:
-            m = k + first_bit(mask)
-            mask &= mask - np.uint64(1)
-            q = (m * factor) >> shift
-            if line[q] < 0:
-                continue
-            heard = True
-            at, w = np.intp(place[q]), np.intp(line[q]) + (m - q * channels) * kh * size
-            up = spikes[begin + m] == 2
-            for _ in range(kh):
-                for part in range(0, size, LANES):
-                    if up:
-                        add_lanes(charge, at + part, lines, w + part)
-                    else:
-                        subtract_lanes(charge, at + part, lines, w + part)
-                at, w = at - wide, w + size
+def _events(p, begin, spikes, charge, total):
+    places = p[PLACES]
+    source, place, line = source_of(p[SOURCE_CHANNELS], places), _int32(p[PLACE], places), _int64(p[LINE], places)
+    lines, size, own = pointer(p[LINES]), (p[LINES_SIZE],), p[TALL] * p[WIDE] + p[SIZE]
+    some, all_of_them, most = charge[:own], total[:own], p[MOST]
+    if p[BITS] == 8:
+        weights = numba.carray(lines, size, np.int8)
+        heard = add_events(
+            spikes, begin, source, place, line, weights, most, p[KH], p[SIZE], p[WIDE], some, all_of_them
+        )
+    else:
+        weights = numba.carray(lines, size, charge.dtype)
+        heard = add_events(
+            spikes, begin, source, place, line, weights, most, p[KH], p[SIZE], p[WIDE], some, all_of_them
+        )
+    if not heard:
+        some[:], all_of_them[:] = 0, 0
     return heard
 
 
 @numba.njit
 def _pool(p, begin, spikes, charge):
-    features = p[PLACES]
-    target = _int32(p[PLACE], features)
-    charge[: p[ROWS] * p[WIDTH]] = 0
-    heard = False
-    for k in range(0, features, 64):
-        mask = fired64(spikes, begin + k)
-        if features - k < 64:
-            mask &= (np.uint64(1) << np.uint64(features - k)) - np.uint64(1)
-        while mask:
-            m = k + first_bit(mask)
-            mask &= mask - np.uint64(1)
-            if target[m] >= 0:
-                heard = True
-                charge[target[m]] += np.int16(spikes[begin + m]) - np.int16(1)
+    own = charge[: p[ROWS] * p[WIDTH]]
+    heard = add_pooled(spikes, begin, p[PLACES], _int32(p[PLACE], p[PLACES]), own)
+    if not heard:
+        own[:] = 0
     return heard
 
 
@@ -190,9 +172,8 @@ def _nothing(charge, begin, width):
 def _neurons(p, charge, b, clock, v, count, fired, spikes):
     """The layer's neurons through step ``b``, and how many fire."""
     window, half_from, _steps, _settles = clock
-    parameters = (
-        p[TEN], p[TEN + 1], p[TEN + 2], p[TEN + 3], p[TEN + 4], p[TEN + 5], p[TEN + 6], p[TEN + 7], p[TEN + 8], p[TEN + 9],
-    )  # fmt: skip
+    k = TEN
+    parameters = (p[k], p[k + 1], p[k + 2], p[k + 3], p[k + 4], p[k + 5], p[k + 6], p[k + 7], p[k + 8], p[k + 9])
     state = (v.ctypes.data, count.ctypes.data)
     width, leaks = p[WIDTH], np.int64(min(b + 1, window))
     leaking, tie = np.int32(-1 if b < window else 0), np.int32(2 if p[EVEN] else 1)
@@ -233,10 +214,10 @@ def _layer(k, n, b, program, terms, clock, v, count, fired, spikes, sent, scratc
         begin = program[p[SOURCE], SPIKES]
         if kind == POOL:
             heard = _pool(p, begin, spikes, shorts)
-        elif p[WORDS]:
-            heard = _events(p, begin, spikes, numba.carray(pointer(p[LINES]), (p[LINES_SIZE],), np.int32), words)
+        elif p[WORDS] and not p[MOST]:
+            heard = _events(p, begin, spikes, words, words)
         else:
-            heard = _events(p, begin, spikes, numba.carray(pointer(p[LINES]), (p[LINES_SIZE],), np.int16), shorts)
+            heard = _events(p, begin, spikes, shorts, words)
     if settled and not heard and not sent[k]:  # silent it stays, and its bytes say so
         return np.int32(0)
     if kind == POOL or (kind == EVENTS and not p[WORDS]):
@@ -248,7 +229,11 @@ def _layer(k, n, b, program, terms, clock, v, count, fired, spikes, sent, scratc
 def _encoded(p, n, images):
     """Write what an input has sent: all of its counts."""
     width = p[WIDTH]
-    given, fan_out, totals = _int32(p[GIVEN] + 4 * n * width, width), _int64(p[FAN_OUT], width), _int64(p[TOTALS], 3 * images)
+    given, fan_out, totals = (
+        _int32(p[GIVEN] + 4 * n * width, width),
+        _int64(p[FAN_OUT], width),
+        _int64(p[TOTALS], 3 * images),
+    )
     up, down, operations = np.int64(0), np.int64(0), np.int64(0)
     for k in range(width):
         up += max(given[k], 0)
@@ -280,51 +265,64 @@ def _emitted(p, n, images, count):
 
 
 @numba.njit
-def _image(n, images, program, terms, clock):
-    end = program[len(program) - 1]
-    size = end[ROWS] * end[WIDTH]
-    v, count = np.empty(end[STATE] + size, dtype=np.int32), np.zeros(end[STATE] + size, dtype=np.int32)
-    fired, spikes = np.ones(end[FIRED] + end[ROWS], dtype=np.int32), np.ones(end[SPIKES] + size + 64, dtype=np.uint8)
-    sent = np.ones(len(program), dtype=np.int32)
-    largest, inputs = np.int64(0), np.int64(0)
+def _sizes(program):
+    """``(charges of a layer, remainders)``: how much memory of both kinds an image takes."""
+    charges, remainders = np.int64(0), np.int64(0)
     for k in range(len(program)):
         p = program[k]
         own = p[ROWS] * p[WIDTH]
-        largest = max(largest, own + LANES, p[TALL] * p[WIDE] + p[SIZE])
-        if p[KIND] == INPUT or p[KIND] == DIRECT:
-            inputs = max(inputs, p[SCRATCH] + 3 * own)
+        charges = max(charges, own + LANES, p[TALL] * p[WIDE] + p[SIZE])
+        remainders = max(remainders, p[SCRATCH] + 3 * own)
+    return charges, remainders
+
+
+@numba.njit
+def _begin(program, v):
+    for k in range(len(program)):
+        p = program[k]
         if p[KIND] != INPUT:
             start = _int32(p[TEN + 4], p[WIDTH])
             for r in range(p[ROWS]):
                 v[p[STATE] + r * p[WIDTH] : p[STATE] + (r + 1) * p[WIDTH]] = start
-    scratch = np.empty(inputs, dtype=np.int32)
-    shorts, words = np.empty(largest, dtype=np.int16), np.empty(largest, dtype=np.int32)
-    window, half_from, steps, settles = clock
-    last = np.int64(0)
-    for b in range(steps):
-        active = False
-        for k in range(len(program)):
-            sent[k] = _layer(k, n, b, program, terms, clock, v, count, fired, spikes, sent, scratch, shorts, words)
-            active |= sent[k] > 0 and program[k, KIND] != INPUT
-        if active:
-            last = b + 1
-        elif settles and b >= max(window, half_from):
-            break
-    else:
-        if settles:
-            last = np.int64(-1)
+
+
+@numba.njit
+def _end(program, n, images, v, count):
     for k in range(len(program)):
         p = program[k]
         if p[KIND] == INPUT:
             _encoded(p, n, images)
             continue
         _emitted(p, n, images, count)
-        own = p[ROWS] * p[WIDTH]
+        own, first = p[ROWS] * p[WIDTH], p[STATE]
         if p[V]:
-            first = p[STATE]
             _int32(p[V] + 4 * n * own, own)[:] = v[first : first + own]
             _int32(p[COUNT] + 4 * n * own, own)[:] = count[first : first + own]
-    return last
+
+
+@numba.njit
+def _image(n, images, program, terms, clock):
+    window, half_from, steps, settles = clock
+    end, (charges, remainders) = program[len(program) - 1], _sizes(program)
+    size = end[ROWS] * end[WIDTH]
+    v, count = np.empty(end[STATE] + size, dtype=np.int32), np.zeros(end[STATE] + size, dtype=np.int32)
+    fired, spikes = np.ones(end[FIRED] + end[ROWS], dtype=np.int32), np.ones(end[SPIKES] + size, dtype=np.uint8)
+    sent, scratch = np.ones(len(program), dtype=np.int32), np.empty(remainders, dtype=np.int32)
+    shorts, words = np.empty(charges, dtype=np.int16), np.empty(charges, dtype=np.int32)
+    _begin(program, v)
+    last, quiet = np.int64(0), False
+    for b in range(steps):
+        active = False
+        for k in range(len(program)):
+            sent[k] = _layer(k, n, b, program, terms, clock, v, count, fired, spikes, sent, scratch, shorts, words)
+            active |= sent[k] > 0 and program[k, KIND] != INPUT
+        if active:
+            last = np.int64(b + 1)
+        elif settles and b >= max(window, half_from):
+            quiet = True
+            break
+    _end(program, n, images, v, count)
+    return last if quiet or not settles else np.int64(-1)
 
 
 @compiled

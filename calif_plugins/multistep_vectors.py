@@ -4,8 +4,8 @@ Short rows at addresses known only at run time stay scalar there (40 ns for a sp
 take 6). LLVM makes whatever the processor has out of them: AVX-512, AVX2, NEON or single words.
 
 ``add_lanes(target, at, source, k)`` and ``subtract_lanes``: 32 elements of the flat integer array ``source`` from
-``k`` on, added to those of ``target`` from ``at`` on. ``fired64(x, at)``: bit ``k`` says that byte ``at + k`` of
-the flat uint8 array is not 1, a spike. ``first_bit(mask)``: the number of the lowest 1; ``how_many(mask)``: of ones.
+``k`` on, added to those of ``target``, of as many bits or more, from ``at`` on. ``fired64(x, at)``: bit ``k`` says
+that byte ``at + k`` of the flat uint8 array is not 1, a spike. ``first_bit(mask)``: the number of the lowest 1.
 Nothing is checked.
 """
 
@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["LANES", "add_lanes", "fired64", "first_bit", "how_many", "subtract_lanes", "vector"]
+__all__ = ["LANES", "add_lanes", "fired64", "first_bit", "subtract_lanes", "vector"]
 
 LANES = 32
 
@@ -35,8 +35,11 @@ def _accumulate(name: str) -> Any:
     def lanes(typing: Any, target: Any, at: Any, source: Any, k: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             to, size = vector(context, builder, signature.args[0], args[0], args[1], LANES)
-            of, _ = vector(context, builder, signature.args[2], args[2], args[3], LANES)
-            total = getattr(builder, name)(builder.load(to, align=size), builder.load(of, align=size))
+            of, narrow = vector(context, builder, signature.args[2], args[2], args[3], LANES)
+            given = builder.load(of, align=narrow)
+            if narrow < size:
+                given = builder.sext(given, to.type.pointee)
+            total = getattr(builder, name)(builder.load(to, align=size), given)
             builder.store(total, to, align=size)
             return context.get_dummy_value()
 
@@ -63,13 +66,5 @@ def fired64(typing: Any, x: Any, at: Any) -> Any:
 def first_bit(typing: Any, mask: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
-
-    return types.intp(types.uint64), generate
-
-
-@intrinsic
-def how_many(typing: Any, mask: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.ctpop(args[0])
 
     return types.intp(types.uint64), generate

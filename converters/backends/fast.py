@@ -202,7 +202,7 @@ class _Run:
             (source,) = layer.inputs[0].sources
             busy = min(1.0, self.n / torch.get_num_threads())  # threads share out images
             flat = spikes[source].numpy().reshape(-1)
-            if self.share[source] < layer.events.share * busy and layer.events.exact(flat):
+            if self.share[source] < layer.events.share * busy:
                 k.event_scan(flat, *layer.events.arguments, *common)
                 return True
         return False

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calif_plugins import multistep
 from converters.backends.fast_state import Parameters
 from converters.backends.integer_kernels import convolution, dense, int8_kernels, reordered
 from converters.exact.sums import whole_dtype
@@ -91,12 +90,6 @@ class PlannedLayer:
         """Inputs and layers that it hears."""
         return {name for given in self.inputs for name in given.sources}
 
-    def events_for_certain(self, network: Network) -> _Events | None:
-        """:attr:`events`, with integers that hold any number of spikes."""
-        if self.events is None or self.events.most is None:
-            return self.events
-        return _Events.of(self.stage, network, certain=True)
-
     def _input(self, synapse: Synapse, network: Network) -> Input:
         shapes = [network.shapes[name] for name in synapse.sources]
         if synapse.linear:
@@ -144,7 +137,7 @@ def _portion(network: Network, stage: Stage) -> int:
 
 @dataclass
 class _PoolEvents:
-    """A pool whose windows do not overlap, spike by spike: ``channels, place`` of ``pool_event_scan``."""
+    """A pool whose windows do not overlap, spike by spike: ``target`` of ``pool_event_scan``."""
 
     arguments: tuple[Any, ...]
     share: float
@@ -157,68 +150,61 @@ class _PoolEvents:
         h, w = (k.reshape(-1) for k in np.indices(shape[1:]))
         (y, below), (x, right) = (np.divmod(k + p, s) for k, p, s in zip((h, w), padding, stride, strict=True))
         inside = (y < out[1]) & (x < out[2]) & (below < kernel[0]) & (right < kernel[1])
-        place = np.where(inside, (y * out[2] + x) * out[0], -1).astype(np.int32)
-        # sums over a window are vectors of channels: with few, they cost as much as a good many spikes
-        return cls((shape[0], place), 0.3 if shape[0] < 32 else 0.02)
+        place = np.where(inside, (y * out[2] + x) * out[0], -1)[:, None]
+        target = np.where(place < 0, -1, place + np.arange(shape[0])).astype(np.int32).reshape(-1)
+        return cls((target,), POOL_SHARE)
 
 
 @dataclass
 class _Events:
     """A convolution or dense layer taken spike by spike, where that is less work than all its products.
 
-    The tables of :func:`calif_plugins.multistep_kernels.event_scan`. Their integers are of 16 bits, twice as many per
-    instruction as of 32, where ``most`` spikes within a neuron's reach cannot bring more than these hold.
+    The tables of :func:`calif_plugins.multistep_kernels.event_scan`. Sums are of 16 bits where these hold at least
+    those of some spikes, since an instruction adds twice as many of these as of 32.
     """
 
     arguments: tuple[Any, ...]
     share: float
     """Below this share of inputs that spike, adding up their weights one by one is faster."""
-    most: int | None
-    """Spikes within a neuron's reach up to which sums are exact; None: any number."""
-    window: tuple[int, ...]
-    """Height, width and channels of the source, and the reach of a neuron in it: of ``crowd``."""
 
     @classmethod
-    def of(cls, stage: Stage, network: Network, certain: bool = False) -> _Events | None:
+    def of(cls, stage: Stage, network: Network) -> _Events | None:
         change = network.changes[stage.name]
         if len(stage.synapses) != 1 or not stage.linear or change >= 2**31:
             return None
         ops, shape = stage.synapses[0].ops, network.shapes[stage.synapses[0].source]
         op = ops[-1] if ops else None
         if len(ops) == 1 and type(op) is Conv2d and op.groups == 1 and op.dilation == (1, 1):
-            dtype, most = _sums(op.weight, change, certain)
+            sums, most = _sums(op.weight, change)
             # few input channels leave integer kernels idle
-            share = EVENT_SHARE * max(1.0, 70 / op.weight[0].numel()) * (1.0 if dtype is np.int16 else 0.5)
-            window = *shape[1:], shape[0], *op.weight.shape[2:]
-            return cls(_convolution(op, shape, stage.shape, dtype), share, most, window)
+            share = EVENT_SHARE * max(1.0, 70 / op.weight[0].numel()) * (1.0 if sums.dtype == np.int16 else 0.5)
+            return cls(_convolution(op, shape, stage.shape, sums, most), share)
         if type(op) is Linear and (len(ops) == 1 or (len(ops) == 2 and ops[0].rewires)):
-            dtype, most = _sums(op.weight, change, certain)
-            weight = _lines(reordered(op.weight, shape).T.numpy().astype(dtype))
+            sums, most = _sums(op.weight, change)
+            weight = _lines(reordered(op.weight, shape).T.numpy().astype(_narrowest(op.weight, sums)))
             features, size = weight.shape
             start = np.zeros(1, dtype=np.int32)
-            arguments = (features, start, start.astype(np.int64), weight.reshape(-1), 1, size, 1, size, 0, 0)
-            return cls(arguments, EVENT_SHARE * 0.7, most, (1, 1, features, 1, 1))
+            tables = (start, start.astype(np.int64), weight.reshape(-1), sums, most)
+            return cls((features, *tables, 1, size, 1, size, 0, 0), EVENT_SHARE * 0.7)
         return None
 
-    def exact(self, x: np.ndarray) -> bool:
-        """Whether the sums of these spikes + 1, flat, are certain to be exact."""
-        return self.most is None or multistep.kernels().crowd(x, *self.window) <= self.most
 
-
-def _sums(weight: Tensor, gain: int, certain: bool) -> tuple[type, int | None]:
-    """The integers for sums of these weights, and how many of the largest of one neuron they hold."""
-    if gain < 2**15 or certain:
-        return np.int16 if gain < 2**15 else np.int32, None
+def _sums(weight: Tensor, gain: int) -> tuple[np.ndarray, int]:
+    """``sums`` and ``most`` of ``event_scan``."""
+    short: np.ndarray = np.empty(0, dtype=np.int16)
+    if gain < 2**15:
+        return short, 0
     sizes = weight.flatten(1).to(torch.int64).abs().sort(descending=True).values.cumsum(1)
-    most = int((sizes < 2**15).sum(1).min())
-    # so many spikes at a time that spike by spike is the slower road anyway
-    return (np.int16, most) if most > 3 * EVENT_SHARE * sizes.shape[1] else (np.int32, None)
+    most = int((sizes < 2**15).sum(1).min())  # each of these spikes meets another weight of a neuron
+    return (short, most) if most >= _SOME else (np.empty(0, dtype=np.int32), 0)
 
 
-EVENT_SHARE = 0.115  # of inputs that spike in a step; measured on two AVX-512 cores
+POOL_SHARE = 0.25
+EVENT_SHARE = 0.2  # of inputs that spike in a step; measured on two AVX-512 cores
+_SOME = 64  # spikes between two additions of all sums of 16 bits to those of 32, which cost as much as some spikes
 
 
-def _convolution(op: Conv2d, shape: Shape, out: Shape, dtype: type) -> tuple[Any, ...]:
+def _convolution(op: Conv2d, shape: Shape, out: Shape, sums: np.ndarray, most: int) -> tuple[Any, ...]:
     """Arguments of ``event_scan``: a spike's weights are some lines of an image of charges with margins.
 
     Steps of a stride divide the sources into as many phases: each meets its own part of the kernel, every so many lines
@@ -227,7 +213,8 @@ def _convolution(op: Conv2d, shape: Shape, out: Shape, dtype: type) -> tuple[Any
     channels, height, width = shape
     targets, phases = len(op.weight), [(a, b) for a in range(op.stride[0]) for b in range(op.stride[1])]
     kh, kw = (-(-k // s) for k, s in zip(op.weight.shape[2:], op.stride, strict=True))
-    weight: np.ndarray = np.zeros((len(phases), targets, channels, kh, kw), dtype=dtype)
+    kind = _narrowest(op.weight, sums)
+    weight: np.ndarray = np.zeros((len(phases), targets, channels, kh, kw), dtype=kind)
     for part, (a, b) in zip(weight, phases, strict=True):
         own = op.weight[:, :, a :: op.stride[0], b :: op.stride[1]].numpy()
         part[:, :, : own.shape[2], : own.shape[3]] = own
@@ -242,7 +229,12 @@ def _convolution(op: Conv2d, shape: Shape, out: Shape, dtype: type) -> tuple[Any
     place = ((y + kh - 1) * wide + x * targets).astype(np.int32)
     line = (a * op.stride[1] + b).astype(np.int64) * (channels * kh * size)
     line[(a >= op.weight.shape[2]) | (b >= op.weight.shape[3])] = -1  # between the kernel's places
-    return (channels, place, line, lines.reshape(-1), kh, size, tall, wide, top, side * targets)
+    return (channels, place, line, lines.reshape(-1), sums, most, kh, size, tall, wide, top, side * targets)
+
+
+def _narrowest(weight: Tensor, sums: np.ndarray) -> Any:
+    """Of weights of 8 bits twice as many fit into the cache, and they are widened as they are added."""
+    return np.int8 if weight.dtype == torch.int8 else sums.dtype
 
 
 def _lines(weight: np.ndarray) -> np.ndarray:

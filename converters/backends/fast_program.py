@@ -112,18 +112,17 @@ class Program:
         (source,) = layer.inputs[0].sources
         own["source"] = self._rows[source]
         if layer.pool_events is not None:
-            channels, place = layer.pool_events.arguments
-            every = np.where(place[:, None] < 0, -1, place[:, None] + np.arange(channels))
-            return own | {"kind": k.POOL, "place": self._address(every, np.int32), "places": every.size}
-        events = layer.events_for_certain(self.network)
-        assert events is not None
-        channels, place, line, lines, kh, size, tall, wide, top, side = events.arguments
+            (target,) = layer.pool_events.arguments
+            return own | {"kind": k.POOL, "place": self._address(target, np.int32), "places": len(target)}
+        assert layer.events is not None
+        channels, place, line, lines, sums, most, kh, size, tall, wide, top, side = layer.events.arguments
         if source in self._upright and len(place) > 1:
             place, line = (x.reshape(self.network.shapes[source][1:]).T.reshape(-1) for x in (place, line))
         own |= {"kh": kh, "size": size, "tall": tall, "wide": wide, "top": top, "side": side}
         own |= {"place": self._address(place, np.int32), "line": self._address(line, np.int64)}
         own |= {"lines": self._address(lines, lines.dtype), "lines_size": lines.size}
-        return own | {"kind": k.EVENTS, "words": int(lines.dtype == np.int32)} | _from(channels, place)
+        own |= {"bits": 8 * lines.dtype.itemsize, "most": most, "words": int(most > 0 or sums.dtype == np.int32)}
+        return own | {"kind": k.EVENTS, "source_channels": channels, "places": len(place)}
 
     def _address(self, array: np.ndarray, kind: Any) -> int:
         self._held.append(np.ascontiguousarray(array, dtype=kind))
@@ -155,7 +154,9 @@ class Program:
             return None
         for state in states.values():
             state.widen(network.window)
-        sent = self._rows if network.coding == "isi" else {stage.name: self._rows[stage.name] for stage in network.stages}
+        sent = (
+            self._rows if network.coding == "isi" else {stage.name: self._rows[stage.name] for stage in network.stages}
+        )
         return make_result(
             network,
             integers,
@@ -178,15 +179,6 @@ class Program:
         return {name: x.contiguous() for name, x in own.items()}
 
 
-def _from(channels: int, place: np.ndarray) -> dict[str, int]:
-    """How events find their places: ``(m * factor) >> shift_right`` is ``m // channels`` for ``0 <= m < 2**31``."""
-    shift = 31
-    while 2 ** (shift - 31) < channels:
-        shift += 1
-    factor = (2**shift + channels - 1) // channels
-    return {"source_channels": channels, "places": len(place), "factor": factor, "shift_right": shift}
-
-
 def _hears_input(layer: PlannedLayer, network: Network) -> bool:
     return any(name in network.specs for name in layer.sources)
 
@@ -198,4 +190,4 @@ def _known(layer: PlannedLayer, network: Network, direct: bool) -> bool:
     if direct and _hears_input(layer, network):
         alone = all(name in network.specs for name in layer.sources)
         return alone and layer.portions is torch.int32
-    return layer.factors is not None or layer.pool_events is not None or layer.events_for_certain(network) is not None
+    return layer.factors is not None or layer.pool_events is not None or layer.events is not None

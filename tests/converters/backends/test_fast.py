@@ -161,6 +161,7 @@ def test_every_route_of_a_layer(monkeypatch: pytest.MonkeyPatch, share: float, i
     if int8 and not integer_kernels.int8_kernels():
         pytest.skip("this processor has no integer kernels")
     monkeypatch.setattr(fast_plan, "EVENT_SHARE", share)
+    monkeypatch.setattr(fast_plan, "POOL_SHARE", share)
     monkeypatch.setattr(fast_plan, "int8_kernels", lambda: int8)
     for name in GRAPHS:
         both(Network.from_graph(converters.to_nir(GRAPHS[name](), T=15)), images(GRAPHS[name](), 3))
@@ -189,22 +190,12 @@ def test_events_reach_what_convolutions_reach(
     both(Network.from_graph(converters.to_nir(b.build(p), T=15)), 2 * pixels(3, (2, 9, 11)) - 1)
 
 
-@pytest.mark.parametrize(("shape", "kernel"), [((6, 7, 65), (3, 2)), ((5, 4, 128), (5, 5)), ((1, 1, 300), (1, 1))])
-def test_crowd(shape: tuple[int, int, int], kernel: tuple[int, int]) -> None:
-    """The largest number of spikes under a kernel, over the edge too, against a convolution with ones."""
-    rng = np.random.default_rng(0)
-    x = rng.choice(np.array([0, 1, 1, 1, 2], dtype=np.uint8), (4, *shape))
-    x[2] = 1  # a silent image
-    spikes = torch.from_numpy(x != 1).to(torch.float64).sum(3, keepdim=True).permute(0, 3, 1, 2)
-    padding = kernel[0] - 1, kernel[1] - 1
-    wanted = torch.nn.functional.conv2d(spikes, torch.ones(1, 1, *kernel, dtype=torch.float64), padding=padding)
-    assert kernels().crowd(x.reshape(-1), *shape, *kernel) == wanted.max()
-
-
-def test_sums_of_16_bits() -> None:
-    """Spike by spike with int16 while few weights meet; all at once would overflow, and goes another way."""
+@pytest.mark.parametrize("every", [1, 4])
+def test_sums_of_16_bits(monkeypatch: pytest.MonkeyPatch, every: int) -> None:
+    """Spike by spike with int16, of as many weights at a time as it holds; the sums of all have 32 bits."""
+    monkeypatch.setattr(fast_plan, "EVENT_SHARE", 1.1)
     b = GraphBuilder()
-    x = b.input((64, 6, 6), scale=1.0, q_min=0, q_max=15)
+    x = b.input((64, 6, 6), scale=1.0, q_min=-15, q_max=15)
     w = torch.full((2, 64, 3, 3), 127, dtype=torch.int8)
     w[1] = -127
     y = b.layer("c", [(x, Conv2d(w, padding=(1, 1)))], threshold=60_000.5, y_min=-15, y_max=15, scale=1.0)
@@ -212,18 +203,18 @@ def test_sums_of_16_bits() -> None:
     assert network.changes[network.stages[0].name] == 64 * 9 * 127 > 2**16
     (layer,) = fast_plan.Plan(network).stages
     assert layer.events is not None
-    assert layer.events.most == (2**15 - 1) // 127 == 258
-    assert layer.events.arguments[3].dtype == np.int16
-    plan = network.keep(("fast",), lambda: fast_plan.Plan(network))
-    plan.stages[0].events.share = 1.1
+    *_, lines, sums, most = layer.events.arguments[:6]
+    assert (lines.dtype, sums.dtype, most) == (np.int8, np.int16, (2**15 - 1) // 127)
     integers = torch.zeros(3, 64, 6, 6, dtype=torch.int64)
-    integers[:, ::4] = 15  # in every step: 144 at once
-    integers[2] = 15  # 576
-    sparse, dense = (fast_backend.InputSpikes(network, k).at(14) for k in (integers[:2], integers))
-    flat = [(s.permute(0, 2, 3, 1).to(torch.uint8) + 1).reshape(-1).numpy() for s in (sparse, dense)]
-    assert [layer.events.exact(f) for f in flat] == [True, False]
-    slow = converters.run(network, integers=integers, record="spikes", backend="snntorch")
-    assert_same(slow, converters.run(network, integers=integers, record="spikes", backend="fast"))
+    integers[:, ::every] = 15  # in every step: 576 or 144 weights meet
+    integers[2] = -integers[2]
+    for record in ("spikes", "counts"):
+        options: Any = {"integers": integers, "record": record}
+        slow = converters.run(network, backend="snntorch", **options)
+        fast = converters.run(network, backend="fast", **options)
+        assert_same(slow, fast) if record == "spikes" else None
+        assert torch.equal(slow.counts["c"], fast.counts["c"])
+        assert int(slow.counts["c"].max()) == (15 if every == 1 else 5)
     assert sum(int(v.sum()) for v in slow.negative.values()) > 0
 
 

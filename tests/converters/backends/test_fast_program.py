@@ -124,23 +124,6 @@ def test_any_network_of_its_kinds(data: st.DataObject) -> None:
     both(network, integers=integers, settle_from=draw(st.integers(0, window)))
 
 
-def test_sums_of_more_than_16_bits() -> None:
-    """Where int16 holds few spikes only, the layer by layer simulator counts them first; here they are of 32 bits."""
-    b = GraphBuilder()
-    x = b.input((64, 6, 6), scale=1.0, q_min=0, q_max=15)
-    w = torch.full((2, 64, 3, 3), 127, dtype=torch.int8)
-    w[1] = -127
-    y = b.layer("c", [(x, Conv2d(w, padding=(1, 1)))], threshold=60_000.5, y_min=-15, y_max=15, scale=1.0)
-    network = Network.from_graph(converters.to_nir(b.build(y), T=15))
-    (layer,) = fast_plan.Plan(network).stages
-    assert layer.events is not None
-    assert layer.events.most is not None
-    integers = torch.full((2, 64, 6, 6), 15)
-    integers[1, ::4] = 0
-    r = both(network, integers=integers)
-    assert int(r.counts["c"].max()) == 15
-
-
 @pytest.mark.parametrize("name", sorted(set(GRAPHS) - set(TAKEN)))
 def test_networks_that_it_leaves_to_the_layers(name: str) -> None:
     """One after the other: what the table has no word for is no error."""
