@@ -19,7 +19,16 @@ from torch import Tensor, nn
 
 from calif_plugins.parameters import CaLIFParameters
 
-__all__ = ["CaLIFMultiStep", "available", "kernels", "lost_in_fork", "one_at_a_time", "totals", "use_threads_of_torch"]
+__all__ = [
+    "CaLIFMultiStep",
+    "available",
+    "kernels",
+    "lost_in_fork",
+    "moves",
+    "one_at_a_time",
+    "totals",
+    "use_threads_of_torch",
+]
 
 _FOR_KERNELS = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.bool: torch.uint8}
 _lost = False
@@ -103,6 +112,13 @@ def totals() -> Any:
     from calif_plugins import multistep_totals
 
     return multistep_totals
+
+
+def moves() -> Any:
+    """The compiled passes that move spikes and count them, :mod:`calif_plugins.multistep_moves`."""
+    from calif_plugins import multistep_moves
+
+    return multistep_moves
 
 
 class CaLIFMultiStep(nn.Module):

@@ -23,7 +23,7 @@ from converters.backends.fast_plan import Input, Plan, PlannedLayer, first, last
 from converters.backends.fast_program import Program
 from converters.backends.fast_state import State
 from converters.errors import MissingExtraError
-from converters.exact.sums import add_up
+from converters.exact.sums import add_up, whole_dtype
 from converters.input_spikes import InputSpikes
 from converters.network import Network
 from converters.results import Emitted, RunResult, make_result, merge
@@ -195,7 +195,8 @@ class _Run:
             k.pool_scan(x, *(n for pair in pool for n in pair), height, width, *common)
             return True
         if layer.factors is not None:
-            xs = tuple(spikes[given.sources[0]].reshape(-1).numpy() for given in layer.inputs)
+            pairs = zip((spikes[given.sources[0]] for given in layer.inputs), layer.moves, strict=True)
+            xs = tuple((x if moves is None else moves(x)).reshape(-1).numpy() for x, moves in pairs)
             k.sum_scan(xs, layer.factors, *common)
             return True
         if layer.events is not None:
@@ -221,34 +222,40 @@ class _Run:
         return whole.reshape(len(x), -1, charge.shape[2])
 
     def _change(self, given: Input, spikes: dict[str, Tensor]) -> Tensor:
-        """The charges of a synapse that counts, for a block of steps at once: float64 ``(steps, places, C)``.
+        """The charges of a synapse that counts, for a block of steps at once: ``(steps, places, C)``.
 
-        ``rest(diff(core(cumsum(lead(spikes)))))``: one call of each operation for all steps, and the compiled kernels
+        ``rest(diff(acts(cumsum(lead(spikes)))))``: one call of each operation for all steps, and the compiled kernels
         for the linear ones in front, where there are some.
         """
-        first_ops, core, rest = given.synapse.parts
-        before, result_before = self.counted.get(id(given), ([], None))
+        counting = given.counting
+        assert counting is not None
+        n, zero = self.n, 1  # that a byte has where there is no spike
+        dtype = whole_dtype(counting.largest, torch.device("cpu"), where=given.sources[0])
         if given.charge is not None:
-            x = given.charge(spikes[given.sources[0]])
-            arrived = [x.to(torch.float64).reshape(len(x), self.n, *given.shape[1:], given.shape[0])]
-            first_ops = ()
+            x, zero = given.charge(spikes[given.sources[0]]), 0
+            arrived = [x.reshape(len(x), n, *counting.shape[1:], counting.shape[0])]
         else:
-            arrived = [spikes[name].to(torch.float64).sub_(1) for name in given.sources]
-        totals = [x.cumsum_(0) for x in arrived]
-        for k, total in enumerate(totals):
-            if before:
-                total += before[k]
-        steps = len(totals[0])
-        now = [first(total.flatten(0, 1)) for total in totals]
-        for op in (*first_ops, *core):
-            now = [op(*now).to(torch.float64)]
-        result = now[0].unflatten(0, (steps, self.n))
-        self.counted[id(given)] = [total[-1].clone() for total in totals], result[-1]
-        start = torch.zeros_like(result[:1]) if result_before is None else result_before[None]
-        charge = result.diff(dim=0, prepend=start).flatten(0, 1)
-        for op in rest:
-            charge = op(charge)
-        return places(last(charge).unflatten(0, (steps, self.n)))
+            pairs = zip((spikes[name] for name in given.sources), counting.moves, strict=True)
+            arrived = [x if moves is None else moves(x) for x, moves in pairs]
+        sums, result_before = self.counted.get(id(given), ([], None))
+        sums = [total.to(dtype) for total in sums] or [torch.zeros(x.shape[1:], dtype=dtype) for x in arrived]
+        now, steps = [], len(arrived[0])
+        for x, total in zip(arrived, sums, strict=True):
+            counts = torch.empty(x.shape, dtype=dtype)
+            flat = x.reshape(steps, -1), total.reshape(-1), counts.reshape(steps, -1)
+            multistep.moves().counted_up(flat[0].numpy(), zero, *(y.numpy() for y in flat[1:]))
+            now.append(counts.flatten(0, 1) if counting.in_order else first(counts.flatten(0, 1)))
+        for act in counting.acts:
+            now = [act(*now).to(dtype)]
+        result = now[0].unflatten(0, (steps, n))
+        self.counted[id(given)] = sums, result[-1].clone()
+        charge = torch.empty_like(result)
+        torch.sub(result[1:], result[:-1], out=charge[1:])
+        charge[0] = result[0] if result_before is None else result[0] - result_before
+        charge = charge.flatten(0, 1)
+        for act in counting.rest:
+            charge = act(charge)
+        return places(last(charge).unflatten(0, (steps, n)))
 
     def _widen(self, t: int) -> None:
         for state in self.states:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from converters.backends.fast_counting import Counting
+from converters.backends.fast_moves import Moves, dense_in_places, only_moves
 from converters.backends.fast_state import Parameters
 from converters.backends.integer_kernels import convolution, dense, int8_kernels, reordered
 from converters.exact.sums import whole_dtype
@@ -28,16 +30,12 @@ Charge = Callable[[Tensor], Tensor]  # uint8 spikes + 1, (B, N, *shape, channels
 
 @dataclass
 class Input:
-    """A synapse: what ``charge`` brings of its ``sources``' spikes.
-
-    Where it counts, that is what goes into its memory (``shape`` without batch), on which the rest of the chain acts;
-    without a linear operation in front the spikes themselves do.
-    """
+    """A synapse: what ``charge`` brings of its ``sources``' spikes."""
 
     sources: tuple[str, ...]
     charge: Charge | None
     synapse: Synapse
-    shape: Shape = ()
+    counting: Counting | None = None
 
 
 class Plan:
@@ -66,7 +64,8 @@ def _leaving(fan_out: Tensor) -> Any:
 class PlannedLayer:
     def __init__(self, network: Network, stage: Stage) -> None:
         self.stage = stage
-        change, portion = network.changes[stage.name], _portion(network, stage)
+        self.change = change = network.changes[stage.name]
+        portion = _portion(network, stage)
         self.dtype = torch.float32 if change < _EXACT else torch.float64
         self.portions = torch.int32 if portion < 2**31 else torch.int64
         self.pool: Window | None = None
@@ -81,6 +80,7 @@ class PlannedLayer:
         repeat = stage.shape[-1] if len(stage.shape) > 1 else 1
         reach = sum(s.reach(*(network.reach[name] for name in s.sources)) for s in stage.synapses)
         self.parameters = Parameters.of(stage, repeat, network.window, change + portion, reach)
+        self.moves = [self._moves(s, network) for s in stage.synapses]
         factors = tuple(_factor(s) for s in stage.synapses)
         self.factors = tuple(f for f in factors if f is not None) if None not in factors and change < 2**31 else None
         self.events = _Events.of(stage, network)
@@ -94,16 +94,23 @@ class PlannedLayer:
         shapes = [network.shapes[name] for name in synapse.sources]
         if synapse.linear:
             return Input(synapse.sources, self._charge(synapse, shapes[0], self.dtype), synapse)
-        first = Synapse(synapse.sources, synapse.parts[0]) if synapse.parts[0] else None
-        if first is None or len(shapes) > 1:
-            return Input(synapse.sources, None, synapse)
-        dtype = torch.float32 if first.gain < _EXACT else torch.float64
-        return Input(synapse.sources, self._charge(first, shapes[0], dtype), synapse, first.output_shape(*shapes))
+        first_ops = synapse.parts[0]
+        if not first_ops or len(shapes) > 1 or only_moves(first_ops):
+            return Input(synapse.sources, None, synapse, Counting.of(synapse, network, self.change, None))
+        lead = Synapse(synapse.sources, first_ops)
+        charge = self._charge(lead, shapes[0], torch.float32 if lead.gain < _EXACT else torch.float64)
+        return Input(synapse.sources, charge, synapse, Counting.of(synapse, network, self.change, lead))
+
+    def _moves(self, synapse: Synapse, network: Network) -> Moves | None:
+        """Of a synapse that adds spikes up as they are, in other places perhaps."""
+        if not synapse.linear or not only_moves(synapse.ops):
+            return None
+        return Moves.of(synapse.ops, network.shapes[synapse.source])
 
     def _charge(self, synapse: Synapse, shape: Shape, dtype: torch.dtype) -> Charge:
         ops, factor = synapse.ops, _factor(synapse)
         if factor is not None:
-            return _identity(factor, dtype)
+            return _identity(factor, dtype, Moves.of(ops, shape) if only_moves(ops) else None)
         if dtype is torch.float32 and int8_kernels():
             if len(ops) == 1 and type(ops[0]) is Conv2d and ops[0].weight.dtype == torch.int8:
                 return _conv(ops[0])
@@ -112,12 +119,17 @@ class PlannedLayer:
                     return _linear(ops[-1].weight)
                 if ops[0].rewires:
                     return _linear(reordered(ops[-1].weight, shape))
+            tokens = dense_in_places(ops, shape)
+            if tokens is not None:
+                return tokens
         return _any(synapse, dtype)
 
 
 def _factor(synapse: Synapse) -> int | None:
-    """The whole number by which spikes are multiplied in their places; None where more happens to them."""
+    """The whole number by which spikes are multiplied, in their places or others; None where more happens to them."""
     ops = synapse.ops
+    if synapse.linear and only_moves(ops):
+        return 1
     if not synapse.linear or len(ops) > 1 or (ops and ops[0].rewires):
         return None
     return ops[0].factor if ops else 1
@@ -242,9 +254,9 @@ def _lines(weight: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.pad(weight, ((0, 0), (0, -weight.shape[1] % 32))))
 
 
-def _identity(weight: int, dtype: torch.dtype) -> Charge:
+def _identity(weight: int, dtype: torch.dtype, moves: Moves | None) -> Charge:
     def charge(x: Tensor) -> Tensor:
-        s = x.to(dtype).sub_(1)
+        s = (x if moves is None else moves(x)).to(dtype).sub_(1)
         return places(s if weight == 1 else s.mul_(weight))
 
     return charge
