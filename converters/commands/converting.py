@@ -43,6 +43,9 @@ def convert(
     reconstruct: Annotated[
         int, typer.Option(min=0, help="Of --torchvision: on how many pictures the weights are fitted.")
     ] = 0,
+    per_channel_norms: Annotated[
+        bool, typer.Option("--per-channel-norms", help="Of --torchvision: a scale for each channel of most norms.")
+    ] = False,
     side: Annotated[
         int | None, typer.Option(min=1, help="Of --torchvision: pixels of a side, by default the weights' own.")
     ] = None,
@@ -67,7 +70,7 @@ def convert(
     report: QuantisationReport | None = None
     numbers = common.layer_levels(levels).plain
     settings = TorchvisionSettings(
-        torchvision or "", weights, calibrate, images, numbers, weight_bits, reconstruct, side, seed
+        torchvision or "", weights, calibrate, images, numbers, weight_bits, reconstruct, side, seed, per_channel_norms
     )
     if torchvision is None:
         settings.check_unused()

@@ -32,6 +32,10 @@ Calibration = Annotated[
     int, typer.Option("--calibration-images", min=1, help="How many training images the ranges come from.")
 ]
 WeightBits = Annotated[int, typer.Option(min=2, max=8)]
+PerChannelNorms = Annotated[
+    bool,
+    typer.Option("--per-channel-norms", help="A scale for each channel of a norm that only layers with weights read."),
+]
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class TorchvisionSettings:
     reconstruct: int = 0
     side: int | None = None
     seed: int = 0
+    per_channel_norms: bool = False
 
     @property
     def asked(self) -> LayerLevels:
@@ -80,6 +85,7 @@ def quantise(
         typer.Option(min=1, help="Largest level of a pixel, as --levels by default; more want --coding direct."),
     ] = None,
     weight_bits: WeightBits = 8,
+    per_channel_norms: PerChannelNorms = False,
     ranges: Ranges = "mse",
     percentile: Percentile = 99.99,
     reconstruct: Reconstruct = 0,
@@ -131,6 +137,7 @@ def quantise(
             signed_input=data.signed,
             quantise_output=asked.rest >= FEW,
             input_levels=input_levels,
+            per_channel_norms=per_channel_norms,
             ranges=ranges,
             percentile=percentile,
             reconstruct=reconstruct,
@@ -150,6 +157,7 @@ def quantise(
         "calibration_images": len(some),
         "ranges": ranges,
         "reconstruct": reconstruct,
+        **({"per_channel_norms": True} if per_channel_norms else {}),
     } | ({"classes": list(data.names)} if data.names else {})
     save_quantised(path, from_pt2e(prepared), notes=notes)
     if json:
@@ -214,6 +222,7 @@ def from_torchvision(
         s.levels,
         s.weight_bits,
         quantise_output=s.asked.rest >= FEW,
+        per_channel_norms=s.per_channel_norms,
         reconstruct=s.reconstruct,
         batch=some.batch,
         progress=shown_on(bar),
@@ -236,6 +245,7 @@ def from_torchvision(
         "quantised_accuracy": report.quantised_accuracy,
         "calibration_images": len(some),
         "reconstruct": s.reconstruct,
+        **({"per_channel_norms": True} if s.per_channel_norms else {}),
     }
     return from_pt2e(prepared), report, notes
 

@@ -9,6 +9,7 @@ import typer
 from rich.progress import Progress
 
 from converters.commands import common
+from converters.commands.post_training import PerChannelNorms
 from converters.commands.training_settings import TrainingSettings
 
 __all__ = ["train", "train_network"]
@@ -57,6 +58,7 @@ def train_network(
         start=s.start,
         teachers=s.teachers,
         input_levels=s.input_levels,
+        per_channel_norms=s.per_channel_norms,
         quantise_output=s.asked.rest >= 32,  # with few levels the logits are read from the membrane
         progress=progress,
         device=s.device,
@@ -96,6 +98,7 @@ def train(
         typer.Option(min=1, help="Largest level of a pixel, as --levels by default; more want --coding direct."),
     ] = None,
     weight_bits: Annotated[int, typer.Option(min=2, max=8)] = 8,
+    per_channel_norms: PerChannelNorms = False,
     epochs: Annotated[
         int | None, typer.Option(min=0, help="Float epochs, and half as many quantised ones. 0: --start as it is.")
     ] = None,
@@ -148,6 +151,7 @@ def train(
         levels=common.layer_levels(levels).plain,
         weight_bits=weight_bits,
         input_levels=input_levels,
+        per_channel_norms=per_channel_norms,
         seed=seed,
         kind=recipe,
         epochs=epochs,

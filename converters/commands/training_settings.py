@@ -28,6 +28,7 @@ class TrainingSettings:
     weight_bits : int
     input_levels : int, optional
         As ``levels`` by default.
+    per_channel_norms : bool
     seed : int
     kind : {"fast", "long", "paper"}
         Option ``--recipe``.
@@ -56,6 +57,7 @@ class TrainingSettings:
     levels: LevelNumbers = 127
     weight_bits: int = 8
     input_levels: int | None = None
+    per_channel_norms: bool = False
     seed: int = 0
     kind: str = "fast"
     epochs: int | None = None
@@ -128,6 +130,7 @@ class TrainingSettings:
             ("--weight-bits", self.weight_bits),
             ("--seed", self.seed),
             ("--input-levels", self.input_levels),
+            ("--per-channel-norms", "" if self.per_channel_norms else None),
             ("--toolkit", self.toolkit if self.toolkit != "pt2e" else None),
             ("--epochs", self.epochs),
             ("--qat-epochs", self.qat_epochs),

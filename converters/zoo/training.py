@@ -76,6 +76,7 @@ def train(
     seed: int = 0,
     quantise_output: bool = True,
     input_levels: int | None = None,
+    per_channel_norms: bool = False,
     toolkit: str = "pt2e",
     start: str | os.PathLike | None = None,
     teachers: Sequence[str | os.PathLike] = (),
@@ -95,7 +96,7 @@ def train(
     name : str
         ``network-dataset-levels``.
     recipe : Recipe
-    levels, weight_bits, quantise_output, input_levels
+    levels, weight_bits, quantise_output, input_levels, per_channel_norms
         See :func:`converters.prepare_qat`.
     toolkit : {"pt2e", "brevitas"}
     start : path, optional
@@ -125,7 +126,7 @@ def train(
     usable(device)
     folder, crew = Path(folder), team()
     asked = LayerLevels.of(levels)
-    _refuse(toolkit, crew.count, input_levels, seed)
+    _refuse(toolkit, crew.count, input_levels, per_channel_norms, seed)
     data, test = data.with_gradients(), test.with_gradients()
     shape = data.shape
     about = {"network": network, "shape": list(shape), "classes": data.classes, "images": len(data), "seed": seed}
@@ -170,6 +171,7 @@ def train(
         options = {"levels": asked.plain, "weight_bits": weight_bits, "quantise_output": quantise_output}
         if input_levels not in (None, asked.rest):
             options["input_levels"] = input_levels
+        options |= {"per_channel_norms": True} if per_channel_norms else {}
         # prepared on the CPU, whose exporter needs no other device, and moved from there
         qat = prepare(model.cpu(), example, signed_input=data.signed, **options).to(device)
         for module in qat.modules():
@@ -196,11 +198,13 @@ def train(
         return TrainResult(graph, float_accuracy, crew.total(right)[0] / max(len(test), 1), log + qat_log)
 
 
-def _refuse(toolkit: str, processes: int, input_levels: int | None, seed: int) -> None:
+def _refuse(toolkit: str, processes: int, input_levels: int | None, per_channel_norms: bool, seed: int) -> None:
     if processes > 1 and toolkit != "pt2e":
         raise ConversionError("--toolkit", f"{toolkit!r} with {processes} processes", "use pt2e, or one process")
     if input_levels is not None and toolkit != "pt2e":
         raise ConversionError("--input-levels", f"{input_levels} for {toolkit}", "use --toolkit pt2e")
+    if per_channel_norms and toolkit != "pt2e":
+        raise ConversionError("--per-channel-norms", f"a network of {toolkit}", "use --toolkit pt2e")
     if abs(seed) >= 2**42:  # _mix makes some two million times as much of it, in torch's 64 bits
         raise ConversionError("--seed", f"{seed}", "use a whole number between -2**42 and 2**42")
 
