@@ -83,6 +83,7 @@ class PlannedLayer:
         self.moves = [self._moves(s, network) for s in stage.synapses]
         factors = tuple(_factor(s) for s in stage.synapses)
         self.factors = tuple(f for f in factors if f is not None) if None not in factors and change < 2**31 else None
+        self.in_place = all(moves is None or moves.index is None for moves in self.moves)
         self.events = _Events.of(stage, network)
 
     @cached_property

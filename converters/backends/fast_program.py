@@ -190,4 +190,5 @@ def _known(layer: PlannedLayer, network: Network, direct: bool) -> bool:
     if direct and _hears_input(layer, network):
         alone = all(name in network.specs for name in layer.sources)
         return alone and layer.portions is torch.int32
-    return layer.factors is not None or layer.pool_events is not None or layer.events is not None
+    sums = layer.factors is not None and layer.in_place
+    return sums or layer.pool_events is not None or layer.events is not None

@@ -258,3 +258,14 @@ def test_a_layer_that_only_moves_spikes_adds_up_bytes() -> None:
     plan = fast_plan.Plan(Network.from_graph(converters.to_nir(b.build(y), T=3)))
     assert plan.stages[0].factors == (1,)
     assert plan.stages[0].moves[0] is not None
+
+
+def test_small_networks_move_spikes_too() -> None:
+    """Without trains a small network is one compiled call, where layers add up in place."""
+    b = GraphBuilder()
+    x = b.input((3, 4), scale=1.0, q_min=-3, q_max=3)
+    turned = Move(torch.arange(12).reshape(3, 4).T.contiguous(), 12)
+    y = b.layer("relay", [(x, turned)], threshold=1.0, y_min=-3, y_max=3, scale=1.0)
+    integers = torch.randint(-3, 4, (2, 3, 4), generator=torch.Generator().manual_seed(0))
+    r = converters.run(converters.to_nir(b.build(y), T=3), integers=integers, backend="fast")
+    assert torch.equal(r.counts["relay"].long(), integers.mT)
