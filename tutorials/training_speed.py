@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from calif_plugins.snntorch import CaLIF, reset
 
 STEPS = 25
+AT_A_TIME = 800  # images of a block: the largest layer's values take 22 MB, which the C library keeps for the next one
 
 
 def network(neuron: Callable[[], nn.Module], alone: bool) -> nn.Sequential:
@@ -35,13 +36,20 @@ def network(neuron: Callable[[], nn.Module], alone: bool) -> nn.Sequential:
 
 
 class Blocks(nn.Module):
-    """All steps of a block through each layer at once: neurons see ``(T, N, ...)``, the others ``(T N, ...)``."""
+    """Steps of a block through each layer at once: neurons see ``(T, N, ...)``, the others ``(T N, ...)``.
+
+    Of many images few steps are a block: neurons go on from where the last one ended. Values of more than some 30 MB
+    would be fetched from the system page by page, and given back, in each training step.
+    """
 
     def __init__(self, net: nn.Sequential) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.block(part) for part in x.split(max(1, AT_A_TIME // x.shape[1]))])
+
+    def block(self, x: Tensor) -> Tensor:
         steps = len(x)
         for module in self.net:
             x = module(x) if isinstance(module, CaLIF) else module(x.flatten(0, 1)).unflatten(0, (steps, -1))
