@@ -23,6 +23,7 @@ titles = {
     "float_pass": "one pass of the float network",
     "calif_loop": "calif, step loop",
     "calif_fast": "**calif, fast**",
+    "calif_fast_from_0": "calif, fast, half thresholds from the start (`settle_from=0`)",
     "calif_closed_form": "calif, closed form (final counts only)",
 }
 

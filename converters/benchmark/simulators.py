@@ -200,6 +200,7 @@ RIVALS: dict[str, tuple[str, Callable[[Network, Tensor], Step]]] = {
     "float_pass": ("torch", lambda n, x: _float(n, x, 1)),
     "calif_loop": ("snntorch", lambda n, x: _calif(n, x, backend="snntorch")),
     "calif_fast": ("numba", lambda n, x: _calif(n, x, backend="fast")),
+    "calif_fast_from_0": ("numba", lambda n, x: _calif(n, x, backend="fast", settle_from=0)),
     "calif_closed_form": ("torch", lambda n, x: _calif(n, x, backend="closed_form")),
 }
 
