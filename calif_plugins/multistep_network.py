@@ -23,8 +23,8 @@ Of an input ``given``: int32 ``(N, width)``, the counts that it encodes (section
 narrow parameters, and what its kind takes:
 
 * :data:`DIRECT`: ``given``, int64 ``(N, rows * width)``: all that arrives within the window, in equal portions;
-* :data:`EVENTS`: the row ``source``, and the tables of ``event_scan``; ``lines`` are of 8 ``bits``, or of 16, or of 32
-  with ``words``, which says that sums are;
+* :data:`EVENTS`: the row ``source``, and the tables of ``event_scan``. Weights are of 8, 16 or 32 ``bits``, and sums
+  of 16; of 32 with ``words``: of weights of 32, and where 16 hold ``most`` at a time;
 * :data:`POOL`: ``source``, and of each of its ``places`` neurons the ``place`` of the one that adds it up, or -1;
 * :data:`SUM`: ``terms[first:end]``, pairs of a row and a whole number.
 """
@@ -115,28 +115,29 @@ def _portion(p, n, b, window, scratch, charge):
         charge[k] = each[k] + more
 
 
-@numba.njit
-def _events(p, begin, spikes, charge, total):
+@numba.njit(inline="always")
+def _events(p, begin, spikes, shorts, words):
     places = p[PLACES]
     source, place, line = source_of(p[SOURCE_CHANNELS], places), _int32(p[PLACE], places), _int64(p[LINE], places)
-    lines, size, own = pointer(p[LINES]), (p[LINES_SIZE],), p[TALL] * p[WIDE] + p[SIZE]
-    some, all_of_them, most = charge[:own], total[:own], p[MOST]
+    lines, kh, size, wide, most = pointer(p[LINES]), p[KH], p[SIZE], p[WIDE], p[MOST]
+    own = p[TALL] * wide + size
+    part, whole = shorts[:own], words[:own]
     if p[BITS] == 8:
-        weights = numba.carray(lines, size, np.int8)
-        heard = add_events(
-            spikes, begin, source, place, line, weights, most, p[KH], p[SIZE], p[WIDE], some, all_of_them
-        )
+        bytes = numba.carray(lines, (p[LINES_SIZE],), np.int8)
+        heard = add_events(spikes, begin, source, place, line, bytes, most, kh, size, wide, part, whole)
+    elif p[BITS] == 16:
+        of_two = numba.carray(lines, (p[LINES_SIZE],), np.int16)
+        heard = add_events(spikes, begin, source, place, line, of_two, most, kh, size, wide, part, whole)
     else:
-        weights = numba.carray(lines, size, charge.dtype)
-        heard = add_events(
-            spikes, begin, source, place, line, weights, most, p[KH], p[SIZE], p[WIDE], some, all_of_them
-        )
+        of_four = numba.carray(lines, (p[LINES_SIZE],), np.int32)
+        heard = add_events(spikes, begin, source, place, line, of_four, 0, kh, size, wide, whole, whole)
     if not heard:
-        some[:], all_of_them[:] = 0, 0
+        part[:] = 0
+        whole[:] = 0
     return heard
 
 
-@numba.njit
+@numba.njit(inline="always")
 def _pool(p, begin, spikes, charge):
     own = charge[: p[ROWS] * p[WIDTH]]
     heard = add_pooled(spikes, begin, p[PLACES], _int32(p[PLACE], p[PLACES]), own)
@@ -145,7 +146,7 @@ def _pool(p, begin, spikes, charge):
     return heard
 
 
-@numba.njit
+@numba.njit(inline="always")
 def _sum(p, program, terms, spikes, sent, charge):
     size = p[ROWS] * p[WIDTH]
     charge[:size] = 0
@@ -196,7 +197,7 @@ def _neurons(p, charge, b, clock, v, count, fired, spikes):
     return total
 
 
-@numba.njit
+@numba.njit(inline="always")
 def _layer(k, n, b, program, terms, clock, v, count, fired, spikes, sent, scratch, shorts, words):
     """Row ``k`` of the program at step ``b``: how many fire."""
     p = program[k]
@@ -214,8 +215,6 @@ def _layer(k, n, b, program, terms, clock, v, count, fired, spikes, sent, scratc
         begin = program[p[SOURCE], SPIKES]
         if kind == POOL:
             heard = _pool(p, begin, spikes, shorts)
-        elif p[WORDS] and not p[MOST]:
-            heard = _events(p, begin, spikes, words, words)
         else:
             heard = _events(p, begin, spikes, shorts, words)
     if settled and not heard and not sent[k]:  # silent it stays, and its bytes say so
@@ -264,7 +263,7 @@ def _emitted(p, n, images, count):
                 out[c * places + q] = np.int32(np.int32(word << np.int32(16)) >> np.int32(16))
 
 
-@numba.njit
+@numba.njit(inline="always")
 def _sizes(program):
     """``(charges of a layer, remainders)``: how much memory of both kinds an image takes."""
     charges, remainders = np.int64(0), np.int64(0)
@@ -276,7 +275,7 @@ def _sizes(program):
     return charges, remainders
 
 
-@numba.njit
+@numba.njit(inline="always")
 def _begin(program, v):
     for k in range(len(program)):
         p = program[k]
@@ -286,7 +285,7 @@ def _begin(program, v):
                 v[p[STATE] + r * p[WIDTH] : p[STATE] + (r + 1) * p[WIDTH]] = start
 
 
-@numba.njit
+@numba.njit(inline="always")
 def _end(program, n, images, v, count):
     for k in range(len(program)):
         p = program[k]

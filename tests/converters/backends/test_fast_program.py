@@ -85,10 +85,14 @@ def test_any_network_of_its_kinds(data: st.DataObject) -> None:
     gen = torch.Generator().manual_seed(seed)
     tie: TieRule = draw(st.sampled_from(["even", "up"]))
     unit = draw(st.sampled_from([1.0, 0.5, 1 / 3]))
-    channels, largest = draw(st.integers(1, 70)), draw(st.sampled_from([3, 127]))
+    kind = draw(st.sampled_from([torch.int8, torch.int16, torch.int32]))
+    channels, largest = (
+        draw(st.integers(1, 70)),
+        draw(st.sampled_from([3, 127] if kind is torch.int8 else [3, 127, 999])),
+    )
 
     def conv(out: int, inp: int, k: int, **kw: Any) -> Conv2d:
-        weight = torch.randint(-largest, largest + 1, (out, inp, k, k), generator=gen, dtype=torch.int8)
+        weight = torch.randint(-largest, largest + 1, (out, inp, k, k), generator=gen, dtype=kind)
         return Conv2d(weight, **kw)
 
     def numbers(n: int, low: int, high: int) -> torch.Tensor:
@@ -114,7 +118,7 @@ def test_any_network_of_its_kinds(data: st.DataObject) -> None:
     f = b.layer("f", [(e, SumPool2d((2, 2), (2, 2), draw(st.sampled_from([(0, 0), (1, 1)]))))], threshold=4.0,
                 y_min=0, **clip)  # fmt: skip
     f = b.flatten(f)
-    w = torch.randint(-largest, largest + 1, (5, math.prod(f.shape)), generator=gen, dtype=torch.int8)
+    w = torch.randint(-largest, largest + 1, (5, math.prod(f.shape)), generator=gen, dtype=kind)
     g = b.layer("g", [(f, Linear(w))], threshold=numbers(5, 2, 9), y_min=-window, **clip)
     coding = draw(st.sampled_from(["isi", "direct"]))
     network = Network.from_graph(converters.to_nir(b.build(g), T=window, coding=coding))
