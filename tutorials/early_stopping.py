@@ -2,7 +2,8 @@
 
     python tutorials/early_stopping.py docs/results/early_stopping.json docs/pictures/early_stopping.png [NETWORK ...]
 
-Margins are chosen on training images, of which they may lose 0, 0.5 or 1 %; all that is shown is of test images.
+Margins are chosen on test images, without their labels, of which they may lose 0, 0.5 or 1 %; all that is shown is of
+others. (A network is surer of the images that it was trained on: margins chosen on those lose more than they may.)
 """
 
 from __future__ import annotations
@@ -12,29 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sensitivity import kept_rows
+from sensitivity import drawn, kept_rows
 
 import converters
 from converters.measuring.certainty import certain_after
 from converters.measuring.margins import MarginRule, Traces, choose_margin, traces
-from converters.zoo.datasets import Images, load
 from converters.zoo.named import load_checkpoint
 
-# training images that margins are chosen on, test images, and test images whose certainty is computed
+# images that margins are chosen on, others that are tested, and those of them whose certainty is computed
 NETWORKS = {
-    "lenet5-mnist-8": (500, 500, 50),
-    "resnet11h-cifar10-8": (150, 200, 50),
-    "lenet5-mnist-127": (300, 500, 50),
-    "resnet11h-cifar10-127": (100, 100, 40),
+    "lenet5-mnist-8": (1000, 2000, 50),
+    "resnet11h-cifar10-8": (400, 800, 50),
+    "lenet5-mnist-127": (1000, 2000, 50),
+    "resnet11h-cifar10-127": (200, 400, 40),
+    "vgg9-cifar10-127": (200, 400, 40),
 }
 LOSSES = (0.0, 0.005, 0.01)
 PATIENCES = (1, 2, 4, 8)
-
-
-def some(dataset: str, part: str, number: int) -> Images:
-    """Drawn by chance."""
-    data = load(dataset, part)
-    return data[torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:number]]
 
 
 def mean(x: torch.Tensor) -> float:
@@ -62,8 +57,8 @@ def measured(name: str) -> dict[str, Any]:
     q, notes = load_checkpoint(name)
     network = converters.to_nir(q, coding=q.coding_for())
     number, tested, certain = NETWORKS[name]
-    train, test = some(notes["dataset"], "train", number), some(notes["dataset"], "test", tested)
-    before, found = traces(network, train.pixels), traces(network, test.pixels)
+    test, others = drawn(notes["dataset"], tested, number)
+    before, found = traces(network, others.pixels), traces(network, test.pixels)
     assert torch.equal(found.classes, q.predict(test.pixels))
     margins = found.leads.flatten().quantile(torch.linspace(0, 1, 40).double()).unique().tolist()
     steps, classes = certain_after(network, test.pixels[:certain])
@@ -88,7 +83,7 @@ def measured(name: str) -> dict[str, Any]:
 def table(kept: dict[str, Any]) -> str:
     lines = [
         "| network | full | certain | "
-        + " | ".join(f"margin, {100 * loss:g} % of training images" for loss in LOSSES)
+        + " | ".join(f"margin, {100 * loss:g} % of those chosen on" for loss in LOSSES)
         + " |"
     ]
     lines.append("|---|--:|--:|" + "--:|" * len(LOSSES))
@@ -106,9 +101,11 @@ def draw(kept: dict[str, Any], path: Path) -> None:
 
     from calif_plugins.plots_style import NEGATIVE, POSITIVE
 
-    figure = Figure(figsize=(3.2 * len(kept), 3.2), layout="constrained")
+    columns = min(3, len(kept))
+    lines = -(-len(kept) // columns)
+    figure = Figure(figsize=(3.8 * columns, 3.0 * lines), layout="constrained")
     for k, (name, row) in enumerate(kept.items()):
-        ax = figure.add_subplot(1, len(kept), k + 1)
+        ax = figure.add_subplot(lines, columns, k + 1)
         anytime = [100 * a for a in row["anytime"]]
         ax.plot(range(1, len(anytime) + 1), anytime, color=NEGATIVE, label="the same step for all")
         curve = sorted((point["steps"], 100 * point["accuracy"]) for point in row["curve"])
@@ -117,8 +114,9 @@ def draw(kept: dict[str, Any], path: Path) -> None:
         ax.axvline(row["latency"], color="#777777", linewidth=0.8, label="quiet")
         ax.set(title=name, xlabel="steps, mean of images", ylim=(max(0, min(anytime)), 101))
         ax.spines[["top", "right"]].set_visible(False)
-        if k == 0:
+        if k % columns == 0:
             ax.set_ylabel("accuracy (%)")
+        if k == 0:
             ax.legend(frameon=False, fontsize="small")
     figure.savefig(path, dpi=120)
 

@@ -3,9 +3,9 @@
     python tutorials/sensitivity.py docs/results/sensitivity.json [NETWORK ...]
 
 Each layer of a checkpoint with 127 levels alone gets fewer, without training; its range is the one with the least
-squared error. Levels are then taken where they save most spikes for what they change, as long as so many of the
-training images keep their class. All is chosen on training images; accuracy, spikes and counts are those of test
-images.
+squared error. Levels are then taken where they save most spikes for what they change, as long as so many images keep
+their class. All is chosen on test images, without their labels; accuracy, spikes and counts are those of others. (A
+network is surer of the images that it was trained on, and keeps their classes with levels that are too few for others.)
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from converters.zoo.named import load_checkpoint
 
 @dataclass(frozen=True)
 class Sizes:
-    """Training images that levels are chosen on, test images, those whose spikes are counted; levels that are tried;
-    shares of training images that keep their class."""
+    """Images that levels are chosen on, others that are tested, those whose spikes are counted; levels that are tried;
+    shares of the images chosen on that keep their class."""
 
     chosen_on: int = 300
     tested_on: int = 1000
@@ -43,16 +43,17 @@ class Sizes:
 
 
 NETWORKS = {
-    "lenet5-mnist-127": Sizes(),
+    "lenet5-mnist-127": Sizes(chosen_on=1000, tested_on=9000),
     "resnet11h-cifar10-127": Sizes(),
-    "vgg9-cifar10-127": Sizes(100, 400, 2, (3, 7, 15, 31), (0.99, 0.97)),
+    "vgg9-cifar10-127": Sizes(),
 }
 
 
-def some(dataset: str, part: str, number: int) -> Images:
-    """Drawn by chance."""
-    data = load(dataset, part)
-    return data[torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:number]]
+def drawn(dataset: str, *numbers: int) -> list[Images]:
+    """So many test images each, drawn by chance, none of them twice."""
+    data = load(dataset, "test")
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+    return [data[part] for part in order[: sum(numbers)].split(list(numbers))]
 
 
 def of_all(q: QuantGraph, images: Tensor, levels: int) -> QuantGraph:
@@ -98,7 +99,7 @@ def tested(q: QuantGraph, test: Images, simulated: int) -> dict[str, Any]:
 def measured(name: str) -> dict[str, Any]:
     q, notes = load_checkpoint(name)
     sizes = NETWORKS[name]
-    images, test = (some(notes["dataset"], p, n) for p, n in (("train", sizes.chosen_on), ("test", sizes.tested_on)))
+    test, images = drawn(notes["dataset"], sizes.tested_on, sizes.chosen_on)
     start = time.process_time()
     rows = sensitivity(q, images.pixels, images.labels, levels=sizes.ladder)
     seconds = time.process_time() - start
@@ -119,6 +120,10 @@ def measured(name: str) -> dict[str, Any]:
     return found
 
 
+def two_digits(x: float) -> str:
+    return f"{x:.2g}" if x < 99 else f"{x:.0f}"
+
+
 def sensitivity_table(name: str, rows: list[dict[str, Any]]) -> str:
     """Divergence in thousandths of a nat: a row for each group of layers, a column for each number of levels."""
     groups = list(dict.fromkeys(tuple(row["layers"]) for row in rows if row["layers"]))
@@ -128,7 +133,7 @@ def sensitivity_table(name: str, rows: list[dict[str, Any]]) -> str:
     for group in groups:
         own = {row["levels"]: row for row in rows if tuple(row["layers"]) == group}
         least = own[min(own)]
-        cells = [f"{1000 * own[n]['divergence']:.2g}" if n in own else "" for n in ladder]
+        cells = [two_digits(1000 * own[n]["divergence"]) if n in own else "" for n in ladder]
         share = f"{1 - least['counts'] / whole['counts']:.1%}"
         lines.append(" | ".join([f"| {', '.join(group)}", share, *cells]) + " |")
     return "\n".join(lines)
@@ -142,6 +147,13 @@ def network_table(name: str, networks: dict[str, Any]) -> str:
         cells = [f"{row['accuracy']:.1%}", f"{row['spikes']:,.0f}", share, f"{row['sops'] / 1e6:,.1f} M"]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def division(name: str, networks: dict[str, Any]) -> str:
+    """Levels of the second division: those that are fewer."""
+    title = [title for title in networks if title.startswith("divided")][1]
+    levels = ", ".join(f"{layer} {number}" for layer, number in networks[title]["levels"].items())
+    return f"* {name} ({title.removeprefix('divided, ')}): {levels}."
 
 
 def kept_rows(path: Path, names: Iterable[str], measure: Callable[[str], Any]) -> dict[str, Any]:
@@ -159,6 +171,7 @@ def main(out: str, *names: str) -> None:
     for name, found in kept.items():
         print(sensitivity_table(name, found["rows"]), end="\n\n")
         print(network_table(name, found["networks"]), end="\n\n")
+    print("\n".join(division(name, found["networks"]) for name, found in kept.items()), end="\n\n")
     rows = [row for found in kept.values() for row in found["networks"].values()]
     print(f"{sum(r['differing'] for r in rows):,} of {sum(r['compared'] for r in rows):,} counts differ.")
 
