@@ -11,7 +11,7 @@ from torch import Tensor
 from converters.errors import ConversionError
 from converters.operations.contract import Operation, Shape
 
-__all__ = ["Counting", "GroupSum", "Spread", "broadcast", "over_groups", "real"]
+__all__ = ["Counting", "GroupSum", "Spread", "broadcast", "looked_up", "over_groups", "real"]
 
 
 class Counting(Operation):
@@ -30,6 +30,15 @@ class Counting(Operation):
 def real(x: Tensor) -> Tensor:
     """Integers as float64, for kernels that know floats only; floats as they are."""
     return x if x.is_floating_point() else x.to(torch.float64)
+
+
+def looked_up(table: Tensor, index: Tensor) -> Tensor:
+    """``table[index]`` of a table ``(entries,)``, in the shape of ``index``: several times as fast on a CPU.
+
+    >>> looked_up(torch.tensor([5, 7]), torch.tensor([[1, 0, 1]]))
+    tensor([[7, 5, 7]])
+    """
+    return table.index_select(0, index.reshape(-1)).reshape(index.shape)
 
 
 def broadcast(kind: str, shapes: Sequence[Shape]) -> Shape:

@@ -23,7 +23,7 @@ from converters.operations.activations import activation
 from converters.operations.channel_tables import channel_tables
 from converters.operations.coarsening import coarsened_range
 from converters.operations.contract import Operation, Range, Shape, register
-from converters.operations.counting import Counting
+from converters.operations.counting import Counting, looked_up
 from converters.operations.weighing import Scale
 
 __all__ = ["Levels"]
@@ -136,7 +136,7 @@ class Levels(Counting):
         (z,) = counts
         breakpoints, values = self._copies(z.dtype, z.device)
         if len(breakpoints) == len(values) == 1:
-            return values[0][torch.bucketize(z.contiguous(), breakpoints[0], right=True)]
+            return looked_up(values[0], torch.bucketize(z.contiguous(), breakpoints[0], right=True))
         rows = z.movedim(1, 0)
         flat = rows.reshape(len(rows), -1).contiguous()
         one, other = (t.expand(len(rows), -1).contiguous() for t in (breakpoints, values))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from converters.errors import ConversionError
 from converters.operations.contract import Operation, Shape, register
-from converters.operations.counting import Counting, GroupSum
+from converters.operations.counting import Counting, GroupSum, looked_up
 
 __all__ = ["MaskedSoftmax", "Softmax"]
 
@@ -80,11 +80,12 @@ class Softmax(Counting):
         n = x.round().to(torch.int64) if x.is_floating_point() else x.to(torch.int64)
         e, axis = self._exponentials(n), self.axis + 1
         total = e.sum(axis, keepdim=True)
-        return ((2 * (e << self.bits) + total) // (2 * total)).to(x.dtype)
+        # of numbers that are not negative, where to truncate is to round down
+        return torch.div(2 * (e << self.bits) + total, 2 * total, rounding_mode="trunc").to(x.dtype)
 
     def _exponentials(self, n: Tensor) -> Tensor:
         below = (n.amax(self.axis + 1, keepdim=True) - n).clamp(max=len(self.table) - 1)
-        return self._on(n.device)[0][below]
+        return looked_up(self._on(n.device)[0], below)
 
     def _on(self, device: torch.device) -> tuple[Tensor, ...]:
         copies: dict[Any, tuple[Tensor, ...]] = self.__dict__.setdefault("_copies", {})
@@ -161,7 +162,7 @@ class MaskedSoftmax(Softmax):
     def _exponentials(self, n: Tensor) -> Tensor:
         table, dropped = self._on(n.device)
         top = n.masked_fill(dropped, torch.iinfo(n.dtype).min).amax(self.axis + 1, keepdim=True)
-        return table[(top - n).clamp(0, len(table) - 1)].masked_fill(dropped, 0)
+        return looked_up(table, (top - n).clamp(0, len(table) - 1)).masked_fill(dropped, 0)
 
     def unrounded(self, *counts: Tensor) -> Tensor:
         x = counts[0].to(torch.float64) * self.scale
