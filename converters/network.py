@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from calif_plugins.parameters import CaLIFParameters
+from converters.brief import layer_line, many, named_shapes, shown
 from converters.errors import ConversionError
 from converters.exact.sums import add_up
 from converters.graphs.flattening import flat
@@ -57,6 +58,11 @@ class Stage:
     def size(self) -> int:
         """Number of neurons."""
         return math.prod(self.shape)
+
+    def __repr__(self) -> str:
+        p = self.parameters
+        limits = "" if self.readout else f"{int(p.y_min.min())}..{int(p.y_max.max())}"
+        return layer_line(self.name, self.shape, self.synapses, limits)
 
     @property
     def readout(self) -> bool:
@@ -119,6 +125,11 @@ class Network:
     def __post_init__(self) -> None:
         object.__setattr__(self, "outputs", as_outputs(self.stages[-1].name if self.outputs is None else self.outputs))
         check_outputs(self.outputs, {stage.name: stage.shape for stage in self.stages})
+
+    def __repr__(self) -> str:
+        shapes = named_shapes({name: encoder.shape for name, encoder in self.encoders.items()})
+        facts = many(len(self.stages), "layer"), f"T = {self.window}", f"from {shapes}", f"coding {self.coding}"
+        return shown(type(self), *facts, rows=map(repr, self.stages))
 
     @cached_property
     def output(self) -> Stage:

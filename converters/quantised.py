@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from calif_plugins.parameters import TIE_RULES, TieRule
+from converters.brief import layer_line, many, named_shapes, shown
 from converters.checked import Checked
 from converters.errors import ConversionError
 from converters.exact.rounding import exact_round
@@ -185,6 +186,9 @@ class Layer:
     tie: TieRule = "even"
     spiking: bool = True
 
+    def __repr__(self) -> str:
+        return layer_line(self.name, self.shape, self.synapses, f"{self.y_min}..{self.y_max}" if self.spiking else "")
+
     @exact
     def __post_init__(self) -> None:
         for field_name in ("threshold", "bias"):
@@ -296,6 +300,11 @@ class QuantGraph:
             raise ConversionError("graph", "no layers", "convert a network with at least one quantised layer")
         object.__setattr__(self, "outputs", as_outputs(self.layers[-1].name if self.outputs is None else self.outputs))
         check_outputs(self.outputs, {layer.name: layer.shape for layer in self.layers})
+
+    def __repr__(self) -> str:
+        shapes = named_shapes({spec.name: spec.shape for spec in self.inputs})
+        layers = [repr(layer) for layer in self.layers]
+        return shown(type(self), many(len(self.layers), "layer"), f"from {shapes}", self.source, rows=layers)
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from converters.brief import many, named_shapes, shown
 from converters.errors import ConversionError
 from converters.network import Network, Stage, float64
 from converters.ports.answers import predicted
@@ -82,6 +83,13 @@ class RunResult:
     output_values: dict[str, Tensor] = field(default_factory=dict)
     """Each output layer in real units, float64 ``(N, *layer shape)``: what :attr:`outputs` is made of."""
     output_structure: Any = None
+
+    def __repr__(self) -> str:
+        checked = f"{many(self.checked, 'image')} computed twice, {self.check_mismatches:,} counts differ"
+        facts = self.backend, many(len(self.logits), "image"), f"T = {self.window}", f"phase {self.phase}"
+        kept = [f"counts of {named_shapes({name: x.shape[1:]})}" for name, x in self.counts.items()]
+        more = checked if self.checked else "", "all spikes" if self.spikes is not None else ""
+        return shown(type(self), *facts, *more, rows=kept)
 
     @property
     def outputs(self) -> Any:
@@ -260,14 +268,17 @@ def compare_counts(result: RunResult, expected: Mapping[str, Tensor]) -> list[Mi
     return rows
 
 
-def merge(parts: Sequence[RunResult]) -> RunResult:
+def merge(results: list[RunResult]) -> RunResult:
     """Results of consecutive batches of one run as one; trains are padded with silent steps.
 
-    Several are used up, layer by layer: what they and the whole hold is not held twice.
+    The list is emptied, and the results in it stay as they are: what nobody else keeps is given up layer by layer, so
+    that parts and whole are not held twice.
     """
+    if len(results) == 1:
+        return results.pop()
+    parts = [_own(part) for part in results]
+    results.clear()
     first = parts[0]
-    if len(parts) == 1:
-        return first
 
     def joined(name: str) -> dict[str, Tensor]:
         return {k: torch.cat([getattr(p, name).pop(k) for p in parts]) for k in list(getattr(first, name))}
@@ -299,6 +310,13 @@ def merge(parts: Sequence[RunResult]) -> RunResult:
         output_values=joined("output_values"),
         output_structure=first.output_structure,
     )
+
+
+def _own(part: RunResult) -> RunResult:
+    """The same tensors in dictionaries of their own, which can be emptied."""
+    values: dict[str, Any] = {f.name: getattr(part, f.name) for f in fields(part)}
+    own: dict[str, Any] = {name: dict(x) if isinstance(x, dict) else x for name, x in values.items()}
+    return RunResult(**own)
 
 
 def _padded(train: Tensor, steps: int) -> Tensor:

@@ -29,6 +29,19 @@ class Synapse:
         if len(self.sources) > 1 and not self.ops:
             raise ConversionError("synapse", f"sources {self.sources} without an operation", "give one that joins them")
 
+    def __repr__(self) -> str:
+        return f"<Synapse: {self}>"
+
+    def __str__(self) -> str:
+        """The kinds of its operations, and its sources.
+
+        >>> from converters.operations import Flatten
+        >>> print(Synapse(("a",), (Flatten(),)))
+        Flatten of a
+        """
+        kinds, sources = ", ".join(type(op).__name__ for op in self.ops), ", ".join(self.sources)
+        return f"{kinds} of {sources}" if kinds else sources
+
     @property
     def source(self) -> str:
         """The only source; a chain from several has none."""

@@ -10,6 +10,7 @@ import torch
 import converters
 from converters.errors import ConversionError
 from converters.results import compare_counts
+from tests.converters.backends.numpy_backend import NumpyBackend
 from tests.converters.sample_graphs import images, lenet
 
 
@@ -83,3 +84,31 @@ def test_bad_integers(bad: Any, message: str) -> None:
         converters.run(converters.to_nir(lenet(), T=15), integers=bad)
     with pytest.raises(ConversionError, match=message):
         lenet().execute(integers=bad)
+
+
+class Keeps(NumpyBackend):
+    """Remembers what it has returned."""
+
+    name = "keeps"
+
+    def __init__(self) -> None:
+        self.kept: list[Any] = []
+
+    def simulate(self, network: Any, integers: Any, settings: Any, options: Any) -> Any:
+        self.kept.append(super().simulate(network, integers, settings, options))
+        return self.kept[-1]
+
+
+@pytest.mark.parametrize("record", ["output", "counts", "spikes"])
+def test_results_of_batches_stay_as_the_backend_made_them(record: str) -> None:
+    q, backend = lenet(), Keeps()
+    x = images(q, 5)
+    whole = converters.run(converters.to_nir(q, T=7), x, backend=backend, batch=2, record=record, check=False)
+    assert [len(part.logits) for part in backend.kept] == [2, 2, 1]
+    for name in ("counts", "membranes", "positive", "negative", "output_values"):
+        together = getattr(whole, name)
+        assert together.keys()
+        for key, value in together.items():
+            assert torch.equal(torch.cat([getattr(part, name)[key] for part in backend.kept]), value)
+    if record == "spikes":
+        assert all(part.spikes.keys() == whole.spikes.keys() for part in backend.kept)
