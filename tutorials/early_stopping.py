@@ -116,8 +116,8 @@ def draw(kept: dict[str, Any], path: Path) -> None:
         ax.spines[["top", "right"]].set_visible(False)
         if k % columns == 0:
             ax.set_ylabel("accuracy (%)")
-        if k == 0:
-            ax.legend(frameon=False, fontsize="small")
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=120)
 
 
