@@ -70,8 +70,8 @@ def run(
         (``checked``). A simulation that settles is held against the closed form: by default, and with True, one image
         of each batch but at most one in 64, where that is exact
         (:func:`converters.backends.self_check.has_closed_form`). By default short runs of one ``Network`` count
-        together: the first is looked at, and then one image in 64. The closed form is simulated, for as many images as
-        asked for, spread evenly (``check_mismatches``). False: none.
+        together: the first is looked at, and another when 1,024 images have passed. The closed form is simulated, for
+        as many images as asked for, spread evenly (``check_mismatches``). False: none.
     progress : callable ``(done, total)``, optional
     **own
         Options of one backend: ``dtype`` of snntorch, ``target`` and ``max_synapses`` of brian2.

@@ -17,6 +17,7 @@ from converters.results import RunResult
 __all__ = ["compare_with_closed_form", "due", "has_closed_form", "sample_of", "spread"]
 
 EVERY = 64  # images: one of them is looked at; its closed form takes as long as a few steps of it
+SHORT = 1024  # images: of shorter runs a closed form would take as long as all of their steps
 
 
 def sample_of(n: int, batch: int) -> Tensor:
@@ -32,10 +33,10 @@ def sample_of(n: int, batch: int) -> Tensor:
 
 
 def due(network: Network, n: int) -> bool:
-    """Whether a run of ``n`` images of this network is to be looked at: the first, and when 64 have passed since."""
-    passed = network.keep(("self_check", "passed"), lambda: [EVERY])
+    """Whether a run of ``n`` images of this network is to be looked at: the first, and when 1,024 have passed since."""
+    passed = network.keep(("self_check", "passed"), lambda: [SHORT])
     passed[0] += n
-    if passed[0] <= EVERY:
+    if passed[0] <= SHORT:
         return False
     passed[0] = 0
     return True
