@@ -80,10 +80,16 @@ def use_threads_of_torch() -> None:
 
     threads = torch.get_num_threads()
     _launch_threads()  # once; its OpenMP pool sets the number of PyTorch's threads, too, which are put back here
-    most: int = getattr(numba.config, "NUMBA_NUM_THREADS")  # noqa: B009  set when Numba is imported
-    numba.set_num_threads(max(1, min(threads, most)))
+    numba.set_num_threads(max(1, min(threads, numba_threads())))
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
+
+
+def numba_threads() -> int:
+    """How many threads a kernel may have, at the most: numbers of theirs are smaller."""
+    import numba
+
+    return int(getattr(numba.config, "NUMBA_NUM_THREADS"))  # noqa: B009  set when Numba is imported
 
 
 def available() -> bool:

@@ -4,17 +4,21 @@ For small networks, whose layers take less time than a call of Python: an image 
 until it is silent, and its neurons stay in the cache meanwhile. Charges are added up spike by spike, as in
 :mod:`calif_plugins.multistep_kernels`, and neurons are narrow (:mod:`calif_plugins.multistep_narrow`).
 
-``through(program, terms, clock, last)`` runs ``len(last)`` images. ``last``, int64, takes for each the number of
-steps up to its last spike, or -1 where it is not silent after ``steps`` of them. ``clock`` is ``(window, half_from,
-steps, settles)``: thresholds are half from step ``half_from`` on; ``steps`` are run, or with ``settles`` as many of
-them as it takes until nothing happens.
+``through(program, terms, clock, memory, places, sizes, last)`` runs ``len(last)`` images. ``last``, int64, takes for
+each the number of steps up to its last spike, or -1 where it is not silent after ``steps`` of them. ``clock`` is
+``(window, half_from, steps, settles)``: thresholds are half from step ``half_from`` on; ``steps`` are run, or with
+``settles`` as many of them as it takes until nothing happens.
+
+``memory`` has a row of bytes for each thread, in which the arrays of the image that it runs begin at ``places``, int64
+``(8,)``: membranes, counts, how many fired in each row and in each layer, what is left to divide, charges of 32 bits
+(all int32), charges of 16 bits, and spikes + 1, uint8. ``sizes`` are their lengths: ``(neurons, rows, bytes,
+remainders, charges)``.
 
 ``program``, int64 ``(layers, len(COLUMNS))``, has a row for each input and layer, in order; all arrays go by their
 addresses. Of every row:
 
 * ``kind``; ``rows`` of ``width`` neurons each (an input has one row), channels last: ``channels`` at each place;
-* ``spikes``, ``state``, ``fired``: where the row's bytes, neurons and rows begin in an image's own memory, which has as
-  many bytes, neurons and rows as the last row says it ends with; ``scratch`` for the inputs' remainders;
+* ``spikes``, ``state``, ``fired``, ``scratch``: where its bytes, neurons, rows and remainders begin;
 * ``totals``: int64 ``(3, N)``, which takes spikes upwards, downwards, and synaptic operations; ``fan_out``: int64, of
   each neuron;
 * ``counts``: int32 ``(N, channels, places)``, or 0; ``v`` and ``count``: the narrow state at the end, or 0.
@@ -37,7 +41,6 @@ import numpy as np
 from calif_plugins.compiling import compiled
 from calif_plugins.multistep_events import add_events, add_pooled, source_of
 from calif_plugins.multistep_narrow import half_row, narrow_row, pointer
-from calif_plugins.multistep_vectors import LANES
 
 __all__ = ["COLUMNS", "DIRECT", "EVENTS", "INPUT", "LONGEST", "POOL", "SUM", "through"]
 
@@ -264,18 +267,6 @@ def _emitted(p, n, images, count):
 
 
 @numba.njit(inline="always")
-def _sizes(program):
-    """``(charges of a layer, remainders)``: how much memory of both kinds an image takes."""
-    charges, remainders = np.int64(0), np.int64(0)
-    for k in range(len(program)):
-        p = program[k]
-        own = p[ROWS] * p[WIDTH]
-        charges = max(charges, own + LANES, p[TALL] * p[WIDE] + p[SIZE])
-        remainders = max(remainders, p[SCRATCH] + 3 * own)
-    return charges, remainders
-
-
-@numba.njit(inline="always")
 def _begin(program, v):
     for k in range(len(program)):
         p = program[k]
@@ -300,14 +291,22 @@ def _end(program, n, images, v, count):
 
 
 @numba.njit
-def _image(n, images, program, terms, clock):
+def _image(n, images, program, terms, clock, own, sizes):
     window, half_from, steps, settles = clock
-    end, (charges, remainders) = program[len(program) - 1], _sizes(program)
-    size = end[ROWS] * end[WIDTH]
-    v, count = np.empty(end[STATE] + size, dtype=np.int32), np.zeros(end[STATE] + size, dtype=np.int32)
-    fired, spikes = np.ones(end[FIRED] + end[ROWS], dtype=np.int32), np.ones(end[SPIKES] + size, dtype=np.uint8)
-    sent, scratch = np.ones(len(program), dtype=np.int32), np.empty(remainders, dtype=np.int32)
-    shorts, words = np.empty(charges, dtype=np.int16), np.empty(charges, dtype=np.int32)
+    neurons, rows, spikes_size, remainders, charges = sizes
+    v, count, fired = _int32(own[0], neurons), _int32(own[1], neurons), _int32(own[2], rows)
+    sent, scratch = _int32(own[3], len(program)), _int32(own[4], remainders)
+    words = _int32(own[5], charges)
+    shorts = numba.carray(pointer(own[6]), (charges,), np.int16)
+    spikes = numba.carray(pointer(own[7]), (spikes_size,), np.uint8)
+    for k in range(neurons):
+        count[k] = 0
+    for k in range(rows):
+        fired[k] = 1
+    for k in range(spikes_size):
+        spikes[k] = 1
+    for k in range(len(program)):
+        sent[k] = 1
     _begin(program, v)
     last, quiet = np.int64(0), False
     for b in range(steps):
@@ -325,6 +324,7 @@ def _image(n, images, program, terms, clock):
 
 
 @compiled
-def through(program, terms, clock, last):
+def through(program, terms, clock, memory, places, sizes, last):
     for n in numba.prange(len(last)):
-        last[n] = _image(n, len(last), program, terms, clock)
+        own = memory.ctypes.data + numba.get_thread_id() * memory.shape[1] + places
+        last[n] = _image(n, len(last), program, terms, clock, own, sizes)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calif_plugins.multistep import numba_threads
 from converters.backends.contract import Settings
 from converters.backends.fast_plan import Plan, PlannedLayer, last
 from converters.backends.fast_state import State
@@ -24,6 +25,8 @@ __all__ = ["Program"]
 
 _SMALL = 2**21  # synapses: what more of them take is far more than what calls of Python do
 _NEVER = 2**30
+_LINE = 64  # bytes of the cache
+LANES = 32  # integers of the widest vector
 
 
 def _kernels() -> Any:
@@ -60,6 +63,8 @@ class Program:
                 neurons, rows = neurons + size, rows + own["rows"]
                 scratch += 3 * size if own["kind"] == self._kernels.DIRECT else 0
         self.terms = np.array(self._terms or [(0, 0)], dtype=np.int64)
+        self._sizes = neurons, rows, spikes, scratch, self._largest()
+        self._places, self._bytes = _laid_out(self._sizes, len(self._rows))
 
     @classmethod
     def of(cls, plan: Plan) -> Program | None:
@@ -69,6 +74,12 @@ class Program:
             return None
         direct = network.coding == "direct"
         return cls(network, plan) if all(_known(layer, network, direct) for layer in plan.stages) else None
+
+    def _largest(self) -> int:
+        """Charges of a layer, with what the widest vector takes beyond them."""
+        at = self._column
+        rows, width, tall, wide, size = (self.table[:, at[name]] for name in ("rows", "width", "tall", "wide", "size"))
+        return int(np.maximum(rows * width + LANES, tall * wide + size).max())
 
     def _coded_directly(self) -> set[str]:
         if self.network.coding != "direct":
@@ -149,7 +160,9 @@ class Program:
         spiked = np.empty(n, dtype=np.int64)
         steps = self._kernels.LONGEST if options.phase == "settle" else network.window + (options.phase == "paper")
         half_from = _NEVER if options.phase == "none" else options.settle_from
-        self._kernels.through(table, self.terms, (network.window, half_from, steps, options.phase == "settle"), spiked)
+        memory = np.empty((numba_threads(), self._bytes), dtype=np.uint8)
+        clock = network.window, half_from, steps, options.phase == "settle"
+        self._kernels.through(table, self.terms, clock, memory, self._places, self._sizes, spiked)
         if n and spiked.min() < 0:
             return None
         for state in states.values():
@@ -177,6 +190,14 @@ class Program:
             own = {name: torch.zeros_like(x) for name, x in own.items()}
             own |= {name: last(x) for name, x in InputSpikes(network, integers).charges.items()}
         return {name: x.contiguous() for name, x in own.items()}
+
+
+def _laid_out(sizes: tuple[int, ...], layers: int) -> tuple[np.ndarray, int]:
+    """Where each array of an image begins, in bytes, and how many it takes in all."""
+    neurons, rows, spikes, remainders, charges = sizes
+    lengths = [4 * x for x in (neurons, neurons, rows, layers, remainders, charges)] + [2 * charges, spikes + _LINE]
+    ends = np.cumsum([-(-x // _LINE) * _LINE for x in lengths])
+    return np.concatenate([[0], ends[:-1]]).astype(np.int64), int(ends[-1])
 
 
 def _hears_input(layer: PlannedLayer, network: Network) -> bool:
