@@ -11,7 +11,7 @@ from rich.table import Table
 
 from converters.commands import common
 from converters.commands.given import given, in_file, open_file
-from converters.commands.own import check_own, count_or_path
+from converters.commands.own import check_own, count_or_path, images_or_own
 
 if TYPE_CHECKING:
     from converters.measuring.cross_checking import CrossCheck
@@ -93,13 +93,9 @@ def cross_check(
     if plot_to is not None:
         common.writable(plot_to)
     windows: list[int | None] = list(window) if window else [None]
-    count, own = count_or_path(images)
-    check_own(own, dataset)
+    check_own(count_or_path(images)[1], dataset)
     source = given(target, checkpoint, windows, coding=coding, allow_large=allow_large)
-    if own is None:
-        data, name = source.images(dataset, data_root, count, noise=count)
-    else:
-        data, name = source.own(own, None)[0], str(own)
+    data, name = images_or_own(source, images, dataset, data_root, noise=True)
     for t in windows:
         with common.progress_bar(json) as bar:
             task = bar.add_task("comparing", total=len(data))

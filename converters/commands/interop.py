@@ -10,6 +10,7 @@ import typer
 
 from converters.commands import common
 from converters.commands.given import first_of, given
+from converters.commands.own import check_own, count_or_path
 from converters.errors import ConversionError
 from converters.interop.names import EXACT, INSTALL, ROUTES, chosen_names, installed
 
@@ -28,7 +29,12 @@ def interop(
     dataset: common.Dataset = None,
     data_root: common.DataRoot = None,
     window: common.Window = None,
-    images: Annotated[int, typer.Option(min=1, help="How many test images the exact routes run.")] = 2,
+    images: Annotated[
+        str,
+        typer.Option(
+            help="How many test images the exact routes run; or your own: a .npy file, a picture, a folder of pictures."
+        ),
+    ] = "2",
     plain_images: Annotated[
         int, typer.Option(min=1, help="How many plain_if runs, whose accuracy is of interest; at least --images.")
     ] = 200,
@@ -57,12 +63,17 @@ def interop(
     routes = [r for r in ROUTES if not route or r in route]
     if stock is not None and "lowered" not in routes:
         raise ConversionError("--stock", f"route {', '.join(routes)}", "only the route lowered runs it")
+    count, own = count_or_path(images)
+    check_own(own, dataset)
     source = given(target, checkpoint, [t], allow_large=allow_large)
     graph, network = source.graph(t), source.network(t)
-    most = max(images, plain_images) if "plain_if" in routes else images
-    data, name = source.images(dataset, data_root, None, noise=most)
-    exact = first_of(data, images)
-    data = data.first(most) if "plain_if" in routes else exact
+    if own is not None:
+        exact, name = source.own(own, None)[0], str(own)
+        data = exact
+    else:
+        most = max(count or 1, plain_images if "plain_if" in routes else 1)
+        data, name = source.images(dataset, data_root, None, noise=most)
+        exact, data = first_of(data, count), data.first(most)
     labelled = bool((data.labels >= 0).any())  # random images are not
     per_simulator = sum(len(exact) if r in EXACT else len(data) for r in routes)
     from converters.interop.comparing import compare_with_simulators
@@ -75,7 +86,7 @@ def interop(
             bar.update(task, advance=n, description=f"{simulator}, {route}")
 
         rows = compare_with_simulators(
-            graph, data.pixels, labels, routes=routes, simulators=chosen, stock=stock, exact_images=images,
+            graph, data.pixels, labels, routes=routes, simulators=chosen, stock=stock, exact_images=len(exact),
             network=network, progress=progress,
         )  # fmt: skip
     about = _reference(network, source.q, exact) | ({} if labelled else {"accuracy": None})

@@ -13,13 +13,14 @@ from converters.errors import ConversionError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from converters.commands.given import Given
     from converters.measuring.tasks import Question
     from converters.network import Network
     from converters.quantised import InputSpec
     from converters.results import RunResult
     from converters.zoo.datasets import Images
 
-__all__ = ["Predictions", "as_values", "check_own", "count_or_path", "images_named", "is_own"]
+__all__ = ["Predictions", "as_values", "check_own", "count_or_path", "images_named", "images_or_own", "is_own"]
 
 _SHOWN = 20  # images, and numbers of one
 
@@ -46,6 +47,21 @@ def check_own(own: Path | None, dataset: str | None) -> None:
     """Raise a ConversionError where both a data set and images of one's own are named."""
     if own is not None and dataset is not None:
         raise ConversionError("--dataset", f"{dataset}, beside images in {own}", "give one of them")
+
+
+def images_or_own(
+    source: Given, images: str | None, dataset: str | None, root: Path | None, *, noise: bool = False,
+    labels: Path | None = None,
+) -> tuple[Images, str]:  # fmt: skip
+    """What ``--images`` and ``--dataset`` name, and its name: images of a data set, or of one's own.
+
+    With ``noise`` as many random ones as asked for, where no data set is known.
+    """
+    count, own = count_or_path(images)
+    check_own(own, dataset)
+    if own is None:
+        return source.images(dataset, root, count, noise=count if noise else None)
+    return source.own(own, labels)[0], str(own)
 
 
 def is_own(name: str) -> bool:

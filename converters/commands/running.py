@@ -10,7 +10,7 @@ import typer
 
 from converters.commands import common
 from converters.commands.given import Given, given, open_file, which_of
-from converters.commands.own import Predictions, as_values, check_own, count_or_path
+from converters.commands.own import Predictions, as_values, check_own, count_or_path, images_or_own
 from converters.commands.recognising import kind_of
 from converters.commands.running_stock import is_foreign, run_foreign
 from converters.console.typed import command_line
@@ -191,7 +191,8 @@ def sweep(
         list[str] | None, typer.Option(callback=common.phases, help="May be repeated; settle by default.")
     ] = None,
     backend: common.Backend = "auto",
-    images: common.Count = None,
+    images: common.CountOrImages = None,
+    labels: Labels = None,
     batch: common.Batch = None,
     coding: common.Coding = "auto",
     anytime: Annotated[bool, typer.Option("--anytime", help="Accuracy if one stops after any step, too.")] = False,
@@ -200,6 +201,9 @@ def sweep(
     """Accuracy, latency and spikes over several windows and phases."""
     windows: list[int | None] = list(window or _DEFAULT_SWEEP)
     phases = phase or ["settle"]
+    _check_options(count_or_path(images)[1], dataset, labels, False)
     source = given(target, checkpoint, windows, coding=coding)
-    data, name = source.images(dataset, data_root, images)
+    data, name = images_or_own(source, images, dataset, data_root, labels=labels)
+    if anytime and (data.labels < 0).any():
+        raise ConversionError("--anytime", "images without labels", "an accuracy needs them: --labels FILE.npy")
     _show(_rows(source, data, name, windows, phases, backend, batch, json, anytime), json)

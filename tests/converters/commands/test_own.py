@@ -181,3 +181,38 @@ def test_images_in_the_place_of_a_network(calif: Calif, folder: Path) -> None:
     code, _, err = calif("run", folder / "x.npy")
     assert code == 2
     assert "x.npy: found images, and no network; name a network, and give --images" in err
+
+
+def test_a_sweep_of_own_images(calif: Calif, folder: Path) -> None:
+    """With labels it has accuracies, without none."""
+    np.save(folder / "y.npy", np.arange(6) % 10)
+    options = ("--window", 4, "--window", 8, "--json")
+    for labels in ((), ("--labels", folder / "y.npy")):
+        code, out, err = calif("sweep", NET, "--images", folder / "x.npy", *labels, *options)
+        assert code == 0, err
+        windows = json.loads(out)["windows"]
+        assert [(w["T"], w["images"], w["count_mismatches"]) for w in windows] == [(4, 6, 0), (8, 6, 0)]
+        assert [w["snn_accuracy"] is None for w in windows] == [not labels] * 2
+    for bad, told in (
+        (("--images", 3, "--labels", folder / "y.npy"), "without images of your own"),
+        (("--images", folder / "x.npy", "--dataset", "digits"), "give one of them"),
+        (("--images", folder / "x.npy", "--anytime"), "an accuracy needs them"),
+        (("--images", folder / "none.npy"), "neither a whole number nor a file"),
+    ):
+        code, out, err = calif("sweep", NET, *bad)
+        assert (code, out) == (2, "")
+        assert told in err
+        assert len(err.splitlines()) == 1
+
+
+def test_own_images_in_other_simulators(calif: Calif, folder: Path) -> None:
+    options = ("--route", "native", "--simulator", "snntorch", "--json")
+    code, out, err = calif("interop", NET, "--images", folder / "x.npy", *options)
+    assert code == 0, err
+    found = json.loads(out)
+    (row,) = found["rows"]
+    assert (found["dataset"], row["images"], row["differing"]) == (str(folder / "x.npy"), 6, 0)
+    assert row["spikes_compared"] > 0
+    code, _, err = calif("interop", NET, "--images", folder / "x.npy", "--dataset", "digits", *options)
+    assert code == 2
+    assert "give one of them" in err
