@@ -34,12 +34,11 @@ ROWS = {
 def ratios(data: dict[str, Any], batch: int) -> dict[str, list[float]]:
     """Time of every simulator over that of T float passes, case by case; NaN where it was not measured."""
     seconds = {(r["network"], r["T"], r["batch"], r["name"]): r["seconds"] for r in data["rows"]}
-    found = {}
-    for name in ROWS:
-        found[name] = [
-            seconds.get((*case, batch, name), float("nan")) / seconds[(*case, batch, "float_passes_T")] for case in CASES
-        ]
-    return found
+    floor = [seconds[(*case, batch, "float_passes_T")] for case in CASES]
+    return {
+        name: [seconds.get((*case, batch, name), float("nan")) / f for case, f in zip(CASES, floor, strict=True)]
+        for name in ROWS
+    }
 
 
 def draw(found: dict[str, list[float]], batch: int) -> Figure:
