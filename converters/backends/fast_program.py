@@ -97,9 +97,12 @@ class Program:
         One spike after the other then mostly adds to the same places of the image of charges, one line further down;
         along a line each would read what the one before has written half of, and wait for it.
         """
-        heard_by = [layer for layer in self._plan.values() if name in layer.sources]
-        spikes = all(layer.events is not None and layer.stage.name not in self._direct for layer in heard_by)
-        return spikes and len(self.network.shapes[name]) == 3
+        shape, heard_by = self.network.shapes[name], [layer for layer in self._plan.values() if name in layer.sources]
+        if len(shape) != 3 or any(layer.stage.name in self._direct for layer in heard_by):
+            return False
+        tables = [layer.events.arguments for layer in heard_by if layer.events is not None]
+        # convolutions have a place for each of the image's; a dense layer has one, and its weights in their order
+        return len(tables) == len(heard_by) and all(len(place) == math.prod(shape[1:]) for _, place, *_ in tables)
 
     def _in_order(self, name: str, x: Tensor) -> Tensor:
         """``(..., *input shape)``, places in the order of the spikes, and channels last."""
@@ -127,7 +130,7 @@ class Program:
             return own | {"kind": k.POOL, "place": self._address(target, np.int32), "places": len(target)}
         assert layer.events is not None
         channels, place, line, lines, sums, most, kh, size, tall, wide, top, side = layer.events.arguments
-        if source in self._upright and len(place) > 1:
+        if source in self._upright:
             place, line = (x.reshape(self.network.shapes[source][1:]).T.reshape(-1) for x in (place, line))
         own |= {"kh": kh, "size": size, "tall": tall, "wide": wide, "top": top, "side": side}
         own |= {"place": self._address(place, np.int32), "line": self._address(line, np.int64)}

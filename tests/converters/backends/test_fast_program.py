@@ -128,6 +128,30 @@ def test_any_network_of_its_kinds(data: st.DataObject) -> None:
     both(network, integers=integers, settle_from=draw(st.integers(0, window)))
 
 
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_inputs_of_dense_layers(data: st.DataObject) -> None:
+    """Pixels stay in the order of the weights, whatever else hears them, and however wide and high they are."""
+    seed, window = data.draw(st.integers(0, 2**20)), 7
+    shape = data.draw(
+        st.sampled_from([(12,), (3, 4), (1, 5, 4), (2, 5, 4), (3, 1, 4), (3, 4, 1), (4, 1, 1), (2, 3, 3)])
+    )
+    gen = torch.Generator().manual_seed(seed)
+    b = GraphBuilder()
+    x = b.input(shape, scale=1.0, q_min=-window, q_max=window)
+    clip: dict[str, Any] = {"threshold": 9.5, "y_min": -window, "y_max": window, "scale": 1.0}
+    w = torch.randint(-7, 8, (6, math.prod(shape)), generator=gen, dtype=torch.int8)
+    y = b.layer("fc", [(b.flatten(x) if len(shape) > 1 else x, Linear(w))], **clip)
+    if len(shape) == 3 and data.draw(st.booleans()):
+        w = torch.randint(-7, 8, (5, shape[0], 3, 3), generator=gen, dtype=torch.int8)
+        c = b.layer("conv", [(x, Conv2d(w, padding=(1, 1)))], **clip)
+        w = torch.randint(-7, 8, (6, 5 * math.prod(shape[1:])), generator=gen, dtype=torch.int8)
+        d = b.layer("of_conv", [(b.flatten(c), Linear(w))], **clip)
+        y = b.requantise("sum", [(y, 1.0), (d, 1.0)], y_min=-window, y_max=window, scale=2.0)
+    network = Network.from_graph(converters.to_nir(b.build(y), T=window))
+    both(network, integers=torch.randint(-window, window + 1, (3, *shape), generator=gen))
+
+
 @pytest.mark.parametrize("name", sorted(set(GRAPHS) - set(TAKEN)))
 def test_networks_that_it_leaves_to_the_layers(name: str) -> None:
     """One after the other: what the table has no word for is no error."""
