@@ -93,9 +93,10 @@ def cross_check(
     if plot_to is not None:
         common.writable(plot_to)
     windows: list[int | None] = list(window) if window else [None]
-    check_own(count_or_path(images)[1], dataset)
+    count, own = count_or_path(images)
+    check_own(own, dataset)
     source = given(target, checkpoint, windows, coding=coding, allow_large=allow_large)
-    data, name = images_or_own(source, images, dataset, data_root, noise=True)
+    data, name = images_or_own(source, count, own, dataset, data_root, noise=count)
     for t in windows:
         with common.progress_bar(json) as bar:
             task = bar.add_task("comparing", total=len(data))

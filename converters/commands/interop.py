@@ -10,7 +10,7 @@ import typer
 
 from converters.commands import common
 from converters.commands.given import first_of, given
-from converters.commands.own import check_own, count_or_path
+from converters.commands.own import check_own, count_or_path, images_or_own
 from converters.errors import ConversionError
 from converters.interop.names import EXACT, INSTALL, ROUTES, chosen_names, installed
 
@@ -67,13 +67,9 @@ def interop(
     check_own(own, dataset)
     source = given(target, checkpoint, [t], allow_large=allow_large)
     graph, network = source.graph(t), source.network(t)
-    if own is not None:
-        exact, name = source.own(own, None)[0], str(own)
-        data = exact
-    else:
-        most = max(count or 1, plain_images if "plain_if" in routes else 1)
-        data, name = source.images(dataset, data_root, None, noise=most)
-        exact, data = first_of(data, count), data.first(most)
+    most = None if count is None else max(count, plain_images if "plain_if" in routes else 1)
+    data, name = images_or_own(source, None, own, dataset, data_root, noise=most)
+    exact, data = first_of(data, count), data.first(most)
     labelled = bool((data.labels >= 0).any())  # random images are not
     per_simulator = sum(len(exact) if r in EXACT else len(data) for r in routes)
     from converters.interop.comparing import compare_with_simulators

@@ -50,18 +50,16 @@ def check_own(own: Path | None, dataset: str | None) -> None:
 
 
 def images_or_own(
-    source: Given, images: str | None, dataset: str | None, root: Path | None, *, noise: bool = False,
-    labels: Path | None = None,
+    source: Given, count: int | None, own: Path | None, dataset: str | None, root: Path | None, *,
+    noise: int | None = None, labels: Path | None = None,
 ) -> tuple[Images, str]:  # fmt: skip
-    """What ``--images`` and ``--dataset`` name, and its name: images of a data set, or of one's own.
+    """Images of one's own in ``own``, or else ``count`` of a data set, and their name.
 
-    With ``noise`` as many random ones as asked for, where no data set is known.
+    ``noise``: so many random ones, where no data set is known.
     """
-    count, own = count_or_path(images)
-    check_own(own, dataset)
-    if own is None:
-        return source.images(dataset, root, count, noise=count if noise else None)
-    return source.own(own, labels)[0], str(own)
+    if own is not None:
+        return source.own(own, labels)[0], str(own)
+    return source.images(dataset, root, count, noise=noise)
 
 
 def is_own(name: str) -> bool:

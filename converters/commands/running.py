@@ -201,9 +201,10 @@ def sweep(
     """Accuracy, latency and spikes over several windows and phases."""
     windows: list[int | None] = list(window or _DEFAULT_SWEEP)
     phases = phase or ["settle"]
-    _check_options(count_or_path(images)[1], dataset, labels, False)
+    count, own = count_or_path(images)
+    _check_options(own, dataset, labels, False)
     source = given(target, checkpoint, windows, coding=coding)
-    data, name = images_or_own(source, images, dataset, data_root, labels=labels)
+    data, name = images_or_own(source, count, own, dataset, data_root, labels=labels)
     if anytime and (data.labels < 0).any():
         raise ConversionError("--anytime", "images without labels", "an accuracy needs them: --labels FILE.npy")
     _show(_rows(source, data, name, windows, phases, backend, batch, json, anytime), json)
