@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from converters.console.printing import printable
+
 __all__ = ["layer_line", "many", "named_shapes", "shown"]
 
 _ALL = 8  # lines of a list of layers; of more the first and the last ones
@@ -31,7 +33,7 @@ def named_shapes(shapes: Mapping[str, Iterable[int]]) -> str:
 def layer_line(name: str, shape: Iterable[int], synapses: Iterable[Any], limits: str) -> str:
     """A layer: where its charges come from, and the range of its counts; ``limits`` is empty where it has none."""
     charges = " + ".join(map(str, synapses))
-    return f"{named_shapes({name: shape})}: {charges}; {f'counts {limits}' if limits else 'no spikes'}"
+    return printable(f"{named_shapes({name: shape})}: {charges}; {f'counts {limits}' if limits else 'no spikes'}")
 
 
 def shown(kind: Any, *facts: str, rows: Iterable[str] = ()) -> str:
@@ -46,4 +48,5 @@ def shown(kind: Any, *facts: str, rows: Iterable[str] = ()) -> str:
     if len(lines) > _ALL:
         half = _ALL // 2
         lines = [*lines[:half], f"... {len(lines) - 2 * half} more", *lines[-half:]]
-    return "\n  ".join([f"<{kind.__name__}: {', '.join(fact for fact in facts if fact)}", *lines]) + ">"
+    first = f"<{kind.__name__}: {', '.join(fact for fact in facts if fact)}"
+    return "\n  ".join(map(printable, [first, *lines])) + ">"  # names may be a stranger's

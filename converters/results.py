@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -314,9 +314,9 @@ def merge(results: list[RunResult]) -> RunResult:
 
 def _own(part: RunResult) -> RunResult:
     """The same tensors in dictionaries of their own, which can be emptied."""
-    values: dict[str, Any] = {f.name: getattr(part, f.name) for f in fields(part)}
-    own: dict[str, Any] = {name: dict(x) if isinstance(x, dict) else x for name, x in values.items()}
-    return RunResult(**own)
+    values = {f.name: getattr(part, f.name) for f in fields(part)}
+    own: dict[str, Any] = {name: dict(x) for name, x in values.items() if isinstance(x, dict)}
+    return replace(part, **own)
 
 
 def _padded(train: Tensor, steps: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -24,6 +26,16 @@ def test_lines_without_tensors(name: str) -> None:
     assert all(layer.name in repr(q) for layer in (q.layers[0], q.layers[-1]))
     assert "T = 7" in repr(network)
     assert "3 images" in repr(result)
+
+
+def test_names_of_strangers_do_not_steer_a_terminal() -> None:
+    q = GRAPHS["lenet"]()
+    layer = replace(q.layers[0], name="a\x1b[31m\nb")
+    result = converters.run(converters.to_nir(q, T=7), images(q, 2))
+    result.counts = {layer.name: result.counts["conv"]}
+    for told in (repr(layer), repr(result)):
+        assert "\\x1b[31m\\nb" in told
+        assert "\x1b" not in told
 
 
 def test_of_many_layers_the_first_and_the_last() -> None:
