@@ -25,6 +25,7 @@ __all__ = [
     "kernels",
     "lost_in_fork",
     "moves",
+    "numba_threads",
     "one_at_a_time",
     "totals",
     "use_threads_of_torch",

@@ -40,9 +40,11 @@ import numpy as np
 
 from calif_plugins.compiling import compiled
 from calif_plugins.multistep_events import add_events, add_pooled, source_of
-from calif_plugins.multistep_narrow import half_row, narrow_row, pointer
+from calif_plugins.multistep_narrow import pointer
+from calif_plugins.multistep_rows import narrow_or_silent
+from calif_plugins.multistep_vectors import LANES
 
-__all__ = ["COLUMNS", "DIRECT", "EVENTS", "INPUT", "LONGEST", "POOL", "SUM", "through"]
+__all__ = ["COLUMNS", "DIRECT", "EVENTS", "INPUT", "LANES", "LONGEST", "POOL", "SUM", "through"]
 
 LONGEST = 2**15 - 1  # narrow neurons count no further
 INPUT, DIRECT, EVENTS, POOL, SUM = range(5)
@@ -164,14 +166,6 @@ def _sum(p, program, terms, spikes, sent, charge):
     return heard
 
 
-@numba.njit(inline="always")
-def _nothing(charge, begin, width):
-    some = False
-    for c in range(width):
-        some |= charge[begin + c] != 0
-    return not some
-
-
 @numba.njit
 def _neurons(p, charge, b, clock, v, count, fired, spikes):
     """The layer's neurons through step ``b``, and how many fire."""
@@ -188,14 +182,10 @@ def _neurons(p, charge, b, clock, v, count, fired, spikes):
     total = np.int32(0)
     for r in range(p[ROWS]):
         here, o, begin, row = p[STATE] + r * width, p[SPIKES] + r * width, at + r * apart, p[FIRED] + r
-        if settled and not fired[row] and _nothing(charge, begin, width):
-            spikes[o : o + width] = 1
-        elif half:
-            fired[row] = half_row(charge, begin, width, state, here, parameters, leaks, leaking, tie, spikes, o)
-        else:
-            fired[row] = narrow_row(
-                charge, begin, width, state, here, parameters, leaks, leaking, np.int32(0), spikes, o
-            )  # fmt: skip
+        still = settled and not fired[row]
+        fired[row] = narrow_or_silent(
+            charge, begin, width, state, here, parameters, leaks, leaking, half, tie, still, spikes, o
+        )  # fmt: skip
         total += fired[row]
     return total
 

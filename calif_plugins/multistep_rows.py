@@ -23,7 +23,7 @@ from numba.extending import overload
 
 from calif_plugins.multistep_narrow import half_row, narrow_row
 
-__all__ = ["rows"]
+__all__ = ["narrow_or_silent", "rows"]
 
 
 @numba.njit(inline="always")
@@ -67,6 +67,20 @@ def _nothing(charge, begin, width):
     return not some
 
 
+@numba.njit(inline="always")
+def narrow_or_silent(charge, begin, width, state, here, parameters, leaks, leaking, half, tie, still, out, o):
+    """A row of narrow neurons through a step, how many fired; ``still``: none, unless something arrives.
+
+    Other arguments as :mod:`calif_plugins.multistep_narrow` takes them.
+    """
+    if still and _nothing(charge, begin, width):
+        out.reshape(-1)[o : o + width] = 1
+        return np.int32(0)
+    if half:
+        return half_row(charge, begin, width, state, here, parameters, leaks, leaking, tie, out, o)
+    return narrow_row(charge, begin, width, state, here, parameters, leaks, leaking, np.int32(0), out, o)
+
+
 def rows(
     charge: Any, at: int, apart: int, n: int, p: int, state: Any, parameters: Any, clock: Any, b: int, out: Any,
     active: Any,
@@ -87,18 +101,10 @@ def _rows(charge, at, apart, n, p, state, parameters, clock, b, out, active):
             half = t + b >= half_from
             o = (b * out.shape[1] + p) * width
             for r in range(n):
-                here, begin = (p + r) * width, at + r * apart
-                if settled and not active[b, p + r] and _nothing(charge, begin, width):
-                    out[b, p + r] = 1
-                    active[b + 1, p + r] = 0
-                elif half:
-                    active[b + 1, p + r] = half_row(
-                        charge, begin, width, state, here, parameters, leaks, leaking, tie, out, o + r * width
-                    )  # fmt: skip
-                else:
-                    active[b + 1, p + r] = narrow_row(
-                        charge, begin, width, state, here, parameters, leaks, leaking, np.int32(0), out, o + r * width
-                    )  # fmt: skip
+                active[b + 1, p + r] = narrow_or_silent(
+                    charge, at + r * apart, width, state, (p + r) * width, parameters, leaks, leaking, half, tie,
+                    settled and not active[b, p + r], out, o + r * width,
+                )  # fmt: skip
 
         return narrow
 

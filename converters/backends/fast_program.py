@@ -26,7 +26,6 @@ __all__ = ["Program"]
 _SMALL = 2**21  # synapses: what more of them take is far more than what calls of Python do
 _NEVER = 2**30
 _LINE = 64  # bytes of the cache
-LANES = 32  # integers of the widest vector
 
 
 def _kernels() -> Any:
@@ -79,7 +78,7 @@ class Program:
         """Charges of a layer, with what the widest vector takes beyond them."""
         at = self._column
         rows, width, tall, wide, size = (self.table[:, at[name]] for name in ("rows", "width", "tall", "wide", "size"))
-        return int(np.maximum(rows * width + LANES, tall * wide + size).max())
+        return int(np.maximum(rows * width + self._kernels.LANES, tall * wide + size).max())
 
     def _coded_directly(self) -> set[str]:
         if self.network.coding != "direct":
@@ -170,9 +169,7 @@ class Program:
             return None
         for state in states.values():
             state.widen(network.window)
-        sent = (
-            self._rows if network.coding == "isi" else {stage.name: self._rows[stage.name] for stage in network.stages}
-        )
+        sent = self._rows if network.coding == "isi" else self._plan  # of direct inputs the multiplications count
         return make_result(
             network,
             integers,
@@ -181,7 +178,7 @@ class Program:
             record=options.record,
             counts=counts,
             membranes={name: state.membranes for name, state in states.items()},
-            sent={name: Emitted(*totals[k]) for name, k in sent.items()},
+            sent={name: Emitted(*totals[self._rows[name]]) for name in sent},
             extra_steps=torch.from_numpy(np.maximum(spiked - network.window, 0)),
         )
 
