@@ -12,6 +12,10 @@ added to ``total``, of 32 bits, and begins anew. With ``most = 0`` it holds all 
 
 ``add_pooled(x, begin, features, target, charge)`` is this for windows that do not overlap: a spike of neuron ``m`` adds
 1 to ``charge[target[m]]``, or to nothing, if that is negative.
+
+``add_windows(x, begin, wide, window, channels, rows, width, charge)`` adds up all neurons, spikes or not, of windows
+side by side, ``window = (height, width)``, without margins: lines of ``wide`` bytes to ``rows`` of ``width`` charges.
+Behind these ``charge`` has room for a line and 96 numbers more.
 """
 
 from __future__ import annotations
@@ -19,9 +23,16 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from calif_plugins.multistep_vectors import LANES, add_lanes, fired64, first_bit, subtract_lanes
+from calif_plugins.multistep_vectors import (
+    LANES,
+    add_lanes,
+    fired64,
+    first_bit,
+    fold_lanes,
+    subtract_lanes,
+)
 
-__all__ = ["add_events", "add_pooled", "source_of"]
+__all__ = ["add_events", "add_pooled", "add_windows", "source_of"]
 
 
 @numba.njit(inline="always")
@@ -104,3 +115,16 @@ def add_pooled(x, begin, features, target, charge):
                 charge[:] = 0
             charge[target[m]] += np.int16(x[begin + m]) - np.int16(1)
     return heard
+
+
+@numba.njit
+def add_windows(x, begin, wide, window, channels, rows, width, charge):
+    high, across = window
+    line = charge[rows * width + LANES :]
+    for r in range(rows):
+        at = begin + r * high * wide
+        for part in range(0, wide, LANES):
+            fold_lanes(line, part, x, at + part, high, wide, high)
+        for j in range(0, width, channels):  # what is too much the next one writes over
+            for part in range(0, channels, LANES):
+                fold_lanes(charge, r * width + j + part, line, j * across + part, across, channels, 0)

@@ -28,9 +28,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from calif_plugins.multistep_vectors import vector
+from calif_plugins.multistep_vectors import groups, vector
 
-__all__ = ["half_row", "narrow_row"]
+__all__ = ["AGAIN", "half_row", "narrow_row", "settling_row"]
+
+AGAIN = 2**30
 
 
 @intrinsic
@@ -85,7 +87,7 @@ def _decide(at, width, first, state, parameters, leaks, tie, out, o):
     return more
 
 
-def _row(half: bool) -> Any:
+def _row(half: bool, again: bool = False) -> Any:
     """An intrinsic for ``width`` neurons: sixteen at a time, then what is left by halves."""
 
     @intrinsic
@@ -108,7 +110,7 @@ def _row(half: bool) -> Any:
             charge, index_type, index_type, state, index_type, parameters, index_type, word_type, word_type, out,
             index_type,
         )  # fmt: skip
-        return signature, lambda *given: _generate(half, *given)
+        return signature, lambda *given: _generate(half, again, *given)
 
     return run
 
@@ -116,16 +118,21 @@ def _row(half: bool) -> Any:
 narrow_row = _row(half=False)
 """``narrow_row(charge, at, width, state, here, parameters, leaks, leaking, tie, out, o)``: the rule for ``width``
 neurons in int32 (see the module), how many fired. ``leaks``: how often the leak has acted, this step included;
-``leaking``: -1 where it acts, else 0. Other arguments as in ``multistep_rows``."""
+``leaking``: how often it acts now. Other arguments as in ``multistep_rows``."""
 half_row = _row(half=True)
 """The same at half thresholds; ``tie`` is 1 for ``up``, 2 for ``even``."""
+settling_row = _row(half=True, again=True)
+"""The same, with :data:`AGAIN` added if one that fired may do so in the next step too, though nothing arrives: where
+there is no leak any more, all others stay silent then. (In doubt, close to a threshold, it may.)"""
 
 
-def _generate(half: bool, context: Any, b: Any, signature: Any, args: Any) -> Any:
+def _generate(half: bool, again: bool, context: Any, b: Any, signature: Any, args: Any) -> Any:
     kinds, (charge, at, width, state, here, parameters, leaks, leaking, tie, out, o) = signature.args, args
     word, index = ir.IntType(32), at.type
-    total = cgutils.alloca_once_value(b, ir.Constant(word, 0))
-    again = types.int32(types.intp, types.intp, types.intp, *(kinds[k] for k in (3, 5, 6, 8, 9)), types.intp)
+    none = ir.Constant(word, 0)
+    total = cgutils.alloca_once_value(b, none)
+    more = cgutils.alloca_once_value(b, none)
+    redo = types.int32(types.intp, types.intp, types.intp, *(kinds[k] for k in (3, 5, 6, 8, 9)), types.intp)
 
     def part(values: Any, k: int) -> Any:
         return b.extract_value(values, k)
@@ -145,72 +152,102 @@ def _generate(half: bool, context: Any, b: Any, signature: Any, args: Any) -> An
             "out": vector(context, b, kinds[9], out, b.add(o, c), lanes),
         }
         numbers = [b.trunc(part(parameters, k), word) for k in (2, 3, 5, 6)]
-        fired, near = _narrow(b, lanes, kinds[0].dtype, places, *numbers, leaking, tie if half else None)
-        b.store(b.add(b.load(total), fired), total)
+        lane = _Lanes(b, lanes, places, *numbers, tie if half else None)
+        fired, near = lane.step(kinds[0].dtype, leaking)
+        b.store(b.add(b.load(total), b.ctpop(b.zext(fired, word))), total)
+        if again:
+            with b.if_then(b.icmp_unsigned("!=", fired, ir.Constant(fired.type, 0))):
+                b.store(b.or_(b.load(more), b.select(lane.may_fire(), ir.Constant(word, AGAIN), none)), more)
         with b.if_then(near, likely=False):
             few = ir.Constant(index, lanes)
             which = (b.add(here, c), few, c, state, parameters, leaks, tie, out, b.add(o, c))
-            b.store(b.add(b.load(total), context.compile_internal(b, _decide, again, which)), total)
+            b.store(b.add(b.load(total), context.compile_internal(b, _decide, redo, which)), total)
+            b.store(ir.Constant(word, AGAIN), more)
 
-    whole = b.and_(width, ir.Constant(index, -16))
-    with cgutils.for_range_slice(b, ir.Constant(index, 0), whole, ir.Constant(index, 16), index) as (c, _):
-        group(16, c)
-    for lanes in (8, 4, 2, 1):
-        left = b.and_(width, ir.Constant(index, lanes))
-        with b.if_then(b.icmp_unsigned("!=", left, ir.Constant(index, 0))):
-            group(lanes, b.and_(width, ir.Constant(index, -2 * lanes)))
-    return b.load(total)
+    groups(b, width, 16, group)
+    return b.add(b.load(total), b.load(more)) if again else b.load(total)
 
 
-def _narrow(
-    b: Any, lanes: int, kind: Any, places: dict[str, tuple[Any, int]], y_min: Any, y_max: Any, shift: Any, close: Any,
-    leaking: Any, tie: Any,
-) -> tuple[Any, Any]:  # fmt: skip
-    """Instructions for ``lanes`` neurons: (how many fired, whether one was close to its threshold)."""
-    word, bits = ir.IntType(32), ir.IntType(lanes)
-    words = ir.VectorType(word, lanes)
+class _Lanes:
+    """Instructions for ``lanes`` neurons at ``places``, of which each is ``(address, alignment)``."""
 
-    def all_of(scalar: Any) -> Any:
-        one = b.insert_element(ir.Constant(words, ir.Undefined), scalar, ir.Constant(word, 0))
-        return b.shuffle_vector(one, ir.Constant(words, ir.Undefined), ir.Constant(words, [0] * lanes))
+    def __init__(
+        self, b: Any, lanes: int, places: dict[str, tuple[Any, int]], y_min: Any, y_max: Any, shift: Any, close: Any,
+        tie: Any,
+    ) -> None:  # fmt: skip
+        self.b, self.lanes, self.places, self.tie = b, lanes, places, tie
+        self.words = ir.VectorType(ir.IntType(32), lanes)
+        self.y_min, self.y_max, self.shift = (self.all_of(x) for x in (y_min, y_max, shift))
+        # from the half thresholds on twice the membrane is compared, and twice the distance
+        self.close = self.all_of(close if tie is None else b.shl(close, ir.Constant(close.type, 1)))
 
-    def constant(value: int, of: Any = words) -> Any:
-        return ir.Constant(of, [value] * lanes)
+    def all_of(self, scalar: Any) -> Any:
+        undefined = ir.Constant(self.words, ir.Undefined)
+        one = self.b.insert_element(undefined, scalar, ir.Constant(scalar.type, 0))
+        return self.b.shuffle_vector(one, undefined, self.constant(0))
 
-    def load(name: str) -> Any:
-        return b.load(places[name][0], align=places[name][1])
+    def constant(self, value: int, of: Any = None) -> Any:
+        return ir.Constant(of or self.words, [value] * self.lanes)
 
-    def store(value: Any, name: str) -> None:
-        b.store(value, places[name][0], align=places[name][1])
+    def load(self, name: str) -> Any:
+        return self.b.load(self.places[name][0], align=self.places[name][1])
 
-    arriving = load("charge")
-    if kind == types.int16:
-        arriving = b.sext(arriving, words)
-    elif kind != types.int32:
-        arriving = b.fptosi(arriving, words)
-    threshold, before = load("threshold"), load("count")
-    leak = b.and_(load("leak"), all_of(leaking))
-    now = b.sub(b.add(load("v"), b.shl(arriving, all_of(shift))), leak)
-    net = b.shl(before, constant(16))  # the lower half of the word
-    compared, wide = now, close
-    if tie is None:
-        up, down = b.icmp_signed(">=", now, threshold), b.icmp_signed("<=", now, b.neg(threshold))
-    else:
-        compared, wide = b.shl(now, constant(1)), b.shl(close, ir.Constant(word, 1))
-        odd = b.trunc(before, ir.VectorType(ir.IntType(1), lanes))
-        even = b.icmp_unsigned("==", all_of(tie), constant(2))
-        at_top, at_bottom = (b.icmp_signed("==", compared, x) for x in (threshold, b.neg(threshold)))
-        up = b.or_(b.icmp_signed(">", compared, threshold), b.and_(at_top, b.or_(odd, b.not_(even))))
-        down = b.or_(b.icmp_signed("<", compared, b.neg(threshold)), b.and_(at_bottom, b.and_(odd, even)))
-    up = b.and_(up, b.icmp_signed("<", net, all_of(y_max)))
-    down = b.and_(down, b.icmp_signed(">", net, all_of(y_min)))
-    store(b.select(down, b.add(now, threshold), b.select(up, b.sub(now, threshold), now)), "v")
-    counted = b.select(down, b.add(before, constant(65535)), before)
-    store(b.select(up, b.add(before, constant(65537)), counted), "count")
-    byte = ir.VectorType(ir.IntType(8), lanes)
-    store(b.select(up, constant(2, byte), b.select(down, constant(0, byte), constant(1, byte))), "out")
-    size = b.select(b.icmp_signed("<", compared, constant(0)), b.neg(compared), compared)
-    distance = b.add(b.sub(size, threshold), all_of(wide))
-    near = b.icmp_unsigned("<", distance, all_of(b.add(wide, wide)))
-    fired = b.ctpop(b.zext(b.bitcast(b.or_(up, down), bits), word))
-    return fired, b.icmp_unsigned("!=", b.bitcast(near, bits), ir.Constant(bits, 0))
+    def store(self, value: Any, name: str) -> None:
+        self.b.store(value, self.places[name][0], align=self.places[name][1])
+
+    def twice(self, x: Any) -> Any:
+        return x if self.tie is None else self.b.shl(x, self.constant(1))
+
+    def fires(self, compared: Any, bound: Any, count: Any) -> tuple[Any, Any]:
+        """Who fires upwards, and downwards, where ``bound`` is the threshold that ``compared`` has to meet."""
+        b = self.b
+        net = b.shl(count, self.constant(16))  # the lower half of the word
+        opposite = b.neg(compared)
+        if self.tie is None:
+            up, down = b.icmp_signed(">=", compared, bound), b.icmp_signed(">=", opposite, bound)
+        else:  # whole numbers: one more decides a tie. Both ways where the count is odd, or always upwards
+            even = b.icmp_unsigned("==", self.tie, ir.Constant(self.tie.type, 2))
+            odd = b.and_(count, self.all_of(b.zext(even, self.tie.type)))
+            upwards = b.or_(odd, self.all_of(b.zext(b.not_(even), self.tie.type)))
+            up = b.icmp_signed(">", b.add(compared, upwards), bound)
+            down = b.icmp_signed(">", b.add(opposite, odd), bound)
+        up = b.and_(up, b.icmp_signed("<", net, self.y_max))
+        return up, b.and_(down, b.icmp_signed(">", net, self.y_min))
+
+    def step(self, kind: Any, leaking: Any) -> tuple[Any, Any]:
+        """A step of the rule: (who fired, as bits; whether one was close to its threshold)."""
+        b = self.b
+        arriving = self.load("charge")
+        if kind == types.int16:
+            arriving = b.sext(arriving, self.words)
+        elif kind != types.int32:
+            arriving = b.fptosi(arriving, self.words)
+        self.threshold, before = self.load("threshold"), self.load("count")
+        leak = b.mul(self.load("leak"), self.all_of(leaking))
+        now = b.sub(b.add(self.load("v"), b.shl(arriving, self.shift)), leak)
+        compared = self.twice(now)
+        up, down = self.fires(compared, self.threshold, before)
+        self.v = b.select(down, b.add(now, self.threshold), b.select(up, b.sub(now, self.threshold), now))
+        counted = b.select(down, b.add(before, self.constant(65535)), before)
+        self.count = b.select(up, b.add(before, self.constant(65537)), counted)
+        self.store(self.v, "v")
+        self.store(self.count, "count")
+        byte = ir.VectorType(ir.IntType(8), self.lanes)
+        none = b.select(down, self.constant(0, byte), self.constant(1, byte))
+        self.store(b.select(up, self.constant(2, byte), none), "out")
+        size = b.select(b.icmp_signed("<", compared, self.constant(0)), b.neg(compared), compared)
+        distance = b.add(b.sub(size, self.threshold), self.close)
+        near = b.icmp_unsigned("<", distance, b.add(self.close, self.close))
+        return self.bits(b.or_(up, down)), self.some(near)
+
+    def may_fire(self) -> Any:
+        """Whether one may in the next step, if nothing arrives and nothing leaks; after :meth:`step`."""
+        bound = self.b.sub(self.threshold, self.close)
+        return self.some(self.b.or_(*self.fires(self.twice(self.v), bound, self.count)))
+
+    def bits(self, which: Any) -> Any:
+        return self.b.bitcast(which, ir.IntType(self.lanes))
+
+    def some(self, which: Any) -> Any:
+        bits = self.bits(which)
+        return self.b.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))

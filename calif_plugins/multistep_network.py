@@ -4,32 +4,39 @@ For small networks, whose layers take less time than a call of Python: an image 
 until it is silent, and its neurons stay in the cache meanwhile. Charges are added up spike by spike, as in
 :mod:`calif_plugins.multistep_kernels`, and neurons are narrow (:mod:`calif_plugins.multistep_narrow`).
 
-``through(program, terms, clock, memory, places, sizes, last)`` runs ``len(last)`` images. ``last``, int64, takes for
-each the number of steps up to its last spike, or -1 where it is not silent after ``steps`` of them. ``clock`` is
+``through(program, terms, clock, start, memory, places, sizes, last)`` runs ``len(last)`` images. ``last``, int64, takes
+for each the number of steps up to its last spike, or -1 where it is not silent after ``steps`` of them. ``clock`` is
 ``(window, half_from, steps, settles)``: thresholds are half from step ``half_from`` on; ``steps`` are run, or with
 ``settles`` as many of them as it takes until nothing happens.
 
-``memory`` has a row of bytes for each thread, in which the arrays of the image that it runs begin at ``places``, int64
-``(8,)``: membranes, counts, how many fired in each row and in each layer, what is left to divide, charges of 32 bits
-(all int32), charges of 16 bits, and spikes + 1, uint8. ``sizes`` are their lengths: ``(neurons, rows, bytes,
-remainders, charges)``.
+``start``, int32 ``(neurons,)``, are the membranes in the beginning. ``memory`` has a row of bytes for each thread, in
+which the arrays of the image that it runs begin at ``places``, int64 ``(9,)``: membranes, counts, what each row did in
+the step before and what each layer did, how many of each layer fired, what is left to divide, charges of 32 bits (all
+int32), charges of 16 bits, and spikes + 1, uint8. ``sizes`` are their lengths: ``(neurons, rows, bytes, remainders,
+charges)``. What a row did is how many of it fired, with :data:`AGAIN` if it may fire though nothing arrives, and
+``UNTOUCHED`` as long as nothing has arrived, so that it owes all leaks; of a layer it is what all of its rows did, in
+the bits that any of them has.
 
 ``program``, int64 ``(layers, len(COLUMNS))``, has a row for each input and layer, in order; all arrays go by their
 addresses. Of every row:
 
 * ``kind``; ``rows`` of ``width`` neurons each (an input has one row), channels last: ``channels`` at each place;
 * ``spikes``, ``state``, ``fired``, ``scratch``: where its bytes, neurons, rows and remainders begin;
-* ``totals``: int64 ``(3, N)``, which takes spikes upwards, downwards, and synaptic operations; ``fan_out``: int64, of
-  each neuron;
-* ``counts``: int32 ``(N, channels, places)``, or 0; ``v`` and ``count``: the narrow state at the end, or 0.
+* ``totals``: int64 ``(3, N)``, which takes spikes upwards, downwards, and synaptic operations; behind that of the last
+  row the operations of all are added up, int64 ``(N,)``; ``fan_out``: int32, of each neuron;
+* ``counts``: int32 ``(N, channels, places)``, or 0; ``membranes``: float64 of that shape, or 0.
 
-Of an input ``given``: int32 ``(N, width)``, the counts that it encodes (section 4.1). Of a layer ``even`` and the ten
-narrow parameters, and what its kind takes:
+Of an input ``given``: int64 ``(N, stride)``, of which the first ``width`` are the counts that it encodes (section
+4.1), spike ``k`` that of number ``order[k]``, int32, and ``fan_out`` in the order of the counts; an input whose address
+is 0 says nothing. Of a layer ``even``, the ten
+narrow parameters, for how many steps it is ``silent`` if nothing arrives, and what its kind takes:
 
 * :data:`DIRECT`: ``given``, int64 ``(N, rows * width)``: all that arrives within the window, in equal portions;
 * :data:`EVENTS`: the row ``source``, and the tables of ``event_scan``. Weights are of 8, 16 or 32 ``bits``, and sums
   of 16; of 32 with ``words``: of weights of 32, and where 16 hold ``most`` at a time;
 * :data:`POOL`: ``source``, and of each of its ``places`` neurons the ``place`` of the one that adds it up, or -1;
+  windows side by side without margins may be added up whole: they are ``kh`` by ``kw``, ``kh`` being 0 for others, of
+  lines of ``wide`` neurons;
 * :data:`SUM`: ``terms[first:end]``, pairs of a row and a whole number.
 """
 
@@ -39,10 +46,9 @@ import numba
 import numpy as np
 
 from calif_plugins.compiling import compiled
-from calif_plugins.multistep_events import add_events, add_pooled, source_of
-from calif_plugins.multistep_narrow import pointer
-from calif_plugins.multistep_rows import narrow_or_silent
-from calif_plugins.multistep_vectors import LANES
+from calif_plugins.multistep_events import add_events, add_pooled, add_windows, source_of
+from calif_plugins.multistep_narrow import AGAIN, half_row, narrow_row, pointer, settling_row
+from calif_plugins.multistep_vectors import LANES, all_zero
 
 __all__ = ["COLUMNS", "DIRECT", "EVENTS", "INPUT", "LANES", "LONGEST", "POOL", "SUM", "through"]
 
@@ -50,16 +56,20 @@ LONGEST = 2**15 - 1  # narrow neurons count no further
 INPUT, DIRECT, EVENTS, POOL, SUM = range(5)
 PARAMETERS = ("threshold", "leak", "y_min", "y_max", "v_init", "shift", "close", "threshold64", "leak64", "v_init64")
 COLUMNS = (
-    "kind", "rows", "width", "channels", "spikes", "state", "fired", "scratch", "totals", "fan_out", "counts", "v",
-    "count", "given", "even", *PARAMETERS, "source", "first", "end", "words", "bits", "source_channels", "places",
-    "place", "line", "lines", "lines_size", "most", "kh", "size", "tall", "wide", "top", "side",
+    "kind", "rows", "width", "channels", "spikes", "state", "fired", "scratch", "totals", "fan_out", "counts",
+    "membranes", "given", "stride", "order", "even", "silent", *PARAMETERS, "source", "first", "end", "words", "bits",
+    "source_channels", "places", "place", "line", "lines", "lines_size", "most", "kh", "kw", "size", "tall",
+    "wide", "top", "side",
 )  # fmt: skip
 (
-    KIND, ROWS, WIDTH, CHANNELS, SPIKES, STATE, FIRED, SCRATCH, TOTALS, FAN_OUT, COUNTS, V,
-    COUNT, GIVEN, EVEN, *_TEN, SOURCE, FIRST, END, WORDS, BITS, SOURCE_CHANNELS, PLACES,
-    PLACE, LINE, LINES, LINES_SIZE, MOST, KH, SIZE, TALL, WIDE, TOP, SIDE,
+    KIND, ROWS, WIDTH, CHANNELS, SPIKES, STATE, FIRED, SCRATCH, TOTALS, FAN_OUT, COUNTS,
+    MEMBRANES, GIVEN, STRIDE, ORDER, EVEN, SILENT, *_TEN, SOURCE, FIRST, END, WORDS, BITS,
+    SOURCE_CHANNELS, PLACES, PLACE, LINE, LINES, LINES_SIZE, MOST, KH, KW, SIZE, TALL,
+    WIDE, TOP, SIDE,
 ) = range(len(COLUMNS))  # fmt: skip
 TEN = _TEN[0]
+UNTOUCHED = 2**29
+_FEW = 40  # neurons that are added up whole in the time that one spike takes
 
 
 @numba.njit(inline="always")
@@ -72,25 +82,34 @@ def _int64(address, size):
     return numba.carray(pointer(address), (size,), np.int64)
 
 
+@numba.njit(inline="always")
+def _float64(address, size):
+    return numba.carray(pointer(address), (size,), np.float64)
+
+
 @numba.njit
 def _encode(p, n, b, window, spikes, scratch):
     """The input's spikes of a step, and how many they are; what is left of the way to the next one stays behind."""
     width, out, here = p[WIDTH], p[SPIKES], p[SCRATCH]
-    left = scratch[here : here + width]
-    given, row = _int32(p[GIVEN] + 4 * n * width, width), spikes[out : out + width]
-    if b >= window:
+    row = spikes[out : out + width]
+    if b >= window or not p[GIVEN]:
         row[:] = 1
         return np.int32(0)
+    left, own = scratch[here : here + width], scratch[here + width : here + 2 * width]
     if b == 0:
+        given, order = _int64(p[GIVEN] + 8 * n * p[STRIDE], width), _int32(p[ORDER], width)
         for k in range(width):
-            size = np.int32(abs(given[k]))
-            left[k] = window - size if size <= window else np.int32((-np.int64(size)) % window)
-            if size == 0:
-                left[k] = 0
+            own[k] = np.int32(given[order[k]])
+        for k in range(width):  # a spike at the end of every interval: the first begins that much earlier
+            size = abs(own[k])
+            left[k] = (np.int32(window) - size) * np.int32(size > 0)
+        for k in range(width):
+            if left[k] < 0:
+                left[k] = np.int32((-np.int64(abs(own[k]))) % window)
     sent = np.int32(0)
     for k in range(width):
-        sign = np.int32(given[k] > 0) - np.int32(given[k] < 0)
-        after = left[k] - np.int32(abs(given[k]))
+        sign = np.int32(own[k] > 0) - np.int32(own[k] < 0)
+        after = left[k] - np.int32(abs(own[k]))
         fires = np.int32(after < 0)
         left[k] = after + fires * np.int32(window)
         row[k] = np.uint8(1 + fires * sign)
@@ -121,7 +140,7 @@ def _portion(p, n, b, window, scratch, charge):
 
 
 @numba.njit(inline="always")
-def _events(p, begin, spikes, shorts, words):
+def _events(p, begin, spikes, shorts, words, read):
     places = p[PLACES]
     source, place, line = source_of(p[SOURCE_CHANNELS], places), _int32(p[PLACE], places), _int64(p[LINE], places)
     lines, kh, size, wide, most = pointer(p[LINES]), p[KH], p[SIZE], p[WIDE], p[MOST]
@@ -136,17 +155,21 @@ def _events(p, begin, spikes, shorts, words):
     else:
         of_four = numba.carray(lines, (p[LINES_SIZE],), np.int32)
         heard = add_events(spikes, begin, source, place, line, of_four, 0, kh, size, wide, whole, whole)
-    if not heard:
+    if not heard and read:
         part[:] = 0
         whole[:] = 0
     return heard
 
 
 @numba.njit(inline="always")
-def _pool(p, begin, spikes, charge):
+def _pool(p, begin, spikes, sent, charge, read):
+    if p[KH] and sent * _FEW > p[PLACES]:
+        window = p[KH], p[KW]
+        add_windows(spikes, begin, p[WIDE], window, p[CHANNELS], p[ROWS], p[WIDTH], charge)
+        return True
     own = charge[: p[ROWS] * p[WIDTH]]
     heard = add_pooled(spikes, begin, p[PLACES], _int32(p[PLACE], p[PLACES]), own)
-    if not heard:
+    if not heard and read:
         own[:] = 0
     return heard
 
@@ -167,154 +190,181 @@ def _sum(p, program, terms, spikes, sent, charge):
 
 
 @numba.njit
-def _neurons(p, charge, b, clock, v, count, fired, spikes):
-    """The layer's neurons through step ``b``, and how many fire."""
+def _neurons(p, charge, heard, b, clock, v, count, did, spikes):
+    """The layer's neurons through step ``b``: how many fire, and what its rows did. ``heard``: whether any charge is
+    there to be read."""
     window, half_from, _steps, _settles = clock
     k = TEN
     parameters = (p[k], p[k + 1], p[k + 2], p[k + 3], p[k + 4], p[k + 5], p[k + 6], p[k + 7], p[k + 8], p[k + 9])
     state = (v.ctypes.data, count.ctypes.data)
     width, leaks = p[WIDTH], np.int64(min(b + 1, window))
-    leaking, tie = np.int32(-1 if b < window else 0), np.int32(2 if p[EVEN] else 1)
-    settled, half = b > max(window, half_from), b >= half_from
+    tie = np.int32(2 if p[EVEN] else 1)
+    early, last = min(p[SILENT], window, half_from), max(window, half_from)
+    settled, settles, half = b > last, b >= last, b >= half_from
     at, apart = np.int64(0), width
     if p[KIND] == EVENTS:
         at, apart = p[TOP] * p[WIDE] + p[SIDE], p[WIDE]
-    total = np.int32(0)
+    total, all_of_it = np.int32(0), np.int32(0)
     for r in range(p[ROWS]):
         here, o, begin, row = p[STATE] + r * width, p[SPIKES] + r * width, at + r * apart, p[FIRED] + r
-        still = settled and not fired[row]
-        fired[row] = narrow_or_silent(
-            charge, begin, width, state, here, parameters, leaks, leaking, half, tie, still, spikes, o
-        )  # fmt: skip
-        total += fired[row]
-    return total
+        leaking = np.int32(b < window)
+        if did[row] & UNTOUCHED:
+            if b < early and (not heard or all_zero(charge, begin, width)):
+                all_of_it |= AGAIN
+                continue
+            leaking = np.int32(leaks)
+        if settled and not did[row] & AGAIN and (not heard or all_zero(charge, begin, width)):
+            if did[row]:
+                spikes[o : o + width] = 1
+                did[row] = 0
+            continue
+        if settles:
+            now = settling_row(charge, begin, width, state, here, parameters, leaks, leaking, tie, spikes, o)
+        elif half:
+            now = half_row(charge, begin, width, state, here, parameters, leaks, leaking, tie, spikes, o) | AGAIN
+        else:
+            none = np.int32(0)
+            now = narrow_row(charge, begin, width, state, here, parameters, leaks, leaking, none, spikes, o) | AGAIN
+        did[row] = now
+        total += now & ~AGAIN
+        all_of_it |= now
+    return total, all_of_it
 
 
 @numba.njit(inline="always")
-def _layer(k, n, b, program, terms, clock, v, count, fired, spikes, sent, scratch, shorts, words):
+def _layer(k, n, b, program, terms, clock, v, count, did, whole, spikes, sent, scratch, shorts, words):
     """Row ``k`` of the program at step ``b``: how many fire."""
     p = program[k]
     kind, settled = p[KIND], b > max(clock[0], clock[1])
     if kind == INPUT:
         return _encode(p, n, b, clock[0], spikes, scratch)
+    read = not settled or (whole[k] & AGAIN) != 0  # by rows at which nothing arrives, too
     if kind == SUM:
         heard = _sum(p, program, terms, spikes, sent, words)
     elif kind == DIRECT:
         _portion(p, n, b, clock[0], scratch, words)
         heard = b < clock[0]
     else:
-        if not sent[p[SOURCE]] and settled and not sent[k]:
+        if not sent[p[SOURCE]] and settled and not whole[k]:
             return np.int32(0)
         begin = program[p[SOURCE], SPIKES]
         if kind == POOL:
-            heard = _pool(p, begin, spikes, shorts)
+            heard = _pool(p, begin, spikes, sent[p[SOURCE]], shorts, read)
         else:
-            heard = _events(p, begin, spikes, shorts, words)
-    if settled and not heard and not sent[k]:  # silent it stays, and its bytes say so
+            heard = _events(p, begin, spikes, shorts, words, read)
+    if settled and not heard and not whole[k]:  # silent it stays, and its bytes say so
         return np.int32(0)
     if kind == POOL or (kind == EVENTS and not p[WORDS]):
-        return _neurons(p, shorts, b, clock, v, count, fired, spikes)
-    return _neurons(p, words, b, clock, v, count, fired, spikes)
+        total, whole[k] = _neurons(p, shorts, heard, b, clock, v, count, did, spikes)
+    else:
+        total, whole[k] = _neurons(p, words, heard, b, clock, v, count, did, spikes)
+    return total
 
 
 @numba.njit
 def _encoded(p, n, images):
-    """Write what an input has sent: all of its counts."""
-    width = p[WIDTH]
-    given, fan_out, totals = (
-        _int32(p[GIVEN] + 4 * n * width, width),
-        _int64(p[FAN_OUT], width),
-        _int64(p[TOTALS], 3 * images),
-    )
+    """Write what an input has sent: all of its counts. Returns the operations."""
+    width, totals = p[WIDTH], _int64(p[TOTALS], 3 * images)
     up, down, operations = np.int64(0), np.int64(0), np.int64(0)
-    for k in range(width):
-        up += max(given[k], 0)
-        down += max(-given[k], 0)
-        operations += np.int64(abs(given[k])) * fan_out[k]
+    if p[GIVEN]:
+        given, fan_out = _int64(p[GIVEN] + 8 * n * p[STRIDE], width), _int32(p[FAN_OUT], width)
+        for k in range(width):
+            up += max(given[k], 0)
+            down += max(-given[k], 0)
+            operations += abs(given[k]) * np.int64(fan_out[k])
     totals[n], totals[images + n], totals[2 * images + n] = up, down, operations
+    return operations
+
+
+@numba.njit(inline="always")
+def _net(word):
+    return np.int32(np.int32(word << np.int32(16)) >> np.int32(16))
 
 
 @numba.njit
 def _emitted(p, n, images, count):
-    """Write what a layer has sent, and where it is wanted its counts."""
+    """Write what a layer has sent, and where it is wanted its counts. Returns the operations."""
     size, channels = p[ROWS] * p[WIDTH], p[CHANNELS]
-    here, fan_out, totals = count[p[STATE] : p[STATE] + size], _int64(p[FAN_OUT], size), _int64(p[TOTALS], 3 * images)
+    here, fan_out, totals = count[p[STATE] : p[STATE] + size], _int32(p[FAN_OUT], size), _int64(p[TOTALS], 3 * images)
     spikes, net, operations = np.int64(0), np.int64(0), np.int64(0)
     for k in range(size):
-        y = np.int32(np.int32(here[k] << np.int32(16)) >> np.int32(16))
-        fired = np.int64(np.int32(here[k] - y) >> np.int32(16))
+        y = _net(here[k])
+        fired = np.int32(here[k] - y) >> np.int32(16)
         net += y
         spikes += fired
-        operations += fired * fan_out[k]
+        operations += np.int64(fired) * np.int64(fan_out[k])
     totals[n], totals[images + n], totals[2 * images + n] = (spikes + net) // 2, (spikes - net) // 2, operations
     if p[COUNTS]:
         places = size // channels
         out = _int32(p[COUNTS] + 4 * n * size, size)
         for c in range(channels):
             for q in range(places):
-                word = here[q * channels + c]
-                out[c * places + q] = np.int32(np.int32(word << np.int32(16)) >> np.int32(16))
-
-
-@numba.njit(inline="always")
-def _begin(program, v):
-    for k in range(len(program)):
-        p = program[k]
-        if p[KIND] != INPUT:
-            start = _int32(p[TEN + 4], p[WIDTH])
-            for r in range(p[ROWS]):
-                v[p[STATE] + r * p[WIDTH] : p[STATE] + (r + 1) * p[WIDTH]] = start
-
-
-@numba.njit(inline="always")
-def _end(program, n, images, v, count):
-    for k in range(len(program)):
-        p = program[k]
-        if p[KIND] == INPUT:
-            _encoded(p, n, images)
-            continue
-        _emitted(p, n, images, count)
-        own, first = p[ROWS] * p[WIDTH], p[STATE]
-        if p[V]:
-            _int32(p[V] + 4 * n * own, own)[:] = v[first : first + own]
-            _int32(p[COUNT] + 4 * n * own, own)[:] = count[first : first + own]
+                out[c * places + q] = _net(here[q * channels + c])
+    return operations
 
 
 @numba.njit
-def _image(n, images, program, terms, clock, own, sizes):
+def _left(p, n, window, v, count, did):
+    """Write the membranes in float64, exactly, as ``multistep_totals.widen`` does."""
+    width, size, channels = p[WIDTH], p[ROWS] * p[WIDTH], p[CHANNELS]
+    places, k, first = size // channels, TEN, p[STATE]
+    unit, leak_unit, init_unit = _int32(p[k], width), _int32(p[k + 1], width), _int32(p[k + 4], width)
+    threshold, leak, init = _float64(p[k + 7], width), _float64(p[k + 8], width), _float64(p[k + 9], width)
+    out = _float64(p[MEMBRANES] + 8 * n * size, size)
+    for i in range(size):
+        c, y = i % width, np.int64(_net(count[first + i]))
+        paid = 0 if did[p[FIRED] + i // width] & UNTOUCHED else window
+        charge = np.int64(v[first + i]) - init_unit[c] + paid * np.int64(leak_unit[c]) + y * np.int64(unit[c])
+        exact = np.float64(charge >> p[k + 5]) + init[c] - window * leak[c] - y * threshold[c]
+        out[i % channels * places + i // channels] = exact
+
+
+@numba.njit(inline="always")
+def _end(program, n, images, window, v, count, did):
+    operations = np.int64(0)
+    for k in range(len(program)):
+        p = program[k]
+        if p[KIND] == INPUT:
+            operations += _encoded(p, n, images)
+            continue
+        operations += _emitted(p, n, images, count)
+        if p[MEMBRANES]:
+            _left(p, n, window, v, count, did)
+    _int64(program[len(program) - 1, TOTALS] + 24 * images, images)[n] = operations
+
+
+@numba.njit
+def _image(n, images, program, terms, clock, start, own, sizes):
     window, half_from, steps, settles = clock
     neurons, rows, spikes_size, remainders, charges = sizes
-    v, count, fired = _int32(own[0], neurons), _int32(own[1], neurons), _int32(own[2], rows)
-    sent, scratch = _int32(own[3], len(program)), _int32(own[4], remainders)
-    words = _int32(own[5], charges)
-    shorts = numba.carray(pointer(own[6]), (charges,), np.int16)
-    spikes = numba.carray(pointer(own[7]), (spikes_size,), np.uint8)
-    for k in range(neurons):
-        count[k] = 0
-    for k in range(rows):
-        fired[k] = 1
-    for k in range(spikes_size):
-        spikes[k] = 1
-    for k in range(len(program)):
-        sent[k] = 1
-    _begin(program, v)
+    v, count, did = _int32(own[0], neurons), _int32(own[1], neurons), _int32(own[2], rows)
+    whole, sent = _int32(own[3], len(program)), _int32(own[4], len(program))
+    scratch, words = _int32(own[5], remainders), _int32(own[6], charges)
+    shorts = numba.carray(pointer(own[7]), (charges,), np.int16)
+    spikes = numba.carray(pointer(own[8]), (spikes_size,), np.uint8)
+    v[:] = start
+    count[:] = 0
+    did[:] = AGAIN | UNTOUCHED
+    spikes[:] = 1
+    whole[:] = AGAIN
+    sent[:] = 1
     last, quiet = np.int64(0), False
     for b in range(steps):
         active = False
         for k in range(len(program)):
-            sent[k] = _layer(k, n, b, program, terms, clock, v, count, fired, spikes, sent, scratch, shorts, words)
+            sent[k] = _layer(k, n, b, program, terms, clock, v, count, did, whole, spikes, sent, scratch, shorts, words)
             active |= sent[k] > 0 and program[k, KIND] != INPUT
         if active:
             last = np.int64(b + 1)
         elif settles and b >= max(window, half_from):
             quiet = True
             break
-    _end(program, n, images, v, count)
+    _end(program, n, images, window, v, count, did)
     return last if quiet or not settles else np.int64(-1)
 
 
 @compiled
-def through(program, terms, clock, memory, places, sizes, last):
+def through(program, terms, clock, start, memory, places, sizes, last):
     for n in numba.prange(len(last)):
         own = memory.ctypes.data + numba.get_thread_id() * memory.shape[1] + places
-        last[n] = _image(n, len(last), program, terms, clock, own, sizes)
+        last[n] = _image(n, len(last), program, terms, clock, start, own, sizes)

@@ -22,6 +22,7 @@ import numpy as np
 from numba.extending import overload
 
 from calif_plugins.multistep_narrow import half_row, narrow_row
+from calif_plugins.multistep_vectors import all_zero
 
 __all__ = ["narrow_or_silent", "rows"]
 
@@ -60,20 +61,12 @@ def _wide(row, v, y, fired, threshold, leak, y_min, y_max, leaking, half, even, 
 
 
 @numba.njit(inline="always")
-def _nothing(charge, begin, width):
-    some = False
-    for c in range(width):
-        some |= charge[begin + c] != 0
-    return not some
-
-
-@numba.njit(inline="always")
 def narrow_or_silent(charge, begin, width, state, here, parameters, leaks, leaking, half, tie, still, out, o):
     """A row of narrow neurons through a step, how many fired; ``still``: none, unless something arrives.
 
     Other arguments as :mod:`calif_plugins.multistep_narrow` takes them.
     """
-    if still and _nothing(charge, begin, width):
+    if still and all_zero(charge, begin, width):
         out.reshape(-1)[o : o + width] = 1
         return np.int32(0)
     if half:
@@ -96,7 +89,7 @@ def _rows(charge, at, apart, n, p, state, parameters, clock, b, out, active):
         def narrow(charge, at, apart, n, p, state, parameters, clock, b, out, active):
             t, window, half_from, even = clock
             width, leaks = out.shape[2], np.int64(min(t + b + 1, window))
-            leaking, tie = np.int32(-1 if t + b < window else 0), np.int32(2 if even else 1)
+            leaking, tie = np.int32(t + b < window), np.int32(2 if even else 1)
             settled = t + b > max(window, half_from)
             half = t + b >= half_from
             o = (b * out.shape[1] + p) * width
@@ -115,7 +108,7 @@ def _rows(charge, at, apart, n, p, state, parameters, clock, b, out, active):
         settled = t + b > max(window, half_from)
         for r in range(n):
             begin = at + r * apart
-            if settled and not active[b, p + r] and _nothing(charge, begin, out.shape[2]):
+            if settled and not active[b, p + r] and all_zero(charge, begin, out.shape[2]):
                 out[b, p + r] = 1
                 active[b + 1, p + r] = 0
                 continue

@@ -6,18 +6,32 @@ take 6). LLVM makes whatever the processor has out of them: AVX-512, AVX2, NEON 
 ``add_lanes(target, at, source, k)`` and ``subtract_lanes``: 32 elements of the flat integer array ``source`` from
 ``k`` on, added to those of ``target``, of as many bits or more, from ``at`` on. ``fired64(x, at)``: bit ``k`` says
 that byte ``at + k`` of the flat uint8 array is not 1, a spike. ``first_bit(mask)``: the number of the lowest 1.
-Nothing is checked.
+``fold_lanes(target, at, source, k, count, apart, silence)`` puts the sums of ``count`` groups of 32 elements, ``apart``
+elements from one to the next, less ``silence``, to where ``add_lanes`` adds.
+``all_zero(x, at, width)``: whether so many elements of the flat array are. Nothing is checked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["LANES", "add_lanes", "fired64", "first_bit", "subtract_lanes", "vector"]
+__all__ = [
+    "LANES",
+    "add_lanes",
+    "all_zero",
+    "fired64",
+    "first_bit",
+    "fold_lanes",
+    "groups",
+    "subtract_lanes",
+    "vector",
+]
 
 LANES = 32
 
@@ -28,6 +42,21 @@ def vector(context: Any, builder: Any, kind: Any, array: Any, at: Any, lanes: in
     data = context.make_array(kind)(context, builder, array).data
     pointer = builder.bitcast(builder.gep(data, [at]), ir.VectorType(element, lanes).as_pointer())
     return pointer, kind.dtype.bitwidth // 8
+
+
+def groups(builder: Any, width: Any, largest: int, body: Callable[[int, Any], None]) -> None:
+    """``body(lanes, first)`` for all of ``width`` elements: so many at a time, then what is left by halves."""
+    index = width.type
+    whole = builder.and_(width, ir.Constant(index, -largest))
+    zero, step = ir.Constant(index, 0), ir.Constant(index, largest)
+    with cgutils.for_range_slice(builder, zero, whole, step, index) as (first, _):
+        body(largest, first)
+    lanes = largest // 2
+    while lanes:
+        left = builder.and_(width, ir.Constant(index, lanes))
+        with builder.if_then(builder.icmp_unsigned("!=", left, zero)):
+            body(lanes, builder.and_(width, ir.Constant(index, -2 * lanes)))
+        lanes //= 2
 
 
 def _accumulate(name: str) -> Any:
@@ -53,6 +82,38 @@ subtract_lanes = _accumulate("sub")
 
 
 @intrinsic
+def fold_lanes(
+    typing: Any, target: Any, at: Any, source: Any, k: Any, count: Any, apart: Any, silence: Any
+) -> Any:  # fmt: skip
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        target, at, x, k, count, apart, silence = args
+        of_kind = signature.args[2]
+        to, size = vector(context, builder, signature.args[0], target, at, LANES)
+        wide = to.type.pointee
+        one = builder.insert_element(
+            ir.Constant(wide, ir.Undefined),
+            builder.trunc(builder.neg(silence), wide.element),
+            ir.Constant(ir.IntType(32), 0),
+        )
+        start = builder.shuffle_vector(
+            one, ir.Constant(wide, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        )
+        total = cgutils.alloca_once(builder, wide)
+        builder.store(start, total)
+        with cgutils.for_range(builder, count, intp=count.type) as loop:
+            of, narrow = vector(context, builder, of_kind, x, builder.add(k, builder.mul(loop.index, apart)), LANES)
+            given = builder.load(of, align=narrow)
+            if narrow < size:
+                given = builder.sext(given, wide)
+            builder.store(builder.add(builder.load(total), given), total)
+        builder.store(builder.load(total), to, align=size)
+        return context.get_dummy_value()
+
+    index = types.intp
+    return types.void(target, index, source, index, index, index, index), generate
+
+
+@intrinsic
 def fired64(typing: Any, x: Any, at: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer, _ = vector(context, builder, signature.args[0], args[0], args[1], 64)
@@ -68,3 +129,25 @@ def first_bit(typing: Any, mask: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
 
     return types.intp(types.uint64), generate
+
+
+@intrinsic
+def all_zero(typing: Any, x: Any, at: Any, width: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array, begin, size = args
+        some = cgutils.alloca_once_value(builder, ir.Constant(ir.IntType(LANES), 0))
+
+        def look(lanes: int, first: Any) -> None:
+            place, bytes = vector(context, builder, signature.args[0], array, builder.add(begin, first), lanes)
+            given = builder.load(place, align=bytes)
+            differ = (
+                builder.icmp_signed if isinstance(signature.args[0].dtype, types.Integer) else builder.fcmp_unordered
+            )
+            mask = builder.bitcast(differ("!=", given, ir.Constant(given.type, [0] * lanes)), ir.IntType(lanes))
+            wide = mask if lanes == LANES else builder.zext(mask, ir.IntType(LANES))
+            builder.store(builder.or_(builder.load(some), wide), some)
+
+        groups(builder, size, LANES, look)
+        return builder.icmp_unsigned("==", builder.load(some), ir.Constant(ir.IntType(LANES), 0))
+
+    return types.boolean(x, types.intp, types.intp), generate

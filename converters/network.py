@@ -80,7 +80,7 @@ class Stage:
         """Whether all of its synapses are: none remembers counts."""
         return all(s.linear for s in self.synapses)
 
-    @property
+    @cached_property
     def relay(self) -> bool:
         """Whether it passes on spikes in the step in which they come: a maximum, with a threshold of 1.
 
@@ -94,6 +94,11 @@ class Stage:
             and not p.leak.any()
             and not p.v_init.any()
         )
+
+    @cached_property
+    def threshold(self) -> Tensor:
+        """The threshold of each channel, float64 ``(C,)``."""
+        return float64(self.parameters.threshold).reshape(-1).expand(self.shape[0])
 
     @cached_property
     def reach(self) -> int:
@@ -215,7 +220,7 @@ class Network:
         inputs = {name: spec.shape for name, spec in self.specs.items()}
         return {**inputs, **{s.name: s.shape for s in self.stages}}
 
-    @property
+    @cached_property
     def neurons(self) -> int:
         """Number of Ca-LIF neurons; those of a maximum, which only pass spikes on, are none."""
         return sum(s.size for s in self.stages if not s.relay)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from converters.brief import many, named_shapes, shown
 from converters.errors import ConversionError
-from converters.network import Network, Stage, float64
+from converters.network import Network, Stage
 from converters.ports.answers import predicted
 from converters.ports.outputs import Output, leaves, mapped, returned
 
@@ -129,8 +129,7 @@ class RunResult:
         return float(total) / max(len(self.logits), 1)
 
 
-@dataclass(frozen=True)
-class Emitted:
+class Emitted(NamedTuple):
     """What a layer, or the input, has sent: tensors ``(N,)``, one number for each image.
 
     Attributes
@@ -164,6 +163,7 @@ def make_result(
     membranes: Mapping[str, Tensor],
     sent: Mapping[str, Emitted],
     extra_steps: Tensor,
+    sops: Tensor | None = None,
     spikes: dict[str, Tensor] | None = None,
     logits: Tensor | None = None,
     values: Mapping[str, Tensor] | None = None,
@@ -178,6 +178,8 @@ def make_result(
         Of all layers. The input's is worked out here, if it is not given: its spikes, or its multiplications if it is
         coded directly.
     extra_steps : int64 tensor ``(N,)``
+    sops : float64 tensor ``(N,)``, optional
+        The sum of all operations in ``sent``, which then has the input too, if it is known already.
     spikes : dict of int8 tensors ``(steps, N, *shape)``, optional
         Of the input and all layers, where ``record`` is ``"spikes"``.
     logits : tensor, optional
@@ -195,7 +197,8 @@ def make_result(
         elif name not in sent:
             everything[name] = emitted(given.abs(), given, fan_out)
     everything |= sent
-    sops = torch.stack([e.operations.to(torch.float64) for e in everything.values()]).sum(0)
+    if sops is None:
+        sops = torch.stack([e.operations.to(torch.float64) for e in everything.values()]).sum(0)
     read = network.output_stages
     kept = network.stages if record != "output" else read
     real = {s.name: read_out(s, counts[s.name], membranes[s.name]) for s in read} | dict(values or {})
@@ -327,6 +330,5 @@ def read_out(stage: Stage, count: Tensor, membrane: Tensor) -> Tensor:
     """Output in real units, float64: of the count, or of the membrane where the layer does not spike."""
     if not stage.readout:
         return count.to(torch.float64) * stage.scale
-    view = (1, -1) + (1,) * (membrane.ndim - 2)
-    threshold = float64(stage.parameters.threshold, membrane.device)
-    return membrane / threshold.reshape(-1).expand(stage.shape[0]).view(view) * stage.scale
+    threshold = stage.threshold.to(membrane.device)
+    return membrane / threshold.reshape(-1, *[1] * (membrane.ndim - 2)) * stage.scale

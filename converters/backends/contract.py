@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -158,6 +159,13 @@ def backend_names() -> list[str]:
     return [AUTO, *_HOMES, *_REGISTERED]
 
 
+@cache
+def _home(name: str) -> Backend:
+    with naming_extras():
+        found: Backend = import_module(_HOMES[name]).BACKEND
+    return found
+
+
 def backend_for(name: str, device: torch.device) -> Backend:
     """The backend of this name; for ``auto`` the first of :data:`_AUTOMATIC` that runs on ``device``.
 
@@ -169,8 +177,7 @@ def backend_for(name: str, device: torch.device) -> Backend:
     if name in _REGISTERED:
         return _REGISTERED[name]
     if name in _HOMES:
-        with naming_extras():
-            return import_module(_HOMES[name]).BACKEND
+        return _home(name)
     if name != AUTO:
         raise ConversionError("backend", f"{name!r}", f"use one of {', '.join(backend_names())}")
     candidates = (backend_for(candidate, device) for candidate in _AUTOMATIC)

@@ -122,10 +122,84 @@ def test_any_network_of_its_kinds(data: st.DataObject) -> None:
     g = b.layer("g", [(f, Linear(w))], threshold=numbers(5, 2, 9), y_min=-window, **clip)
     coding = draw(st.sampled_from(["isi", "direct"]))
     network = Network.from_graph(converters.to_nir(b.build(g), T=window, coding=coding))
-    integers = torch.randint(-window, window + 1, (3, 2, 9, 6), generator=gen)
+    integers = torch.randint(-window, window + 1, (4, 2, 9, 6), generator=gen)
     integers[1] = 0
+    integers[2] *= torch.rand(2, 9, 6, generator=gen) < 0.04  # rows that nothing reaches, or late
     assume(program_of(network) is not None)  # factors between scales may leave thresholds that int32 doubts
     both(network, integers=integers, settle_from=draw(st.integers(0, window)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_any_pool_of_windows_side_by_side(data: st.DataObject) -> None:
+    """Of few spikes and of many, with places that no window takes, margins, and channels for several vectors."""
+    seed, window = data.draw(st.integers(0, 2**20)), data.draw(st.integers(1, 9))
+    gen = torch.Generator().manual_seed(seed)
+    kernel, side = data.draw(st.tuples(*[st.integers(1, 3)] * 2)), data.draw(st.tuples(*[st.integers(3, 11)] * 2))
+    apart = data.draw(st.sampled_from([0, 0, 1]))
+    padding = tuple(data.draw(st.sampled_from([0, k // 2])) for k in kernel)
+    pool = SumPool2d(kernel, (kernel[0] + apart, kernel[1]), (padding[0], padding[1]))
+    channels = data.draw(st.integers(1, 70))
+    b = GraphBuilder()
+    x = b.input((2, *side), scale=1.0, q_min=-window, q_max=window)
+    clip: dict[str, Any] = {"y_min": -window, "y_max": window, "scale": 1.0}
+    w = torch.randint(-7, 8, (channels, 2, 1, 1), generator=gen, dtype=torch.int8)
+    many = data.draw(st.sampled_from([2.0, 40.0]))
+    y = b.layer("conv", [(x, Conv2d(w))], threshold=many, **clip)
+    z = b.layer("pool", [(y, pool)], threshold=float(math.prod(kernel)), **clip)
+    network = Network.from_graph(converters.to_nir(b.build(z), T=window))
+    both(network, integers=torch.randint(-window, window + 1, (3, 2, *side), generator=gen))
+
+
+def test_windows_are_added_up_whole() -> None:
+    """Where they lie side by side, and fill the layer from its first place on."""
+
+    def taken_whole(pool: SumPool2d) -> bool:
+        b = GraphBuilder()
+        x = b.input((3, 7, 8), scale=1.0, q_min=0, q_max=4)
+        clip: dict[str, Any] = {"threshold": 4.0, "y_min": 0, "y_max": 4, "scale": 1.0}
+        y = b.layer("pool", [(x, pool)], **clip)
+        program = program_of(Network.from_graph(converters.to_nir(b.build(y), T=4)))
+        assert program is not None
+        return bool(program.table[-1, program._kernels.COLUMNS.index("kh")])
+
+    assert taken_whole(SumPool2d((2, 2), (2, 2)))
+    assert taken_whole(SumPool2d((7, 4), (7, 4)))
+    assert not taken_whole(SumPool2d((2, 2), (2, 2), (1, 0)))
+    assert not taken_whole(SumPool2d((2, 2), (3, 2)))
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_what_waits_for_its_first_spike(data: st.DataObject) -> None:
+    """Leaks that a row owes until something arrives, and spikes that they alone bring about."""
+    seed, window = data.draw(st.integers(0, 2**20)), data.draw(st.integers(1, 16))
+    gen = torch.Generator().manual_seed(seed)
+    b = GraphBuilder()
+    x = b.input((1, 8, 3), scale=1.0, q_min=0, q_max=window)
+    low = data.draw(st.sampled_from([0, -window]))
+    clip: dict[str, Any] = {
+        "y_min": low,
+        "y_max": window,
+        "scale": 1.0,
+        "tie": data.draw(st.sampled_from(["even", "up"])),
+    }
+    bias = data.draw(st.sampled_from([3.0, 8.0, 300.0]))
+    y = x
+    for k in range(3):
+        w = torch.randint(-3, 4, (4, y.shape[0], 1, 1), generator=gen, dtype=torch.int8)
+        own = (torch.rand(4, generator=gen, dtype=torch.float64) - 0.5) * 2 * bias
+        y = b.layer(f"conv{k}", [(y, Conv2d(w))], threshold=5.0 + torch.rand(4, generator=gen), bias=own, **clip)
+    network = Network.from_graph(converters.to_nir(b.build(y), T=window))
+    integers = torch.randint(0, window + 1, (4, 1, 8, 3), generator=gen)
+    integers *= torch.rand(4, 1, 8, 1, generator=gen) < 0.3
+    phase: Phase = data.draw(st.sampled_from(["settle", "settle", "paper", "none"]))
+    both(
+        network,
+        integers=integers,
+        phase=phase,
+        settle_from=data.draw(st.integers(0, window)) if phase == "settle" else None,
+    )
 
 
 @settings(max_examples=20, deadline=None)
