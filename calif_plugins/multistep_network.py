@@ -28,8 +28,8 @@ addresses. Of every row:
 
 Of an input ``given``: int64 ``(N, stride)``, of which the first ``width`` are the counts that it encodes (section
 4.1), spike ``k`` that of number ``order[k]``, int32, and ``fan_out`` in the order of the counts; an input whose address
-is 0 says nothing. Of a layer ``even``, the ten
-narrow parameters, for how many steps it is ``silent`` if nothing arrives, and what its kind takes:
+is 0 says nothing. Of a layer ``even``, the ten narrow parameters, for how many steps it is ``silent`` if nothing
+arrives, and what its kind takes:
 
 * :data:`DIRECT`: ``given``, int64 ``(N, rows * width)``: all that arrives within the window, in equal portions;
 * :data:`EVENTS`: the row ``source``, and the tables of ``event_scan``. Weights are of 8, 16 or 32 ``bits``, and sums

@@ -4,7 +4,8 @@
 
 One small convolutional network, or with ``--alone`` one layer of neurons, with each kind in turn. Times are of the
 processor, of all threads of this process, and the smallest of the repeats, which go round the kinds: what else the
-machine does shifts them little. Rows name how each was run; ratios are to ``snn.Leaky``.
+machine does shifts them little. Rows name how each was run; ratios are to ``snn.Leaky``. The last row is the network
+without neurons, which they add to.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ def main() -> None:
             Blocks(network(lambda: CaLIF(0.5, leak=0.01, multistep=True, **hidden), a.alone)),
             lambda net, x: net(x),
         ),
+        "none, in blocks": (Blocks(network(nn.Identity, a.alone)), lambda net, x: net(x)),  # what no neuron can go below
     }
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(a.repeats + 1):  # the first compiles
