@@ -92,7 +92,8 @@ def main() -> None:
             Blocks(network(lambda: CaLIF(0.5, leak=0.01, multistep=True, **hidden), a.alone)),
             lambda net, x: net(x),
         ),
-        "none, in blocks": (Blocks(network(nn.Identity, a.alone)), lambda net, x: net(x)),  # what no neuron can go below
+        # what no neuron can go below
+        "none, in blocks": (Blocks(network(nn.Identity, a.alone)), lambda net, x: net(x)),
     }
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(a.repeats + 1):  # the first compiles
