@@ -226,6 +226,25 @@ def test_inputs_of_dense_layers(data: st.DataObject) -> None:
     both(network, integers=torch.randint(-window, window + 1, (3, *shape), generator=gen))
 
 
+@pytest.mark.parametrize("coding", ["isi", "direct"])
+def test_several_inputs_of_any_layout(coding: str) -> None:
+    """The kernel reads integers where they are: side by side, strided, of another type, none."""
+    gen = torch.Generator().manual_seed(2)
+    b = GraphBuilder()
+    x, z = (b.input((c, 5, 4), scale=1.0, q_min=-7, q_max=7, name=name) for c, name in ((2, "one"), (3, "two")))
+    clip: dict[str, Any] = {"threshold": 9.5, "y_min": -7, "y_max": 7, "scale": 1.0}
+    layers = []
+    for name, source in (("a", x), ("b", z)):
+        w = torch.randint(-7, 8, (4, source.shape[0], 3, 3), generator=gen, dtype=torch.int8)
+        layers.append(b.layer(name, [(source, Conv2d(w, padding=(1, 1)))], **clip))
+    y = b.requantise("sum", [(layers[0], 1.0), (layers[1], 1.0)], y_min=-7, y_max=7, scale=2.0)
+    network = Network.from_graph(converters.to_nir(b.build(y), T=7, coding=coding))
+    one = torch.randint(-7, 8, (6, 5, 4, 2), generator=gen).permute(0, 3, 1, 2)
+    two = torch.randint(-7, 8, (6, 3, 4, 5), generator=gen).transpose(2, 3)
+    for pair in ((one, two), (one[::2], two[::2]), (one.to(torch.int8), two.to(torch.int32)), (one[:0], two[:0])):
+        both(network, integers=pair)
+
+
 @pytest.mark.parametrize("name", sorted(set(GRAPHS) - set(TAKEN)))
 def test_networks_that_it_leaves_to_the_layers(name: str) -> None:
     """One after the other: what the table has no word for is no error."""
