@@ -32,6 +32,12 @@ LARGE = ("resnet18", "resnet50", "mobilenet_v3_small", "efficientnet_b0", "convn
 SEGMENTERS = ("lraspp_mobilenet_v3_large",)
 STEPS = ("prepare", "observe", "convert", "to_nir", "write", "read", "integers", "closed form", "every spike")
 WINDOW = 16
+ABOUT = (
+    "*Prepare* is `prepare_qat`, *observe* one batch in training mode for the ranges, *convert* `from_pt2e` with",
+    "its check, *write* and *read* are of the `.nir` file, *integers* is a run of the quantised network. The last",
+    "two are the first runs of backends `closed_form` and `fast`. Memory is the peak of the process up to there.",
+    "",
+)
 
 
 def main() -> None:
@@ -154,7 +160,7 @@ def page(rows: dict[str, Any]) -> str:
         f"64, one at 224), {first['machine']}. Every count of every layer is compared with the quantised network's",
         "integer, in closed form and with every spike simulated; *checked* are the integers compared with the prepared",
         "PyTorch model's own at conversion, with the near-ties of its float sums among them. *Extra steps* come",
-        "after the window until the last neuron is quiet.",
+        "after the window until the last neuron is quiet. *Side* is that of a picture, in pixels.",
         "",
         "| network | side | layers | neurons | counts an image | differ: closed form | every spike | extra steps: mean "
         "| largest | checked | near-ties | file, MB |",
@@ -168,7 +174,8 @@ def page(rows: dict[str, Any]) -> str:
             f"{r['checked']:,} | {r['near_ties']:,} | {r['file_mb']} |"
         )
     for what, title, form in (("seconds", "Seconds", "{:.2f}"), ("memory_mb", "Peak memory so far, MB", "{:,}")):
-        lines += ["", f"## {title}", "", f"| network | side | {' | '.join(STEPS)} |", "|---|--:|" + "--:|" * len(STEPS)]
+        lines += ["", f"## {title}", "", *(ABOUT if what == "seconds" else ())]
+        lines += [f"| network | side | {' | '.join(STEPS)} |", "|---|--:|" + "--:|" * len(STEPS)]
         for key, r in rows.items():
             lines.append(f"| {' | '.join(key.split())} | " + " | ".join(form.format(r[what][s]) for s in STEPS) + " |")
     return "\n".join(lines) + "\n"

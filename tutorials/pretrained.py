@@ -398,7 +398,7 @@ ABOUT = """\
 `converters.quantise` with 8-bit weights from some hundred sounds or pictures without labels, and not trained; their
 last layers are read from the membrane. *Closed form*: every count of all that is told of below. *Every spike*: of all
 that the face detectors look at, and of as many windows of sound as the second table says. *Quiet after*: steps until
-the last neuron is, the window of T steps included.
+the last neuron falls quiet, the window of T steps included: the mean; *latest*: the most of any image or window.
 
 | network | weights | neurons | levels = T | counts, closed form | differ | counts, every spike | differ | quiet after | latest |
 |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|

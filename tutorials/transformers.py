@@ -27,6 +27,12 @@ ROWS = (
 )  # fmt: skip
 PARITY = [(data, levels, double) for data in ("mnist", "cifar10") for levels in (15, 127) for double in (False, True)]
 STEPS = ("prepare", "observe", "convert", "in float64", "to_nir", "integers", "closed form", "every spike")
+ABOUT = (
+    "*Prepare* is `prepare_qat`, *observe* one batch in training mode for the ranges, *convert* `from_pt2e` with",
+    "its check, *in float64* the same of the model in float64, *integers* a run of the quantised network. The last",
+    "two are the first runs of backends `closed_form` and `fast`. Memory is the peak of the process up to there.",
+    "",
+)
 
 
 def main() -> None:
@@ -152,7 +158,7 @@ def page(rows: dict[str, Any]) -> str:
     lines = [
         "# Torchvision's transformers, equal count for count",
         "",
-        "`python tutorials/transformers.py`: random weights, T - 1 levels, noise (two images at 64 x 64, one at",
+        "`python tutorials/transformers.py`: random weights, T − 1 levels, noise (two images at 64 x 64, one at",
         f"224 x 224), {first['machine']}. Every count of every layer is compared with the quantised network's integer:",
         "in closed form, and at 64 x 64 with every spike simulated. Attention is matrix products of counts, a softmax",
         "on integers, and moves; the class token and position embeddings are bias; the windows of Swin are moves, and",
@@ -189,7 +195,8 @@ def page(rows: dict[str, Any]) -> str:
     lines += _small(small) if small else []
     for what, title, form in (("seconds", "Seconds", "{:.1f}"), ("memory_mb", "Peak memory so far, MB", "{:,}")):
         head = f"| network | side | T | {' | '.join(STEPS)} |"
-        lines += ["", f"## {title}", "", head, "|---|--:|--:|" + "--:|" * len(STEPS)]
+        lines += ["", f"## {title}", "", *(ABOUT if what == "seconds" else ())]
+        lines += [head, "|---|--:|--:|" + "--:|" * len(STEPS)]
         for key, r in rows.items():
             cells = " | ".join(form.format(r[what][s]) if s in r[what] else "" for s in STEPS)
             lines.append(f"| {' | '.join(key.split())} | {cells} |")
