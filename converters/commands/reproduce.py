@@ -159,7 +159,8 @@ def _write(name: str, outcome: Outcome, data: dict[str, Any], missing: list[dict
         temporary.write_text(json_text(data, indent=1) + "\n", encoding="utf-8")
     if outcome.markdown is not None:
         m = data["machine"]
-        machine = f"{m['threads']} threads, {m['cpu']}, torch {m['torch']}"
+        threads = "1 thread" if m["threads"] == 1 else f"{m['threads']} threads"
+        machine = f"{threads}, {m['cpu']}, torch {m['torch']}"
         text = markdown.page(
             outcome.title, data["command"], machine, outcome.markdown.strip(), markdown.missing_section(missing)
         )
