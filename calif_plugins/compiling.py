@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -41,6 +44,7 @@ def _kept(function: Callable[..., Any], parallel: bool) -> Any:
         with suppress(RuntimeError):  # no folder to keep it in
             dispatcher._cache = _Cache(function)  # as cache=True does, with Numba's own class
             dispatcher._cache.parallel = parallel
+            dispatcher._cache.folder = Path(function.__code__.co_filename).parent
     return dispatcher
 
 
@@ -49,17 +53,29 @@ def compiles() -> bool:
     return not getattr(numba.config, "DISABLE_JIT")  # noqa: B009  set when Numba is imported
 
 
+@cache
+def _sources(folder: Path) -> str:
+    """What tells the files beside a kernel from others: whatever it calls is in one of them."""
+    found = hashlib.sha256()
+    for path in sorted(folder.glob("*.py")):
+        with suppress(OSError):
+            found.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()
+
+
 class _Cache(FunctionCache):
     """Numba's, whose faults are no faults of the program.
 
     Numba knows a kernel by its function and its types alone: of two that are compiled of one function, in parallel and
-    not, the second would get the first one's code, and a forked child threads that are not there.
+    not, the second would get the first one's code, and a forked child threads that are not there. And of the sources it
+    knows the kernel's own file alone: of functions that a kernel calls, and has in its code, it would keep old ones.
     """
 
     parallel = False
+    folder = Path()
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
-        return (*super()._index_key(sig, codegen), self.parallel)
+        return (*super()._index_key(sig, codegen), self.parallel, _sources(self.folder))
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:

@@ -15,7 +15,7 @@ added to ``total``, of 32 bits, and begins anew. With ``most = 0`` it holds all 
 
 ``add_windows(x, begin, wide, window, channels, rows, width, charge)`` adds up all neurons, spikes or not, of windows
 side by side, ``window = (height, width)``, without margins: lines of ``wide`` bytes to ``rows`` of ``width`` charges.
-Behind these ``charge`` has room for a line and 96 numbers more.
+Behind these ``charge`` has room for a line and 96 numbers more, and ``x`` has 31 bytes more than the lines.
 """
 
 from __future__ import annotations

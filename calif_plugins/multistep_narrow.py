@@ -122,8 +122,9 @@ neurons in int32 (see the module), how many fired. ``leaks``: how often the leak
 half_row = _row(half=True)
 """The same at half thresholds; ``tie`` is 1 for ``up``, 2 for ``even``."""
 settling_row = _row(half=True, again=True)
-"""The same, with :data:`AGAIN` added if one that fired may do so in the next step too, though nothing arrives: where
-there is no leak any more, all others stay silent then. (In doubt, close to a threshold, it may.)"""
+"""The same, with :data:`AGAIN` added if one may fire in the next step too, though nothing arrives. Where there is no
+leak any more only those that have just fired can; they are looked at, with others beside them. (In doubt, close to a
+threshold, one may.)"""
 
 
 def _generate(half: bool, again: bool, context: Any, b: Any, signature: Any, args: Any) -> Any:
@@ -162,7 +163,8 @@ def _generate(half: bool, again: bool, context: Any, b: Any, signature: Any, arg
             few = ir.Constant(index, lanes)
             which = (b.add(here, c), few, c, state, parameters, leaks, tie, out, b.add(o, c))
             b.store(b.add(b.load(total), context.compile_internal(b, _decide, redo, which)), total)
-            b.store(ir.Constant(word, AGAIN), more)
+            if again:
+                b.store(ir.Constant(word, AGAIN), more)
 
     groups(b, width, 16, group)
     return b.add(b.load(total), b.load(more)) if again else b.load(total)

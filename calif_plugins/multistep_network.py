@@ -14,8 +14,8 @@ which the arrays of the image that it runs begin at ``places``, int64 ``(9,)``: 
 the step before and what each layer did, how many of each layer fired, what is left to divide, charges of 32 bits (all
 int32), charges of 16 bits, and spikes + 1, uint8. ``sizes`` are their lengths: ``(neurons, rows, bytes, remainders,
 charges)``. What a row did is how many of it fired, with :data:`AGAIN` if it may fire though nothing arrives, and
-``UNTOUCHED`` as long as nothing has arrived, so that it owes all leaks; of a layer it is what all of its rows did, in
-the bits that any of them has.
+``UNTOUCHED`` until its first step that is computed, which pays the leaks of those before; of a layer it is what all of
+its rows did, in the bits that any of them has.
 
 ``program``, int64 ``(layers, len(COLUMNS))``, has a row for each input and layer, in order; all arrays go by their
 addresses. Of every row:
@@ -191,8 +191,8 @@ def _sum(p, program, terms, spikes, sent, charge):
 
 @numba.njit
 def _neurons(p, charge, heard, b, clock, v, count, did, spikes):
-    """The layer's neurons through step ``b``: how many fire, and what its rows did. ``heard``: whether any charge is
-    there to be read."""
+    """The layer's neurons through step ``b``: how many fire, and what its rows did. If not ``heard``, all charges
+    are 0."""
     window, half_from, _steps, _settles = clock
     k = TEN
     parameters = (p[k], p[k + 1], p[k + 2], p[k + 3], p[k + 4], p[k + 5], p[k + 6], p[k + 7], p[k + 8], p[k + 9])
@@ -200,7 +200,7 @@ def _neurons(p, charge, heard, b, clock, v, count, did, spikes):
     width, leaks = p[WIDTH], np.int64(min(b + 1, window))
     tie = np.int32(2 if p[EVEN] else 1)
     early, last = min(p[SILENT], window, half_from), max(window, half_from)
-    settled, settles, half = b > last, b >= last, b >= half_from
+    settled, at_rest, half = b > last, b >= last, b >= half_from
     at, apart = np.int64(0), width
     if p[KIND] == EVENTS:
         at, apart = p[TOP] * p[WIDE] + p[SIDE], p[WIDE]
@@ -218,7 +218,7 @@ def _neurons(p, charge, heard, b, clock, v, count, did, spikes):
                 spikes[o : o + width] = 1
                 did[row] = 0
             continue
-        if settles:
+        if at_rest:  # no leak any more, and half thresholds in the next step too
             now = settling_row(charge, begin, width, state, here, parameters, leaks, leaking, tie, spikes, o)
         elif half:
             now = half_row(charge, begin, width, state, here, parameters, leaks, leaking, tie, spikes, o) | AGAIN

@@ -24,7 +24,7 @@ from numba.extending import overload
 from calif_plugins.multistep_narrow import half_row, narrow_row
 from calif_plugins.multistep_vectors import all_zero
 
-__all__ = ["narrow_or_silent", "rows"]
+__all__ = ["rows"]
 
 
 @numba.njit(inline="always")
@@ -61,7 +61,7 @@ def _wide(row, v, y, fired, threshold, leak, y_min, y_max, leaking, half, even, 
 
 
 @numba.njit(inline="always")
-def narrow_or_silent(charge, begin, width, state, here, parameters, leaks, leaking, half, tie, still, out, o):
+def _narrow_or_silent(charge, begin, width, state, here, parameters, leaks, leaking, half, tie, still, out, o):
     """A row of narrow neurons through a step, how many fired; ``still``: none, unless something arrives.
 
     Other arguments as :mod:`calif_plugins.multistep_narrow` takes them.
@@ -94,7 +94,7 @@ def _rows(charge, at, apart, n, p, state, parameters, clock, b, out, active):
             half = t + b >= half_from
             o = (b * out.shape[1] + p) * width
             for r in range(n):
-                active[b + 1, p + r] = narrow_or_silent(
+                active[b + 1, p + r] = _narrow_or_silent(
                     charge, at + r * apart, width, state, (p + r) * width, parameters, leaks, leaking, half, tie,
                     settled and not active[b, p + r], out, o + r * width,
                 )  # fmt: skip

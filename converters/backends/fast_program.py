@@ -202,7 +202,7 @@ class Program:
         if self._direct:
             charges = {name: last(x).contiguous() for name, x in InputSpikes(network, integers).charges.items()}
             return _Given(list(charges.values()), [(self._rows[k], x.data_ptr(), 0) for k, x in charges.items()])
-        given = integers.contiguous()
+        given = integers.to(torch.int64).contiguous()
         first, stride = 0, math.prod(given.shape[1:])
         addresses = []
         for name in network.specs:
@@ -231,9 +231,10 @@ def _silent(layer: PlannedLayer, window: int) -> int:
     """How many steps of the window no neuron of a layer fires in, nor is close to it, if nothing arrives."""
     narrow = layer.parameters.narrow
     assert narrow is not None
-    threshold, leak, y_min, y_max, start, _, close, *_ = narrow
-    drained = start.astype(np.int64) - leak.astype(np.int64) * np.arange(1, window + 1)[:, None]
-    bound = threshold.astype(np.int64) - close
+    _, _, y_min, y_max, _, _, close, *_ = narrow
+    threshold, leak, start = (narrow[k][: layer.stage.shape[0]].astype(np.int64) for k in (0, 1, 4))  # of a place
+    drained = start - leak * np.arange(1, window + 1)[:, None]
+    bound = threshold - close
     fires = ((drained >= bound) & (y_max > 0)) | ((-drained >= bound) & (y_min < 0))
     return int(np.append(fires.any(1), True).argmax())
 

@@ -51,7 +51,7 @@ def exact_state() -> Iterator[None]:
                 stack.enter_context(torch.autocast(device, enabled=False))
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
-        if torch.empty(0).device.type != "cpu":  # a fifth of what torch.get_default_device() takes
+        if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         if in_forked_child() and torch.get_num_threads() > 1:
             stack.callback(torch.set_num_threads, torch.get_num_threads())

@@ -59,3 +59,17 @@ def test_neither_is_taken_for_the_other(tmp_path: Path, first: str) -> None:
     assert called(tmp_path, first) == {first: [0, 1]}
     assert called(tmp_path, other) == {other: [0, 1]}
     assert called(tmp_path, first, other) == {first: [1, 0], other: [1, 0]}
+
+
+def test_what_a_kernel_calls_is_not_kept_from_before(tmp_path: Path) -> None:
+    """It is in the kernel's code, and in a file of its own."""
+    calls = "import numba\nimport numpy as np\n\n\n@numba.njit\ndef twice(x):\n    return {}\n"
+    (tmp_path / "called.py").write_text(calls.format("2 * x"), encoding="utf-8")
+    kernels = _KERNELS.replace("x[k] *= 2", "x[k] = twice(x[k])").replace(
+        "import numpy as np", "from called import twice"
+    )
+    (tmp_path / "kernels.py").write_text(kernels, encoding="utf-8")
+    assert called(tmp_path, "doubled") == {"doubled": [0, 1]}
+    assert called(tmp_path, "doubled") == {"doubled": [1, 0]}
+    (tmp_path / "called.py").write_text(calls.format("x + x"), encoding="utf-8")
+    assert called(tmp_path, "doubled") == {"doubled": [0, 1]}

@@ -241,6 +241,12 @@ def test_several_inputs_of_any_layout(coding: str) -> None:
     network = Network.from_graph(converters.to_nir(b.build(y), T=7, coding=coding))
     one = torch.randint(-7, 8, (6, 5, 4, 2), generator=gen).permute(0, 3, 1, 2)
     two = torch.randint(-7, 8, (6, 3, 4, 5), generator=gen).transpose(2, 3)
+    alone = GraphBuilder()
+    w = torch.randint(-7, 8, (4, 2, 3, 3), generator=gen, dtype=torch.int8)
+    y = alone.layer("a", [(alone.input((2, 5, 4), scale=1.0, q_min=-7, q_max=7), Conv2d(w))], **clip)
+    of_one = Network.from_graph(converters.to_nir(alone.build(y), T=7, coding=coding))
+    for integers in (one, one[::2], one[:1].expand(3, -1, -1, -1), one.to(torch.int16)):
+        both(of_one, integers=integers)
     for pair in ((one, two), (one[::2], two[::2]), (one.to(torch.int8), two.to(torch.int32)), (one[:0], two[:0])):
         both(network, integers=pair)
 
