@@ -153,7 +153,7 @@ def bench(
         if out is not None:
             _write(out, data)
     if out is not None:
-        _page(out, data, scaling, full, where)
+        _page(out, data, scaling, full, where, repeats)
     if json:
         common.print_json(data)
     else:
@@ -206,10 +206,11 @@ def _write(out: Path, data: dict[str, Any]) -> None:
         temporary.write_text(json_text(data, indent=1) + "\n", encoding="utf-8")
 
 
-def _page(out: Path, data: dict[str, Any], scaling: bool, full: bool, device: str) -> None:
+def _page(out: Path, data: dict[str, Any], scaling: bool, full: bool, device: str, repeats: int) -> None:
     from converters.benchmark import pages
 
     name, there = out.as_posix(), "" if device == "cpu" else f"--device {device} "
+    there += "" if repeats == 5 else f"--repeats {repeats} "
     if scaling:
         picture = out.with_suffix(".png")
         text = pages.growth(data, f"calif bench --scaling --out {name}", picture.name)
