@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from converters.brief import many
 from converters.experiments.markdown import page, table
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ whatever is compiled or packed then."""
 def machine_line(machine: dict[str, Any]) -> str:
     """The machine and the versions in one line."""
     packages = ", ".join(f"{k} {v}" for k, v in machine.items() if k not in ("threads", "cpu"))
-    return f"{machine['threads']} threads, {machine['cpu']}, {packages}"
+    return f"{many(machine['threads'], 'thread')}, {machine['cpu']}, {packages}"
 
 
 def megabytes(row: dict[str, Any]) -> float:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextCol
 from rich.table import Table
 from rich.text import Text
 
+from converters.brief import many
 from converters.console.printing import json_text, printable, standard_output
 from converters.console.tables import fitting, table
 from converters.errors import ConversionError
@@ -328,4 +329,4 @@ def threads() -> str:
     """What the machine brings, for tables that state it."""
     import torch
 
-    return f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"{many(torch.get_num_threads(), 'thread')}, torch {torch.__version__}"

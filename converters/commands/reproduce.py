@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from converters.brief import many
 from converters.commands import common
 from converters.console.printing import json_text
 from converters.errors import ConversionError, MissingExtraError
@@ -159,8 +160,7 @@ def _write(name: str, outcome: Outcome, data: dict[str, Any], missing: list[dict
         temporary.write_text(json_text(data, indent=1) + "\n", encoding="utf-8")
     if outcome.markdown is not None:
         m = data["machine"]
-        threads = "1 thread" if m["threads"] == 1 else f"{m['threads']} threads"
-        machine = f"{threads}, {m['cpu']}, torch {m['torch']}"
+        machine = f"{many(m['threads'], 'thread')}, {m['cpu']}, torch {m['torch']}"
         text = markdown.page(
             outcome.title, data["command"], machine, outcome.markdown.strip(), markdown.missing_section(missing)
         )
