@@ -14,20 +14,19 @@ several sources, flat uint8 ``(B, P, R)`` each, times a whole number of each.
 ``pool_scan(x, kh, kw, sh, sw, ph, pw, oh, ow, state, ...)`` computes the charge itself, as the sum over windows
 of spikes ``x``, uint8 ``(B, N, H, W, C)``; rows are those of the image: ``P = N * oh``, ``R = ow * C``.
 
-``event_scan(x, channels, place, line, lines, sums, most, kh, size, tall, wide, top, side, state, ...)`` too, spike by
-spike, as :mod:`calif_plugins.multistep_events` adds them up: ``x`` is flat, ``channels`` bytes for each of
-``len(place)`` places, per image and step. The image of charges, of the type of ``sums``, has ``tall`` lines of
-``wide``. Row ``r`` of the neurons begins at its line ``top + r``, position ``side``: margins take what falls outside.
-Rows as for pools; a dense layer has one, and its input one place.
+``gather_scan(x, parts, channels, field, lines, most, state, ...)`` too, from the spikes that each neuron hears, as
+:mod:`calif_plugins.multistep_gather` adds them up: ``x`` is flat, ``channels`` bytes for each place, per image and
+step. Rows as for pools; a dense layer has one, and its input one place. An image's rows are shared out to ``parts``.
 
-``pool_event_scan(x, target, state, ...)`` is this for windows that do not overlap: a spike of neuron ``m`` of the
-source adds 1 to neuron ``target[m]`` of its image, or to none, if that is negative.
+``pool_event_scan(x, target, state, ...)`` is for windows that do not overlap: a spike of neuron ``m`` of the source
+adds 1 to neuron ``target[m]`` of its image, or to none, if that is negative.
 
 ``isi(counts, t, window, out)`` writes the encoder's spikes + 1 (section 4.1), uint8 ``(B, n)``, of int32 counts
 ``(n,)``, for ``B`` steps from ``t``, and returns how many there are.
 
 ``portions(whole, t, window, out)`` writes ``floor((t + 1) c / T) - floor(t c / T)`` of whole numbers ``c``, int64
 ``(n,)``, for ``B`` steps from ``t``, int32 or int64 ``(B, n)``: what a directly coded input brings.
+``direct_scan(whole, state, ...)`` runs a layer to which nothing else comes, in portions of 32 bits.
 """
 
 from __future__ import annotations
@@ -36,11 +35,14 @@ import numba
 import numpy as np
 
 from calif_plugins.compiling import compiled
-from calif_plugins.multistep_events import add_events, add_pooled, source_of
+from calif_plugins.multistep_events import add_pooled
+from calif_plugins.multistep_gather import gather_row, list_spikes
+from calif_plugins.multistep_portions import divide, portion
 from calif_plugins.multistep_rows import rows
 
 __all__ = [
-    "event_scan",
+    "direct_scan",
+    "gather_scan",
     "isi",
     "pool_event_scan",
     "pool_scan",
@@ -109,32 +111,30 @@ def pool_scan(x, kh, kw, sh, sw, ph, pw, oh, ow, state, parameters, clock, out, 
 
 
 @compiled
-def event_scan(
-    x, channels, place, line, lines, sums, most, kh, size, tall, wide, top, side, state, parameters, clock, out, active
-):  # fmt: skip
-    steps, source = out.shape[0], source_of(channels, len(place))
-    images = x.shape[0] // (steps * source[1])
-    tall_out, margin = out.shape[1] // images, top * wide + side
+def gather_scan(x, parts, channels, field, lines, most, state, parameters, clock, out, active):
+    height, width, kh, _, sh, _, ph, _, _, _, step, size = field
+    steps, places = out.shape[0], height * width
+    images = x.shape[0] // (steps * places * channels)
+    tall = out.shape[1] // images
     t, window, half_from, _even = clock
-    for n in numba.prange(images):
-        first, end = n * tall_out, (n + 1) * tall_out
-        charge = np.zeros(tall * wide + size, dtype=sums.dtype)
-        total = np.zeros(charge.shape[0] if most else 0, dtype=np.int32)
-        still, stale = t > max(window, half_from) and not active[0, first:end].any(), False
+    for k in numba.prange(images * parts):
+        n, part = k // parts, k % parts
+        r0, r1 = part * tall // parts, (part + 1) * tall // parts
+        q0 = min(max(r0 * sh - ph, 0), height) * width
+        q1 = max(min((r1 - 1) * sh - ph + kh, height) * width, q0)
+        charge = np.empty(out.shape[2] + 31, dtype=np.int32)
+        spikes = np.empty(2 * places * channels, dtype=np.int32)
+        first = np.empty(2 * (places + 1), dtype=np.int32)
         for b in range(steps):
-            begin = (b * images + n) * source[1]
-            heard = add_events(x, begin, source, place, line, lines, most, kh, size, wide, charge, total)
-            if still and not heard:  # after the window, who was silent stays so until something arrives
-                out[b, first:end], active[b + 1, first:end] = 1, 0
-                continue
-            if stale and not heard:
-                charge[:], total[:] = 0, 0
-            stale = heard
-            if most:
-                rows(total, margin, wide, tall_out, first, state, parameters, clock, b, out, active)
-            else:
-                rows(charge, margin, wide, tall_out, first, state, parameters, clock, b, out, active)
-            still = t + b >= max(window, half_from) and not active[b + 1, first:end].any()
+            list_spikes(x, (b * images + n) * places * channels, channels, q0, q1, width, step, size, spikes, first)
+            for r in range(r0, r1):
+                p = n * tall + r
+                if not gather_row(r, charge, field, lines, most, spikes, first):
+                    if t + b > max(window, half_from) and not active[b, p]:  # silent it stays
+                        out[b, p], active[b + 1, p] = 1, 0
+                        continue
+                    charge[:] = 0
+                rows(charge, 0, 0, 1, p, state, parameters, clock, b, out, active)
 
 
 @compiled
@@ -193,15 +193,28 @@ def portions(whole, t, window, out):
     out[steps:] = 0
     for part in numba.prange((whole.shape[0] + _INPUTS - 1) // _INPUTS):
         here = slice(part * _INPUTS, min((part + 1) * _INPUTS, whole.shape[0]))
-        each = np.floor_divide(whole[here], window)
-        rest = (whole[here] - each * window).astype(np.int32)
-        left = np.empty_like(rest)
-        for k in range(rest.shape[0]):
-            left[k] = np.int32((np.int64(t) * rest[k]) % window)
+        size = here.stop - here.start
+        each, rest, left = (
+            np.empty(size, dtype=np.int64),
+            np.empty(size, dtype=np.int32),
+            np.empty(size, dtype=np.int32),
+        )
+        divide(whole[here], t, window, each, rest, left)
         for b in range(steps):
-            row = out[b, here]
-            for k in range(rest.shape[0]):
-                after = left[k] + rest[k]
-                more = np.int32(after >= window)
-                left[k] = after - more * np.int32(window)
-                row[k] = each[k] + more
+            portion(window, each, rest, left, out[b, here])
+
+
+@compiled
+def direct_scan(whole, state, parameters, clock, out, active):
+    steps, places, width = out.shape
+    t, window, _half_from, _even = clock
+    for p in numba.prange(places):
+        charge, each = np.zeros(width, dtype=np.int32), np.empty(width, dtype=np.int32)
+        rest, left = np.empty(width, dtype=np.int32), np.empty(width, dtype=np.int32)
+        divide(whole[p * width : (p + 1) * width], t, window, each, rest, left)
+        for b in range(steps):
+            if t + b < window:
+                portion(window, each, rest, left, charge)
+            elif t + b == window:
+                charge[:] = 0
+            rows(charge, 0, 0, 1, p, state, parameters, clock, b, out, active)

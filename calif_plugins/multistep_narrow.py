@@ -28,7 +28,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from calif_plugins.multistep_vectors import groups, vector
+from calif_plugins.multistep_vectors import groups, splat, vector
 
 __all__ = ["AGAIN", "half_row", "narrow_row", "settling_row"]
 
@@ -184,9 +184,7 @@ class _Lanes:
         self.close = self.all_of(close if tie is None else b.shl(close, ir.Constant(close.type, 1)))
 
     def all_of(self, scalar: Any) -> Any:
-        undefined = ir.Constant(self.words, ir.Undefined)
-        one = self.b.insert_element(undefined, scalar, ir.Constant(scalar.type, 0))
-        return self.b.shuffle_vector(one, undefined, self.constant(0))
+        return splat(self.b, scalar, self.lanes)
 
     def constant(self, value: int, of: Any = None) -> Any:
         return ir.Constant(of or self.words, [value] * self.lanes)

@@ -48,6 +48,7 @@ import numpy as np
 from calif_plugins.compiling import compiled
 from calif_plugins.multistep_events import add_events, add_pooled, add_windows, source_of
 from calif_plugins.multistep_narrow import AGAIN, half_row, narrow_row, pointer, settling_row
+from calif_plugins.multistep_portions import divide, portion
 from calif_plugins.multistep_vectors import LANES, all_zero
 
 __all__ = ["COLUMNS", "DIRECT", "EVENTS", "INPUT", "LANES", "LONGEST", "POOL", "SUM", "through"]
@@ -119,7 +120,7 @@ def _encode(p, n, b, window, spikes, scratch):
 
 @numba.njit
 def _portion(p, n, b, window, scratch, charge):
-    """``floor((b + 1) c / T) - floor(b c / T)`` for every neuron's ``c``."""
+    """What step ``b`` brings to every neuron."""
     size, here = p[ROWS] * p[WIDTH], p[SCRATCH]
     each, rest = scratch[here : here + size], scratch[here + size : here + 2 * size]
     left = scratch[here + 2 * size : here + 3 * size]
@@ -127,16 +128,8 @@ def _portion(p, n, b, window, scratch, charge):
         charge[:size] = 0
         return
     if b == 0:
-        whole = _int64(p[GIVEN] + 8 * n * size, size)
-        for k in range(size):  # a quotient of whole numbers below 2**31 rounds to no whole number that it is not
-            each[k] = np.int32(np.floor(np.float64(whole[k]) / np.float64(window)))
-            rest[k] = np.int32(whole[k]) - each[k] * np.int32(window)
-            left[k] = 0
-    for k in range(size):
-        after = left[k] + rest[k]
-        more = np.int32(after >= window)
-        left[k] = after - more * np.int32(window)
-        charge[k] = each[k] + more
+        divide(_int64(p[GIVEN] + 8 * n * size, size), 0, window, each, rest, left)
+    portion(window, each, rest, left, charge[:size])
 
 
 @numba.njit(inline="always")

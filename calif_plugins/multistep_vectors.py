@@ -5,7 +5,8 @@ take 6). LLVM makes whatever the processor has out of them: AVX-512, AVX2, NEON 
 
 ``add_lanes(target, at, source, k)`` and ``subtract_lanes``: 32 elements of the flat integer array ``source`` from
 ``k`` on, added to those of ``target``, of as many bits or more, from ``at`` on. ``fired64(x, at)``: bit ``k`` says
-that byte ``at + k`` of the flat uint8 array is not 1, a spike. ``first_bit(mask)``: the number of the lowest 1.
+that byte ``at + k`` of the flat uint8 array is not 1, a spike;
+``equal64(x, at, byte)`` that it is ``byte``. ``first_bit(mask)``: the number of the lowest 1.
 ``fold_lanes(target, at, source, k, count, apart, silence)`` puts the sums of ``count`` groups of 32 elements, ``apart``
 elements from one to the next, less ``silence``, to where ``add_lanes`` adds.
 ``all_zero(x, at, width)``: whether so many elements of the flat array are. Nothing is checked.
@@ -25,12 +26,15 @@ __all__ = [
     "LANES",
     "add_lanes",
     "all_zero",
+    "equal64",
     "fired64",
     "first_bit",
     "fold_lanes",
     "groups",
+    "splat",
     "subtract_lanes",
     "vector",
+    "widened",
 ]
 
 LANES = 32
@@ -42,6 +46,20 @@ def vector(context: Any, builder: Any, kind: Any, array: Any, at: Any, lanes: in
     data = context.make_array(kind)(context, builder, array).data
     pointer = builder.bitcast(builder.gep(data, [at]), ir.VectorType(element, lanes).as_pointer())
     return pointer, kind.dtype.bitwidth // 8
+
+
+def widened(builder: Any, of: tuple[Any, int], kind: Any) -> Any:
+    """The integers that :func:`vector` points to, as a vector of a type that is as wide or wider."""
+    given = builder.load(of[0], align=of[1])
+    return given if given.type == kind else builder.sext(given, kind)
+
+
+def splat(builder: Any, value: Any, lanes: int) -> Any:
+    """A vector of so many times the value."""
+    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    one = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+    return builder.shuffle_vector(one, undefined, zeros)
 
 
 def groups(builder: Any, width: Any, largest: int, body: Callable[[int, Any], None]) -> None:
@@ -64,11 +82,8 @@ def _accumulate(name: str) -> Any:
     def lanes(typing: Any, target: Any, at: Any, source: Any, k: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             to, size = vector(context, builder, signature.args[0], args[0], args[1], LANES)
-            of, narrow = vector(context, builder, signature.args[2], args[2], args[3], LANES)
-            given = builder.load(of, align=narrow)
-            if narrow < size:
-                given = builder.sext(given, to.type.pointee)
-            total = getattr(builder, name)(builder.load(to, align=size), given)
+            of = vector(context, builder, signature.args[2], args[2], args[3], LANES)
+            total = getattr(builder, name)(builder.load(to, align=size), widened(builder, of, to.type.pointee))
             builder.store(total, to, align=size)
             return context.get_dummy_value()
 
@@ -90,22 +105,12 @@ def fold_lanes(
         of_kind = signature.args[2]
         to, size = vector(context, builder, signature.args[0], target, at, LANES)
         wide = to.type.pointee
-        one = builder.insert_element(
-            ir.Constant(wide, ir.Undefined),
-            builder.trunc(builder.neg(silence), wide.element),
-            ir.Constant(ir.IntType(32), 0),
-        )
-        start = builder.shuffle_vector(
-            one, ir.Constant(wide, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        )
+        start = splat(builder, builder.trunc(builder.neg(silence), wide.element), LANES)
         total = cgutils.alloca_once(builder, wide)
         builder.store(start, total)
         with cgutils.for_range(builder, count, intp=count.type) as loop:
-            of, narrow = vector(context, builder, of_kind, x, builder.add(k, builder.mul(loop.index, apart)), LANES)
-            given = builder.load(of, align=narrow)
-            if narrow < size:
-                given = builder.sext(given, wide)
-            builder.store(builder.add(builder.load(total), given), total)
+            of = vector(context, builder, of_kind, x, builder.add(k, builder.mul(loop.index, apart)), LANES)
+            builder.store(builder.add(builder.load(total), widened(builder, of, wide)), total)
         builder.store(builder.load(total), to, align=size)
         return context.get_dummy_value()
 
@@ -121,6 +126,16 @@ def fired64(typing: Any, x: Any, at: Any) -> Any:
         return builder.bitcast(builder.icmp_unsigned("!=", builder.load(pointer, align=1), ones), ir.IntType(64))
 
     return types.uint64(x, types.intp), generate
+
+
+@intrinsic
+def equal64(typing: Any, x: Any, at: Any, byte: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, _ = vector(context, builder, signature.args[0], args[0], args[1], 64)
+        alike = splat(builder, args[2], 64)
+        return builder.bitcast(builder.icmp_unsigned("==", builder.load(pointer, align=1), alike), ir.IntType(64))
+
+    return types.uint64(x, types.intp, types.uint8), generate
 
 
 @intrinsic

@@ -284,7 +284,7 @@ def merge(results: list[RunResult]) -> RunResult:
     first = parts[0]
 
     def joined(name: str) -> dict[str, Tensor]:
-        return {k: torch.cat([getattr(p, name).pop(k) for p in parts]) for k in list(getattr(first, name))}
+        return {k: together([getattr(p, name).pop(k) for p in parts]) for k in list(getattr(first, name))}
 
     def optional(name: str) -> Tensor | None:
         values = [getattr(p, name) for p in parts]
@@ -313,6 +313,23 @@ def merge(results: list[RunResult]) -> RunResult:
         output_values=joined("output_values"),
         output_structure=first.output_structure,
     )
+
+
+def together(parts: list[Tensor]) -> Tensor:
+    """The parts as one tensor: without a copy, if they lie behind one another in memory.
+
+    >>> x = torch.tensor([[0, 1], [2, 3], [4, 5]])
+    >>> together([x[:1], x[1:]]).data_ptr() == x.data_ptr(), together([x[1:], x[:1]]).tolist()
+    (True, [[2, 3], [4, 5], [0, 1]])
+    """
+    first, end = parts[0], parts[0].storage_offset()
+    for x in parts:
+        alike = x.shape[1:] == first.shape[1:] and x.dtype == first.dtype and x.is_contiguous()
+        beside = x.untyped_storage().data_ptr() == first.untyped_storage().data_ptr() and x.storage_offset() == end
+        if not (alike and beside):
+            return torch.cat(parts)
+        end += x.numel()
+    return first.as_strided((sum(map(len, parts)), *first.shape[1:]), first.stride())
 
 
 def _own(part: RunResult) -> RunResult:

@@ -9,7 +9,7 @@ memory does not grow with the window.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from converters.results import Emitted, RunResult, make_result, merge
 
 __all__ = ["BACKEND", "Fast"]
 
+_NEURONS = 20_000_000  # whose counts are written to one tensor
 _LONG = 2**15  # steps: narrow neurons count no further
 _PARTS = 4  # products are computed for a quarter of a block's images and steps, a half, three quarters, or all of them
 
@@ -49,6 +50,11 @@ class Fast(Backend):
             )
         return "" if multistep.available() else "needs Numba"
 
+    def batch_size(self, network: Network) -> int:
+        """Whole chunks: what is held at once beside them are the results."""
+        some, most = images_at_a_time(network), max(1, min(256, _NEURONS // max(network.neurons, 1)))
+        return most // some * some or most
+
     def check(self, network: Network, settings: Settings) -> None:
         if self.unusable(settings.device) == "needs Numba":
             raise MissingExtraError("numba", "fast", "the fast simulator is compiled by it")
@@ -62,12 +68,35 @@ class Fast(Backend):
                 result = program.run(integers, settings)
                 if result is not None:
                     return result
-            parts = integers.split(images_at_a_time(network)) if len(integers) else [integers]
-            return merge([_Run(plan, part, settings).result() for part in parts])
+            return _in_parts(plan, integers, settings)
+
+
+def _in_parts(plan: Plan, integers: Tensor, settings: Settings) -> RunResult:
+    """Some images after the others: their neurons take the same memory, and counts go to where they stay.
+
+    Memory that is new costs as much as some steps: the system has to find it and to clear it.
+    """
+    some = images_at_a_time(plan.network)
+    if len(integers) <= some:
+        return _Run(plan, integers, settings).result()
+    counts = {
+        stage.name: torch.empty(len(integers), *stage.shape, dtype=torch.int32)
+        for stage in plan.network.stages
+        if settings.record != "output" and not stage.readout
+    }
+    states: list[State] | None = None
+    results = []
+    for at, part in zip(range(0, len(integers), some), integers.split(some), strict=True):
+        run = _Run(plan, part, settings, states)
+        states = run.states.copy()
+        results.append(run.result({name: whole[at : at + len(part)] for name, whole in counts.items()}))
+    return merge(results)
 
 
 class _Run:
-    def __init__(self, plan: Plan, integers: Tensor, options: Settings) -> None:
+    """``states``: those of a run before, of as many images, to start anew with."""
+
+    def __init__(self, plan: Plan, integers: Tensor, options: Settings, states: list[State] | None = None) -> None:
         self.plan, self.options, self.n = plan, options, len(integers)
         self.kernels = multistep.kernels()
         self.integers = integers
@@ -81,7 +110,12 @@ class _Run:
         if self.source.coded_directly:
             whole = {name: last(x).reshape(-1).contiguous() for name, x in self.source.charges.items()}
             self.direct = {name: x.numpy() for name, x in whole.items()}
-        self.states = [State(layer.parameters, layer.stage.shape, self.n) for layer in plan.stages]
+        if states and states[0].shape[0] == self.n:
+            self.states = states
+            for state in states:
+                state.reset()
+        else:
+            self.states = [State(layer.parameters, layer.stage.shape, self.n) for layer in plan.stages]
         self.last = np.zeros(self.n, dtype=np.int64)  # last step in which the image's network fired
         self.share: dict[str, float] = {}  # of neurons that fire in a step, of each layer
         self.heard: dict[str, np.ndarray] = {}  # bool (steps, N): whether any of them does
@@ -167,7 +201,10 @@ class _Run:
             k.quiet_scan(*common)
             return
         direct = self.direct.get(layer.stage.name)
-        if direct is None and self._without_products(k, layer, spikes, common):
+        if direct is not None and layer.stage.linear and len(layer.inputs) == 1 and layer.portions is torch.int32:
+            k.direct_scan(direct, *common)
+            return
+        if direct is None and self._without_products(k, layer, state, spikes, common):
             return
         parts = []
         for given in layer.inputs:
@@ -182,7 +219,7 @@ class _Run:
         k.scan(add_up(parts, layer.stage.name).reshape(-1).contiguous().numpy(), *common)  # a slice has strides
 
     def _without_products(
-        self, k: Any, layer: PlannedLayer, spikes: dict[str, Tensor], common: tuple[Any, ...]
+        self, k: Any, layer: PlannedLayer, state: State, spikes: dict[str, Tensor], common: tuple[Any, ...]
     ) -> bool:
         """Run a layer whose charges a kernel adds up by itself, if it is such a one."""
         if layer.pool is not None:
@@ -199,12 +236,12 @@ class _Run:
             xs = tuple((x if moves is None else moves(x)).reshape(-1).numpy() for x, moves in pairs)
             k.sum_scan(xs, layer.factors, *common)
             return True
-        if layer.events is not None:
-            (source,) = layer.inputs[0].sources
-            busy = min(1.0, self.n / torch.get_num_threads())  # threads share out images
-            flat = spikes[source].numpy().reshape(-1)
-            if self.share[source] < layer.events.share * busy:
-                k.event_scan(flat, *layer.events.arguments, *common)
+        if layer.gathered is not None:
+            (source,), gathered = layer.inputs[0].sources, layer.gathered
+            if self.share[source] < gathered.share:
+                rows, threads = state.rows // self.n, torch.get_num_threads()
+                parts = min(rows, -(-threads // self.n))  # of an image, where images are fewer than threads
+                k.gather_scan(spikes[source].numpy().reshape(-1), parts, *gathered.arguments, *common)
                 return True
         return False
 
@@ -274,8 +311,11 @@ class _Run:
         self.heard[name] = np.full((steps, self.n), total > 0)
         return out
 
-    def result(self) -> RunResult:
-        """What came out; the states are used up, layer by layer, so that they and the counts are not held twice."""
+    def result(self, into: Mapping[str, Tensor] | None = None) -> RunResult:
+        """What came out; the states are used up, layer by layer, so that they and the counts are not held twice.
+
+        ``into``: int32 ``(N, *layer shape)``, where the counts of a layer belong.
+        """
         record, read = self.options.record, {stage.name for stage in self.network.output_stages}
         counts: dict[str, Tensor] = {}
         membranes: dict[str, Tensor] = {}
@@ -284,7 +324,7 @@ class _Run:
             name = layer.stage.name
             sent[name] = state.emitted(self.plan.fan_out[name])
             if record != "output" or name in read:
-                counts[name] = state.counts
+                counts[name] = state.counts(None if into is None else into.get(name))
             if record == "spikes" or name in read:
                 state.widen(min(self.end, self.network.window))
                 membranes[name] = state.membranes

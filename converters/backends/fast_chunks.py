@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from converters.network import Network
 
 __all__ = ["BLOCK", "TAIL", "images_at_a_time", "steps_at_a_time"]
@@ -9,13 +11,16 @@ __all__ = ["BLOCK", "TAIL", "images_at_a_time", "steps_at_a_time"]
 BLOCK = 32  # steps per call within the window
 TAIL = 8  # and in the rounding phase, which is short
 _CHUNK_BYTES = 16 * 2**20  # of the largest layer's charges in one block
-_SMALL = 2**20  # an image's share of that, up to which four times as much: starting threads costs more than the cache
+# an image's share of that, and up to which of them how often as much: starting threads costs more than the cache
+_MORE = ((2**20, 4), (2**23, 2))
 
 
 def images_at_a_time(network: Network) -> int:
     """So many that memory stays within a fixed bound, whatever the batch and the window."""
     one = min(steps_at_a_time(network), max(network.window, TAIL)) * _charges(network)
-    return max(1, (_CHUNK_BYTES if one > _SMALL else 4 * _CHUNK_BYTES) // one)
+    some = max(1, next((times for share, times in _MORE if one <= share), 1) * _CHUNK_BYTES // one)
+    threads = torch.get_num_threads()  # share out images
+    return some if some < threads else some // threads * threads
 
 
 def steps_at_a_time(network: Network) -> int:

@@ -85,13 +85,20 @@ class State:
         self.parameters = parameters
         self.shape = (n, *shape[1:], shape[0])
         self.rows = math.prod(self.shape) // parameters.rows
-        self.arrays: tuple[Tensor, ...]
-        narrow = parameters.narrow
-        start = parameters.v_init if narrow is None else narrow[4]
-        v: np.ndarray = np.empty((self.rows, len(start)), dtype=start.dtype)
+        self.arrays: tuple[Tensor, ...] = ()
+        self.reset()
+
+    def reset(self) -> None:
+        """To the state before the first step, in the same memory where that is possible."""
+        narrow = self.parameters.narrow
+        start = torch.from_numpy(self.parameters.v_init if narrow is None else narrow[4])
+        kinds = (start.dtype, torch.float64, torch.int32) if narrow is None else (start.dtype, torch.int32)
+        if len(self.arrays) != len(kinds):
+            self.arrays = tuple(torch.empty(self.rows, len(start), dtype=kind) for kind in kinds)
+        v, *others = self.arrays
         v[:] = start
-        kinds = (np.float64, np.int32) if narrow is None else (np.int32,)
-        self.arrays = tuple(torch.from_numpy(x) for x in (v, *(np.zeros(v.shape, dtype=kind) for kind in kinds)))
+        for x in others:
+            x.zero_()
         self.last = np.ones(self.rows, dtype=np.int32)  # how many of a row fired in the step before
         self.arguments = self._arguments()
 
@@ -126,20 +133,19 @@ class State:
         """One of the arrays, ``(N, places, C)``."""
         return self.arrays[k].numpy().reshape(self.shape[0], -1 if self.shape[0] else 1, self.shape[-1])
 
-    @property
-    def counts(self) -> Tensor:
-        """Int32, channels first."""
+    def counts(self, into: Tensor | None = None) -> Tensor:
+        """Int32, channels first; ``into`` a contiguous tensor of that shape, if there is one."""
+        n, *places, channels = self.shape
+        counts = torch.empty(n, channels, *places, dtype=torch.int32) if into is None else into
         if len(self.arrays) == 3:
-            return self._first(self.arrays[1].to(torch.int32))
-        count = self._flat(1)
-        counts = torch.empty(len(count), *count.shape[:0:-1], dtype=torch.int32)
-        multistep.totals().counted(count, counts.numpy())
-        return counts.reshape(self.shape[0], self.shape[-1], *self.shape[1:-1])
+            return counts.copy_(self._first(self.arrays[1]))
+        multistep.totals().counted(self._flat(1), counts.reshape(n, channels, math.prod(places)).numpy())
+        return counts
 
     @property
     def membranes(self) -> Tensor:
-        """Float64, channels first; the state is wide."""
-        return self._first(self.arrays[0])
+        """Float64, channels first, not in the state's memory; the state is wide."""
+        return self._first(self.arrays[0]).clone(memory_format=torch.contiguous_format)
 
     def _first(self, x: Tensor) -> Tensor:
-        return x.reshape(self.shape).movedim(-1, 1).contiguous()
+        return x.reshape(self.shape).movedim(-1, 1)

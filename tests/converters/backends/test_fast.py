@@ -17,7 +17,7 @@ from calif_plugins import reference
 from calif_plugins.multistep import CaLIFMultiStep, kernels
 from calif_plugins.parameters import CaLIFParameters, Phase, TieRule
 from converters.backends import fast as fast_backend
-from converters.backends import fast_chunks, fast_plan, fast_state, integer_kernels
+from converters.backends import fast_chunks, fast_events, fast_plan, fast_state, integer_kernels
 from converters.errors import MissingExtraError
 from converters.network import Network
 from converters.operations import Conv2d, Linear, SumPool2d
@@ -160,8 +160,8 @@ def test_every_route_of_a_layer(monkeypatch: pytest.MonkeyPatch, share: float, i
     """Integer kernels, float kernels and spike by spike, forced one after the other: the same spikes."""
     if int8 and not integer_kernels.int8_kernels():
         pytest.skip("this processor has no integer kernels")
-    monkeypatch.setattr(fast_plan, "EVENT_SHARE", share)
-    monkeypatch.setattr(fast_plan, "POOL_SHARE", share)
+    monkeypatch.setattr(fast_events, "GATHER_SHARE", share)
+    monkeypatch.setattr(fast_events, "POOL_SHARE", share)
     monkeypatch.setattr(fast_plan, "int8_kernels", lambda: int8)
     for name in GRAPHS:
         both(Network.from_graph(converters.to_nir(GRAPHS[name](), T=15)), images(GRAPHS[name](), 3))
@@ -179,7 +179,7 @@ def test_events_reach_what_convolutions_reach(
     padding: tuple[int, int],
     dilation: tuple[int, int],
 ) -> None:
-    monkeypatch.setattr(fast_plan, "EVENT_SHARE", 1.1)
+    monkeypatch.setattr(fast_events, "GATHER_SHARE", 1.1)
     gen = torch.Generator().manual_seed(1)
     b = GraphBuilder()
     x = b.input((2, 9, 11), scale=1 / 15, q_min=-15, q_max=15)
@@ -193,7 +193,7 @@ def test_events_reach_what_convolutions_reach(
 @pytest.mark.parametrize("every", [1, 4])
 def test_sums_of_16_bits(monkeypatch: pytest.MonkeyPatch, every: int) -> None:
     """Spike by spike with int16, of as many weights at a time as it holds; the sums of all have 32 bits."""
-    monkeypatch.setattr(fast_plan, "EVENT_SHARE", 1.1)
+    monkeypatch.setattr(fast_events, "GATHER_SHARE", 1.1)
     b = GraphBuilder()
     x = b.input((64, 6, 6), scale=1.0, q_min=-15, q_max=15)
     w = torch.full((2, 64, 3, 3), 127, dtype=torch.int8)
@@ -203,8 +203,11 @@ def test_sums_of_16_bits(monkeypatch: pytest.MonkeyPatch, every: int) -> None:
     assert network.changes[network.stages[0].name] == 64 * 9 * 127 > 2**16
     (layer,) = fast_plan.Plan(network).stages
     assert layer.events is not None
+    assert layer.gathered is not None
     *_, lines, sums, most = layer.events.arguments[:6]
     assert (lines.dtype, sums.dtype, most) == (np.int8, np.int16, (2**15 - 1) // 127)
+    *_, lines, most = layer.gathered.arguments
+    assert (lines.dtype, most) == (np.int8, (2**15 - 1) // 127)
     integers = torch.zeros(3, 64, 6, 6, dtype=torch.int64)
     integers[:, ::every] = 15  # in every step: 576 or 144 weights meet
     integers[2] = -integers[2]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
 import converters
-from converters.backends import closed_form, fast_chunks, fast_plan
+from converters.backends import closed_form, fast_chunks, fast_events, fast_plan
 from converters.backends.charges import DTYPES
 from converters.errors import ConversionError
 from converters.exact.rounding import round_fraction
@@ -94,7 +94,7 @@ def check(case: Case, dtype: str, share: float, int8: bool, chunk: int) -> int:
     slow = run(case, network, record="spikes", backend="snntorch", dtype=dtype, check=True)
     compared = compare_with_reference(case, network, slow)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast_plan, "EVENT_SHARE", share)
+        patch.setattr(fast_events, "GATHER_SHARE", share)
         patch.setattr(fast_chunks, "_CHUNK_BYTES", chunk)
         if not int8:
             patch.setattr(fast_plan, "int8_kernels", lambda: False)
