@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import converters
-from converters.backends import fast_events
+from converters.backends import fast, fast_chunks, fast_events, fast_program
 from converters.backends.fast_plan import Plan
 from converters.network import Network
 from converters.operations import Conv2d, Flatten, Linear
 from converters.quantised import GraphBuilder
+from tests.converters.sample_graphs import GRAPHS, images
 
 numba = pytest.importorskip("numba")
 
@@ -104,8 +106,8 @@ def test_gathered_by_a_dense_layer(features: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("images", [1, 2, 3])
-def test_images_and_rows_are_shared_out(monkeypatch: pytest.MonkeyPatch, threads: int, images: int) -> None:
+@pytest.mark.parametrize("some", [1, 2, 3])
+def test_images_and_rows_are_shared_out(monkeypatch: pytest.MonkeyPatch, threads: int, some: int) -> None:
     """Of fewer images than threads each takes some rows; padding has rows that no spike can reach."""
     monkeypatch.setattr(fast_events, "GATHER_SHARE", 2.0)
     gen = torch.Generator().manual_seed(0)
@@ -114,7 +116,7 @@ def test_images_and_rows_are_shared_out(monkeypatch: pytest.MonkeyPatch, threads
     weight = torch.randint(-9, 10, (8, 4, 2, 2), generator=gen, dtype=torch.int8)
     y = b.layer("c", [(x, Conv2d(weight, (1, 2), (3, 0)))], threshold=20.5, bias=1.0, y_min=-15, y_max=15, scale=1.0)
     network = Network.from_graph(converters.to_nir(b.build(y), T=15))
-    integers = torch.randint(-15, 16, (images, 4, 5, 5), generator=gen)
+    integers = torch.randint(-15, 16, (some, 4, 5, 5), generator=gen)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -135,8 +137,6 @@ def test_where_gathering_is_less_work() -> None:
 
 def test_counts_of_chunks_lie_in_one_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks write to where the result has its counts; the neurons of one do not reach into the next."""
-    from converters.backends import fast, fast_chunks
-
     monkeypatch.setattr(fast.Program, "of", classmethod(lambda cls, plan: None))
     monkeypatch.setattr(fast_chunks, "_CHUNK_BYTES", 1)
     gen = torch.Generator().manual_seed(0)
@@ -155,3 +155,21 @@ def test_counts_of_chunks_lie_in_one_tensor(monkeypatch: pytest.MonkeyPatch) -> 
         assert all(torch.equal(fast_result.counts[k], v) for k, v in slow.counts.items())
         assert all(torch.equal(fast_result.membranes[k], v) for k, v in slow.membranes.items())
         assert torch.equal(fast_result.logits, slow.logits)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_one_network_in_two_threads_at_once(monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
+    """What a run prepares is kept with the network; what it changes is its own."""
+    if large:
+        monkeypatch.setattr(fast_program, "_SMALL", 0)
+    network = Network.from_graph(converters.to_nir(GRAPHS["lenet"](), T=7))
+    given = [network.accept(images(GRAPHS["lenet"](), n, seed=n), None) for n in (5, 9)]
+
+    def counts(integers: torch.Tensor) -> dict[str, torch.Tensor]:
+        return dict(converters.run(network, integers=integers, backend="fast", check=False).counts)
+
+    alone = [counts(x) for x in given]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(counts, given * 20))
+    for k, found in enumerate(together):
+        assert all(torch.equal(v, alone[k % 2][name]) for name, v in found.items())
