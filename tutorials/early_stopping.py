@@ -27,6 +27,8 @@ NETWORKS = {
     "lenet5-mnist-127": (1000, 2000, 50),
     "resnet11h-cifar10-127": (200, 400, 40),
     "vgg9-cifar10-127": (200, 400, 40),
+    "resnet11h-cifar100-8": (400, 800, 50),
+    "vgg9-cifar100-127": (200, 400, 40),
 }
 LOSSES = (0.0, 0.005, 0.01)
 PATIENCES = (1, 2, 4, 8)

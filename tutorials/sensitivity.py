@@ -46,6 +46,7 @@ NETWORKS = {
     "lenet5-mnist-127": Sizes(chosen_on=1000, tested_on=9000),
     "resnet11h-cifar10-127": Sizes(),
     "vgg9-cifar10-127": Sizes(),
+    "vgg9-cifar100-127": Sizes(chosen_on=500, tested_on=2000),
 }
 
 
