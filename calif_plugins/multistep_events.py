@@ -26,25 +26,31 @@ import numpy as np
 from calif_plugins.multistep_vectors import (
     LANES,
     add_lanes,
-    fired64,
+    equal64,
     first_bit,
     fold_lanes,
     subtract_lanes,
 )
 
-__all__ = ["add_events", "add_pooled", "add_windows", "source_of"]
+__all__ = ["add_events", "add_pooled", "add_windows", "bits_of", "source_of"]
+
+
+@numba.njit(inline="always")
+def bits_of(x, at, end, byte, differ):
+    """Which of the next 64 bytes are ``byte``, or with ``differ`` are not, as bits; none from ``end`` on."""
+    if at + 64 <= x.shape[0]:
+        mask = ~equal64(x, at, byte) if differ else equal64(x, at, byte)
+        return mask if at + 64 <= end else mask & ((np.uint64(1) << np.uint64(end - at)) - np.uint64(1))
+    mask = np.uint64(0)  # nothing is read beyond the array
+    for k in range(end - at):
+        mask |= np.uint64((x[at + k] == byte) != differ) << np.uint64(k)
+    return mask
 
 
 @numba.njit(inline="always")
 def _fired(x, at, end):
-    """Which of the next 64 bytes are spikes, as bits; none from ``end`` on."""
-    if at + 64 <= x.shape[0]:
-        mask = fired64(x, at)
-        return mask if at + 64 <= end else mask & ((np.uint64(1) << np.uint64(end - at)) - np.uint64(1))
-    mask = np.uint64(0)  # nothing is read beyond the array
-    for k in range(end - at):
-        mask |= np.uint64(x[at + k] != 1) << np.uint64(k)
-    return mask
+    """Which of the next 64 bytes are spikes."""
+    return bits_of(x, at, end, np.uint8(1), True)
 
 
 @numba.njit

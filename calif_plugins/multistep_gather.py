@@ -11,11 +11,11 @@ in column ``k``: spikes upwards from the beginning on, spikes downwards from the
 are the ones from ``first[q]`` to ``first[q + 1]``; for those downwards the other half of ``first`` says so.
 
 ``gather_row(r, charge, field, lines, most, spikes, first)`` writes row ``r`` of the charges, int32, channels last, with
-room for 31 more, and returns whether a spike reached it; if not, ``charge`` is as it was. ``field = (height, width, kh,
-kw, sh, sw, ph, pw, out_width, targets, step, size)``: the image of the spikes; kernel, stride and padding; how many
-places and channels the row has. ``lines`` are the weights, flat ``(kh, C, kw, size)``, ``size`` being ``targets``
-filled up with zeros to a multiple of 32, and ``step = kw * size``. Of any ``most`` spikes 16 bits hold the sum, where
-weights are not of 32.
+room for 31 more, and returns whether there is a spike in the lines that it hears; if not, ``charge`` is as it was.
+``field = (height, width, kh, kw, sh, sw, ph, pw, out_width, targets, step, size)``: the image of the spikes; kernel,
+stride and padding; how many places and channels the row has. ``lines`` are the weights, flat ``(kh, C, kw, size)``,
+``size`` being ``targets`` filled up with zeros to a multiple of 32, and ``step = kw * size``. Of any ``most`` spikes 16
+bits hold the sum, where weights are not of 32.
 """
 
 from __future__ import annotations
@@ -29,21 +29,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from calif_plugins.multistep_vectors import LANES, equal64, first_bit, vector, widened
+from calif_plugins.multistep_events import bits_of
+from calif_plugins.multistep_vectors import LANES, first_bit, vector, widened
 
 __all__ = ["gather_row", "list_spikes"]
-
-
-@numba.njit(inline="always")
-def _equal(x, at, end, byte):
-    """Which of the next 64 bytes are ``byte``, as bits; none from ``end`` on."""
-    if at + 64 <= x.shape[0]:
-        mask = equal64(x, at, byte)
-        return mask if at + 64 <= end else mask & ((np.uint64(1) << np.uint64(end - at)) - np.uint64(1))
-    mask = np.uint64(0)  # nothing is read beyond the array
-    for k in range(end - at):
-        mask |= np.uint64(x[at + k] == byte) << np.uint64(k)
-    return mask
 
 
 @numba.njit(inline="always")
@@ -64,8 +53,8 @@ def list_spikes(x, begin, channels, q0, q1, width, step, size, spikes, first):
         at = begin + q * channels
         for k in range(0, channels, 64):
             start = k * step + column * size
-            up = _append(_equal(x, at + k, at + channels, np.uint8(2)), start, step, spikes, up)
-            down = _append(_equal(x, at + k, at + channels, np.uint8(0)), start, step, spikes, down)
+            up = _append(bits_of(x, at + k, at + channels, np.uint8(2), False), start, step, spikes, up)
+            down = _append(bits_of(x, at + k, at + channels, np.uint8(0), False), start, step, spikes, down)
         column = 0 if column + 1 == width else column + 1
     first[q1], first[half + q1] = up, down
 

@@ -215,6 +215,6 @@ def direct_scan(whole, state, parameters, clock, out, active):
         for b in range(steps):
             if t + b < window:
                 portion(window, each, rest, left, charge)
-            elif t + b == window:
+            else:
                 charge[:] = 0
             rows(charge, 0, 0, 1, p, state, parameters, clock, b, out, active)

@@ -2,7 +2,7 @@
 
 For small networks, whose layers take less time than a call of Python: an image goes through all layers, step by step,
 until it is silent, and its neurons stay in the cache meanwhile. Charges are added up spike by spike, as in
-:mod:`calif_plugins.multistep_kernels`, and neurons are narrow (:mod:`calif_plugins.multistep_narrow`).
+:mod:`calif_plugins.multistep_events`, and neurons are narrow (:mod:`calif_plugins.multistep_narrow`).
 
 ``through(program, terms, clock, start, memory, places, sizes, last)`` runs ``len(last)`` images. ``last``, int64, takes
 for each the number of steps up to its last spike, or -1 where it is not silent after ``steps`` of them. ``clock`` is
@@ -32,7 +32,7 @@ is 0 says nothing. Of a layer ``even``, the ten narrow parameters, for how many 
 arrives, and what its kind takes:
 
 * :data:`DIRECT`: ``given``, int64 ``(N, rows * width)``: all that arrives within the window, in equal portions;
-* :data:`EVENTS`: the row ``source``, and the tables of ``event_scan``. Weights are of 8, 16 or 32 ``bits``, and sums
+* :data:`EVENTS`: the row ``source``, and the tables of ``add_events``. Weights are of 8, 16 or 32 ``bits``, and sums
   of 16; of 32 with ``words``: of weights of 32, and where 16 hold ``most`` at a time;
 * :data:`POOL`: ``source``, and of each of its ``places`` neurons the ``place`` of the one that adds it up, or -1;
   windows side by side without margins may be added up whole: they are ``kh`` by ``kw``, ``kh`` being 0 for others, of

@@ -4,9 +4,8 @@ Short rows at addresses known only at run time stay scalar there (40 ns for a sp
 take 6). LLVM makes whatever the processor has out of them: AVX-512, AVX2, NEON or single words.
 
 ``add_lanes(target, at, source, k)`` and ``subtract_lanes``: 32 elements of the flat integer array ``source`` from
-``k`` on, added to those of ``target``, of as many bits or more, from ``at`` on. ``fired64(x, at)``: bit ``k`` says
-that byte ``at + k`` of the flat uint8 array is not 1, a spike;
-``equal64(x, at, byte)`` that it is ``byte``. ``first_bit(mask)``: the number of the lowest 1.
+``k`` on, added to those of ``target``, of as many bits or more, from ``at`` on. ``equal64(x, at, byte)``: bit ``k``
+says that byte ``at + k`` of the flat uint8 array is ``byte``. ``first_bit(mask)``: the number of the lowest 1.
 ``fold_lanes(target, at, source, k, count, apart, silence)`` puts the sums of ``count`` groups of 32 elements, ``apart``
 elements from one to the next, less ``silence``, to where ``add_lanes`` adds.
 ``all_zero(x, at, width)``: whether so many elements of the flat array are. Nothing is checked.
@@ -27,7 +26,6 @@ __all__ = [
     "add_lanes",
     "all_zero",
     "equal64",
-    "fired64",
     "first_bit",
     "fold_lanes",
     "groups",
@@ -116,16 +114,6 @@ def fold_lanes(
 
     index = types.intp
     return types.void(target, index, source, index, index, index, index), generate
-
-
-@intrinsic
-def fired64(typing: Any, x: Any, at: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer, _ = vector(context, builder, signature.args[0], args[0], args[1], 64)
-        ones = ir.Constant(ir.VectorType(ir.IntType(8), 64), [1] * 64)
-        return builder.bitcast(builder.icmp_unsigned("!=", builder.load(pointer, align=1), ones), ir.IntType(64))
-
-    return types.uint64(x, types.intp), generate
 
 
 @intrinsic

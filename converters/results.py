@@ -321,6 +321,8 @@ def together(parts: list[Tensor]) -> Tensor:
     >>> x = torch.tensor([[0, 1], [2, 3], [4, 5]])
     >>> together([x[:1], x[1:]]).data_ptr() == x.data_ptr(), together([x[1:], x[:1]]).tolist()
     (True, [[2, 3], [4, 5], [0, 1]])
+    >>> together([x[:1, :1].T, x[:1, 1:].T]).tolist()
+    [[0], [1]]
     """
     first, end = parts[0], parts[0].storage_offset()
     for x in parts:
@@ -329,7 +331,8 @@ def together(parts: list[Tensor]) -> Tensor:
         if not (alike and beside):
             return torch.cat(parts)
         end += x.numel()
-    return first.as_strided((sum(map(len, parts)), *first.shape[1:]), first.stride())
+    flat = first.as_strided((end - first.storage_offset(),), (1,))  # an axis of length 1 has any stride
+    return flat.view(sum(map(len, parts)), *first.shape[1:])
 
 
 def _own(part: RunResult) -> RunResult:

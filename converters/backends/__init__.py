@@ -62,7 +62,8 @@ def run(
     integers : int tensor, optional
         The input's integers instead of images.
     batch : int, optional
-        Images at a time; by default so that the state of the neurons stays within tens of megabytes.
+        Images at a time; by default so that the state of the neurons, of ``fast`` their counts, stays within tens of
+        megabytes.
     device : str or torch.device, optional
         Where to run, ``"cuda"`` for example; by default where the images are. Results are there, too.
     check : bool or int, optional

@@ -90,6 +90,7 @@ def _in_parts(plan: Plan, integers: Tensor, settings: Settings) -> RunResult:
         run = _Run(plan, part, settings, states)
         states = run.states.copy()
         results.append(run.result({name: whole[at : at + len(part)] for name, whole in counts.items()}))
+        del run  # with its trains, before the next one has some
     return merge(results)
 
 
@@ -238,9 +239,9 @@ class _Run:
             return True
         if layer.gathered is not None:
             (source,), gathered = layer.inputs[0].sources, layer.gathered
-            if self.share[source] < gathered.share:
-                rows, threads = state.rows // self.n, torch.get_num_threads()
-                parts = min(rows, -(-threads // self.n))  # of an image, where images are fewer than threads
+            rows, threads = state.rows // self.n, torch.get_num_threads()
+            parts = min(rows, -(-threads // self.n))  # of an image, where images are fewer than threads
+            if self.share[source] < gathered.share * min(1.0, self.n * parts / threads):
                 k.gather_scan(spikes[source].numpy().reshape(-1), parts, *gathered.arguments, *common)
                 return True
         return False
@@ -312,7 +313,7 @@ class _Run:
         return out
 
     def result(self, into: Mapping[str, Tensor] | None = None) -> RunResult:
-        """What came out; the states are used up, layer by layer, so that they and the counts are not held twice.
+        """What came out; states that nobody else keeps are given up layer by layer, not held beside all counts.
 
         ``into``: int32 ``(N, *layer shape)``, where the counts of a layer belong.
         """

@@ -11,7 +11,7 @@ __all__ = ["BLOCK", "TAIL", "images_at_a_time", "steps_at_a_time"]
 BLOCK = 32  # steps per call within the window
 TAIL = 8  # and in the rounding phase, which is short
 _CHUNK_BYTES = 16 * 2**20  # of the largest layer's charges in one block
-# an image's share of that, and up to which of them how often as much: starting threads costs more than the cache
+# (an image's share, times as much for images of that share at most): starting threads costs more than the cache
 _MORE = ((2**20, 4), (2**23, 2))
 
 

@@ -1,4 +1,4 @@
-"""Layers that the fast simulator takes spike by spike: the tables of its kernels, and when that is less work."""
+"""Layers that the fast simulator runs without products: the tables of its kernels, and when that is less work."""
 
 from __future__ import annotations
 

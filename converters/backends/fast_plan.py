@@ -84,13 +84,16 @@ class PlannedLayer:
         factors = tuple(_factor(s) for s in stage.synapses)
         self.factors = tuple(f for f in factors if f is not None) if None not in factors and change < 2**31 else None
         self.in_place = all(moves is None or moves.index is None for moves in self.moves)
-        self.gathered = Gathered.of(stage, network)
         self._network = network
 
     @cached_property
     def sources(self) -> set[str]:
         """Inputs and layers that it hears."""
         return {name for given in self.inputs for name in given.sources}
+
+    @cached_property
+    def gathered(self) -> Gathered | None:
+        return Gathered.of(self.stage, self._network)
 
     @cached_property
     def events(self) -> Events | None:

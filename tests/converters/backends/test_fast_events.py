@@ -22,6 +22,7 @@ from tests.converters.sample_graphs import GRAPHS, images
 
 numba = pytest.importorskip("numba")
 
+from calif_plugins import multistep_portions  # noqa: E402
 from calif_plugins.multistep_gather import gather_row, list_spikes  # noqa: E402
 
 SILENT = -(2**30)
@@ -133,6 +134,23 @@ def test_where_gathering_is_less_work() -> None:
     many = layer_of(torch.ones(256, 256, 3, 3, dtype=torch.int8), (256, 8, 8), (1, 1), (1, 1)).gathered
     few = layer_of(torch.ones(8, 3, 3, 3, dtype=torch.int8), (3, 32, 32), (1, 1), (1, 1)).gathered
     assert few.share < 0.1 < 0.2 < many.share < 1.5
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    whole=st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=9),
+    window=st.integers(1, 2**20),
+    t=st.integers(0, 100),
+)
+def test_portions_of_whole_numbers(whole: list[int], window: int, t: int) -> None:
+    """Against Python's whole numbers, from any step on."""
+    each = np.empty(len(whole), dtype=np.int64)
+    rest, left = np.empty(len(whole), dtype=np.int32), np.empty(len(whole), dtype=np.int32)
+    multistep_portions.divide(np.array(whole, dtype=np.int64), t, window, each, rest, left)
+    for step in range(t, t + 3):
+        charge = np.empty(len(whole), dtype=np.int64)
+        multistep_portions.portion(window, each, rest, left, charge)
+        assert charge.tolist() == [(step + 1) * c // window - step * c // window for c in whole]
 
 
 def test_counts_of_chunks_lie_in_one_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
