@@ -2,7 +2,8 @@
 
 A feed-forward network without delays can be run layer by layer over a block of steps. Charges come from
 PyTorch's oneDNN int8 kernels on spikes stored as bytes (exact: sums of small integers, put out as float32),
-where the processor has them, else from float convolutions; the neurons' scan is one compiled pass
+where the processor has them, else from float convolutions; where few inputs fire, neurons gather the weights of
+those (:mod:`calif_plugins.multistep_gather`). The neurons' scan is one compiled pass
 (:mod:`calif_plugins.multistep`). Images go through in chunks, so that a layer's charges stay in the cache;
 memory does not grow with the window.
 """

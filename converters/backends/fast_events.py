@@ -68,7 +68,7 @@ class Gathered:
         targets, channels, kh, kw = weight.shape
         size = _filled(targets)
         step = kw * size
-        if max(kh, 1) * channels * step + width * size >= 2**31:
+        if kh * channels * step + width * size >= 2**31:
             return None
         lines = torch.zeros(kh, channels, kw, size, dtype=_dtype(weight))
         lines[..., :targets] = weight.permute(2, 1, 3, 0)
