@@ -118,11 +118,11 @@ def train(
     ] = 0,
     start: Annotated[
         Path | None,
-        typer.Option(help="A .float.pt or .average.pt to start from; or a .qat.pt, with --epochs 0."),
+        typer.Option(help="A .float.pt, .average.pt or .safetensors to start from; or a .qat.pt, with --epochs 0."),
     ] = None,
     teacher: Annotated[
         list[Path] | None,
-        typer.Option(help="A .float.pt of an earlier run whose predictions are a soft target; may be repeated."),
+        typer.Option(help="A .float.pt or .safetensors whose predictions are a soft target; may be repeated."),
     ] = None,
     average: Annotated[
         int, typer.Option(min=0, help="Float epochs more, at a constant rate, whose weights are averaged.")

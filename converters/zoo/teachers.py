@@ -1,4 +1,4 @@
-"""Distillation (Hinton et al. 2015): the mean prediction of trained float networks as a soft target."""
+"""Distillation (Hinton et al. 2015): the mean prediction of trained networks as a soft target."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from converters.zoo.networks import build
+from converters.zoo.restored import names_quantised, restored
 from converters.zoo.training_file import load_weights, read_checkpoint_of
 
 __all__ = ["Teachers"]
 
 
 class Teachers(nn.Module):
-    """Float networks of earlier runs on the same data set.
+    """Networks of earlier runs on the same data set, in floating point.
 
     Parameters
     ----------
     paths : sequence of path
-        ``.float.pt`` files of ``calif train``, of any network.
+        ``.float.pt`` files of ``calif train``, of any network; or quantised networks, whose weights are taken and whose
+        counts are not rounded (:mod:`~converters.zoo.restored`).
     about : dict
         Of the run that learns: ``shape`` and ``classes`` must be theirs.
     weight : float
@@ -31,7 +33,7 @@ class Teachers(nn.Module):
     Raises
     ------
     ConversionError
-        If a file is no float checkpoint for such images and classes.
+        If a file is neither for such images and classes.
     """
 
     def __init__(self, paths: Sequence[Path], about: dict[str, Any], weight: float = 0.8) -> None:
@@ -39,11 +41,8 @@ class Teachers(nn.Module):
         self.weight, self.networks = weight, nn.ModuleList()
         self.names: list[str] = []
         for path in paths:
-            todo = "learn from networks of the same data set"
-            checkpoint = read_checkpoint_of(path, about, ("shape", "classes"), "a teacher", todo)
-            network = build(checkpoint.about["network"], about["shape"][0], about["classes"], about["shape"][-1])
-            load_weights(network, checkpoint, path)
-            self.names.append(f"{path.name} after {len(checkpoint.whole_log)} epochs")
+            network, log = restored(path, about) if names_quantised(path) else _of_a_run(path, about)
+            self.names.append(f"{path.name} after {len(log)} epochs")
             self.networks.append(network.to(memory_format=torch.channels_last))
         self.requires_grad_(False)
         self.eval()
@@ -56,3 +55,11 @@ class Teachers(nn.Module):
     def loss(self, out: Tensor, x: Tensor, hard: Tensor) -> Tensor:
         """``hard``, the loss per image ``(N,)`` with labels, mixed with the cross entropy of the soft targets."""
         return (1 - self.weight) * hard + self.weight * F.cross_entropy(out, self(x), reduction="none")
+
+
+def _of_a_run(path: Path, about: dict[str, Any]) -> tuple[nn.Module, list[dict[str, Any]]]:
+    todo = "learn from networks of the same data set"
+    checkpoint = read_checkpoint_of(path, about, ("shape", "classes"), "a teacher", todo)
+    network = build(checkpoint.about["network"], about["shape"][0], about["classes"], about["shape"][-1])
+    load_weights(network, checkpoint, path)
+    return network, checkpoint.whole_log

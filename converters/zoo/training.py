@@ -36,6 +36,7 @@ from converters.zoo.optimisers import Optimisers
 from converters.zoo.processes import team
 from converters.zoo.recipes import Recipe
 from converters.zoo.recorded import Gradients
+from converters.zoo.restored import example_images, names_quantised, restate_batch_norms, restored
 from converters.zoo.surroundings import own_settings
 from converters.zoo.teachers import Teachers
 from converters.zoo.training_file import Checkpoint, load_weights, read_checkpoint_of, write_checkpoint, write_log
@@ -102,10 +103,12 @@ def train(
     start : path, optional
         A ``.float.pt`` or ``.average.pt`` of an earlier run of the same network: its weights instead of random ones.
         Or a ``.qat.pt``, whose weights and ranges the quantised phase then starts from; there is no float phase.
+        Or a quantised network, a ``.safetensors`` file or a checkpoint's name, for either phase: its weights, and
+        batch norms with the statistics of 512 of the images (:mod:`~converters.zoo.restored`).
         The result's log begins with that run's.
     teachers : sequence of path
-        ``.float.pt`` of networks for the same data; see :class:`~converters.zoo.teachers.Teachers`. They take part in
-        both phases.
+        ``.float.pt`` of networks for the same data, or quantised ones; see :class:`~converters.zoo.teachers.Teachers`.
+        They take part in both phases.
     seed : int
         Below 2**42 in size.
     progress : callable ``(phase, done, total)`` in batches, optional
@@ -139,9 +142,7 @@ def train(
     quantised_start: Checkpoint | None = None
     if start is not None:
         start = Path(start)
-        found = _begin_with(start, about, model, bool(recipe.epochs or recipe.average))
-        before = found.whole_log
-        quantised_start = found if "levels" in found.about else None
+        before, quantised_start = _begin_with(start, about, model, data, bool(recipe.epochs or recipe.average))
     tutors = Teachers([Path(path) for path in teachers], about) if teachers else None
     if tutors is not None:
         about["teachers"] = tutors.names
@@ -209,18 +210,28 @@ def _refuse(toolkit: str, processes: int, input_levels: int | None, per_channel_
         raise ConversionError("--seed", f"{seed}", "use a whole number between -2**42 and 2**42")
 
 
-def _begin_with(start: Path, about: dict[str, Any], model: nn.Module, float_phase: bool) -> Checkpoint:
-    """The checkpoint that a run begins with: a float one's weights into ``model``; a quantised one is for later."""
+def _begin_with(
+    start: Path, about: dict[str, Any], model: nn.Module, data: Images, float_phase: bool
+) -> tuple[list[dict[str, Any]], Checkpoint | None]:
+    """The weights that a run begins with, into ``model``, and the rows of their training; of a quantised run its
+    checkpoint instead, which is for later."""
+    if names_quantised(start):
+        network, rows = restored(start, about, network=about["network"])
+        restate_batch_norms(network, data[example_images(len(data))].pixels)
+        model.load_state_dict(network.state_dict())
+        about["start"] = f"{start.name} after {len(rows)} epochs"
+        return rows, None
     found = read_checkpoint_of(
         start, about, ("network", "shape", "classes"), "a checkpoint", "start from one of the same network"
     )
     about["start"] = f"{start.name} after {len(found.whole_log)} epochs"
     if "levels" not in found.about:
         load_weights(model, found, start)
-    elif float_phase:
+        return found.whole_log, None
+    if float_phase:
         todo = "use --epochs 0 without --average, or start from a .float.pt"
         raise ConversionError(str(start), "a quantised run, before a float phase", todo)
-    return found
+    return found.whole_log, found
 
 
 @torch.no_grad()

@@ -23,7 +23,15 @@ from converters.files.atomic import atomic_path
 from converters.files.kinds import described
 from converters.reading import open_regular, parse_json
 
-__all__ = ["Checkpoint", "check_tensors", "load_weights", "read_checkpoint", "read_checkpoint_of", "write_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "check_tensors",
+    "load_weights",
+    "log_of",
+    "read_checkpoint",
+    "read_checkpoint_of",
+    "write_checkpoint",
+]
 
 _LARGEST = 1 << 32  # bytes of a file
 _LARGEST_TEXT = 1 << 24  # bytes of the pickle, in which all text is
@@ -156,6 +164,11 @@ def _are_rows(log: Any) -> bool:
         and (row.get("accuracy") is None or number(row["accuracy"]))
         for row in log
     )
+
+
+def log_of(log: Any) -> list[dict[str, Any]]:
+    """The rows of a run's epochs in the notes of a quantised network, which may be anything: none then."""
+    return log if _are_rows(log) else []
 
 
 def read_checkpoint_of(

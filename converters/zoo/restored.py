@@ -1,0 +1,192 @@
+"""A quantised network of the zoo in floating point again: to train on, or to teach.
+
+What a ``.safetensors`` file has is enough for that: with ``threshold = S_y / (S_w S_x)`` a layer's real weights are
+``w S_y / (threshold S_x)``, and its real bias is ``bias S_y / threshold``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from converters.errors import ConversionError
+from converters.operations.contract import Shape
+from converters.operations.moving import Flatten
+from converters.operations.weights import Weighted
+from converters.quantised import Layer, QuantGraph
+from converters.zoo.named import find_checkpoint, known_name, load_checkpoint
+from converters.zoo.networks import NETWORKS, build
+from converters.zoo.training_file import log_of
+
+__all__ = ["example_images", "load_integers", "names_quantised", "restate_batch_norms", "restored"]
+
+_Linear: TypeAlias = nn.Conv2d | nn.Linear
+_TODO = "give a .float.pt of calif train"
+_EXAMPLE = 512
+
+
+def names_quantised(which: Path) -> bool:
+    """Whether that is a quantised network, by the ending of a file or as a checkpoint's name."""
+    return which.name.endswith((".safetensors", ".safetensors.xz")) or known_name(str(which))
+
+
+def restored(
+    which: Path, about: Mapping[str, Any], *, network: str | None = None
+) -> tuple[nn.Module, list[dict[str, Any]]]:
+    """The float network, in evaluation mode, and a row for each epoch that it was trained for, where the file has them.
+
+    Parameters
+    ----------
+    which : path
+        A file of :func:`~converters.save_quantised`, or a checkpoint's name.
+    about : mapping
+        ``shape`` and ``classes`` that it must have.
+    network : str, optional
+        The zoo's network that it must be.
+
+    Raises
+    ------
+    ConversionError
+        If it is of other images, classes or network, or has operations beyond convolutions, dense layers and pools.
+    """
+    q, notes = load_checkpoint(str(which))
+    path = str(find_checkpoint(str(which)))
+    theirs = notes.get("network")
+    wanted = tuple(about["shape"]), about["classes"]
+    found = q.input.shape, q.output.shape[0]
+    if theirs not in NETWORKS or len(q.inputs) > 1 or len(found[0]) != 3:
+        raise ConversionError(path, f"a network of {theirs or 'no name'}, which is not in the zoo", _TODO)
+    if network is not None and theirs != network:
+        raise ConversionError(path, f"network {theirs} instead of {network}", "start from one of the same network")
+    if found != wanted:
+        what = " and ".join(f"{n} classes for images of {' x '.join(map(str, s))}" for s, n in (found,))
+        raise ConversionError(path, what, f"the data has {wanted[1]} and {' x '.join(map(str, wanted[0]))}")
+    model = build(theirs, wanted[0][0], wanted[1], wanted[0][-1]).eval()
+    load_integers(model, q, path)
+    return model, log_of(notes.get("log"))
+
+
+@torch.no_grad()
+def load_integers(model: nn.Module, q: QuantGraph, where: str) -> None:
+    """The real weights of a quantised network into the float one that it was made from, layer by layer by name.
+
+    Batch norms, which are within the weights by then, get a mean of 0 and a variance of 1.
+
+    Raises
+    ------
+    ConversionError
+        If one of the two has a layer with weights that the other does not have, or any operation but convolutions,
+        dense layers and sums with its weights; the model is as it was then.
+    """
+    layers = {layer.name: layer for layer in q.layers}
+    scales = {spec.name: spec.scale for spec in q.inputs} | {layer.name: layer.scale for layer in q.layers}
+    norms = _norms_behind(model, q.input.shape)
+    linear = {name: m for name, m in model.named_modules() if isinstance(m, _Linear)}
+    held = {id(p) for m in (*linear.values(), *norms.values()) for p in m.parameters()}
+    others = [name for name, p in model.named_parameters() if id(p) not in held]
+    unused = [name for name, layer in layers.items() if name not in linear and _weighted(layer)]
+    missing = [name for name in linear if name not in layers]
+    for names, what in ((others, "parameters"), (missing, "a layer"), (unused, "integers of")):
+        if names:
+            raise ConversionError(where, f"{what} {names[0]!r}, of which float weights do not follow", _TODO)
+    found = {name: _real(layers[name], scales, tuple(m.weight.shape), where) for name, m in linear.items()}
+    for name, m in linear.items():
+        weight, bias = found[name]
+        m.weight.copy_(weight)
+        norm = norms.get(name)
+        if norm is not None:
+            norm.running_mean.zero_()  # type: ignore[union-attr]  # the zoo's norms have statistics
+            norm.running_var.fill_(1.0)  # type: ignore[union-attr]
+            norm.weight.fill_((1.0 + norm.eps) ** 0.5)
+            norm.bias.copy_(bias)
+        elif m.bias is not None:
+            m.bias.copy_(bias)
+
+
+@torch.no_grad()
+def restate_batch_norms(model: nn.Module, images: Tensor) -> None:
+    """Give every batch norm the statistics of these images, ``(N, C, H, W)``, and such a weight and bias that the
+    network's function in evaluation mode stays what it is. In training mode it is close to it then.
+    """
+
+    def restate(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None
+        x = given[0].transpose(0, 1).flatten(1)
+        mean, variance = x.mean(1), x.var(1, correction=0)
+        gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+        norm.bias.add_(gain * (mean - norm.running_mean))
+        norm.weight.copy_(gain * (variance + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+
+    hooks = [m.register_forward_pre_hook(restate) for m in model.modules() if isinstance(m, _BatchNorm)]
+    with _evaluating(model):
+        try:
+            model(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def example_images(count: int, images: int = _EXAMPLE) -> Tensor:
+    """Which images batch norms see: so many of all, evenly; data sets can be sorted by class."""
+    return torch.linspace(0, count - 1, min(count, images)).long()
+
+
+def _weighted(layer: Layer) -> list[tuple[str, Weighted]]:
+    return [(s.sources[0], op) for s in layer.synapses for op in s.ops if isinstance(op, Weighted)]
+
+
+def _real(layer: Layer, scales: Mapping[str, float], shape: Shape, where: str) -> tuple[Tensor, Tensor]:
+    """Weights of ``shape`` and bias ``(C,)`` of a layer with one synapse."""
+    ops = [op for s in layer.synapses for op in s.ops if not isinstance(op, Flatten)]
+    weighted = _weighted(layer)
+    if len(ops) != 1 or len(weighted) != 1 or len(layer.synapses) != 1 or tuple(weighted[0][1].weight.shape) != shape:
+        raise ConversionError(where, f"{layer!r}, where the network has weights of shape {shape}", _TODO)
+    source, op = weighted[0]
+    step = layer.scale / layer.threshold
+    return op.weight.double() * (step / scales[source]).view(-1, *(1,) * (len(shape) - 1)), layer.bias * step
+
+
+def _norms_behind(model: nn.Module, shape: Shape) -> dict[str, _BatchNorm]:
+    """The batch norm that reads each layer's result, by the layer's name."""
+    made: dict[int, str] = {}
+    kept: list[Tensor] = []  # an address is one tensor's as long as that lives
+    found: dict[str, _BatchNorm] = {}
+    hooks = []
+    for name, m in model.named_modules():
+        if isinstance(m, _Linear):
+
+            def record(_m: nn.Module, _x: Any, y: Tensor, name: str = name) -> None:
+                made[id(y)] = name
+                kept.append(y)
+
+            hooks.append(m.register_forward_hook(record))
+        elif isinstance(m, _BatchNorm):
+
+            def look(m: nn.Module, given: tuple[Tensor, ...]) -> None:
+                if id(given[0]) in made:
+                    found[made[id(given[0])]] = m  # type: ignore[assignment]
+
+            hooks.append(m.register_forward_pre_hook(look))
+    with _evaluating(model):
+        try:
+            model(torch.zeros(1, *shape))
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return found
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    yield
+    model.train(training)
