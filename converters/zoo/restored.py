@@ -116,7 +116,9 @@ def restate_batch_norms(model: nn.Module, images: Tensor) -> None:
     """
 
     def restate(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
-        assert isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None
+        assert isinstance(norm, _BatchNorm)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         x = given[0].transpose(0, 1).flatten(1)
         mean, variance = x.mean(1), x.var(1, correction=0)
         gain = norm.weight / (norm.running_var + norm.eps).sqrt()
@@ -135,7 +137,11 @@ def restate_batch_norms(model: nn.Module, images: Tensor) -> None:
 
 
 def example_images(count: int, images: int = _EXAMPLE) -> Tensor:
-    """Which images batch norms see: so many of all, evenly; data sets can be sorted by class."""
+    """Which images batch norms see: so many of all, evenly, as data sets can be sorted by class.
+
+    >>> example_images(10, 4)
+    tensor([0, 3, 6, 9])
+    """
     return torch.linspace(0, count - 1, min(count, images)).long()
 
 
