@@ -69,7 +69,7 @@ def test_weights_are_the_float_ones_to_half_a_step(name: str) -> None:
             module = modules[layer.name]
             assert isinstance(module, nn.Conv2d | nn.Linear)
             base, _, last = layer.name.rpartition(".")
-            norm = f"{base}.{int(last) + 1}"
+            norm = f"{base}.{int(last) + 1}" if last.isdigit() else "none"
             weight = had[f"{layer.name}.weight"].double()
             if f"{norm}.running_var" in had:
                 gain = had[f"{norm}.weight"] / (had[f"{norm}.running_var"] + 1e-5).sqrt()
@@ -80,11 +80,10 @@ def test_weights_are_the_float_ones_to_half_a_step(name: str) -> None:
                 bias, got = had[f"{layer.name}.bias"], module.bias
             assert isinstance(got, torch.Tensor)
             step = layer.scale / layer.threshold / scales[synapse.sources[0]]
-            off = (module.weight.double() - weight).abs().flatten(1).amax(1)
-            assert float((off / step).median()) <= 0.501
+            off = (module.weight.detach().double() - weight).abs().flatten(1).amax(1)
+            assert 0.3 < float((off / step).median()) <= 0.501  # and no float weights
             # of few places the batch has moved the statistics a little, and the largest weights out of their range
             assert bool((off <= 2 * step).all())
-            assert bool((off > 0.1 * step).any())  # and no float weights
             assert torch.allclose(got.double(), bias.double(), rtol=1e-4, atol=1e-4 * float(bias.abs().max()))
             compared += 1
     assert compared == sum(isinstance(m, nn.Conv2d | nn.Linear) for m in modules.values())
