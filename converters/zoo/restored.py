@@ -6,14 +6,12 @@ What a ``.safetensors`` file has is enough for that: with ``threshold = S_y / (S
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from converters.errors import ConversionError
 from converters.operations.contract import Shape
@@ -22,11 +20,11 @@ from converters.operations.weights import Weighted
 from converters.quantised import Layer, QuantGraph
 from converters.zoo.named import find_checkpoint, known_name, load_checkpoint
 from converters.zoo.networks import NETWORKS, build
+from converters.zoo.norms import Linear, norms_behind
 from converters.zoo.training_file import log_of
 
-__all__ = ["example_images", "load_integers", "names_quantised", "restate_batch_norms", "restored"]
+__all__ = ["example_images", "load_integers", "names_quantised", "restored"]
 
-_Linear: TypeAlias = nn.Conv2d | nn.Linear
 _TODO = "give a .float.pt of calif train"
 _EXAMPLE = 512
 
@@ -86,8 +84,8 @@ def load_integers(model: nn.Module, q: QuantGraph, where: str) -> None:
     """
     layers = {layer.name: layer for layer in q.layers}
     scales = {spec.name: spec.scale for spec in q.inputs} | {layer.name: layer.scale for layer in q.layers}
-    norms = _norms_behind(model, q.input.shape)
-    linear = {name: m for name, m in model.named_modules() if isinstance(m, _Linear)}
+    norms = norms_behind(model, torch.zeros(1, *q.input.shape))
+    linear = {name: m for name, m in model.named_modules() if isinstance(m, Linear)}
     held = {id(p) for m in (*linear.values(), *norms.values()) for p in m.parameters()}
     others = [name for name, p in model.named_parameters() if id(p) not in held]
     unused = [name for name, layer in layers.items() if name not in linear and _weighted(layer)]
@@ -107,33 +105,6 @@ def load_integers(model: nn.Module, q: QuantGraph, where: str) -> None:
             norm.bias.copy_(bias)
         elif m.bias is not None:
             m.bias.copy_(bias)
-
-
-@torch.no_grad()
-def restate_batch_norms(model: nn.Module, images: Tensor) -> None:
-    """Give every batch norm the statistics of these images, ``(N, C, H, W)``, and such a weight and bias that the
-    network's function in evaluation mode stays what it is. In training mode it is close to it then.
-    """
-
-    def restate(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
-        assert isinstance(norm, _BatchNorm)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        x = given[0].transpose(0, 1).flatten(1)
-        mean, variance = x.mean(1), x.var(1, correction=0)
-        gain = norm.weight / (norm.running_var + norm.eps).sqrt()
-        norm.bias.add_(gain * (mean - norm.running_mean))
-        norm.weight.copy_(gain * (variance + norm.eps).sqrt())
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance)
-
-    hooks = [m.register_forward_pre_hook(restate) for m in model.modules() if isinstance(m, _BatchNorm)]
-    with _evaluating(model):
-        try:
-            model(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
 
 
 def example_images(count: int, images: int = _EXAMPLE) -> Tensor:
@@ -158,41 +129,3 @@ def _real(layer: Layer, scales: Mapping[str, float], shape: Shape, where: str) -
     source, op = weighted[0]
     step = layer.scale / layer.threshold
     return op.weight.double() * (step / scales[source]).view(-1, *(1,) * (len(shape) - 1)), layer.bias * step
-
-
-def _norms_behind(model: nn.Module, shape: Shape) -> dict[str, _BatchNorm]:
-    """The batch norm that reads each layer's result, by the layer's name."""
-    made: dict[int, str] = {}
-    kept: list[Tensor] = []  # an address is one tensor's as long as that lives
-    found: dict[str, _BatchNorm] = {}
-    hooks = []
-    for name, m in model.named_modules():
-        if isinstance(m, _Linear):
-
-            def record(_m: nn.Module, _x: Any, y: Tensor, name: str = name) -> None:
-                made[id(y)] = name
-                kept.append(y)
-
-            hooks.append(m.register_forward_hook(record))
-        elif isinstance(m, _BatchNorm):
-
-            def look(m: nn.Module, given: tuple[Tensor, ...]) -> None:
-                if id(given[0]) in made:
-                    found[made[id(given[0])]] = m  # type: ignore[assignment]
-
-            hooks.append(m.register_forward_pre_hook(look))
-    with _evaluating(model):
-        try:
-            model(torch.zeros(1, *shape))
-        finally:
-            for hook in hooks:
-                hook.remove()
-    return found
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    yield
-    model.train(training)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from converters.zoo.networks import build
+from converters.zoo.norms import fold_batch_norms
 from converters.zoo.restored import names_quantised, restored
 from converters.zoo.training_file import load_weights, read_checkpoint_of
 
@@ -43,6 +44,7 @@ class Teachers(nn.Module):
         for path in paths:
             network, log = restored(path, about) if names_quantised(path) else _of_a_run(path, about)
             self.names.append(f"{path.name} after {len(log)} epochs")
+            fold_batch_norms(network, torch.zeros(1, *about["shape"]))  # a quarter to a third of its time
             self.networks.append(network.to(memory_format=torch.channels_last))
         self.requires_grad_(False)
         self.eval()

@@ -32,11 +32,12 @@ from converters.zoo.averaging import WeightMean, measure_batch_norms
 from converters.zoo.datasets import Images
 from converters.zoo.depthwise import DenseDepthwise
 from converters.zoo.networks import build
+from converters.zoo.norms import restate_batch_norms
 from converters.zoo.optimisers import Optimisers
 from converters.zoo.processes import team
 from converters.zoo.recipes import Recipe
 from converters.zoo.recorded import Gradients
-from converters.zoo.restored import example_images, names_quantised, restate_batch_norms, restored
+from converters.zoo.restored import example_images, names_quantised, restored
 from converters.zoo.surroundings import own_settings
 from converters.zoo.teachers import Teachers
 from converters.zoo.training_file import Checkpoint, load_weights, read_checkpoint_of, write_checkpoint, write_log

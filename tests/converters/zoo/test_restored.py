@@ -20,8 +20,9 @@ from converters.operations.weights import Weighted
 from converters.quantised import QuantGraph
 from converters.zoo.datasets import load
 from converters.zoo.networks import build
+from converters.zoo.norms import fold_batch_norms, restate_batch_norms
 from converters.zoo.recipes import Recipe
-from converters.zoo.restored import load_integers, names_quantised, restate_batch_norms, restored
+from converters.zoo.restored import load_integers, names_quantised, restored
 from converters.zoo.teachers import Teachers
 from converters.zoo.training import train
 
@@ -130,6 +131,17 @@ def test_restated_norms_keep_the_function_and_have_the_statistics(seed: int, nam
         assert torch.allclose(after, before, rtol=1e-6, atol=1e-6 * float(before.abs().max()))
         # training mode takes the statistics of its batch, which are these
         assert torch.allclose(model.train()(x), before, rtol=1e-6, atol=1e-6 * float(before.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["lenet5", "vgg9", "resnet11h", "mobilenet20"])
+def test_folded_norms_keep_the_function(name: str) -> None:
+    model = shaken(name).double()
+    x = torch.rand(4, 1, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        before = model.eval()(x)
+        fold_batch_norms(model, x[:1])
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+        assert torch.allclose(model(x), before, rtol=1e-9, atol=1e-9 * float(before.abs().max()))
 
 
 def a_run(folder: Path, **options: Any) -> tuple[Path, Any]:
