@@ -107,6 +107,16 @@ def train(
         float | None,
         typer.Option(min=1e-8, help="Peak learning rate of the quantised epochs, instead of the recipe's."),
     ] = None,
+    cutout: Annotated[
+        int | None,
+        typer.Option(min=0, help="Side of a square of each image that is set to 0, instead of the recipe's."),
+    ] = None,
+    mixup: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=100, help="Mix images in pairs, by the beta distribution of this; 1: all shares alike."
+        ),
+    ] = None,
     recipe: Annotated[
         str,
         typer.Option(
@@ -160,6 +170,8 @@ def train(
         patience=patience,
         average=average,
         qat_average=qat_average,
+        cutout=cutout,
+        mixup=mixup,
         start=start,
         teachers=tuple(teacher or ()),
         device=device,

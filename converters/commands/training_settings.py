@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from converters.errors import ConversionError
 from converters.frontends.layer_levels import LayerLevels, LevelNumbers
@@ -36,6 +36,9 @@ class TrainingSettings:
         The recipe's by default; ``epochs`` means half as many quantised ones, too.
     qat_lr : float, optional
     patience, average : int
+    cutout : int, optional
+        The recipe's by default, as ``mixup`` is.
+    mixup : float, optional
     qat_average : bool
     start : path, optional
     teachers : tuple of path
@@ -66,6 +69,8 @@ class TrainingSettings:
     patience: int = 0
     average: int = 0
     qat_average: bool = False
+    cutout: int | None = None
+    mixup: float | None = None
     start: Path | None = None
     teachers: tuple[Path, ...] = ()
     device: str = "cpu"
@@ -119,7 +124,8 @@ class TrainingSettings:
             recipe = replace(recipe, epochs=self.epochs, qat_epochs=max(1, self.epochs // 2))
         if self.qat_epochs is not None:
             recipe = replace(recipe, qat_epochs=self.qat_epochs)
-        return recipe if self.qat_lr is None else replace(recipe, qat_lr=self.qat_lr)
+        own: dict[str, Any] = {"qat_lr": self.qat_lr, "cutout": self.cutout, "mixup": self.mixup}
+        return replace(recipe, **{name: value for name, value in own.items() if value is not None})
 
     def command(self) -> str:
         """The command line that asks for the same; of files, the names alone."""
@@ -135,6 +141,8 @@ class TrainingSettings:
             ("--epochs", self.epochs),
             ("--qat-epochs", self.qat_epochs),
             ("--qat-lr", None if self.qat_lr is None else f"{self.qat_lr:g}"),
+            ("--cutout", self.cutout),
+            ("--mixup", None if self.mixup is None else f"{self.mixup:g}"),
             ("--recipe", self.kind if self.kind != "fast" else None),
             ("--patience", self.patience or None),
             ("--start", None if self.start is None else self.start.name),

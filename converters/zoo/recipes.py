@@ -27,6 +27,9 @@ class Recipe:
         Mirror half of the images.
     cutout : int
         Side of a square at a random place of every image that is set to 0, in pixels (DeVries and Taylor 2017).
+    mixup : float
+        Every image is a mean of itself and another one of its batch, and so is its label, with a weight of the beta
+        distribution of this parameter, twice (Zhang et al. 2018): 1 takes all weights alike, 0 no other image.
     optimiser : {"sgd", "muon", "muon-dense"}
         Of the float phase; see :class:`~converters.zoo.optimisers.Optimisers`.
     qat_optimiser : {"sgd", "muon", "muon-dense"}
@@ -63,6 +66,7 @@ class Recipe:
     nesterov: bool = True
     patience: int = 0
     cutout: int = 0
+    mixup: float = 0.0
     qat_optimiser: str = "sgd"
     average: int = 0
     qat_average: bool = False

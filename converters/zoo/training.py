@@ -251,7 +251,7 @@ def _check_shape(model: nn.Module, network: str, shape: tuple[int, ...]) -> None
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """What a checkpoint says of its recipe; later settings only where they change what was done before."""
     plain = asdict(Recipe())
-    later = ("nesterov", "patience", "cutout", "qat_optimiser", "qat_average")
+    later = ("nesterov", "patience", "cutout", "mixup", "qat_optimiser", "qat_average")
     return {k: v for k, v in asdict(recipe).items() if k != "average" and (k not in later or v != plain[k])}
 
 
@@ -406,7 +406,10 @@ class _Run:
         order = torch.randperm(len(self.data)).to(self.data.labels.device)
         for index in order.split(self.recipe.batch):
             part = self.data[index]
-            yield _augment(part.pixels, self.recipe), part.labels
+            x = _augment(part.pixels, self.recipe)
+            yield (
+                _mixed(x, part.labels, self.data.classes, self.recipe.mixup) if self.recipe.mixup else (x, part.labels)
+            )
 
     def _is_time_to_save(self, *, last: bool) -> bool:
         """After every epoch; on an accelerator, whose epochs can be shorter than a write, at most twice a minute."""
@@ -478,6 +481,14 @@ def _augment(x: Tensor, recipe: Recipe) -> Tensor:
         inside = (rows >= 0) & (rows < recipe.cutout) & (columns >= 0) & (columns < recipe.cutout)
         x = x.masked_fill(inside, 0.0)
     return x
+
+
+def _mixed(x: Tensor, labels: Tensor, classes: int, alpha: float) -> tuple[Tensor, Tensor]:
+    """Images mixed in pairs, and the probability of each class, float32 ``(N, classes)``."""
+    share = torch.distributions.Beta(alpha, alpha).sample((len(x),)).to(x.device)
+    other = torch.randperm(len(x), device=x.device)
+    pixels, target = share[:, None, None, None], F.one_hot(labels, classes).float()
+    return pixels * x + (1 - pixels) * x[other], share[:, None] * target + (1 - share[:, None]) * target[other]
 
 
 def _rate(peak: float, step: int, steps: int, warm: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import converters
 from converters.errors import ConversionError
@@ -20,7 +23,7 @@ from converters.zoo.datasets import load
 from converters.zoo.networks import build
 from converters.zoo.recipes import RECIPES, Recipe
 from converters.zoo.teachers import Teachers
-from converters.zoo.training import _augment, accuracy, train
+from converters.zoo.training import _augment, _mixed, accuracy, train
 
 TINY = Recipe(epochs=2, qat_epochs=1, batch=16, lr=0.05, shift=1, optimiser="muon", fast=True, evaluate_every=2)
 
@@ -90,6 +93,49 @@ def test_cutout() -> None:
         assert right - left == 3 or left == 0 or right == 6
         seen.add((top, left))
     assert {(0, 0), (5, 3)} <= seen
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10**6), alpha=st.sampled_from([0.1, 0.5, 1.0, 8.0]), count=st.integers(1, 40))
+def test_mixup_mixes_labels_as_it_mixes_images(seed: int, alpha: float, count: int) -> None:
+    """Each image has its class's own value in every pixel, a power of 2: what it is mixed of can be read off."""
+    torch.manual_seed(seed)
+    labels = torch.randint(0, 6, (count,))
+    values = 2.0 ** torch.arange(6)
+    x, target = _mixed(values[labels].view(-1, 1, 1, 1).expand(-1, 3, 4, 5), labels, 6, alpha)
+    assert torch.allclose(target.sum(1), torch.ones(count))
+    assert bool((target >= 0).all())
+    assert int((target > 0).sum(1).max()) <= 2
+    assert torch.allclose(target @ values, x[:, 0, 0, 0], rtol=1e-5)
+    assert torch.equal(x, x[:, :1, :1, :1].expand_as(x))
+
+
+def test_mixup_shares_are_those_of_the_beta_distribution() -> None:
+    torch.manual_seed(0)
+    for alpha in (0.5, 1.0, 4.0):
+        _, target = _mixed(torch.zeros(4000, 1, 1, 1), torch.arange(4000), 4000, alpha)
+        own = target.diagonal()
+        assert abs(float(own.mean()) - 0.5) < 0.02
+        assert float(own.var()) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.08)
+
+
+def test_a_run_with_mixup(tmp_path: Path) -> None:
+    """It says so, its loss is another one, and a teacher sees mixed images; without a word nothing is mixed."""
+    data, test = load("digits", "train").first(48), load("digits", "test").first(12)
+    options: dict[str, Any] = {"name": "lenet5-digits-127", "levels": 127}
+    plain = train("lenet5", data, test, folder=tmp_path / "a", recipe=TINY, **options)
+    mixed = train("lenet5", data, test, folder=tmp_path / "b", recipe=replace(TINY, mixup=0.5), **options)
+    assert all(math.isfinite(row["loss"]) for row in mixed.log)
+    assert plain.log[0]["loss"] != mixed.log[0]["loss"]
+    path = tmp_path / "a" / "lenet5-digits.float.pt"
+    about = json.loads(torch.load(path, weights_only=True)["about"])
+    assert "mixup" not in about
+    about = json.loads(torch.load(tmp_path / "b" / path.name, weights_only=True)["about"])
+    assert about["mixup"] == 0.5
+    taught = train(
+        "lenet5", data, test, folder=tmp_path / "c", recipe=replace(TINY, mixup=0.5), teachers=[path], **options
+    )
+    assert taught.log[0]["loss"] != mixed.log[0]["loss"]
 
 
 def test_a_run_that_starts_from_another(tmp_path: Path) -> None:
