@@ -90,9 +90,11 @@ def table(kept: dict[str, Any]) -> str:
     ]
     lines.append("|---|--:|--:|" + "--:|" * len(LOSSES))
     for name, row in kept.items():
-        cells = [f"{row['accuracy']:.1%}, {row['latency']:.1f} steps", f"{row['certain']['steps']:.1f} steps"]
+        cells = [f"{100 * row['accuracy']:.1f} %, {row['latency']:.1f} steps", f"{row['certain']['steps']:.1f} steps"]
         for rule in row["rules"].values():
-            cells.append(f"{rule['accuracy']:.1%}, {rule['steps']:.1f} steps ({rule['changed']:.1%} changed)")
+            cells.append(
+                f"{100 * rule['accuracy']:.1f} %, {rule['steps']:.1f} steps ({100 * rule['changed']:.1f} % changed)"
+            )
         lines.append(" | ".join([f"| {name}", *cells]) + " |")
     return "\n".join(lines)
 

@@ -112,7 +112,7 @@ def main() -> None:
 
 def same(says: Tensor, others: Tensor) -> str:
     """How many of the first of ``others`` are the same."""
-    return f"{float((says == others[: len(says)]).double().mean()):.2%}"
+    return f"{100 * float((says == others[: len(says)]).double().mean()):.2f} %"
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ def images_of(n: int) -> tuple[Tensor, Tensor]:
 
 
 def _share(right: Tensor) -> str:
-    return f"{float(right.double().mean()):.2%}"
+    return f"{100 * float(right.double().mean()):.2f} %"
 
 
 def main() -> None:

@@ -135,7 +135,7 @@ def sensitivity_table(name: str, rows: list[dict[str, Any]]) -> str:
         own = {row["levels"]: row for row in rows if tuple(row["layers"]) == group}
         least = own[min(own)]
         cells = [two_digits(1000 * own[n]["divergence"]) if n in own else "" for n in ladder]
-        share = f"{1 - least['counts'] / whole['counts']:.1%}"
+        share = f"{100 * (1 - least['counts'] / whole['counts']):.1f} %"
         lines.append(" | ".join([f"| {', '.join(group)}", share, *cells]) + " |")
     return "\n".join(lines)
 
@@ -144,8 +144,8 @@ def network_table(name: str, networks: dict[str, Any]) -> str:
     whole = networks["127 everywhere"]
     lines = [f"| {name} | accuracy | spikes / image | | SOPs / image |", "|---|--:|--:|--:|--:|"]
     for title, row in networks.items():
-        share = f"{row['spikes'] / whole['spikes'] - 1:+.0%}" if row is not whole else ""
-        cells = [f"{row['accuracy']:.1%}", f"{row['spikes']:,.0f}", share, f"{row['sops'] / 1e6:,.1f} M"]
+        share = f"{100 * (row['spikes'] / whole['spikes'] - 1):+.0f} %" if row is not whole else ""
+        cells = [f"{100 * row['accuracy']:.1f} %", f"{row['spikes']:,.0f}", share, f"{row['sops'] / 1e6:,.1f} M"]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

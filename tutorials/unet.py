@@ -88,7 +88,8 @@ def score(maps: Tensor, classes: Tensor) -> str:
     """Share of the pixels that are right, and the mean intersection over union of the two digit classes."""
     found = maps.argmax(1)
     overlap = [((found == k) & (classes == k)).sum() / ((found == k) | (classes == k)).sum() for k in (1, 2)]
-    return f"{float((found == classes).double().mean()):.2%} of pixels, IoU {float(torch.stack(overlap).mean()):.3f}"
+    right = 100 * float((found == classes).double().mean())
+    return f"{right:.2f} % of pixels, IoU {float(torch.stack(overlap).mean()):.3f}"
 
 
 def main() -> None:

@@ -82,12 +82,14 @@ class QuantisationReport:
         lines = [f"{'signal to noise, dB':<{width}}  network  layer alone"]
         lines += [f"{row.layer:<{width}}  {_decibels(row.snr):>7}  {_decibels(row.own_snr):>11}" for row in self.layers]
         if self.agreement is not None:
-            lines.append(f"predictions equal to the float network's: {self.agreement:.2%} of {self.images:,} images")
+            lines.append(
+                f"predictions equal to the float network's: {100 * self.agreement:.2f} % of {self.images:,} images"
+            )
         if self.float_accuracy is not None and self.quantised_accuracy is not None:
             lost = 100 * (self.float_accuracy - self.quantised_accuracy)
             lines.append(
-                f"accuracy: float {self.float_accuracy:.2%}, quantised {self.quantised_accuracy:.2%}; {lost:.2f} "
-                "points lost"
+                f"accuracy: float {100 * self.float_accuracy:.2f} %, quantised {100 * self.quantised_accuracy:.2f} %; "
+                f"{lost:.2f} points lost"
             )
         return "\n".join(lines)
 

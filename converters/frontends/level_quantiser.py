@@ -213,7 +213,7 @@ class LevelQuantiser(FakeQuantize):
             self.watching = False
             warn(
                 self.path,
-                f"negative values, {share:.1%} of a batch, which become 0: the example of prepare_qat had none",
+                f"negative values, {100 * share:.1f} % of a batch, which become 0: the example of prepare_qat had none",
                 "prepare the model anew with signed_input=True, or with an example of this data",
             )
 

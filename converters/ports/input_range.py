@@ -34,7 +34,8 @@ def warn_of_cut(name: str, levels: Tensor, q_min: int, q_max: int) -> bool:
         if share >= SHARE:
             warn(
                 name,
-                f"negative values, {share:.1%} of a batch, for an input whose levels are 0 to {q_max}: they become 0",
+                f"negative values, {100 * share:.1f} % of a batch, for an input whose levels are 0 to {q_max}: they "
+                "become 0",
                 "give images as in training, or train with a signed input (signed_input=True of prepare_qat)",
             )
             return True
@@ -45,7 +46,8 @@ def warn_of_cut(name: str, levels: Tensor, q_min: int, q_max: int) -> bool:
             times = max(high / q_max, low / q_min if q_min else 0.0)
             warn(
                 name,
-                f"values up to {times:.3g} times the largest that the input takes; {share:.1%} of a batch is cut",
+                f"values up to {times:.3g} times the largest that the input takes; {100 * share:.1f} % of a batch "
+                "is cut",
                 "scale images as in training",
             )
             return True

@@ -50,15 +50,15 @@ def test_a_signed_network_has_nothing_to_say() -> None:
 @pytest.mark.parametrize(
     ("q_min", "values", "text"),
     [
-        (0, [-1.0] * 2 + [0.5] * 98, r"negative values, 2\.0% of a batch, for an input whose levels are 0 to 10"),
+        (0, [-1.0] * 2 + [0.5] * 98, r"negative values, 2\.0 % of a batch, for an input whose levels are 0 to 10"),
         (0, [-1.0] + [0.5] * 199, None),  # noise
         (-10, [-1.0] * 50 + [1.0] * 50, None),
         (0, [1.4] * 20 + [0.5] * 80, None),  # a range with the least error
-        (0, [255.0] * 10 + [0.0] * 90, r"values up to 255 times the largest that the input takes; 10\.0% of a batch"),
+        (0, [255.0] * 10 + [0.0] * 90, r"values up to 255 times the largest that the input takes; 10\.0 % of a batch"),
         (
             -10,
             [-40.0] * 10 + [1.4] * 10 + [0.0] * 80,
-            r"values up to 40 times the largest .*; 20\.0% of a batch",
+            r"values up to 40 times the largest .*; 20\.0 % of a batch",
         ),
         (0, [], None),
     ],
