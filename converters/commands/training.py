@@ -42,6 +42,8 @@ def train_network(
             )
         bar.update(tasks[phase], completed=done)
 
+    path = folder / f"{s.name}.safetensors"
+    common.not_read(path, s.start, *s.teachers)
     data = load(s.dataset, "train", root=data_root)
     test = load(s.dataset, "test", root=data_root, classes=data.names)
     result = fit(
@@ -63,7 +65,6 @@ def train_network(
         progress=progress,
         device=s.device,
     )
-    path = folder / f"{s.name}.safetensors"
     notes = {
         "network": s.network,
         "dataset": s.dataset,

@@ -16,7 +16,6 @@ __all__ = [
     "class_names",
     "find_checkpoint",
     "find_checkpoints",
-    "known_name",
     "load_checkpoint",
     "names",
     "plain_name",
@@ -51,15 +50,6 @@ def _folders() -> list[Path]:
 def names() -> list[str]:
     """Names of the checkpoints that are here: ``network-dataset-levels``."""
     return sorted(plain_name(p) for folder in _folders() for p in folder.glob("*.safetensors*"))
-
-
-def known_name(which: str) -> bool:
-    """Whether that is a checkpoint's name, here or in the repository, and no file.
-
-    >>> known_name("vgg9-cifar10-127"), known_name("runs/vgg9-cifar10.float.pt")
-    (True, False)
-    """
-    return not os.path.lexists(which) and which in {*names(), *REPOSITORY}
 
 
 def plain_name(path: str | os.PathLike) -> str:

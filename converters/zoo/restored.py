@@ -6,7 +6,9 @@ What a ``.safetensors`` file has is enough for that: with ``threshold = S_y / (S
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +16,62 @@ import torch
 from torch import Tensor, nn
 
 from converters.errors import ConversionError
+from converters.files.kinds import LONGEST, kind_by_content
 from converters.operations.contract import Shape
 from converters.operations.moving import Flatten
 from converters.operations.weights import Weighted
 from converters.quantised import Layer, QuantGraph
-from converters.zoo.named import find_checkpoint, known_name, load_checkpoint
+from converters.zoo.named import find_checkpoint, load_checkpoint
 from converters.zoo.networks import NETWORKS, build
 from converters.zoo.norms import Linear, norms_behind
 from converters.zoo.training_file import log_of
 
-__all__ = ["example_images", "load_integers", "names_quantised", "restored"]
+__all__ = ["Restored", "example_images", "load_integers", "names_quantised", "restored"]
 
 _TODO = "give a .float.pt of calif train"
 _EXAMPLE = 512
 
 
 def names_quantised(which: Path) -> bool:
-    """Whether that is a quantised network, by the ending of a file or as a checkpoint's name."""
-    return which.name.endswith((".safetensors", ".safetensors.xz")) or known_name(str(which))
+    """Whether that is a quantised network: by its ending; a file of another ending by what is in it; and what is no
+    file, and has not the ending of a run's checkpoint, as a checkpoint's name."""
+    name = which.name.lower()
+    if name.endswith((".safetensors", ".safetensors.xz")):
+        return True
+    if name.endswith(".pt"):
+        return False
+    if not which.exists():
+        return True
+    if not which.is_file():
+        return False
+    with which.open("rb") as file:
+        return kind_by_content(file.read(LONGEST)) == "quantised"
 
 
-def restored(
-    which: Path, about: Mapping[str, Any], *, network: str | None = None
-) -> tuple[nn.Module, list[dict[str, Any]]]:
-    """The float network, in evaluation mode, and a row for each epoch that it was trained for, where the file has them.
+@dataclass(frozen=True, eq=False)
+class Restored:
+    """A quantised network in floating point.
+
+    Attributes
+    ----------
+    model : nn.Module
+        In evaluation mode.
+    dataset : str or None
+        What it was trained on, where the file says it.
+    log : list of dict
+        A row for each epoch of that, where the file has them.
+    about : str
+        The file's name, its epochs and the beginning of its SHA-256.
+    """
+
+    model: nn.Module
+    dataset: str | None
+    log: list[dict[str, Any]]
+    about: str
+
+
+def restored(which: Path, about: Mapping[str, Any], *, network: str | None = None) -> Restored:
+    """The float network of the weights in a file.
 
     Parameters
     ----------
@@ -51,23 +85,36 @@ def restored(
     Raises
     ------
     ConversionError
-        If it is of other images, classes or network, or has operations beyond convolutions, dense layers and pools.
+        If it is of other images, classes or network, or has other layers with weights than that network of the zoo.
     """
-    q, notes = load_checkpoint(str(which))
-    path = str(find_checkpoint(str(which)))
+    file = find_checkpoint(str(which))
+    path = str(file)
+    q, notes = load_checkpoint(path)
     theirs = notes.get("network")
     wanted = tuple(about["shape"]), about["classes"]
     found = q.input.shape, q.output.shape[0]
-    if theirs not in NETWORKS or len(q.inputs) > 1 or len(found[0]) != 3:
+    if theirs not in NETWORKS:
         raise ConversionError(path, f"a network of {theirs or 'no name'}, which is not in the zoo", _TODO)
+    if len(q.inputs) > 1 or len(q.output_names) > 1 or len(found[0]) != 3:
+        raise ConversionError(
+            path, "several inputs or outputs, or no images", f"a network of the zoo is wanted; {_TODO}"
+        )
+    if notes.get("toolkit") == "brevitas":
+        raise ConversionError(path, "a network of brevitas, whose layers have other names", _TODO)
     if network is not None and theirs != network:
         raise ConversionError(path, f"network {theirs} instead of {network}", "start from one of the same network")
     if found != wanted:
-        what = " and ".join(f"{n} classes for images of {' x '.join(map(str, s))}" for s, n in (found,))
-        raise ConversionError(path, what, f"the data has {wanted[1]} and {' x '.join(map(str, wanted[0]))}")
+        theirs_said, mine = (f"{n} classes for images of {' x '.join(map(str, s))}" for s, n in (found, wanted))
+        raise ConversionError(path, theirs_said, f"give a network of {mine}")
     model = build(theirs, wanted[0][0], wanted[1], wanted[0][-1]).eval()
-    load_integers(model, q, path)
-    return model, log_of(notes.get("log"))
+    try:
+        load_integers(model, q, path)
+    except RuntimeError:  # of PyTorch, where the first dense layer has another size
+        found_size = f"images of {' x '.join(map(str, wanted[0]))}, which {theirs} does not take"
+        raise ConversionError(path, found_size, _TODO) from None
+    log = log_of(notes.get("log"))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    return Restored(model, notes.get("dataset"), log, f"{which.name} after {len(log)} epochs, {digest}")
 
 
 @torch.no_grad()
@@ -79,8 +126,9 @@ def load_integers(model: nn.Module, q: QuantGraph, where: str) -> None:
     Raises
     ------
     ConversionError
-        If one of the two has a layer with weights that the other does not have, or any operation but convolutions,
-        dense layers and sums with its weights; the model is as it was then.
+        If one of the two has a layer with weights that the other does not have, of another shape or with any other
+        operation beside them, or if weights are not finite; the model is as it was then. What has no weights, such as a
+        pool, is not compared.
     """
     layers = {layer.name: layer for layer in q.layers}
     scales = {spec.name: spec.scale for spec in q.inputs} | {layer.name: layer.scale for layer in q.layers}
@@ -90,10 +138,13 @@ def load_integers(model: nn.Module, q: QuantGraph, where: str) -> None:
     others = [name for name, p in model.named_parameters() if id(p) not in held]
     unused = [name for name, layer in layers.items() if name not in linear and _weighted(layer)]
     missing = [name for name in linear if name not in layers]
-    for names, what in ((others, "parameters"), (missing, "a layer"), (unused, "integers of")):
+    for names, what in ((others, "parameters"), (missing, "no layer"), (unused, "integers of")):
         if names:
-            raise ConversionError(where, f"{what} {names[0]!r}, of which float weights do not follow", _TODO)
+            raise ConversionError(where, f"{what} {names[0]!r}, so that not all float weights follow", _TODO)
     found = {name: _real(layers[name], scales, tuple(m.weight.shape), where) for name, m in linear.items()}
+    for name, (weight, bias) in found.items():
+        if not bool(torch.isfinite(weight.float()).all() and torch.isfinite(bias.float()).all()):
+            raise ConversionError(where, f"weights of {name!r} that float32 does not hold", _TODO)
     for name, m in linear.items():
         weight, bias = found[name]
         m.weight.copy_(weight)
@@ -107,12 +158,14 @@ def load_integers(model: nn.Module, q: QuantGraph, where: str) -> None:
             m.bias.copy_(bias)
 
 
-def example_images(count: int, images: int = _EXAMPLE) -> Tensor:
-    """Which images batch norms see: so many of all, evenly, as data sets can be sorted by class.
+def example_images(count: int, pixels: int = 1, images: int = _EXAMPLE) -> Tensor:
+    """Which images batch norms see: so many of all, evenly, as data sets can be sorted by class; of more ``pixels``
+    than 32 x 32 fewer, as they go through the network at once.
 
-    >>> example_images(10, 4)
-    tensor([0, 3, 6, 9])
+    >>> example_images(10, images=4), len(example_images(10_000, 128 * 128))
+    (tensor([0, 3, 6, 9]), 32)
     """
+    images = max(2, min(images, images * 32 * 32 // pixels))
     return torch.linspace(0, count - 1, min(count, images)).long()
 
 

@@ -42,8 +42,8 @@ class Teachers(nn.Module):
         self.weight, self.networks = weight, nn.ModuleList()
         self.names: list[str] = []
         for path in paths:
-            network, log = restored(path, about) if names_quantised(path) else _of_a_run(path, about)
-            self.names.append(f"{path.name} after {len(log)} epochs")
+            network, said = _quantised(path, about) if names_quantised(path) else _of_a_run(path, about)
+            self.names.append(said)
             fold_batch_norms(network, torch.zeros(1, *about["shape"]))  # a quarter to a third of its time
             self.networks.append(network.to(memory_format=torch.channels_last))
         self.requires_grad_(False)
@@ -59,9 +59,14 @@ class Teachers(nn.Module):
         return (1 - self.weight) * hard + self.weight * F.cross_entropy(out, self(x), reduction="none")
 
 
-def _of_a_run(path: Path, about: dict[str, Any]) -> tuple[nn.Module, list[dict[str, Any]]]:
+def _quantised(path: Path, about: dict[str, Any]) -> tuple[nn.Module, str]:
+    found = restored(path, about)
+    return found.model, found.about
+
+
+def _of_a_run(path: Path, about: dict[str, Any]) -> tuple[nn.Module, str]:
     todo = "learn from networks of the same data set"
     checkpoint = read_checkpoint_of(path, about, ("shape", "classes"), "a teacher", todo)
     network = build(checkpoint.about["network"], about["shape"][0], about["classes"], about["shape"][-1])
     load_weights(network, checkpoint, path)
-    return network, checkpoint.whole_log
+    return network, f"{path.name} after {len(checkpoint.whole_log)} epochs"

@@ -133,6 +133,7 @@ def train(
     _refuse(toolkit, crew.count, input_levels, per_channel_norms, seed)
     data, test = data.with_gradients(), test.with_gradients()
     shape = data.shape
+    _refuse_augmentation(recipe, shape)
     about = {"network": network, "shape": list(shape), "classes": data.classes, "images": len(data), "seed": seed}
     torch.manual_seed(seed)
     model = build(network, shape[0], data.classes, shape[-1])
@@ -143,7 +144,8 @@ def train(
     quantised_start: Checkpoint | None = None
     if start is not None:
         start = Path(start)
-        before, quantised_start = _begin_with(start, about, model, data, bool(recipe.epochs or recipe.average))
+        base = name.rsplit("-", 1)[0]
+        before, quantised_start = _begin_with(start, about, model, data, bool(recipe.epochs or recipe.average), base)
     tutors = Teachers([Path(path) for path in teachers], about) if teachers else None
     if tutors is not None:
         about["teachers"] = tutors.names
@@ -211,28 +213,37 @@ def _refuse(toolkit: str, processes: int, input_levels: int | None, per_channel_
         raise ConversionError("--seed", f"{seed}", "use a whole number between -2**42 and 2**42")
 
 
+def _refuse_augmentation(recipe: Recipe, shape: tuple[int, ...]) -> None:
+    if not 0 <= recipe.cutout <= min(shape[1:]):
+        found = f"{recipe.cutout} of images of {' x '.join(map(str, shape[1:]))} pixels"
+        raise ConversionError("--cutout", found, "use at most their side")
+    if recipe.mixup and not 0.01 <= recipe.mixup <= 100:  # of less, float32 has no shares between 0 and 1
+        raise ConversionError("--mixup", f"{recipe.mixup:g}", "use 0, or a number from 0.01 to 100")
+
+
 def _begin_with(
-    start: Path, about: dict[str, Any], model: nn.Module, data: Images, float_phase: bool
+    start: Path, about: dict[str, Any], model: nn.Module, data: Images, float_phase: bool, base: str
 ) -> tuple[list[dict[str, Any]], Checkpoint | None]:
     """The weights that a run begins with, into ``model``, and the rows of their training; of a quantised run its
-    checkpoint instead, which is for later."""
+    checkpoint instead, which is for later. ``base``: the run's network and data set, ``network-dataset``."""
     if names_quantised(start):
-        network, rows = restored(start, about, network=about["network"])
-        restate_batch_norms(network, data[example_images(len(data))].pixels)
-        model.load_state_dict(network.state_dict())
-        about["start"] = f"{start.name} after {len(rows)} epochs"
-        return rows, None
-    found = read_checkpoint_of(
+        found = restored(start, about, network=about["network"])
+        restate_batch_norms(found.model, data[example_images(len(data), math.prod(data.shape[1:]))].pixels)
+        model.load_state_dict(found.model.state_dict())
+        about["start"] = found.about
+        same = f"{about['network']}-{Path(found.dataset or '').name}" == base
+        return found.log if same else [], None  # accuracies on other images are none of this run's
+    run = read_checkpoint_of(
         start, about, ("network", "shape", "classes"), "a checkpoint", "start from one of the same network"
     )
-    about["start"] = f"{start.name} after {len(found.whole_log)} epochs"
-    if "levels" not in found.about:
-        load_weights(model, found, start)
-        return found.whole_log, None
+    about["start"] = f"{start.name} after {len(run.whole_log)} epochs"
+    if "levels" not in run.about:
+        load_weights(model, run, start)
+        return run.whole_log, None
     if float_phase:
         todo = "use --epochs 0 without --average, or start from a .float.pt"
         raise ConversionError(str(start), "a quantised run, before a float phase", todo)
-    return found.whole_log, found
+    return run.whole_log, run
 
 
 @torch.no_grad()

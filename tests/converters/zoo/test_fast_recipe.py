@@ -23,7 +23,7 @@ from converters.zoo.datasets import load
 from converters.zoo.networks import build
 from converters.zoo.recipes import RECIPES, Recipe
 from converters.zoo.teachers import Teachers
-from converters.zoo.training import _augment, _mixed, accuracy, train
+from converters.zoo.training import _augment, _mixed, _Run, accuracy, train
 
 TINY = Recipe(epochs=2, qat_epochs=1, batch=16, lr=0.05, shift=1, optimiser="muon", fast=True, evaluate_every=2)
 
@@ -112,7 +112,7 @@ def test_mixup_mixes_labels_as_it_mixes_images(seed: int, alpha: float, count: i
 
 def test_mixup_shares_are_those_of_the_beta_distribution() -> None:
     torch.manual_seed(0)
-    for alpha in (0.5, 1.0, 4.0):
+    for alpha in (0.01, 0.5, 1.0, 4.0):
         _, target = _mixed(torch.zeros(4000, 1, 1, 1), torch.arange(4000), 4000, alpha)
         own = target.diagonal()
         assert abs(float(own.mean()) - 0.5) < 0.02
@@ -132,6 +132,11 @@ def test_a_run_with_mixup(tmp_path: Path) -> None:
     assert "mixup" not in about
     about = json.loads(torch.load(tmp_path / "b" / path.name, weights_only=True)["about"])
     assert about["mixup"] == 0.5
+    run = _Run("float", tmp_path / "x.float.pt", {}, replace(TINY, mixup=0.5), data, test, 0, None)
+    for x, labels in run._batches():
+        assert x.shape == (16, 1, 32, 32)
+        assert labels.shape == (16, 10)
+        assert bool((labels.max(1).values < 1).any())
     taught = train(
         "lenet5", data, test, folder=tmp_path / "c", recipe=replace(TINY, mixup=0.5), teachers=[path], **options
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,14 @@ from converters.files.quantised_file import save_quantised
 from converters.operations.weights import Weighted
 from converters.quantised import QuantGraph
 from converters.zoo.datasets import load
+from converters.zoo.named import find_checkpoint
 from converters.zoo.networks import build
 from converters.zoo.norms import fold_batch_norms, restate_batch_norms
 from converters.zoo.recipes import Recipe
 from converters.zoo.restored import load_integers, names_quantised, restored
 from converters.zoo.teachers import Teachers
 from converters.zoo.training import train
+from tests.command_line import Calif
 
 TINY = Recipe(epochs=2, qat_epochs=1, batch=16, lr=0.01, qat_lr=0.001)
 STILL = Recipe(epochs=0, qat_epochs=1, batch=16, qat_lr=0.0, weight_decay=0.0)
@@ -198,20 +202,91 @@ def test_a_teacher(tmp_path: Path) -> None:
     about = {"shape": list(load("digits", "train").shape), "classes": 10}
     whole = Teachers([tmp_path / "lenet5-digits.float.pt"], about)
     rounded = Teachers([path], about)
-    assert rounded.names == ["lenet5-digits-127.safetensors after 3 epochs"]
+    (said,) = rounded.names
+    assert re.fullmatch(r"lenet5-digits-127\.safetensors after 3 epochs, [0-9a-f]{16}", said)
     x = load("digits", "test").first(24).pixels
     assert not torch.equal(whole(x), rounded(x))
     assert torch.allclose(whole(x), rounded(x), atol=0.02)
     assert torch.equal(rounded(x).argmax(1), result.graph.predict(x))
 
 
-def test_which_names_are_meant() -> None:
+def test_another_file_of_the_same_name_is_another_start(tmp_path: Path) -> None:
+    """Of as many epochs: a run that began with one is not taken for one of the other, nor what one taught."""
+    path, result = a_run(tmp_path / "a")
+    data, test = load("digits", "train").first(64), load("digits", "test").first(24)
+    other = tmp_path / "b" / path.name
+    other.parent.mkdir()
+    bias = result.graph.layers[-1].bias + 1
+    changed = replace(result.graph, layers=(*result.graph.layers[:-1], replace(result.graph.layers[-1], bias=bias)))
+    save_quantised(other, changed, notes={"network": "lenet5", "dataset": "digits", "log": result.log})
+
+    def by(key: str, file: Path) -> dict[str, Any]:
+        return {key: file if key == "start" else [file]}
+
+    for key in ("start", "teachers"):
+        options: dict[str, Any] = {"folder": tmp_path / key, "name": "lenet5-digits-127"}
+        options["recipe"] = STILL if key == "start" else TINY
+        train("lenet5", data, test, **options, **by(key, path))
+        with pytest.raises(ConversionError, match="use another --out, or delete it"):
+            train("lenet5", data, test, **options, **by(key, other))
+
+
+def test_accuracies_on_other_data_are_not_taken_over(tmp_path: Path) -> None:
+    data, test = load("digits", "train").first(64), load("digits", "test").first(24)
+    options: dict[str, Any] = {"folder": tmp_path, "name": "lenet5-digits-8", "recipe": STILL, "levels": 8}
+    result = train("lenet5", data, test, **options, start=Path("lenet5-mnist-8"))
+    assert result.float_accuracy is None
+    assert [row["phase"] for row in result.log] == ["qat"]
+
+
+def test_the_command_starts_from_a_name_and_keeps_what_it_reads(tmp_path: Path, calif: Calif) -> None:
+    common = ["train", "--dataset", "digits", "--levels", "8", "--epochs", "0", "--qat-epochs", "1"]
+    asked = [*common, "--cutout", "3", "--mixup", "0.5", "--qat-lr", "0.001"]
+    code, out, err = calif(*asked, "--start", "lenet5-mnist-8", "--out", str(tmp_path / "a"), "--json")
+    assert code == 0, err
+    assert json.loads(out)["command"].endswith("--qat-lr 0.001 --cutout 3 --mixup 0.5 --start lenet5-mnist-8")
+    about = json.loads(torch.load(tmp_path / "a" / "lenet5-digits-8.qat.pt", weights_only=True)["about"])
+    assert (about["cutout"], about["mixup"]) == (3, 0.5)
+    assert about["start"].startswith("lenet5-mnist-8 after 23 epochs, ")
+    path = tmp_path / "a" / "lenet5-digits-8.safetensors"
+    before = path.read_bytes()
+    for more in (["--start"], ["--start", "lenet5-mnist-8", "--teacher"]):
+        code, _, err = calif(*common, *more, str(path), "--out", str(tmp_path / "a"))
+        assert code == 2
+        assert "the file that is read; give another" in err
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--start", "lenet5-mnist-9"), "lenet5-mnist-9: found no such file or checkpoint; give a file, or one of: "),
+        (
+            ("--start", "lenet5-mnist-8", "--cutout", "33"),
+            "--cutout: found 33 of images of 32 x 32 pixels; use at most",
+        ),
+        (("--start", "lenet5-mnist-8", "--mixup", "1e-9"), "--mixup: found 1e-09; use 0, or a number from 0.01 to 100"),
+    ],
+)
+def test_the_command_refuses(tmp_path: Path, calif: Calif, options: tuple[str, ...], said: str) -> None:
+    code, _, err = calif("train", "--dataset", "digits", "--epochs", "0", "--out", str(tmp_path / "b"), *options)
+    assert code == 2
+    assert err.startswith(f"calif: {said}")
+
+
+def test_which_names_are_meant(tmp_path: Path) -> None:
     assert names_quantised(Path("lenet5-mnist-8"))
     assert names_quantised(Path("vgg9-cifar10-127"))  # of the repository, here or not
     assert names_quantised(Path("runs/a.safetensors"))
     assert names_quantised(Path("runs/a.safetensors.xz"))
     assert not names_quantised(Path("runs/a.float.pt"))
-    assert not names_quantised(Path("vgg9-cifar10"))
+    assert names_quantised(Path("vgg9-cifar10"))  # no name: what there is, is said then
+    assert not names_quantised(tmp_path)
+    renamed = tmp_path / "lenet5.st"
+    shutil.copy(find_checkpoint("lenet5-mnist-8"), renamed)
+    assert names_quantised(renamed)
+    (tmp_path / "picture").write_bytes(b"BM" + bytes(99))
+    assert not names_quantised(tmp_path / "picture")
 
 
 def refused(which: str | Path, *, network: str | None = None, classes: int = 10, shape: Any = (1, 28, 28)) -> str:
@@ -227,9 +302,10 @@ def test_what_is_refused(tmp_path: Path) -> None:
     text = re.escape(str(path))
     assert re.fullmatch(f"{text}: found network lenet5 instead of vgg9; start from one of the same network",
                         refused(path, network="vgg9", shape=shape))  # fmt: skip
-    assert re.fullmatch(rf"{text}: found 10 classes for images of [\dx ]+; the data has 7 and [\dx ]+",
-                        refused(path, classes=7, shape=shape))  # fmt: skip
-    assert "; the data has 10 and 3 x 32 x 32" in refused(path, shape=(3, 32, 32))
+    said = refused(path, classes=7, shape=shape)
+    images = r"classes for images of [\dx ]+"
+    assert re.fullmatch(rf"{text}: found 10 {images}; give a network of 7 {images}", said)
+    assert "; give a network of 10 classes for images of 3 x 32 x 32" in refused(path, shape=(3, 32, 32))
     nameless = tmp_path / "nameless.safetensors"
     save_quantised(nameless, result.graph)
     assert refused(nameless).startswith(f"{nameless}: found a network of no name, which is not in the zoo")
@@ -245,9 +321,11 @@ def test_networks_with_more_than_weights_are_refused() -> None:
     q, _ = quantised(shaken("lenet5se"))
     model = build("lenet5se", 1, 10, 32)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    with pytest.raises(ConversionError, match=r"found parameters 'features\.1\.weight', of which float weights do not"):
+    with pytest.raises(
+        ConversionError, match=r"found parameters 'features\.1\.weight', so that not all float weights follow"
+    ):
         load_integers(model, q, "here")
     plain = build("lenet5", 1, 10, 32)
-    with pytest.raises(ConversionError, match=r"found .* of which float weights do not follow"):
+    with pytest.raises(ConversionError, match=r"found .* so that not all float weights follow"):
         load_integers(plain, q, "here")
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
