@@ -34,6 +34,7 @@ class Histogram:
     def __init__(self) -> None:
         self.counts = torch.zeros(_BINS, dtype=torch.float64)
         self.top = self.edge = 0.0
+        self._at_edge = 0.0  # sizes that are in the last bin, and begin the next one once there is one
 
     def add(self, sizes: Tensor) -> None:
         """Take in a tensor of any shape; its values are finite and not negative."""
@@ -46,11 +47,15 @@ class Histogram:
         for part in sizes.detach().flatten().split(_AT_ONCE):
             bins = (part.double() * (_BINS / self.edge if self.edge else 0.0)).long().clamp_(max=_BINS - 1)
             self.counts += torch.bincount(bins, minlength=_BINS).cpu()
+            self._at_edge += float((part == self.edge).sum()) if self.edge else 0.0
 
     def _grow(self, edge: float) -> None:
         """Bins two by two, until they reach ``edge``."""
         while self.edge and self.edge < edge and bool(self.counts[1:].any()):
             pairs = self.counts.view(-1, 2).sum(1)
             self.counts = torch.cat([pairs, torch.zeros_like(pairs)])
+            self.counts[_BINS // 2 - 1] -= self._at_edge
+            self.counts[_BINS // 2] += self._at_edge
+            self._at_edge = 0.0
             self.edge *= 2
         self.edge = max(edge, self.edge)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -18,6 +18,8 @@ SIZES = st.lists(st.floats(0, 1e20, allow_subnormal=False) | st.sampled_from([0.
 
 
 @given(st.lists(SIZES, max_size=5))
+@example([[1.0], [2.0]])
+@example([[1.0, 0.5], [1.0], [5.0]])
 def test_a_histogram_in_parts_is_that_of_the_whole(parts: list[list[float]]) -> None:
     """The oracle counts each value in Python's own floats."""
     h = Histogram()
