@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.utils.hooks import RemovableHandle
 
 __all__ = ["Linear", "fold_batch_norms", "norms_behind", "restate_batch_norms"]
 
@@ -35,12 +35,7 @@ def restate_batch_norms(model: nn.Module, images: Tensor) -> None:
         norm.running_var.copy_(variance)
 
     hooks = [m.register_forward_pre_hook(restate) for m in model.modules() if isinstance(m, _BatchNorm)]
-    with _evaluating(model):
-        try:
-            model(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
+    _look(model, images, hooks)
 
 
 @torch.no_grad()
@@ -84,18 +79,17 @@ def norms_behind(model: nn.Module, example: Tensor) -> dict[str, _BatchNorm]:
                     found[made[id(given[0])]] = m  # type: ignore[assignment]
 
             hooks.append(m.register_forward_pre_hook(look))
-    with _evaluating(model):
-        try:
-            model(example)
-        finally:
-            for hook in hooks:
-                hook.remove()
+    _look(model, example, hooks)
     return found
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def _look(model: nn.Module, images: Tensor, hooks: Iterable[RemovableHandle]) -> None:
+    """Images through the model in evaluation mode, for hooks that are gone then; its mode is as it was."""
     training = model.training
     model.eval()
-    yield
-    model.train(training)
+    try:
+        model(images)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
